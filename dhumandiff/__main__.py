@@ -1,0 +1,39 @@
+"""The commands of the project.
+
+    python -m dhumandiff download [--to models/dhumandiff]     fetch the released weights
+    python -m dhumandiff inspect FILE [--json]                 say what a weights file is
+    python -m dhumandiff convert SRC DST [--force]             turn one format into another
+
+Each command is a module in commands/ with `add_parser(subparsers)` and `run(args)`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from .commands import COMMANDS
+from .errors import DHumanDiffError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code is 0, 1 for an error that the message explains, 2 for a wrong command line."""
+    parser = argparse.ArgumentParser(prog="python -m dhumandiff", description="Portraits of two people with SDXL.")
+    subparsers = parser.add_subparsers(title="commands", dest="command", required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        command.add_parser(subparsers)
+    args = parser.parse_args(argv)
+    try:
+        args.run(args)
+    except DHumanDiffError as error:
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,10 @@
+"""What `python -m dhumandiff` can do, one module a command: `add_parser(subparsers)` and `run(args)`.
+
+Importing a command imports nothing heavy, so that --help answers at once; `run` imports what it needs.
+"""
+
+from . import convert, download, inspect
+
+__all__ = ["COMMANDS"]
+
+COMMANDS = (download, inspect, convert)

@@ -1,0 +1,112 @@
+"""Fetch the released weights (Pan1111/DHumanDiff, four files) from Hugging Face.
+
+python -m dhumandiff download                             into models/dhumandiff/DHumanDiff
+python -m dhumandiff download --to ComfyUI/models/dhumandiff
+
+A download that was interrupted goes on where it stopped. The authors state no licence for these weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+from pathlib import Path
+
+from ..errors import AdapterError
+
+REPOSITORY = "Pan1111/DHumanDiff"
+FOLDER = "DHumanDiff"
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add `download` to the commands."""
+    parser = subparsers.add_parser(
+        "download",
+        help="fetch the released weights from Hugging Face",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--to",
+        type=Path,
+        default=Path("models/dhumandiff"),
+        metavar="FOLDER",
+        help="where adapters live; the files go into FOLDER/DHumanDiff (default: models/dhumandiff)",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Download into `args.to` and say what came."""
+    from .inspect import as_text, look
+
+    folder = fetch(args.to)
+    print(as_text(look(folder)))
+    print(
+        "The authors state no licence for these weights: ask them before you use the pictures for more than trying out."
+    )
+
+
+def fetch(to: Path) -> Path:
+    """Download the four files into `to`/DHumanDiff, check their sizes against the hub's, and return that folder.
+
+    AdapterError when the hub cannot be reached (at once when offline), saying which files to put where by hand.
+    """
+    from ..formats.released import FILES
+
+    folder = to / FOLDER
+    try:
+        from huggingface_hub import HfApi, hf_hub_download
+    except ImportError as error:
+        raise AdapterError(
+            f"The download needs huggingface_hub: pip install huggingface_hub. {_by_hand(folder)}"
+        ) from error
+    try:
+        # One small question first: it fails at once without a network, where a download retries for half a minute.
+        listing = HfApi().model_info(REPOSITORY, files_metadata=True, timeout=15).siblings or []
+        published = {Path(entry.rfilename).name: entry for entry in listing}
+        missing = [name for name in FILES.values() if name not in published]
+        if missing:
+            raise AdapterError(f"{REPOSITORY} no longer holds {', '.join(missing)} on Hugging Face. {_by_hand(folder)}")
+        for name in FILES.values():
+            path = Path(hf_hub_download(REPOSITORY, published[name].rfilename, local_dir=folder))
+            _check_size(path, published[name].size)
+    except Exception as error:
+        if not _is_about_the_network(error):
+            raise
+        raise AdapterError(
+            f"{REPOSITORY} cannot be fetched from Hugging Face: {_reason(error)}. {_by_hand(folder)}"
+        ) from error
+    return folder
+
+
+def _check_size(path: Path, wanted: int | None) -> None:
+    size = path.stat().st_size
+    if wanted is not None and size != wanted:
+        raise AdapterError(
+            f"{path}: the file has {size:,} bytes, Hugging Face says {wanted:,}. Remove it and run the command again."
+        )
+
+
+def _by_hand(folder: Path) -> str:
+    from ..formats.released import FILES
+
+    return (
+        f"By hand: get {', '.join(FILES.values())} from https://huggingface.co/{REPOSITORY} "
+        f"and put them into {folder.absolute()}."
+    )
+
+
+def _is_about_the_network(error: Exception) -> bool:
+    """Whether the hub, the network or the disk failed. The hub's HTTP library differs between its versions."""
+    origins = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
+    return isinstance(error, OSError) or bool(origins & {"huggingface_hub", "httpx", "httpx2", "httpcore", "requests"})
+
+
+def _reason(error: Exception) -> str:
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        return "no space left on the disk"
+    if type(error).__name__ == "OfflineModeIsEnabled":
+        return "offline mode is on (HF_HUB_OFFLINE)"
+    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return text.rstrip(".")[:200]

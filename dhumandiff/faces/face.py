@@ -1,0 +1,94 @@
+"""What a detected face is, what a backend has to offer, and how one face of several is chosen."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from ..errors import FaceError
+
+__all__ = ["MINIMUM_SIZE", "Face", "FaceAnalyser", "choose_face"]
+
+MINIMUM_SIZE = 64
+"""Default smallest face, px. The recogniser looks at 112 x 112 px: below 64 more than two thirds of what it sees would
+be interpolated, and identity similarity falls apart (this project's choice)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Face:
+    """One detected face, in pixels of the photo.
+
+    `box` is [4] float32 x0 y0 x1 y1 (it may reach beyond the picture), `landmarks` [5, 2] float32 x y of left eye,
+    right eye, nose tip, left and right mouth corner (left as the viewer sees it), `score` the detector's confidence.
+    """
+
+    box: np.ndarray
+    landmarks: np.ndarray
+    score: float = 1.0
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        """Centre of the box, px."""
+        return float(self.box[0] + self.box[2]) / 2, float(self.box[1] + self.box[3]) / 2
+
+    @property
+    def size(self) -> float:
+        """Side in px of the square with the box's area: alike for detectors of square and of tall boxes."""
+        width, height = float(self.box[2] - self.box[0]), float(self.box[3] - self.box[1])
+        return (max(width, 0.0) * max(height, 0.0)) ** 0.5
+
+
+@runtime_checkable
+class FaceAnalyser(Protocol):
+    """A face detector and recogniser: everything the project asks of a backend."""
+
+    name: str
+
+    def detect(self, image: np.ndarray) -> list[Face]:
+        """Faces in a uint8 RGB picture [H, W, 3]; an empty list when there is none."""
+        ...
+
+    def identity(self, image: np.ndarray, face: Face, swap_channels: bool = False) -> np.ndarray:
+        """Unit-length float32 embedding [512] of one face; with `swap_channels` of the face with red and blue swapped."""
+        ...
+
+
+def choose_face(faces: Sequence[Face], which: str | int = "largest", minimum_size: float = MINIMUM_SIZE) -> Face:
+    """The face wanted among those found.
+
+    `which`: "largest", "left-most", "right-most" (by the centre of the box), or an index by size, 0 being the largest.
+    Raises `FaceError` when there is no such face or when it is smaller than `minimum_size` px.
+    """
+    if not faces:
+        raise FaceError(
+            "No face was found. Use a sharper, upright photo in which the face is seen from the front and fills a good "
+            "part of the picture."
+        )
+    by_size = sorted(faces, key=lambda face: face.size, reverse=True)
+    if which == "largest":
+        face = by_size[0]
+    elif which == "left-most":
+        face = min(faces, key=lambda face: face.centre[0])
+    elif which == "right-most":
+        face = max(faces, key=lambda face: face.centre[0])
+    elif isinstance(which, int) and not isinstance(which, bool):
+        if not 0 <= which < len(faces):
+            found = (
+                "1 face was found: its index is 0"
+                if len(faces) == 1
+                else f"{len(faces)} faces were found: indices go from 0 (the largest) to {len(faces) - 1}"
+            )
+            raise FaceError(f"There is no face with index {which}. {found}.")
+        face = by_size[which]
+    else:
+        raise FaceError(
+            f'Which face is meant by {which!r}? Choose "largest", "left-most", "right-most" or an index (0 is the '
+            "largest)."
+        )
+    if face.size < minimum_size:
+        raise FaceError(
+            f"The face is {face.size:.0f} px in size, less than the {minimum_size:.0f} px needed to tell who it is. "
+            "Use a photo taken closer or of higher resolution; enlarging this one adds no detail."
+        )
+    return face

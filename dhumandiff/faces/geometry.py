@@ -1,0 +1,93 @@
+"""Where a face lies in the two small pictures made of it: 112 px aligned for the recogniser, a square head crop for
+CLIP."""
+
+import numpy as np
+from PIL import Image
+
+from ..errors import FaceError
+from .face import Face
+
+__all__ = ["ARCFACE_TEMPLATE", "CROP_SIZE", "align", "align_matrix", "crop_face"]
+
+ARCFACE_TEMPLATE = np.array(
+    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]],
+    dtype=np.float32,
+)
+"""Where eyes, nose tip and mouth corners lie in the 112 x 112 px picture that ArcFace recognisers were trained on."""
+
+CROP_SIZE = 512
+"""Side of a head crop in px: the size of the pictures the released adapter was trained with."""
+
+# The released example references, measured with a detector of square boxes: face box 0.60 to 0.65 of the side, centre
+# at x 0.50 to 0.51, y 0.65 to 0.68. Boxes found in a crop came out about 5 % larger than in the whole photo, hence 0.60
+# here. The chin's place follows (the box ends there), and it is the chin that is held: a detector whose boxes reach up
+# to the hair line then gives the same crop instead of one that cuts the chin off.
+_FACE_SHARE = 0.60
+_FACE_CENTRE_X = 0.505
+_CHIN_Y = 0.665 + _FACE_SHARE / 2
+
+
+def align_matrix(landmarks: np.ndarray, size: int = 112) -> np.ndarray:
+    """The least-squares similarity [2, 3] that takes five landmarks [5, 2] px to the ArcFace template.
+
+    Points are read as complex numbers, where such a map is z -> a z + b and the best a is a quotient of two sums.
+    """
+    points = np.asarray(landmarks, dtype=np.float64)
+    if points.shape != (5, 2) or not np.isfinite(points).all():
+        raise FaceError(
+            f"Alignment needs five landmarks of two finite coordinates, not an array of shape {list(points.shape)}. "
+            "Use another detector or photo."
+        )
+    source = points[:, 0] + 1j * points[:, 1]
+    template = ARCFACE_TEMPLATE.astype(np.float64) * (size / 112)
+    target = template[:, 0] + 1j * template[:, 1]
+    centred = source - source.mean()
+    spread = (centred * centred.conj()).real.sum()
+    if spread == 0:
+        raise FaceError("All landmarks of the face lie on one point, so it cannot be aligned. Use another photo.")
+    a = (centred.conj() * (target - target.mean())).sum() / spread
+    b = target.mean() - a * source.mean()
+    return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
+
+
+def align(image: np.ndarray, landmarks: np.ndarray, size: int = 112) -> np.ndarray:
+    """The face warped onto the ArcFace template: [H, W, 3] uint8 -> [size, size, 3] uint8, channels in the order given.
+
+    The same pixels as InsightFace's own `norm_crop` for sizes that are multiples of 112: bilinear, black outside.
+    """
+    try:
+        import cv2  # optional, and present wherever insightface is
+    except ImportError as error:
+        raise FaceError(
+            f"Face alignment needs OpenCV ({error}). Install it with: pip install opencv-python-headless"
+        ) from error
+    return cv2.warpAffine(np.ascontiguousarray(image), align_matrix(landmarks, size), (size, size), borderValue=0.0)
+
+
+def crop_face(image: np.ndarray, face: Face, size: int = CROP_SIZE) -> tuple[np.ndarray, Face, str | None]:
+    """A square head crop with the geometry of the released example references (METHOD §1, "Reference pictures").
+
+    image [H, W, 3] uint8 -> (crop [size, size, 3] uint8, the face in crop pixels, a note or None). Upright, not
+    rotated. Where the square reaches beyond the picture, the picture's edge pixels are repeated, and the note says how
+    much of the crop that is.
+    """
+    height, width = image.shape[:2]
+    side = max(1, round(face.size / _FACE_SHARE))
+    left = round(face.centre[0] - _FACE_CENTRE_X * side)
+    top = round(float(face.box[3]) - _CHIN_Y * side)
+    columns, rows = np.arange(left, left + side), np.arange(top, top + side)
+    square = image[rows.clip(0, height - 1)[:, None], columns.clip(0, width - 1)[None]]
+    scale = size / side
+    # PIL's resize widens the filter when shrinking, so big photos do not alias.
+    crop = np.asarray(Image.fromarray(square).resize((size, size), Image.Resampling.BICUBIC))
+    offset = np.array([left, top], dtype=np.float32)
+    moved = Face((face.box.reshape(2, 2) - offset).reshape(4) * scale, (face.landmarks - offset) * scale, face.score)
+
+    inside = ((columns >= 0) & (columns < width)).mean() * ((rows >= 0) & (rows < height)).mean()
+    note = None
+    if inside < 0.995:  # a sliver of a few pixels is not worth a word
+        note = (
+            f"the face is close to the picture's edge: {1 - inside:.0%} of the crop repeats edge pixels; a photo with "
+            "more room around the head is better"
+        )
+    return crop, moved, note

@@ -1,0 +1,285 @@
+"""InsightFace as a face backend: a model pack by name or folder, or a `FaceAnalysis` object another ComfyUI pack
+made."""
+
+import contextlib
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import FaceError
+from .face import Face
+from .geometry import align
+
+__all__ = ["DETECTION_SIZES", "PROVIDERS", "InsightFaceAnalyser"]
+
+INSTALL = (
+    "Install it with: pip install insightface onnxruntime (or, for NVIDIA cards, pip install insightface "
+    "onnxruntime-gpu; "
+    "never both runtimes in one environment, the CPU build hides the other)"
+)
+
+DETECTION_SIZES = (640, 512, 384, 320, 256)
+"""Detector input sizes in px, tried in turn until a face is found: in a tight crop the face is too large for the first
+ones."""
+
+PROVIDERS = {
+    "CUDA": "CUDAExecutionProvider",
+    "CoreML": "CoreMLExecutionProvider",
+    "DirectML": "DmlExecutionProvider",
+    "CPU": "CPUExecutionProvider",
+}
+"""What a person calls a provider -> what ONNX Runtime calls it, best first."""
+
+
+class InsightFaceAnalyser:
+    """Detection and recognition with the models of an `insightface.app.FaceAnalysis` object.
+
+    `app` may be one's own (`from_pack`) or that of another ComfyUI pack (INSIGHTFACE, FACEANALYSIS). Only its detector
+    and its recogniser are used. `note` is for the person: what was not as wished when it was loaded, or None.
+    """
+
+    def __init__(self, app: Any, name: str | None = None, note: str | None = None) -> None:
+        models = getattr(app, "models", None)
+        models = models if isinstance(models, dict) else {}
+        self.detector = getattr(app, "det_model", None) or models.get("detection")
+        self.recogniser = models.get("recognition")
+        if self.detector is None or self.recogniser is None:
+            part = "face detector" if self.detector is None else "face recogniser"
+            raise FaceError(
+                f"The face analysis object ({type(app).__name__}) has no {part}. Connect a node that loads a whole "
+                "InsightFace pack (buffalo_l, antelopev2), such as Load Face Analysis."
+            )
+        self.app = app
+        self.name = name or Path(str(getattr(app, "model_dir", "") or "insightface")).name
+        self.note = note
+
+    @classmethod
+    def from_pack(
+        cls,
+        name_or_folder: str | Path = "buffalo_l",
+        root: str | Path | None = None,
+        provider: str = "auto",
+        allow_download: bool = False,
+    ) -> "InsightFaceAnalyser":
+        """Load a model pack: `<root>/models/<name>` (root: ~/.insightface), or the folder itself, nested once if it is.
+
+        `provider`: "auto" (the best there is), "CPU", "CUDA", "CoreML" or "DirectML"; what cannot be had becomes CPU,
+        with a `note`. Nothing is downloaded unless `allow_download`. Raises `FaceError` saying what to install or to
+        put where.
+        """
+        onnxruntime, face_analysis = _import_insightface()
+        root = Path(root if root is not None else "~/.insightface").expanduser()
+        folder = _find_pack(str(name_or_folder), root, allow_download)
+        wanted, note = _choose_provider(provider, onnxruntime.get_available_providers())
+        order = [PROVIDERS[wanted]] + ([PROVIDERS["CPU"]] if wanted != "CPU" else [])
+        try:
+            with _silence():
+                app = face_analysis(
+                    name=str(folder.resolve()), providers=order, allowed_modules=["detection", "recognition"]
+                )
+                app.prepare(ctx_id=-1 if wanted == "CPU" else 0, det_size=(DETECTION_SIZES[0], DETECTION_SIZES[0]))
+        except AssertionError as error:  # insightface's way to say that no file was a detector; it has no message
+            raise FaceError(
+                f"The face model pack {folder} has no face detector among {_onnx_names(folder)}. {_PACK_ADVICE}"
+            ) from error
+        except Exception as error:  # onnxruntime, onnx and protobuf each have unrelated families for a damaged file
+            raise FaceError(f"The face model pack {folder} cannot be loaded: {error}. {_PACK_ADVICE}") from error
+        if "recognition" not in app.models:
+            raise FaceError(
+                f"The face model pack {folder} has no face recogniser among {_onnx_names(folder)}. {_PACK_ADVICE}"
+            )
+        analyser = cls(app, name=folder.name, note=note)
+        if analyser.provider != wanted:  # onnxruntime falls back without a word, e.g. when a CUDA library is missing
+            analyser.note = (
+                f"{wanted} was wanted for face analysis, but ONNX Runtime runs it on {analyser.provider}. "
+                f"{_PROVIDER_ADVICE[wanted]}"
+            )
+        return analyser
+
+    @property
+    def provider(self) -> str:
+        """What the models really run on: the worse of the detector's and the recogniser's first provider."""
+        names = {full: short for short, full in PROVIDERS.items()}
+        obtained = []
+        for model in (self.detector, self.recogniser):
+            first = next(iter(model.session.get_providers()), "CPUExecutionProvider")
+            obtained.append(names.get(first, first))
+        return "CPU" if "CPU" in obtained else obtained[0]
+
+    def detect(self, image: np.ndarray) -> list[Face]:
+        """Faces in a uint8 RGB picture [H, W, 3].
+
+        When none is found the picture is tried at the smaller `DETECTION_SIZES` (detectors of fixed input size: once).
+        In a tight crop a detector finds nothing, or an eye and a nose it takes for faces; so a picture without a face,
+        or with one that fills much of it, is looked at once more with a border around it, and what is found there takes
+        precedence.
+        """
+        faces = self._detect_at_sizes(image)
+        if faces and max(face.size for face in faces) <= _CLOSE_UP * min(image.shape[:2]):
+            return faces
+        bordered = self._detect_with_border(image)
+        return bordered + [face for face in faces if not any(_contains(other, face) for other in bordered)]
+
+    def identity(self, image: np.ndarray, face: Face, swap_channels: bool = False) -> np.ndarray:
+        """Unit-length float32 embedding [512] (the recogniser's width) of one face of a uint8 RGB picture.
+
+        InsightFace expects BGR and is handed BGR. With `swap_channels` it is handed the aligned face as RGB, the way
+        the released inference script does.
+        """
+        size = self.recogniser.input_size[0]
+        aligned = align(image, face.landmarks, size if isinstance(size, int) else 112)
+        given = aligned if swap_channels else aligned[..., ::-1]
+        embedding = np.asarray(self.recogniser.get_feat(np.ascontiguousarray(given)), dtype=np.float32).reshape(-1)
+        length = float(np.linalg.norm(embedding))
+        if not np.isfinite(length) or length == 0:
+            raise FaceError(
+                f"The face recogniser of {self.name} gave no usable embedding (its length is {length}). Load the pack "
+                "again, or use another one."
+            )
+        return embedding / length
+
+    def _detect_with_border(self, image: np.ndarray) -> list[Face]:
+        height, width = image.shape[:2]
+        border = max(height, width) // 2
+        padded = np.full((height + 2 * border, width + 2 * border, 3), 127, dtype=np.uint8)
+        padded[border : border + height, border : border + width] = image
+        moved = [Face(face.box - border, face.landmarks - border, face.score) for face in self._detect_at_sizes(padded)]
+        whole = Face(np.array([0, 0, width, height], np.float32), np.zeros((5, 2), np.float32))
+        return [face for face in moved if _contains(whole, face)]  # nothing in the border itself is a face
+
+    def _detect_at_sizes(self, image: np.ndarray) -> list[Face]:
+        bgr = np.ascontiguousarray(image[..., ::-1])
+        # The input's height is a number in a detector of fixed size, and a name (or None) in one that takes any.
+        fixed = getattr(self.detector, "static_input_size", None) is not None or isinstance(
+            self.detector.input_shape[2], int
+        )
+        for size in (None,) if fixed else DETECTION_SIZES:
+            boxes, landmarks = self.detector.detect(bgr, input_size=None if size is None else (size, size))
+            if len(boxes) and landmarks is None:
+                raise FaceError(
+                    f"The face detector of {self.name} gives no landmarks, which alignment needs. Use buffalo_l or "
+                    "antelopev2."
+                )
+            if len(boxes):
+                pairs = zip(np.asarray(boxes, np.float32), np.asarray(landmarks, np.float32), strict=True)
+                return [Face(box[:4], points, float(box[4])) for box, points in pairs]
+        return []
+
+
+_CLOSE_UP = 0.5  # share of the picture's shorter side; the false faces of tight crops measured 0.54 and more
+
+
+def _contains(face: Face, other: Face) -> bool:
+    """Whether the centre of `other` lies in the box of `face`."""
+    x, y = other.centre
+    return bool(face.box[0] <= x <= face.box[2] and face.box[1] <= y <= face.box[3])
+
+
+_PACK_ADVICE = (
+    "A pack is a folder with a detector (such as det_10g.onnx) and a recogniser (such as w600k_r50.onnx); unpack "
+    "buffalo_l or antelopev2 again."
+)
+
+_PROVIDER_ADVICE = {
+    "CUDA": "For CUDA keep onnxruntime-gpu as the only runtime (pip uninstall onnxruntime; pip install "
+    "--force-reinstall onnxruntime-gpu) and see that its CUDA and cuDNN versions are there.",
+    "CoreML": "CoreML needs macOS and the onnxruntime package.",
+    "DirectML": "DirectML needs Windows and onnxruntime-directml as the only runtime.",
+    "CPU": "Install onnxruntime again.",
+}
+
+
+def _import_insightface() -> tuple[Any, Any]:
+    """(onnxruntime, FaceAnalysis), or a `FaceError` that names the missing package."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise FaceError(f"Face analysis needs onnxruntime, which cannot be imported ({error}). {INSTALL}") from error
+    try:
+        with _silence():
+            from insightface.app import FaceAnalysis
+    except ImportError as error:
+        raise FaceError(f"Face analysis needs insightface, which cannot be imported ({error}). {INSTALL}") from error
+    return onnxruntime, FaceAnalysis
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Keep insightface's prints (every model's shapes, every provider) off the console."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield
+
+
+def _onnx_names(folder: Path) -> str:
+    return ", ".join(sorted(file.name for file in folder.glob("*.onnx"))) or "its files"
+
+
+def _is_pack(folder: Path) -> bool:
+    return any(folder.glob("*.onnx")) or (folder / "manifest.json").is_file()
+
+
+def _find_pack(name: str, root: Path, allow_download: bool) -> Path:
+    """The folder that holds the pack's .onnx files."""
+    if not name.strip():
+        raise FaceError("No face model pack was named. Give the name of a pack (buffalo_l) or its folder.")
+    is_name = Path(name).name == name and name != ".."
+    places = [root / "models" / name, root / name] if is_name else []
+    places.append(Path(name).expanduser())
+    folder = next((place for place in places if place.is_dir()), None)
+    if folder is None and is_name and allow_download:
+        folder = _download_pack(name, root)
+    if folder is None:
+        packs = sorted(entry.name for entry in (root / "models").glob("*") if entry.is_dir())
+        there = f" Packs that are there: {', '.join(packs)}." if packs else ""
+        where = f"in {places[0]}" if is_name else f"at {places[0]}"
+        raise FaceError(
+            f"There is no face model pack {where}.{there} Unpack the pack's zip (buffalo_l or antelopev2, from "
+            "InsightFace's model zoo) to that folder, or allow the download (allow_download=True). InsightFace's own "
+            "packs are for non-commercial use."
+        )
+    if _is_pack(folder):
+        return folder
+    # antelopev2.zip unpacks to antelopev2/antelopev2
+    nested = [entry for entry in sorted(folder.iterdir()) if entry.is_dir() and _is_pack(entry)]
+    if len(nested) == 1:
+        return nested[0]
+    if nested:
+        raise FaceError(
+            f"{folder} holds several face model packs ({', '.join(entry.name for entry in nested)}). Give the folder "
+            "of one of them."
+        )
+    raise FaceError(
+        f"The face model pack folder {folder} has no .onnx file in it: an unfinished download or unzipping. "
+        f"{_PACK_ADVICE}"
+    )
+
+
+def _download_pack(name: str, root: Path) -> Path:
+    from insightface.utils import ensure_available
+
+    try:
+        with _silence():
+            return Path(ensure_available("models", name, root=str(root)))
+    except Exception as error:  # requests, urllib3, zipfile and insightface's own RuntimeError
+        raise FaceError(
+            f"The face model pack {name} could not be downloaded ({error}). Fetch {name}.zip from InsightFace's model "
+            f"zoo yourself and unpack it to {root / 'models' / name}."
+        ) from error
+
+
+def _choose_provider(wanted: str, available: list[str]) -> tuple[str, str | None]:
+    """(provider to ask for, note when it is not the wanted one)."""
+    if wanted == "auto":
+        return next((short for short, full in PROVIDERS.items() if full in available), "CPU"), None
+    if wanted not in PROVIDERS:
+        raise FaceError(f'There is no provider "{wanted}" for face analysis. Choose auto, {", ".join(PROVIDERS)}.')
+    if PROVIDERS[wanted] in available:
+        return wanted, None
+    return (
+        "CPU",
+        f"{wanted} was wanted for face analysis, but this ONNX Runtime has none, so it runs on CPU. "
+        f"{_PROVIDER_ADVICE[wanted]}",
+    )

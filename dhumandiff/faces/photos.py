@@ -1,0 +1,146 @@
+"""A photo, from a file or a tensor, as upright 8-bit RGB pixels; whatever had to be done to it is said in notes."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ..errors import ImageError
+
+__all__ = ["PhotoPixels", "as_photo", "load_photo", "photo_from_tensor"]
+
+
+@dataclass(frozen=True, eq=False)
+class PhotoPixels:
+    """A photo read: `pixels` uint8 [H, W, 3] RGB, upright.
+
+    `notes` say what was changed on the way, `name` is what messages call the photo.
+    """
+
+    pixels: np.ndarray
+    notes: tuple[str, ...] = ()
+    name: str = ""
+
+
+def as_photo(photo: "PhotoPixels | str | os.PathLike | torch.Tensor | np.ndarray", name: str = "image") -> PhotoPixels:
+    """A path, a picture tensor [H, W, 1|3|4] or pixels already read, as `PhotoPixels`.
+
+    `name` is for what has no file name.
+    """
+    if isinstance(photo, PhotoPixels):
+        return photo
+    if isinstance(photo, (str, os.PathLike)):
+        return load_photo(photo)
+    if isinstance(photo, np.ndarray):
+        photo = torch.from_numpy(np.ascontiguousarray(photo))
+    if isinstance(photo, torch.Tensor):
+        return photo_from_tensor(photo, name)
+    raise ImageError(
+        f"{name} is a {type(photo).__name__}; a photo is a file path or a picture tensor [height, width, channels]."
+    )
+
+
+def load_photo(path: str | os.PathLike) -> PhotoPixels:
+    """Read a picture file as upright 8-bit RGB.
+
+    EXIF rotation is applied, 16 bit scaled to 8, grey and CMYK turned into RGB, transparency laid on white; of several
+    frames the first is taken. All but the rotation leave a note.
+    Raises `ImageError` naming the file when it is missing, no picture, or damaged.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise ImageError(f"{path} {what}. Give the path of a photo (JPEG, PNG, WebP, TIFF).")
+    notes: list[str] = []
+    try:
+        with Image.open(path) as image:
+            frames = getattr(image, "n_frames", 1)
+            if frames > 1:
+                image.seek(0)
+                notes.append(f"the file holds {frames} pictures; the first one is used")
+            image.load()
+            pixels = _to_rgb(ImageOps.exif_transpose(image), notes)
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{path} is not a picture that can be read. Save it as JPEG, PNG, WebP or TIFF.") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{path} is too large to be opened safely ({error}). Save it at a smaller size.") from error
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError) as error:
+        # Pillow's decoders answer damaged data with any of these.
+        raise ImageError(
+            f"{path} is damaged or of an unusual kind: {error}. Download it again, or save it as JPEG or PNG."
+        ) from error
+    return PhotoPixels(pixels, tuple(notes), path.name)
+
+
+def photo_from_tensor(image: torch.Tensor, name: str = "image") -> PhotoPixels:
+    """One element of a ComfyUI IMAGE batch: [H, W, 1|3|4] float 0..1 (or uint8 0..255) -> `PhotoPixels`.
+
+    Raises `ImageError` for another shape, NaN or infinity, or values that are plainly on another scale.
+    """
+    if image.ndim != 3 or image.shape[-1] not in (1, 3, 4) or 0 in image.shape:
+        raise ImageError(
+            f"{name} has shape {list(image.shape)}; a photo is [height, width, channels] with 1, 3 or 4 channels."
+        )
+    notes: list[str] = []
+    image = image.detach().cpu()
+    if image.dtype == torch.uint8:
+        values = image.numpy().astype(np.float32) / 255
+    elif image.is_floating_point():
+        values = image.float().numpy()
+    else:
+        raise ImageError(f"{name} holds {image.dtype} values; a photo holds floats from 0 to 1 or uint8 from 0 to 255.")
+    if not np.isfinite(values).all():
+        raise ImageError(
+            f"{name} holds NaN or infinite values: the step that made it failed. Look at that step, or load the photo "
+            "again."
+        )
+    low, high = float(values.min()), float(values.max())
+    if low < -0.5 or high > 1.5:
+        raise ImageError(
+            f"{name} has values from {low:.3g} to {high:.3g}; they have to lie between 0 and 1. Scale the picture "
+            "first."
+        )
+    if low < -0.01 or high > 1.01:  # less is what resampling filters overshoot by
+        notes.append(f"values from {low:.2f} to {high:.2f} were clipped to 0..1")
+    values = values.clip(0, 1)
+    if values.shape[-1] == 1:
+        notes.append("greyscale: no colour is known of this face")
+        values = values.repeat(3, axis=-1)
+    elif values.shape[-1] == 4:
+        values = _on_white(values[..., :3], values[..., 3:], notes)
+    return PhotoPixels(np.rint(values * 255).astype(np.uint8), tuple(notes), name)
+
+
+def _on_white(rgb: np.ndarray, alpha: np.ndarray, notes: list[str]) -> np.ndarray:
+    """Composite float pictures 0..1 on white."""
+    if alpha.min() < 1:
+        notes.append("transparent parts were laid on white")
+    return rgb * alpha + (1 - alpha)
+
+
+def _to_rgb(image: Image.Image, notes: list[str]) -> np.ndarray:
+    """Any Pillow mode to uint8 [H, W, 3]."""
+    if image.mode == "F" or image.mode.startswith("I"):  # Pillow would clip these at 255 instead of scaling them
+        values = np.asarray(image).astype(np.float64)
+        if not np.isfinite(values).all():
+            raise ValueError("it holds NaN or infinite values")
+        top = float(values.max(initial=0.0))
+        full = 1.0 if image.mode == "F" and top <= 1 else 255.0 if image.mode == "F" and top <= 255 else 65535.0
+        if values.min(initial=0.0) < 0 or top > full:
+            raise ValueError(f"its values go from {values.min():.6g} to {top:.6g}, which is no scale of light")
+        notes.append(
+            f"greyscale with {'floating point' if image.mode == 'F' else '16 bit'} values, scaled to 8 bit: no colour "
+            "is known of this face"
+        )
+        return np.rint(values / full * 255).astype(np.uint8)[..., None].repeat(3, axis=-1)
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        values = np.asarray(image.convert("RGBA")).astype(np.float32) / 255
+        return np.rint(_on_white(values[..., :3], values[..., 3:], notes) * 255).astype(np.uint8)
+    if image.mode in ("L", "1"):
+        notes.append("greyscale: no colour is known of this face")
+    elif image.mode == "CMYK":
+        notes.append("CMYK print colours, turned into RGB without a colour profile: skin may look slightly different")
+    return np.array(image.convert("RGB"))

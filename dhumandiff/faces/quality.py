@@ -1,0 +1,148 @@
+"""How good a photo is as a reference: five measurements, and a sentence for each that is out of range.
+
+Every threshold has its reason beside it. None of them refuses a photo; they are warnings (this project's choice
+throughout).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from .face import Face
+from .geometry import align_matrix
+from .light import measure_light
+
+__all__ = ["PhotoQuality", "assess", "estimate_yaw"]
+
+SMALL_FACE = 135.0
+"""px. A head crop is shown to CLIP at 224 px, 0.60 of it face: a smaller face is enlarged for it, and has less detail
+than it could."""
+
+BLURRED = 0.006
+"""Share of the face's contrast that lies in the finest detail CLIP can see. Sharp portraits measured 0.24 to 0.41 and
+small faces of an old group photo 0.026 and more; blurred so far that eyelids and lips run into each other (Gaussian of
+2.5 % of the face) none of them reached 0.005."""
+
+TURNED = 30.0
+"""Degrees of yaw. Recognisers hold up to about 30; beyond, the far cheek is hidden, and a portrait has to invent it."""
+
+DARK, BRIGHT = 0.15, 0.85
+"""Mean display brightness of the inner face, 0..1. Wide on purpose: well exposed dark and pale skin lies inside, so
+what lies outside is the exposure, not the person."""
+
+CLIPPED = 0.10
+"""Share of the inner face lost to pure black or white. Pupils, nostrils and a glint on the nose make a few per cent; a
+tenth is skin."""
+
+UNEVEN = 1.0
+"""Stops between the two halves of the face: one side gets twice the light of the other, which the method tends to take
+for the person's looks. Portrait light is rarely beyond two thirds of a stop on this average of half faces."""
+
+
+@dataclass(frozen=True)
+class PhotoQuality:
+    """What was measured of one face in one photo.
+
+    face_size: px (`Face.size`). sharpness: share of contrast in fine detail, no unit. yaw: degrees, a rough estimate
+    from landmarks, positive when the nose points to the picture's right. brightness, clipped: 0..1 of the inner face.
+    light_imbalance: stops, positive when the picture's left half of the face is brighter.
+    """
+
+    face_size: float
+    sharpness: float
+    yaw: float
+    brightness: float
+    clipped: float
+    light_imbalance: float
+
+    def warnings(self) -> list[str]:
+        """One sentence per measurement out of range, with what to do; empty for a good photo."""
+        found = []
+        if self.face_size < SMALL_FACE:
+            found.append(
+                f"the face is small ({self.face_size:.0f} px, better {SMALL_FACE:.0f} or more): use a closer photo or "
+                "the file in full resolution"
+            )
+        if self.sharpness < BLURRED:
+            found.append(
+                f"the face is blurred (sharpness {self.sharpness:.4f}, better {BLURRED} or more): use a sharper photo"
+            )
+        if abs(self.yaw) > TURNED:
+            found.append(
+                f"the head is turned by about {abs(self.yaw):.0f} degrees (better below {TURNED:.0f}): use a photo "
+                "from the front, or add one"
+            )
+        if self.brightness < DARK:
+            found.append(
+                f"the face is very dark (brightness {self.brightness:.2f}, better above {DARK}): use a photo with more "
+                "light"
+            )
+        if self.brightness > BRIGHT:
+            found.append(
+                f"the face is overexposed (brightness {self.brightness:.2f}, better below {BRIGHT}): use a photo with "
+                "softer light"
+            )
+        if self.clipped > CLIPPED:
+            found.append(
+                f"{self.clipped:.0%} of the face is pure black or white (better below {CLIPPED:.0%}): use a photo with "
+                "less harsh light"
+            )
+        if abs(self.light_imbalance) > UNEVEN:
+            side = "left" if self.light_imbalance > 0 else "right"
+            found.append(
+                f"the light is uneven: the {side} half of the face gets {2 ** abs(self.light_imbalance):.1f} times the "
+                f"light of the other (better below {2**UNEVEN:.0f}): use a photo with light from the front, or switch "
+                "light normalisation on"
+            )
+        return found
+
+    def __str__(self) -> str:
+        return (
+            f"face {self.face_size:.0f} px, sharpness {self.sharpness:.3f}, turned {self.yaw:+.0f} degrees, "
+            f"brightness {self.brightness:.2f}, clipped {self.clipped:.0%}, light left to right "
+            f"{self.light_imbalance:+.1f} stops"
+        )
+
+
+def assess(image: np.ndarray, face: Face, crop: np.ndarray, face_in_crop: Face) -> PhotoQuality:
+    """Measure one face: `face` in image uint8 [H, W, 3], and in the head crop uint8 [S, S, 3] made of it."""
+    light = measure_light(image, face)
+    return PhotoQuality(
+        face.size,
+        _sharpness(crop, face_in_crop),
+        estimate_yaw(face.landmarks),
+        light.brightness,
+        light.clipped,
+        light.imbalance,
+    )
+
+
+def estimate_yaw(landmarks: np.ndarray) -> float:
+    """Rough yaw in degrees from five landmarks [5, 2]: how far the nose tip lies off the middle between the eyes.
+
+    The nose tip stands about 0.45 of the distance between the pupils in front of the eyes, so turning the head by y
+    moves it by 0.45 tan(y) of the distance seen. Roll is taken out first. Good to about 10 degrees, which is enough for
+    a warning.
+    """
+    matrix = align_matrix(landmarks)
+    points = np.asarray(landmarks, dtype=np.float64) @ matrix[:, :2].T + matrix[:, 2]
+    eyes = max(float(np.linalg.norm(points[1] - points[0])), 1e-6)
+    mouth, nose = points[3:].mean(axis=0), points[2]
+    middle = points[:2].mean(axis=0)
+    # The middle of the face at the nose's height, on the line from between the eyes to the mouth.
+    share = float(np.clip((nose[1] - middle[1]) / max(mouth[1] - middle[1], 1e-6), 0, 1))
+    offset = nose[0] - (middle[0] + share * (mouth[0] - middle[0]))
+    return float(np.degrees(np.arctan(offset / (0.45 * eyes))))
+
+
+def _sharpness(crop: np.ndarray, face: Face) -> float:
+    """Variance of the Laplacian over the variance of brightness, on the face as CLIP sees it (crop at 224 px)."""
+    scale = 224 / crop.shape[0]
+    grey = np.asarray(Image.fromarray(crop).convert("L").resize((224, 224), Image.Resampling.BICUBIC), dtype=np.float64)
+    x0, y0, x1, y1 = (round(float(edge) * scale) for edge in face.box)
+    grey = grey[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)]
+    if min(grey.shape) < 3:
+        return 0.0
+    laplacian = 4 * grey[1:-1, 1:-1] - grey[:-2, 1:-1] - grey[2:, 1:-1] - grey[1:-1, :-2] - grey[1:-1, 2:]
+    return float(laplacian.var() / max(grey.var(), 1.0))

@@ -1,0 +1,185 @@
+"""Watching the layers while sampling: what the cascade makes its focus mask from.
+
+A host calls a listener with one `Observation` for every patched layer of every call of the UNet. Both hosts use the same
+two listeners, one for each way of making the mask (cascade.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, reduce
+from torch import Tensor
+
+from .attention import released_attention_map
+from .cascade import released_layer_map, released_threshold
+from .errors import HostError
+
+__all__ = ["FocusListener", "FocusMap", "Observation", "Place", "ReleasedListener", "token_contrast"]
+
+
+class PairLike(Protocol):
+    """What a listener asks of the pair whose attention it hears: its persons' masks."""
+
+    masks: Tensor | None
+
+    def latent_masks(self, size: tuple[int, int], images: int) -> Tensor:
+        """[images or 1, P, *size]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a call's picture lies in the whole: image of the batch, and its corner and size in latent pixels."""
+
+    image: int
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What one patched layer saw in one call; see `attention.paired_attention` for the shapes.
+
+    Attributes:
+        pair: whose attention.
+        layer: number of the layer in the adapter's order.
+        shape: (height, width) of the layer.
+        heads: attention heads of the layer.
+        query: [rows, Q, C].
+        keys: [rows, P, T, C].
+        probabilities: [rows, heads, Q, P, T].
+        roles: for each row, 1 where it belongs to the positive prompt, else 0.
+        places: for each row where its picture lies in the whole; None where that is not known.
+        size: (height, width) of the whole latent.
+        images: pictures of the batch.
+    """
+
+    pair: PairLike
+    layer: int
+    shape: tuple[int, int]
+    heads: int
+    query: Tensor
+    keys: Tensor
+    probabilities: Tensor
+    roles: Sequence[int]
+    places: Sequence[Place | None]
+    size: tuple[int, int]
+    images: int
+
+
+def token_contrast(probabilities: Tensor) -> Tensor:
+    """How unlike the rest of the picture each place reads a person: [heads, Q, P, T] -> [P, Q], 0..1.
+
+    A person's probabilities always sum to 1 over the tokens, so "how much" says nothing; *which* tokens a place reads
+    does. Most of a portrait is not face, so a place whose choice of tokens is far (total variation distance) from the
+    picture's average is one where the person's face is being drawn. Independent of the order of the tokens, which a
+    resampler leaves arbitrary. This project's choice.
+    """
+    average = probabilities.mean(dim=1, keepdim=True)
+    distance = (probabilities - average).abs().sum(dim=-1) / 2
+    return reduce(distance, "heads q p -> p q", "mean")
+
+
+class FocusMap:
+    """Where each person's face is being drawn, gathered over layers and steps.
+
+    Args:
+        images: pictures of the batch.
+        persons: persons.
+        size: (height, width) of the latent.
+    """
+
+    def __init__(self, images: int, persons: int, size: tuple[int, int], device: torch.device | str = "cpu") -> None:
+        self.total = torch.zeros(images, persons, *size, device=device)
+        self.count = torch.zeros(images, 1, *size, device=device)
+
+    def add(self, probabilities: Tensor, shape: tuple[int, int], place: Place) -> None:
+        """Add one layer's attention of one row.
+
+        Args:
+            probabilities: [heads, height * width, P, T] of `paired_attention`, a row of the conditional half.
+            shape: (height, width) of the layer.
+            place: where the row's picture lies.
+        """
+        contrast = rearrange(token_contrast(probabilities), "p (h w) -> 1 p h w", h=shape[0])
+        contrast = F.interpolate(contrast, size=(place.height, place.width), mode="bilinear", align_corners=False)[0]
+        rows = slice(place.top, place.top + place.height)
+        columns = slice(place.left, place.left + place.width)
+        self.total[place.image, :, rows, columns] += contrast.to(self.total)
+        self.count[place.image, :, rows, columns] += 1
+
+    def maps(self) -> Tensor:
+        """Mean so far, [images, P, H, W]; 0 where nothing was gathered."""
+        return self.total / self.count.clamp(min=1)
+
+
+class FocusListener:
+    """Gathers the focus map while sampling: real probabilities, all persons, conditional rows, any picture shape."""
+
+    def __init__(self) -> None:
+        self._maps: dict[PairLike, FocusMap] = {}
+
+    def __call__(self, seen: Observation) -> None:
+        """Take in one layer of one call."""
+        if seen.pair not in self._maps:
+            persons = seen.probabilities.shape[3]
+            self._maps[seen.pair] = FocusMap(seen.images, persons, seen.size, seen.query.device)
+        if seen.shape[0] * seen.shape[1] != seen.query.shape[1]:
+            return  # another pack merged places here; the other layers tell enough
+        for row, (role, place) in enumerate(zip(seen.roles, seen.places, strict=True)):
+            if role == 1 and place is not None:
+                self._maps[seen.pair].add(seen.probabilities[row], seen.shape, place)
+
+    def maps(self) -> Tensor | None:
+        """Focus of every person of every pair, inside their masks, [images, P, H, W]; None before anything was seen."""
+        if not self._maps:
+            return None
+        return torch.cat([self._masked(pair, focus.maps()) for pair, focus in self._maps.items()], dim=1)
+
+    @staticmethod
+    def _masked(pair: PairLike, maps: Tensor) -> Tensor:
+        if pair.masks is None:
+            return maps
+        return maps * pair.latent_masks(tuple(maps.shape[-2:]), maps.shape[0]).to(maps)
+
+
+class ReleasedListener:
+    """Gathers what the released script makes its mask from: person 1's maps of the unconditional half, last step."""
+
+    def __init__(self) -> None:
+        self._layers: dict[tuple[int, int], dict[int, Tensor]] = {}
+
+    def __call__(self, seen: Observation) -> None:
+        """Take in one layer of one call; later calls replace earlier ones."""
+        attention = released_attention_map(seen.query, seen.keys[:, 0], seen.heads)
+        for row, (role, place) in enumerate(zip(seen.roles, seen.places, strict=True)):
+            if place is not None and (place.height, place.width) == seen.size:
+                layers = self._layers.setdefault((role, place.image), {})
+                layers[seen.layer] = released_layer_map(attention[row], seen.shape, seen.size)
+
+    def mask(self, images: int, percentile: float) -> Tensor:
+        """The released focus mask of each picture, bool [images, H, W].
+
+        Raises:
+            HostError: no prompt covers the whole picture.
+        """
+        # Without guidance (CFG 1) there is no unconditional half; the script's first chunk is then the conditional one.
+        role = 0 if (0, 0) in self._layers else 1
+        if (role, 0) not in self._layers:
+            raise HostError(
+                "The cascade's mode `released` reads its mask from prompts that cover the whole picture, and found "
+                "none (only areas or tiles). Choose the mode `two_strength`."
+            )
+        masks = []
+        for image in range(images):
+            layers = self._layers[(role, image)]
+            mean = torch.stack([layers[layer] for layer in sorted(layers)]).mean(dim=0)
+            masks.append(released_threshold(mean[0], percentile))
+        return torch.stack(masks)

@@ -1,0 +1,56 @@
+"""Checkpoint formats, one file each: `released` (four .pt), `native` (one .safetensors), `ip_adapter` (Plus, SDXL).
+
+    detect(path)   the name of the format, from names and shapes of the tensors only
+    load(path)     tensors under the adapter's own names, and the metadata that tensors cannot tell
+
+A format module has NAME, matches(file) and load(file); `released` works on folders. Tensors that are read are views of
+the mapped file wherever the file's own layout allows it, so reading costs neither time nor memory.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..errors import AdapterError
+from . import ip_adapter, native, released
+from .reading import METADATA, TensorFile, Weights, looks_like, read_tensor_file
+
+__all__ = ["METADATA", "Weights", "detect", "ip_adapter", "load", "native", "released"]
+
+EXPECTED = (
+    "Expected: a folder with the four released files (face_projection.pt, face_projection2.pt, mapping.pt, "
+    "ip_adapter_ca.pt), a native .safetensors, or an IP-Adapter Plus (Face) file for SDXL with ViT-H"
+)
+
+
+def detect(path: str | os.PathLike[str]) -> str:
+    """Name the format of a folder or file. AdapterError says what something else looks like."""
+    path = _existing(path)
+    if path.is_dir():
+        released.find(path)
+        return released.NAME
+    return _format_of(read_tensor_file(path)).NAME
+
+
+def load(path: str | os.PathLike[str]) -> Weights:
+    """Read a folder or file of any format. AdapterError names the file, what it looks like and what was expected."""
+    path = _existing(path)
+    if path.is_dir():
+        return released.load(path)
+    file = read_tensor_file(path)
+    return _format_of(file).load(file)
+
+
+def _existing(path: str | os.PathLike[str]) -> Path:
+    path = Path(path).expanduser()
+    if not os.path.exists(path):  # False, too, where a folder above may not be entered; Path.exists raises there
+        raise AdapterError(f"{path}: there is no such file or folder. {EXPECTED}.")
+    return path
+
+
+def _format_of(file: TensorFile) -> type[native] | type[ip_adapter]:
+    for known in (native, ip_adapter):
+        if known.matches(file):
+            return known
+    raise AdapterError(f"{file.path}: this looks like {looks_like(file.tensors)}. {EXPECTED}.")

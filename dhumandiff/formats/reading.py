@@ -1,0 +1,267 @@
+"""Read tensor files without executing anything in them, and say what a file that does not fit looks like."""
+
+from __future__ import annotations
+
+import errno
+import json
+import pickle
+import re
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ..errors import AdapterError
+
+__all__ = [
+    "METADATA",
+    "OTHER_BASES",
+    "OTHER_TOWERS",
+    "TensorFile",
+    "Weights",
+    "check_dtypes",
+    "looks_like",
+    "number_layers",
+    "read_tensor_file",
+]
+
+METADATA = ("base_family", "clip_tower", "recogniser", "identity_channels", "licence", "source")
+"""What a file must say about an adapter because no tensor tells it."""
+
+# What a context width or a vision tower's width gives away about where a file belongs.
+OTHER_BASES = {768: "Stable Diffusion 1.5", 1024: "Stable Diffusion 2"}
+OTHER_TOWERS = {
+    512: "a face recogniser's embedding (InstantID is built so)",
+    1024: "CLIP ViT-L/14",
+    1664: "CLIP ViT-bigG/14",
+}
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+@dataclass(frozen=True)
+class TensorFile:
+    """A file's tensors under flat names (a nested dict's keys are joined by dots), and its metadata."""
+
+    path: Path
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What every format is turned into: tensors named as in `Adapter.state_dict()`, metadata, and origin."""
+
+    format: str
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str]
+    places: dict[str, str]
+    """For each part (face_projection, identity_projection, mapping, attention) the file that errors should name."""
+
+
+def read_tensor_file(path: Path) -> TensorFile:
+    """Read a .safetensors or a torch file, whatever its name ends in, memory-mapped where its layout allows it.
+
+    AdapterError names the file and says whether it is empty, cut off, damaged, no tensor file at all, or a pickle with
+    Python code in it, which is not run.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(512)
+    except OSError as error:
+        raise AdapterError(f"{path}: the file cannot be opened ({_reason(error)}).") from error
+    if not size:
+        raise AdapterError(f"{path}: the file is empty (0 bytes). Get it again.")
+    if head.startswith(b"version https://git-lfs"):
+        raise AdapterError(
+            f"{path}: this is a Git LFS pointer, a text that stands for the file ({size} bytes). "
+            "Fetch the file itself, with `git lfs pull` or from the download page."
+        )
+    if head.startswith(b"PK\x03\x04") or head.startswith(b"\x80"):
+        return _checked(TensorFile(path, _read_torch(path, head)))
+    if size > 8 and head[8:9] == b"{":
+        return _checked(_read_safetensors(path, size))
+    raise AdapterError(f"{path}: this is no tensor file, it looks like {_guess(head)}. Get the file again.")
+
+
+def _guess(head: bytes) -> str:
+    text = head.lstrip().lower()
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        return "a web page saved under this name (a login or error page, most likely)"
+    if not re.search(rb"[\x00-\x08\x0e-\x1f]", head):
+        return f"text, beginning with {head[:40].decode(errors='replace').splitlines()[0]!r}"
+    return "something else, or its beginning is damaged"
+
+
+def _read_safetensors(path: Path, size: int) -> TensorFile:
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length)) if length < size else None
+        entries = [entry["data_offsets"][1] for name, entry in (header or {}).items() if name != "__metadata__"]
+    except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+        raise AdapterError(
+            f"{path}: the header of this safetensors file is damaged ({error}). Get it again."
+        ) from error
+    wanted = 8 + length + max(entries, default=0)
+    if header is None or size < wanted:
+        raise AdapterError(
+            f"{path}: the file is cut off: {size:,} bytes are there, {wanted:,} are needed. Get it again."
+        )
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            names = list(file.keys())
+            return TensorFile(path, {name: file.get_tensor(name) for name in names}, file.metadata() or {})
+    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError) as error:
+        raise AdapterError(f"{path}: the safetensors file is damaged ({error}). Get it again.") from error
+
+
+def _read_torch(path: Path, head: bytes) -> dict[str, Tensor]:
+    is_zip = zipfile.is_zipfile(path)
+    if head.startswith(b"PK") and not is_zip:
+        raise AdapterError(f"{path}: the file is cut off or damaged: the end of the archive is missing. Get it again.")
+    try:
+        # Files from before torch 1.6 are no zip archives and cannot be mapped; they are read into memory.
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+    except pickle.UnpicklingError as error:
+        raise AdapterError(
+            f"{path}: the file holds Python objects other than tensors, or is damaged. Code in a weights file is never "
+            f"run here. Get the file from its publisher again, or convert it to .safetensors. ({_first_line(error)})"
+        ) from error
+    except OSError as error:
+        raise AdapterError(f"{path}: the file cannot be read ({_reason(error)}).") from error
+    except Exception as error:  # what a broken pickle raises has no common base: EOFError, KeyError, struct.error, ...
+        raise AdapterError(f"{path}: the file is cut off or damaged ({_first_line(error)}). Get it again.") from error
+    return _with_own_memory(dict(_flatten(content)))
+
+
+def _flatten(content: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Tensors of nested dicts under dotted names; whatever else a training script stored is passed over."""
+    if isinstance(content, Tensor):
+        yield prefix[:-1], content.detach()
+    elif isinstance(content, Mapping):
+        for name, value in content.items():
+            yield from _flatten(value, f"{prefix}{name}.")
+
+
+def _with_own_memory(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copy tensors that share their memory with another, or use a part of it: they could not be written or trained."""
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.is_quantized:
+            continue  # refused by _checked
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() in seen or storage.nbytes() != tensor.numel() * tensor.element_size():
+            tensors[name] = tensor.clone(memory_format=torch.contiguous_format)
+        seen.add(storage.data_ptr())
+    return tensors
+
+
+def _checked(file: TensorFile) -> TensorFile:
+    if not file.tensors:
+        raise AdapterError(f"{file.path}: the file holds no tensors. It may be something else, or an empty save.")
+    return file
+
+
+def check_dtypes(file: TensorFile) -> None:
+    """Refuse tensors that cannot be computed with (quantised, integer, sparse)."""
+    for name, tensor in file.tensors.items():
+        if tensor.layout != torch.strided or tensor.dtype not in DTYPES:
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise AdapterError(
+                f"{file.path}: the tensor {name!r} is stored as {kind} ({tensor.layout}); float32, float16 or bfloat16 "
+                "was expected. Get the file that is not quantised."
+            )
+
+
+def number_layers(file: TensorFile, prefix: str = "") -> dict[str, Tensor]:
+    """Turn `{i}.to_k_ip1.weight` with i = 1, 3, 5, ... into `attention.{k}.to_k_ip1.weight` with k = 0, 1, 2, ...
+
+    i counts all attention processors of a diffusers UNet; self-attention has no weights here, so only odd ones occur.
+    AdapterError for even numbers, gaps, and layers that hold other tensors than the first.
+    """
+    layers: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in file.tensors.items():
+        match = re.fullmatch(r"(\d+)\.(.+)", name.removeprefix(prefix)) if name.startswith(prefix) else None
+        if not match:
+            if name.startswith(prefix):
+                raise AdapterError(
+                    f"{file.path}: the tensor {name!r} does not belong to paired attention; "
+                    f"{prefix}1.to_k_ip... was expected. The file looks like {looks_like(file.tensors)}."
+                )
+            continue
+        layers.setdefault(int(match[1]), {})[match[2]] = tensor
+    numbers = sorted(layers)
+    if not numbers:
+        raise AdapterError(f"{file.path}: there are no tensors of paired attention ({prefix}1.to_k_ip...).")
+    even = [i for i in numbers if i % 2 == 0]
+    if even:
+        raise AdapterError(
+            f"{file.path}: the layers {even[:5]} have even numbers, but even ones are self-attention, which has no "
+            "weights in this layout (cross-attention is 1, 3, 5, ...). The file is made for another layout."
+        )
+    missing = sorted(set(range(1, numbers[-1] + 1, 2)) - set(numbers))
+    if missing:
+        raise AdapterError(f"{file.path}: the attention layers {missing[:5]} are missing. The file is incomplete.")
+    first = set(layers[1])
+    for i in numbers:
+        if set(layers[i]) != first:
+            odd = ", ".join(sorted(set(layers[i]) ^ first)[:4])
+            raise AdapterError(f"{file.path}: layer {i} and layer 1 do not hold the same tensors ({odd}).")
+    return {f"attention.{k}.{rest}": t for k, i in enumerate(numbers) for rest, t in layers[i].items()}
+
+
+_FOLDER = "{}, one of the four released files: choose the folder that holds all four"
+
+# What a file looks like by the names of its tensors: the first that applies.
+_LOOKS = (
+    (r"^image_proj\.latents$", "an IP-Adapter Plus"),
+    (r"^ip_adapter\..*_lora\.|^image_proj\.perceiver_resampler\.", "an IP-Adapter FaceID"),
+    (r"^image_proj\.proj\.3\.", "an IP-Adapter Full Face (SD 1.5)"),
+    (r"^image_proj\.proj\.2\.", "an IP-Adapter FaceID (portrait)"),
+    (r"^image_proj\.proj\.weight$", "a plain IP-Adapter (not Plus)"),
+    (r"^(image_proj|ip_adapter)\.", "an IP-Adapter of another kind"),
+    (r"^pulid_", "a PuLID file"),
+    (r"lora_|\.lora[._]|\.hada_|\.lokr_|\.dora_scale", "a LoRA"),
+    (r"^(controlnet_|control_model\.|input_hint_block|zero_convs)", "a ControlNet"),
+    (
+        r"^(state_dict\.)?(model\.diffusion_model|first_stage_model|cond_stage_model|conditioner)\.",
+        "a whole checkpoint",
+    ),
+    (r"^(down_blocks|input_blocks)\.", "the UNet of a base model"),
+    (r"^(double_blocks|transformer_blocks|joint_blocks)\.", "the diffusion transformer of a base model"),
+    (r"^(vision_model|visual)\.", "a CLIP vision tower"),
+    (r"^(text_model|transformer\.text_model|text_projection)\b", "a text encoder"),
+    (r"^(encoder|decoder|quant_conv)\.", "a VAE"),
+    (r"^(string_to_param\.|emb_params$|clip_[lg]$|<.*>$)", "a textual-inversion embedding"),
+    (r"^clip_hidden", "a saved reference of a person"),
+    (r"^perceiver_resampler\.", _FOLDER.format("face_projection2.pt")),
+    (r"^latents$", _FOLDER.format("face_projection.pt")),
+    (r"^\d+\.to_[kv]_ip\d", _FOLDER.format("ip_adapter_ca.pt")),
+    (r"^fc2\.", _FOLDER.format("mapping.pt")),
+)
+
+
+def looks_like(tensors: Mapping[str, Tensor]) -> str:
+    """Say in words what kind of file holds these tensors."""
+    for pattern, words in _LOOKS:
+        if any(re.search(pattern, name) for name in tensors):
+            return words
+    names = ", ".join(list(tensors)[:3])
+    return f"a file of another kind ({len(tensors)} tensors: {names}{', ...' if len(tensors) > 3 else ''})"
+
+
+def _reason(error: OSError) -> str:
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return "permission denied: allow reading it, or copy it elsewhere"
+    return error.strerror or str(error)
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]}"

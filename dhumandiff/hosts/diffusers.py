@@ -1,0 +1,230 @@
+"""The pair on a diffusers UNet.
+
+    with attach(unet, adapter, [reference_1, reference_2], strength=1.0):
+        noise = unet(latents, t, encoder_hidden_states=..., added_cond_kwargs=...).sample
+
+A batch of even size is taken as diffusers' pipelines lay it out: the unconditional half first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from ..adapter import Adapter
+from ..attention import fit_masks, paired_attention, person_weights
+from ..errors import HostError
+from ..focus import Observation, Place
+
+if TYPE_CHECKING:
+    from ..references import FaceReference
+
+__all__ = ["Attached", "attach", "cross_attention_layers"]
+
+# Processors that compute plain attention, which `_PairedProcessor` computes likewise; any other would be lost.
+_PLAIN = ("AttnProcessor", "AttnProcessor2_0", "XFormersAttnProcessor", "SlicedAttnProcessor")
+
+
+def cross_attention_layers(unet: nn.Module) -> list[tuple[str, nn.Module]]:
+    """(name, attention module) of all cross-attention layers, in the adapter's order: down, up, mid."""
+    names = [name.removesuffix(".processor") for name in unet.attn_processors if name.endswith("attn2.processor")]
+    return [(name, unet.get_submodule(name)) for name in names]
+
+
+def attach(
+    unet: nn.Module,
+    adapter: Adapter,
+    references: Sequence[FaceReference],
+    strength: float = 1.0,
+    person_strengths: Sequence[float] | None = None,
+    masks: Tensor | None = None,
+    guidance: bool = True,
+) -> Attached:
+    """Let a diffusers UNet draw the references' faces.
+
+    Args:
+        unet: UNet2DConditionModel with the layers that the adapter was trained for.
+        adapter: the weights.
+        references: one a person, in order.
+        strength: of all persons; 0 leaves the UNet's prediction exactly as it was.
+        person_strengths: one a person, multiplied with the strength.
+        masks: where each person may be, [P, N, H, W] 0..1, N pictures or 1 for all; any size of the picture's shape.
+        guidance: a batch of even size is [unconditional; conditional]. False: every row is conditional. A batch of odd
+            size is conditional in any case.
+
+    Returns:
+        A context manager that detaches at its end; `detach` does so too.
+
+    Raises:
+        HostError: the adapter does not fit the UNet, or another processor sits at a layer.
+        AdapterError: the weights are for fewer persons.
+        ReferenceError: a reference was made with another vision tower.
+    """
+    return Attached(unet, adapter, references, strength, person_strengths, masks, guidance)
+
+
+class Attached:
+    """A pair on a UNet; see `attach`.
+
+    Attributes:
+        strength: may be changed between calls.
+        observe: called with a `focus.Observation` for every layer of every call.
+    """
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        adapter: Adapter,
+        references: Sequence[FaceReference],
+        strength: float,
+        person_strengths: Sequence[float] | None,
+        masks: Tensor | None,
+        guidance: bool,
+    ) -> None:
+        self.strength = strength
+        self.person_strengths = tuple(person_strengths or [1.0] * len(references))
+        self.masks = masks
+        self.guidance = guidance
+        self.observe: Callable[[Observation], None] | None = None
+        self.size: tuple[int, int] | None = None
+        self._adapter = adapter
+        self._keys_values: dict[Any, tuple[Tensor, Tensor]] = {}
+
+        layers = cross_attention_layers(unet)
+        _check_fit(layers, adapter.info)
+        with torch.no_grad():
+            conditional = torch.stack([adapter.face_tokens(reference)[0] for reference in references])
+            unconditional = torch.stack([adapter.unconditional_tokens(reference)[0] for reference in references])
+            self.tokens = torch.stack([unconditional, conditional])
+            adapter.keys_values(0, self.tokens)  # too many persons are refused here, not in the first step
+        self._before = {name: module.processor for name, module in layers}
+        self._modules = dict(layers)
+        for layer, (_, module) in enumerate(layers):
+            module.processor = _PairedProcessor(self, layer)
+        self._hook = unet.register_forward_pre_hook(self._note_size, with_kwargs=True)
+
+    def __enter__(self) -> Attached:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.detach()
+
+    def detach(self) -> None:
+        """Put the UNet back as it was."""
+        for name, processor in self._before.items():
+            self._modules[name].processor = processor
+        self._before = {}
+        self._hook.remove()
+        self._keys_values.clear()
+
+    def latent_masks(self, size: tuple[int, int], images: int) -> Tensor:
+        """Masks at the latent's size, [N or 1, P, *size]."""
+        return fit_masks(self.masks, size, images)
+
+    def roles(self, rows: int) -> list[int]:
+        """For each row of a batch, 1 where it is conditional."""
+        if self.guidance and rows % 2 == 0:
+            return [0] * (rows // 2) + [1] * (rows // 2)
+        return [1] * rows
+
+    def term(self, layer: int, query: Tensor, heads: int) -> Tensor | None:
+        """What the persons add to a layer, [rows, Q, C]; None for nothing."""
+        if self.strength == 0 or not any(self.person_strengths):
+            return None
+        roles = self.roles(query.shape[0])
+        keys, values = self._layer_keys_values(layer, query)
+        index = torch.tensor(roles, device=query.device)
+        keys, values = keys[index], values[index]
+        shape = self._shape(query.shape[1])
+        images = query.shape[0] // (1 + (0 in roles))
+        term, probabilities = paired_attention(query, keys, values, heads, self._weights(shape, images, query))
+        if self.observe is not None:
+            places = [Place(row % images, 0, 0, *self.size) for row in range(query.shape[0])]
+            watched = (self, layer, shape, heads, query, keys, probabilities)
+            self.observe(Observation(*watched, roles, places, self.size, images))
+        return term
+
+    def _weights(self, shape: tuple[int, int], images: int, query: Tensor) -> Tensor:
+        strengths = torch.tensor(self.person_strengths, device=query.device)[None, :, None] * self.strength
+        if self.masks is None:
+            return strengths
+        masks = self.latent_masks(self.size, images).to(query.device)
+        weights = person_weights(masks, shape) * strengths
+        return weights if len(weights) == 1 else weights.repeat(query.shape[0] // images, 1, 1)
+
+    def _layer_keys_values(self, layer: int, query: Tensor) -> tuple[Tensor, Tensor]:
+        key = (layer, query.device, query.dtype)
+        if key not in self._keys_values:
+            with torch.no_grad():
+                keys, values = self._adapter.keys_values(layer, self.tokens)
+            self._keys_values[key] = (keys.to(query), values.to(query))
+        return self._keys_values[key]
+
+    def _note_size(self, _: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        sample = args[0] if args else kwargs["sample"]
+        self.size = (sample.shape[-2], sample.shape[-1])
+
+    def _shape(self, places: int) -> tuple[int, int]:
+        """(height, width) of a layer with that many places: the latent's size, halved and rounded up as needed."""
+        height, width = self.size
+        while height * width > places:
+            height, width = (height + 1) // 2, (width + 1) // 2
+        if height * width != places:
+            raise HostError(
+                f"A layer has {places} places, which is no halving of the latent's {self.size[0]} x {self.size[1]}: "
+                "something merges places (token merging, for instance). Switch it off."
+            )
+        return height, width
+
+
+class _PairedProcessor:
+    """Cross-attention of one layer as diffusers computes it, plus the persons' term."""
+
+    def __init__(self, attached: Attached, layer: int) -> None:
+        self.attached, self.layer = attached, layer
+
+    def __call__(
+        self,
+        attn: nn.Module,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+    ) -> Tensor:
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        query, key, value = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
+        if attention_mask is not None:
+            attention_mask = attn.prepare_attention_mask(attention_mask, context.shape[1], context.shape[0])
+            attention_mask = rearrange(attention_mask, "(b h) q k -> b h q k", h=attn.heads)
+        q, k, v = (rearrange(t, "b n (h d) -> b h n d", h=attn.heads) for t in (query, key, value))
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=attention_mask)
+        out = rearrange(out, "b h n d -> b n (h d)")
+        term = self.attached.term(self.layer, query, attn.heads)
+        if term is not None:
+            out = out + term
+        return attn.to_out[1](attn.to_out[0](out))
+
+
+def _check_fit(layers: Sequence[tuple[str, nn.Module]], info: Any) -> None:
+    """Refuse a UNet with other layers than the adapter's."""
+    context = layers[0][1].cross_attention_dim if layers else 0
+    widths = tuple(module.inner_dim for _, module in layers)
+    if context != info.context_width or widths != tuple(info.hidden):
+        raise HostError(
+            f"The adapter does not fit the UNet. The adapter is for {info.base_family} ({info.layers} cross-attention layers, "
+            f"context {info.context_width}); the UNet has {len(layers)} layers, context {context}. "
+            "Load a checkpoint of the adapter's base."
+        )
+    for name, module in layers:
+        kind = type(module.processor).__name__
+        if kind not in _PLAIN:
+            raise HostError(
+                f"The layer {name} has the attention processor {kind}, which would be lost. "
+                "Detach it first (unet.set_default_attn_processor())."
+            )

@@ -1,0 +1,26 @@
+"""The nodes: thin classes over ``dhumandiff/``; the files named ``comfy_*`` are the ones that know ComfyUI's insides."""
+
+from .adapter import DHDLoadAdapter
+from .conditioning import DHDApplyPair
+from .prompt import DHDSubjectPrompt
+from .references import (
+    DHDEncodeReference,
+    DHDLoadFaceAnalysis,
+    DHDLoadReference,
+    DHDSaveReference,
+    DHDSwapPersons,
+)
+from .sampling import DHDCascadeGuider, DHDCascadeKSampler
+
+NODES = [
+    DHDLoadAdapter,
+    DHDLoadFaceAnalysis,
+    DHDEncodeReference,
+    DHDSaveReference,
+    DHDLoadReference,
+    DHDSwapPersons,
+    DHDApplyPair,
+    DHDSubjectPrompt,
+    DHDCascadeGuider,
+    DHDCascadeKSampler,
+]

@@ -1,0 +1,53 @@
+"""Load the adapter."""
+
+from __future__ import annotations
+
+import comfy.model_management as model_management
+import comfy.model_patcher
+import comfy.ops
+import torch
+from comfy_api.latest import io
+
+from ..dhumandiff.adapter import Adapter
+from .comfy_folders import adapter_choices, adapter_path
+from .comfy_schema import AdapterType, schema
+
+
+class DHDLoadAdapter(io.ComfyNode):
+    """Choice of file -> adapter under ComfyUI's memory management."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="DHDLoadAdapter",
+            display_name="Load DHumanDiff Adapter",
+            description="The trained weights that draw two people: DHumanDiff's, or an IP-Adapter Plus (Face) for SDXL.",
+            search_aliases=["dhumandiff", "two people", "couple", "dual portrait", "face id", "ipadapter plus face"],
+            inputs=[
+                io.Combo.Input(
+                    "adapter_name",
+                    options=adapter_choices(),
+                    tooltip="From models/dhumandiff: a folder with the four released files, or one .safetensors. "
+                    "From models/ipadapter: IP-Adapter Plus (Face) SDXL ViT-H, which draws both people with one set of "
+                    "weights and has no subject path.",
+                ),
+            ],
+            outputs=[AdapterType.Output("adapter", tooltip="The adapter, for the other DHumanDiff nodes.")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, adapter_name: str) -> float:
+        path = adapter_path(adapter_name)
+        return max(p.stat().st_mtime for p in (path, *(path.iterdir() if path.is_dir() else ())))
+
+    @classmethod
+    def execute(cls, adapter_name: str) -> io.NodeOutput:
+        adapter = Adapter.from_pretrained(adapter_path(adapter_name), operations=comfy.ops.manual_cast)
+        # A few tokens per run: float32 costs nothing here and keeps small differences between faces.
+        adapter.compute_dtype = torch.float32
+        patcher = comfy.model_patcher.ModelPatcher(
+            adapter,
+            load_device=model_management.get_torch_device(),
+            offload_device=model_management.unet_offload_device(),
+        )
+        return io.NodeOutput(patcher)

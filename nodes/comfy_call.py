@@ -1,0 +1,217 @@
+"""What one call of ComfyUI's UNet is made of: which rows belong to a positive, and where in the picture they lie.
+
+ComfyUI batches as it sees fit: positive and negative together or apart, several positives, areas cut out of the
+picture, tiles of a tiling pack. ``cond_or_uncond`` gives a chunk's place in the list that a guider passed on, which is
+not the same as "positive" for every guider. So nothing here is assumed: a guider's step is noted once (`Step`), and
+every call is read against it (`Call`). Both ride in ``transformer_options`` and end with the call.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..dhumandiff.attention import person_weights
+from ..dhumandiff.errors import HostError
+from ..dhumandiff.focus import Observation, Place
+
+log = logging.getLogger(__name__)
+
+STEP = "dhumandiff_step"
+CALL = "dhumandiff_call"
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One prediction of a guider.
+
+    Attributes:
+        picture: what the guider was asked about, [images, channels, H, W]; None when no guider told.
+        positives: uuids of the conditionings that are the guider's positive; None when no guider told.
+        areas: uuid -> (height, width, top, left) in latent pixels, for conditionings with an area.
+        strength: takes the place of the pair's own strength (the cascade sets it).
+        observe: called for every patched layer with `Observation` (the cascade's focus mask listens).
+    """
+
+    picture: Tensor | None = None
+    positives: frozenset | None = None
+    areas: dict[Any, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+    strength: float | None = None
+    observe: Callable[[Observation], None] | None = None
+
+    @classmethod
+    def of_guider(cls, guider: Any, picture: Tensor) -> Step:
+        """Note a guider's positives. Anything that is not under its key "positive" counts as negative.
+
+        ComfyUI's own guiders with three conditionings (dual CFG, perp-neg) mark the third as a negative as well.
+        """
+        conds = guider.conds
+        if "positive" in conds:
+            positives = conds["positive"] or ()
+        else:  # a guider of another pack with names of its own
+            positives = [
+                c for name, group in conds.items() if "neg" not in name and "uncond" not in name for c in group
+            ]
+        areas = {c["uuid"]: tuple(c["area"]) for group in conds.values() for c in group or () if c.get("area")}
+        return cls(picture, frozenset(c["uuid"] for c in positives), areas)
+
+
+class Call:
+    """One call of the UNet, row by row.
+
+    Attributes:
+        step: the guider's step that this call belongs to.
+        roles: for each row, 1 where it belongs to a positive, else 0.
+        places: for each row where its picture lies in the whole; None where that cannot be told.
+        size: (height, width) of the whole latent.
+        sigma: noise level, a number; read once, since reading it waits for the device.
+    """
+
+    def __init__(self, step: Step, picture: Tensor, sigma: Tensor, options: dict[str, Any]) -> None:
+        self.step = step
+        whole = picture if step.picture is None else step.picture
+        self.size = (whole.shape[-2], whole.shape[-1])
+        chunk_roles = _chunk_roles(step, options)
+        self.images = whole.shape[0] if step.picture is not None else max(1, picture.shape[0] // len(chunk_roles))
+        self.sigma_tensor = sigma
+        self._cache: dict[Any, Any] = {}
+        self.hit: set[tuple[int, int]] = set()
+
+        rows, chunks = picture.shape[0], len(chunk_roles)
+        if rows == chunks * self.images:
+            self.roles = [role for role in chunk_roles for _ in range(self.images)]
+            self.places = _known_places(step, picture, self.size, self.images, chunks, options)
+        else:
+            self.places = [None] * rows
+        if None in self.places:
+            self.places = [_find(row, whole) for row in picture]
+            self.roles = _tiled_roles(self.places, chunk_roles, self.images)
+
+    @property
+    def sigma(self) -> float:
+        """The call's noise level."""
+        return self._once("sigma", lambda: float(self.sigma_tensor.flatten()[0]))
+
+    def row_roles(self, device: torch.device) -> Tensor:
+        """`roles` as an index, int64 [rows]."""
+        return self._once(("roles", device), lambda: torch.tensor(self.roles, device=device))
+
+    def weights(self, pair: Any, shape: tuple[int, int], places: int, device: torch.device) -> Tensor:
+        """Strength of each person at each place of a layer, [rows or 1, P, places or 1] float32.
+
+        Raises:
+            HostError: a person has a mask and it cannot be told where in the picture the rows lie.
+        """
+        return self._once((id(pair), shape, places, device), lambda: self._weights(pair, shape, places, device))
+
+    def _weights(self, pair: Any, shape: tuple[int, int], places: int, device: torch.device) -> Tensor:
+        strength = pair.strength if self.step.strength is None else self.step.strength
+        persons = torch.tensor(pair.person_strengths, device=device) * strength
+        if pair.masks is None:
+            return persons[None, :, None]
+        if shape[0] * shape[1] != places:
+            raise HostError(
+                f"A layer of {shape[0]} x {shape[1]} places came with {places}: another node merges places (token "
+                "merging, for instance), so the person masks cannot be laid over them. Remove that node or the masks."
+            )
+        masks = self._once((id(pair), "masks", device), lambda: pair.latent_masks(self.size, self.images).to(device))
+        cut = [_cut(masks[place.image if masks.shape[0] > 1 else 0], place) for place in self._all_places()]
+        return person_weights(torch.stack(cut), shape) * persons[None, :, None]
+
+    def _all_places(self) -> list[Place]:
+        if None in self.places:
+            raise HostError(
+                "The sampler cut the picture into pieces that cannot be found again in the whole, so it is not known "
+                "where the person masks belong. Sample without tiles, or without the masks."
+            )
+        return self.places
+
+    def _once(self, key: Any, make: Callable[[], Any]) -> Any:
+        if key not in self._cache:
+            self._cache[key] = make()
+        return self._cache[key]
+
+
+def _chunk_roles(step: Step, options: dict[str, Any]) -> list[int]:
+    if step.positives is None or "uuids" not in options:
+        # Someone calls the model without a guider. ComfyUI's convention for a plain call is 0 = positive.
+        log.warning("DHumanDiff: no guider named its positive; taking index 0 of the batch as the positive.")
+        return [int(index == 0) for index in options.get("cond_or_uncond", [0])]
+    return [int(uuid in step.positives) for uuid in options["uuids"]]
+
+
+def _known_places(
+    step: Step, picture: Tensor, size: tuple[int, int], images: int, chunks: int, options: dict[str, Any]
+) -> list[Place | None]:
+    """Places of rows that are the whole picture or a conditioning's area; None for any other."""
+    height, width = picture.shape[-2:]
+    corners: list[tuple[int, int] | None]
+    if (height, width) == size:
+        corners = [(0, 0)] * chunks
+    else:
+        areas = [step.areas.get(uuid) for uuid in options.get("uuids", [None] * chunks)]
+        corners = [_area_corner(area, (height, width), size) for area in areas]
+    return [
+        None if corner is None else Place(image, corner[0], corner[1], height, width)
+        for corner in corners
+        for image in range(images)
+    ]
+
+
+def _area_corner(area: tuple[int, ...] | None, shape: tuple[int, int], size: tuple[int, int]) -> tuple[int, int] | None:
+    if area is None or len(area) != 4:
+        return None
+    height, width, top, left = area
+    clipped = (min(size[0] - top, height), min(size[1] - left, width))
+    return (top, left) if clipped == shape else None
+
+
+def _find(piece: Tensor, whole: Tensor) -> Place | None:
+    """Find a tile in the whole picture by its content: noise repeats nowhere."""
+    height, width = piece.shape[-2:]
+    if height > whole.shape[-2] or width > whole.shape[-1]:
+        return None
+    corner = piece[0, 0, 0]
+    candidates = whole[:, 0, : whole.shape[-2] - height + 1, : whole.shape[-1] - width + 1] == corner
+    for image, top, left in candidates.nonzero().tolist():
+        if torch.equal(whole[image, :, top : top + height, left : left + width], piece):
+            return Place(image, top, left, height, width)
+    return None
+
+
+def _tiled_roles(places: list[Place | None], chunk_roles: list[int], images: int) -> list[int]:
+    """Roles of the rows when each chunk of the batch became several tiles.
+
+    Tiling packs repeat the batch once per tile, so that the rows run [tile][chunk][image]; a pack may also keep the
+    chunks outermost. The places tell which.
+    """
+    rows, chunks = len(places), len(chunk_roles)
+    if len(set(chunk_roles)) == 1:
+        return [chunk_roles[0]] * rows
+    if rows % chunks:
+        raise HostError(
+            f"The model was called with {rows} pictures for {chunks} prompts, so it is not known which picture belongs "
+            "to which. Another node reorders the batch: sample without it."
+        )
+    if rows == chunks * images:
+        return [role for role in chunk_roles for _ in range(images)]
+    group = places[: chunks * images]
+    corners = {None if place is None else (place.top, place.left) for place in group}
+    if None in corners:
+        raise HostError(
+            "The sampler cut the picture into pieces that cannot be found again in the whole, so it is not known which "
+            "piece belongs to the positive prompt. Set the tile batch size to 1, or sample without tiles."
+        )
+    if len(corners) == 1:
+        return [chunk_roles[(row // images) % chunks] for row in range(rows)]
+    return [chunk_roles[row // (rows // chunks)] for row in range(rows)]
+
+
+def _cut(masks: Tensor, place: Place) -> Tensor:
+    """[P, H, W] -> [P, place.height, place.width]."""
+    return masks[:, place.top : place.top + place.height, place.left : place.left + place.width]

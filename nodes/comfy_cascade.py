@@ -1,0 +1,128 @@
+"""Cascaded inference inside ComfyUI: a guider, so that any sampler and scheduler can run it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import comfy.samplers
+from torch import Tensor
+
+from ..dhumandiff.cascade import (
+    FACE_STRENGTH,
+    FOCUS_SHARE,
+    SCENE_STRENGTH,
+    blend,
+    focus_mask,
+)
+from ..dhumandiff.errors import HostError
+from ..dhumandiff.focus import FocusListener, ReleasedListener
+from .comfy_call import STEP
+from .comfy_pair import pairs_of, with_step
+
+MODES = ("two_strength", "released")
+
+
+class CascadeGuider(comfy.samplers.CFGGuider):
+    """Classifier-free guidance at two strengths of the pair, joined by the focus mask.
+
+    Modes:
+        two_strength: one trajectory; at every step the focus gathered so far joins both predictions. Two predictions
+            a step.
+        released: as published. One run at scene strength for the mask, then a second run from the same noise with both
+            predictions. Three predictions a step.
+
+    Attributes:
+        focus: mask of the last run, bool [images, H, W] at the latent's size.
+    """
+
+    def set_cascade(
+        self,
+        scene_strength: float = SCENE_STRENGTH,
+        face_strength: float = FACE_STRENGTH,
+        focus_share: float = FOCUS_SHARE,
+        mode: str = MODES[0],
+    ) -> None:
+        """Set the cascade's options.
+
+        Raises:
+            HostError: the model has no pair applied, or the mode is unknown.
+        """
+        if not pairs_of(self.model_patcher):
+            raise HostError(
+                "The cascade needs a MODEL with two people in it: connect the one that comes out of "
+                "Apply Disparity-Aware Conditioning."
+            )
+        if mode not in MODES:
+            raise HostError(f"The cascade knows the modes {', '.join(MODES)}, not {mode!r}.")
+        self.scene_strength, self.face_strength = scene_strength, face_strength
+        self.focus_share, self.mode = focus_share, mode
+        self.focus: Tensor | None = None
+
+    def sample(
+        self,
+        noise: Tensor,
+        latent_image: Tensor,
+        sampler: Any,
+        sigmas: Tensor,
+        denoise_mask: Tensor | None = None,
+        callback: Callable | None = None,
+        disable_pbar: bool = False,
+        seed: int | None = None,
+    ) -> Tensor:
+        """Sample as ComfyUI's guider does; in the mode `released` twice, with one progress from start to end."""
+        rest = (denoise_mask, callback, disable_pbar, seed)
+        self.focus = None
+        if self.mode == "two_strength" or sigmas.shape[-1] < 2:
+            self._listener = FocusListener()
+            self._predict = self._predict_two_strength
+            return super().sample(noise, latent_image, sampler, sigmas, *rest)
+
+        self._listener = ReleasedListener()
+        self._last_sigma = float(sigmas[-2])
+        self._predict = self._predict_scene
+        rest = (denoise_mask, _part_of_two(callback, 0), disable_pbar, seed)
+        super().sample(noise, latent_image, sampler, sigmas, *rest)
+        self.focus = self._listener.mask(noise.shape[0], 100 * (1 - self.focus_share))
+        self._listener = None
+        self._predict = self._predict_faces
+        rest = (denoise_mask, _part_of_two(callback, 1), disable_pbar, seed)
+        return super().sample(noise, latent_image, sampler, sigmas, *rest)
+
+    def predict_noise(
+        self, x: Tensor, timestep: Tensor, model_options: dict[str, Any] | None = None, seed: int | None = None
+    ) -> Tensor:
+        """One prediction of the cascade (ComfyUI's predictions are clean pictures; the blend is linear in them too)."""
+        return self._predict(x, timestep, model_options or {}, seed)
+
+    def _at(
+        self, strength: float, x: Tensor, timestep: Tensor, options: dict, seed: Any, observe: Any = None
+    ) -> Tensor:
+        step = dataclasses.replace(options["transformer_options"][STEP], strength=strength, observe=observe)
+        return super().predict_noise(x, timestep, with_step(options, step), seed)
+
+    def _predict_two_strength(self, x: Tensor, timestep: Tensor, options: dict, seed: Any) -> Tensor:
+        scene = self._at(self.scene_strength, x, timestep, options, seed, self._listener)
+        face = self._at(self.face_strength, x, timestep, options, seed)
+        maps = self._listener.maps()
+        if maps is None:  # the pair does not act at this noise level
+            return scene
+        self.focus = focus_mask(maps, self.focus_share)
+        return blend(scene, face, self.focus.to(scene.device))
+
+    def _predict_scene(self, x: Tensor, timestep: Tensor, options: dict, seed: Any) -> Tensor:
+        last = float(timestep.flatten()[0]) <= self._last_sigma * (1 + 1e-5)
+        return self._at(self.scene_strength, x, timestep, options, seed, self._listener if last else None)
+
+    def _predict_faces(self, x: Tensor, timestep: Tensor, options: dict, seed: Any) -> Tensor:
+        scene = self._at(self.scene_strength, x, timestep, options, seed)
+        face = self._at(self.face_strength, x, timestep, options, seed)
+        return blend(scene, face, self.focus.to(scene.device))
+
+
+def _part_of_two(callback: Callable | None, part: int) -> Callable | None:
+    """A callback for the first or second of two runs, so that progress goes once from start to end."""
+    if callback is None:
+        return None
+    return lambda step, x0, x, total: callback(part * total + step, x0, x, 2 * total)

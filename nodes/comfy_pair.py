@@ -1,0 +1,334 @@
+"""The pair inside ComfyUI's model patcher: every change goes through it, and the original model stays as it was.
+
+Adapter weights live in a ModelPatcher of their own that is loaded along with the model (``models()`` of the patches),
+so that ComfyUI counts, offloads and casts them like any other model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import comfy.model_management as model_management
+import torch
+from comfy.ldm.modules.attention import optimized_attention
+from comfy.patcher_extension import CallbacksMP, WrappersMP
+from torch import Tensor
+
+from ..dhumandiff.attention import fit_masks, paired_attention
+from ..dhumandiff.errors import HostError, ImageError
+from ..dhumandiff.focus import Observation
+from .comfy_call import CALL, STEP, Call, Step
+
+KEY = "dhumandiff"
+PAIRS = "dhumandiff_pairs"
+
+
+@dataclasses.dataclass(eq=False)
+class Pair:
+    """An adapter and the people it shall draw, ready for one model.
+
+    Attributes:
+        adapter: ModelPatcher around the `Adapter`.
+        tokens: face tokens, [2, P, T, C] float32: unconditional, conditional.
+        layers: number of cross-attention layers.
+        strength: of all persons.
+        person_strengths: one a person, multiplied with the strength.
+        masks: [P, N, H, W] 0..1, or None.
+        sigma_range: (highest, lowest) noise level at which the pair acts.
+    """
+
+    adapter: Any
+    tokens: Tensor
+    layers: int
+    strength: float
+    person_strengths: tuple[float, ...]
+    masks: Tensor | None
+    sigma_range: tuple[float, float]
+    _keys_values: dict[Any, tuple[Tensor, Tensor]] = dataclasses.field(default_factory=dict)
+    _checked: bool = False
+
+    def active(self, call: Call) -> bool:
+        """Whether the pair adds anything in this call."""
+        strength = self.strength if call.step.strength is None else call.step.strength
+        if strength == 0 or not any(self.person_strengths):
+            return False
+        highest, lowest = self.sigma_range
+        return (highest >= 1e8 and lowest <= 0) or lowest <= call.sigma <= highest
+
+    def keys_values(self, layer: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Keys and values of all face tokens at one layer, each [2, P, T, C]; made once a run."""
+        key = (layer, device, dtype)
+        if key not in self._keys_values:
+            self._keys_values[key] = self.adapter.model.keys_values(layer, self.tokens.to(device, dtype))
+        return self._keys_values[key]
+
+    def latent_masks(self, size: tuple[int, int], images: int) -> Tensor:
+        """Masks at the latent's size, [N or 1, P, *size]."""
+        return fit_masks(self.masks, size, images)
+
+    def check_reached(self, call: Call) -> None:
+        """See that the first call of a run went through every layer of the pair (packs may skip layers later on).
+
+        Raises:
+            HostError: another node put its own attention in place of this one.
+        """
+        if self._checked:
+            return
+        missed = self.layers - sum((id(self), layer) in call.hit for layer in range(self.layers))
+        if missed:
+            raise HostError(
+                f"Another node replaced the two people's attention in {missed} of {self.layers} layers, so they would "
+                "be missing from the picture. Put Apply Disparity-Aware Conditioning after that node."
+            )
+        self._checked = True
+
+    def forget(self) -> None:
+        """Let go of what a run computed."""
+        self._keys_values.clear()
+        self._checked = False
+
+
+class PairedAttentionPatch:
+    """Cross-attention of one layer: whatever was there before, plus the persons' term."""
+
+    def __init__(self, pair: Pair, layer: int, previous: Any = None, joined: Sequence[tuple[Any, dict]] = ()) -> None:
+        self.pair, self.layer, self.previous = pair, layer, previous
+        self.joined = list(joined)
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
+        heads = extra_options["n_heads"]
+        if self.previous is not None:
+            out = self.previous(q, k, v, extra_options)
+        else:
+            precision = extra_options["attn_precision"]
+            out = optimized_attention(q, k, v, heads, attn_precision=precision, transformer_options=extra_options)
+        call: Call = extra_options[CALL]
+        call.hit.add((id(self.pair), self.layer))
+        if self.pair.active(call):
+            out = out + self._term(q, heads, call, extra_options)
+        for function, options in self.joined:
+            if options["sigma_end"] <= call.sigma <= options["sigma_start"]:
+                out = (out + function(out, q, k, v, extra_options, **options)).to(q.dtype)
+        return out
+
+    def _term(self, q: Tensor, heads: int, call: Call, extra_options: dict[str, Any]) -> Tensor:
+        keys, values = self.pair.keys_values(self.layer, q.device, q.dtype)
+        roles = call.row_roles(q.device)
+        keys, values = keys[roles], values[roles]
+        shape = tuple(extra_options["activations_shape"][-2:])
+        weights = call.weights(self.pair, shape, q.shape[1], q.device)
+        term, probabilities = paired_attention(q, keys, values, heads, weights)
+        if call.step.observe is not None:
+            watched = (self.pair, self.layer, shape, heads, q, keys, probabilities)
+            call.step.observe(Observation(*watched, call.roles, call.places, call.size, call.images))
+        return term
+
+    def models(self) -> list[Any]:
+        """ModelPatchers that ComfyUI shall load along with the model."""
+        return [self.pair.adapter, *(self.previous.models() if hasattr(self.previous, "models") else ())]
+
+    def to(self, device_or_dtype: Any) -> PairedAttentionPatch:
+        """Called when the model moves or is cast; what is ours follows the query, so this is for the patch below."""
+        if hasattr(self.previous, "to"):
+            self.previous = self.previous.to(device_or_dtype)
+        return self
+
+    def cleanup(self) -> None:
+        """Called at the end of a run."""
+        self.pair.forget()
+        if hasattr(self.previous, "cleanup"):
+            self.previous.cleanup()
+
+    def add(self, function: Any, **options: Any) -> None:
+        """Join a term of an IP-Adapter pack that was applied after this one.
+
+        ComfyUI_IPAdapter_plus looks up what stands at a layer and calls ``add(function, sigma_start=, ...)`` on it
+        instead of replacing it; without this method it would fail.
+        """
+        self.joined.append((function, options))
+
+    def copy(self) -> PairedAttentionPatch:
+        """A patch for a clone of the model, so that what joins there does not leak back."""
+        return PairedAttentionPatch(self.pair, self.layer, self.previous, self.joined)
+
+
+def cross_attention_layers(model: Any) -> list[tuple[tuple[str, int, int], Any]]:
+    """All cross-attention layers of a UNet as (patch key, module), in the adapter's order: down, up, mid.
+
+    Raises:
+        HostError: the MODEL is no UNet with cross-attention.
+    """
+    unet = model.get_model_object("diffusion_model")
+    if not all(hasattr(unet, part) for part in ("input_blocks", "middle_block", "output_blocks")):
+        raise HostError(
+            f"This adapter is for SDXL, but the MODEL is {type(model.model).__name__}, which has no UNet. "
+            "Load an SDXL checkpoint."
+        )
+    middle = [] if unet.middle_block is None else [unet.middle_block]
+    layers = []
+    for part, blocks in (("input", unet.input_blocks), ("output", unet.output_blocks), ("middle", middle)):
+        for number, block in enumerate(blocks):
+            transformers = (t for layer in block for t in getattr(layer, "transformer_blocks", ()))
+            layers += [((part, number, index), t.attn2) for index, t in enumerate(transformers) if t.attn2 is not None]
+    return layers
+
+
+def check_fit(model: Any, info: Any) -> list[tuple[str, int, int]]:
+    """Patch keys of the model's layers, in the adapter's order.
+
+    Raises:
+        HostError: the model's layers are not those that the adapter was trained for.
+    """
+    layers = cross_attention_layers(model)
+    context = layers[0][1].to_k.in_features if layers else 0
+    widths = tuple(attention.heads * attention.dim_head for _, attention in layers)
+    if context != info.context_width or widths != tuple(info.hidden):
+        known = {768: "SD 1.5", 1024: "SD 2.x", 1280: "the SDXL refiner", 2048: "SDXL"}
+        raise HostError(
+            f"The adapter does not fit the MODEL. The adapter is for {info.base_family} ({info.layers} cross-attention "
+            f"layers, context {info.context_width}); the MODEL has {len(layers)} layers, context {context}"
+            f"{f', like {known[context]}' if context in known else ''}. Load a checkpoint of the adapter's base."
+        )
+    return [key for key, _ in layers]
+
+
+def reference_on(reference: Any, device: torch.device) -> Any:
+    """The reference with what the adapter reads moved to a device."""
+    moved = {
+        field: getattr(reference, field).to(device)
+        for field in ("identity", "identity_swapped", "clip_hidden", "clip_hidden_zero")
+        if getattr(reference, field, None) is not None
+    }
+    return dataclasses.replace(reference, **moved)
+
+
+def stack_masks(masks: Sequence[Tensor | None]) -> Tensor | None:
+    """One mask a person -> [P, N, H, W]; a person without one may be anywhere.
+
+    Raises:
+        ImageError: the masks differ in size or count.
+    """
+    given = [mask for mask in masks if mask is not None]
+    if not given:
+        return None
+    given = [mask[None] if mask.ndim == 2 else mask for mask in given]
+    sizes = {tuple(mask.shape[-2:]) for mask in given}
+    counts = {mask.shape[0] for mask in given} - {1}
+    if len(sizes) > 1 or len(counts) > 1:
+        shapes = ", ".join(f"{m.shape[0]} of {m.shape[-1]} x {m.shape[-2]}" for m in given)
+        raise ImageError(f"The person masks differ ({shapes}): give each person masks of one size and number.")
+    like = max(given, key=lambda mask: mask.shape[0])
+    everywhere = torch.ones_like(like)
+    laid = iter(given)
+    return torch.stack([everywhere if mask is None else next(laid).expand_as(like) for mask in masks])
+
+
+def apply_pair(
+    model: Any,
+    adapter: Any,
+    references: Sequence[Any],
+    strength: float = 1.0,
+    person_strengths: Sequence[float] | None = None,
+    masks: Sequence[Tensor | None] = (),
+    start: float = 0.0,
+    end: float = 1.0,
+) -> Any:
+    """A clone of the model that draws the references' faces.
+
+    Args:
+        model: MODEL.
+        adapter: ModelPatcher around an `Adapter`.
+        references: one `FaceReference` a person, in order.
+        strength: of all persons.
+        person_strengths: one a person.
+        masks: one MASK [N, H, W] a person, or None for a person who may be anywhere.
+        start: share of sampling at which the pair begins, 0..1.
+        end: share of sampling at which it ends, 0..1.
+
+    Raises:
+        HostError: the adapter does not fit the model, or start is not before end.
+        AdapterError: the weights are for fewer persons.
+        ReferenceError: a reference was made with another vision tower.
+    """
+    if not 0 <= start < end <= 1:
+        raise HostError(f"The pair starts at {start:g} and ends at {end:g} of sampling: choose a start before the end.")
+    keys = check_fit(model, adapter.model.info)
+
+    model_management.load_models_gpu([adapter])
+    references = [reference_on(reference, adapter.load_device) for reference in references]
+    with torch.no_grad():
+        conditional = torch.stack([adapter.model.face_tokens(r)[0] for r in references])
+        unconditional = torch.stack([adapter.model.unconditional_tokens(r)[0] for r in references])
+    sampling = model.get_model_object("model_sampling")
+    pair = Pair(
+        adapter=adapter,
+        tokens=torch.stack([unconditional, conditional]).float().to(model_management.intermediate_device()),
+        layers=len(keys),
+        strength=strength,
+        person_strengths=tuple(person_strengths or [1.0] * len(references)),
+        masks=stack_masks(masks),
+        sigma_range=(float(sampling.percent_to_sigma(start)), float(sampling.percent_to_sigma(end))),
+    )
+
+    patched = model.clone()
+    present = patched.model_options["transformer_options"].get("patches_replace", {}).get("attn2", {})
+    for layer, key in enumerate(keys):
+        previous = present.get(key, present.get(key[:2]))
+        patched.set_model_attn2_replace(PairedAttentionPatch(pair, layer, previous), *key)
+    options = patched.model_options["transformer_options"]
+    options[PAIRS] = (*options.get(PAIRS, ()), pair)
+    if not patched.get_wrappers(WrappersMP.PREDICT_NOISE, KEY):
+        patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _run)
+        patched.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, _note_step)
+        patched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, _note_call)
+        patched.add_callback_with_key(CallbacksMP.ON_CLONE, KEY, _own_patches)
+    return patched
+
+
+def pairs_of(model: Any) -> tuple[Pair, ...]:
+    """The pairs applied to a MODEL."""
+    return model.model_options["transformer_options"].get(PAIRS, ())
+
+
+def _own_patches(_: Any, clone: Any) -> None:
+    """Give a clone of the model patches of its own: other packs join theirs to them in place."""
+    attn2 = clone.model_options["transformer_options"]["patches_replace"]["attn2"]
+    for key, patch in attn2.items():
+        if isinstance(patch, PairedAttentionPatch):
+            attn2[key] = patch.copy()
+
+
+def _run(executor: Any, *args: Any, **kwargs: Any) -> Any:
+    """Around a whole run: nothing that it computed stays behind, also when it was interrupted."""
+    try:
+        samples = executor(*args, **kwargs)
+    finally:
+        for pair in executor.class_obj.model_options["transformer_options"].get(PAIRS, ()):
+            pair.forget()
+    if torch.isnan(samples).any():
+        raise HostError(
+            "The model made NaN instead of a picture. Start ComfyUI with --force-fp32 or --bf16-unet, lower the strength, or "
+            "try another checkpoint: some overflow in fp16."
+        )
+    return samples
+
+
+def with_step(model_options: dict[str, Any], step: Step) -> dict[str, Any]:
+    """Model options that carry a step."""
+    return {**model_options, "transformer_options": {**model_options.get("transformer_options", {}), STEP: step}}
+
+
+def _note_step(executor: Any, x: Tensor, timestep: Tensor, model_options: dict | None = None, seed: Any = None) -> Any:
+    return executor(x, timestep, with_step(model_options or {}, Step.of_guider(executor.class_obj, x)), seed)
+
+
+def _note_call(
+    executor: Any, x: Tensor, t: Tensor, c_concat: Any, c_crossattn: Any, control: Any, options: dict, **kwargs: Any
+) -> Any:
+    call = Call(options.get(STEP, Step()), x, t, options)
+    out = executor(x, t, c_concat, c_crossattn, control, {**options, CALL: call}, **kwargs)
+    for pair in options.get(PAIRS, ()):
+        pair.check_reached(call)
+    return out

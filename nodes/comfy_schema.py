@@ -1,0 +1,42 @@
+"""What the node classes share: this pack's types, and what differs between the ComfyUI versions it supports."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from typing import Any
+
+from comfy_api.latest import io
+
+log = logging.getLogger(__name__)
+
+CATEGORY = "DHumanDiff"
+
+AdapterType = io.Custom("DHD_ADAPTER")
+ReferenceType = io.Custom("DHD_REFERENCE")
+# InsightFace objects under the names that other packs use for them: IPAdapter_plus, InstantID and PuLID.
+FACE_ANALYSIS_TYPES = [io.FaceAnalysis, io.Custom("INSIGHTFACE"), io.Custom("FACEANALYSIS")]
+
+_SCHEMA_FIELDS = frozenset(inspect.signature(io.Schema).parameters)
+
+# Inputs that the page folds away; ComfyUI 0.3.64 does not know the word yet.
+ADVANCED: dict[str, Any] = (
+    {"advanced": True} if "advanced" in inspect.signature(io.Float.Input.__init__).parameters else {}
+)
+
+
+def schema(**fields: Any) -> io.Schema:
+    """An `io.Schema` in this pack's category, without the fields that an older ComfyUI does not know."""
+    fields = {"category": CATEGORY, **fields}
+    return io.Schema(**{name: value for name, value in fields.items() if name in _SCHEMA_FIELDS})
+
+
+def tell(node: type[io.ComfyNode], text: str) -> None:
+    """Show a note on the node in the page, and in the log. Needs ``hidden=[io.Hidden.unique_id]`` in the schema."""
+    log.warning("%s: %s", node.SCHEMA.display_name if node.SCHEMA else node.__name__, text)
+    node_id = getattr(node.hidden, "unique_id", None)
+    if node_id is None:  # called outside the server
+        return
+    from server import PromptServer
+
+    PromptServer.instance.send_progress_text(text, node_id)

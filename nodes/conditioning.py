@@ -1,0 +1,103 @@
+"""Visual disparity-aware conditioning: two references into a MODEL."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..dhumandiff.references import same_person_warning
+from .comfy_pair import apply_pair
+from .comfy_schema import ADVANCED, AdapterType, ReferenceType, schema, tell
+
+
+class DHDApplyPair(io.ComfyNode):
+    """MODEL -> MODEL that draws both people."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        person_strength = {"default": 1.0, "min": 0.0, "max": 3.0, "step": 0.05, **ADVANCED}
+        share = {"min": 0.0, "max": 1.0, "step": 0.01, **ADVANCED}
+        return schema(
+            node_id="DHDApplyPair",
+            display_name="Apply Disparity-Aware Conditioning",
+            description="Draws the two references' faces with this model. Each person has weights of their own, which is "
+            "what keeps the two apart; masks are not needed. Works with KSampler and every other sampler.",
+            search_aliases=["apply pair", "two faces", "couple", "ipadapter", "face id", "dhumandiff"],
+            inputs=[
+                io.Model.Input("model", tooltip="An SDXL model."),
+                AdapterType.Input("adapter", tooltip="From Load DHumanDiff Adapter."),
+                ReferenceType.Input("reference_1", tooltip="Person 1: @1 in the prompt."),
+                ReferenceType.Input(
+                    "reference_2",
+                    optional=True,
+                    tooltip="Person 2: @2 in the prompt. Leave open for a portrait of one.",
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=0.0,
+                    max=3.0,
+                    step=0.05,
+                    tooltip="How much the faces count. 1.0 is as trained; less gives the words more say. The cascade puts its "
+                    "scene and face strength in the place of this one.",
+                ),
+                io.Float.Input(
+                    "strength_1", **person_strength, tooltip="Multiplies the strength for person 1, when one face wins."
+                ),
+                io.Float.Input(
+                    "strength_2", **person_strength, tooltip="Multiplies the strength for person 2, when one face wins."
+                ),
+                io.Float.Input(
+                    "start", default=0.0, **share, tooltip="Share of sampling at which the faces begin to count."
+                ),
+                io.Float.Input("end", default=1.0, **share, tooltip="Share of sampling at which they cease to count."),
+                io.Mask.Input(
+                    "mask_1",
+                    optional=True,
+                    tooltip="Where person 1 may be (white). Optional; same shape as the picture. One for all pictures of a "
+                    "batch, or one each.",
+                ),
+                io.Mask.Input("mask_2", optional=True, tooltip="Where person 2 may be (white)."),
+            ],
+            outputs=[io.Model.Output("model_out", display_name="model", tooltip="The model with both people.")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def validate_inputs(cls, start: float | None = None, end: float | None = None) -> bool | str:
+        if start is not None and end is not None and start >= end:
+            return f"start ({start:g}) must be before end ({end:g}): they are shares of sampling."
+        return True
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        adapter: Any,
+        reference_1: Any,
+        strength: float,
+        strength_1: float,
+        strength_2: float,
+        start: float,
+        end: float,
+        reference_2: Any = None,
+        mask_1: Any = None,
+        mask_2: Any = None,
+    ) -> io.NodeOutput:
+        references = [r for r in (reference_1, reference_2) if r is not None]
+        warning = same_person_warning(*references) if len(references) == 2 else None
+        if warning:
+            tell(cls, warning)
+        persons = len(references)
+        patched = apply_pair(
+            model,
+            adapter,
+            references,
+            strength,
+            person_strengths=(strength_1, strength_2)[:persons],
+            masks=(mask_1, mask_2)[:persons],
+            start=start,
+            end=end,
+        )
+        return io.NodeOutput(patched)

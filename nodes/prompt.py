@@ -1,0 +1,67 @@
+"""Subject-augmented prompting: a sentence in which two words are two people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..dhumandiff.prompt import describe_binding, parse_prompt
+from .comfy_schema import ADVANCED, AdapterType, ReferenceType, schema, tell
+from .comfy_text import encode_subject_prompt, token_words
+
+
+class DHDSubjectPrompt(io.ComfyNode):
+    """Text with marked words -> CONDITIONING in which those words carry the faces."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="DHDSubjectPrompt",
+            display_name="Encode Subject-Augmented Prompt",
+            description="Write word@1 and word@2 where a word names person 1 or person 2: "
+            '"A man@1 and a woman@2 on a bench". Without marks the first two person nouns are taken. '
+            "Weights (man@1:1.2), embeddings and long prompts work as in CLIP Text Encode.",
+            search_aliases=["prompt", "text encode", "clip", "who is who", "subject", "dhumandiff"],
+            inputs=[
+                io.Clip.Input("clip", tooltip="The CLIP of an SDXL checkpoint."),
+                AdapterType.Input("adapter", tooltip="From Load DHumanDiff Adapter."),
+                ReferenceType.Input("reference_1", tooltip="Person 1: @1 in the text."),
+                ReferenceType.Input("reference_2", optional=True, tooltip="Person 2: @2 in the text."),
+                io.String.Input(
+                    "text",
+                    multiline=True,
+                    dynamic_prompts=True,
+                    default="A man@1 and a woman@2 on a bench in a garden. The man@1 wears a black tuxedo, "
+                    "the woman@2 a white dress",
+                    tooltip="The sentence. @1 and @2 behind a word say who it is; \\@ is a plain @.",
+                ),
+                io.Combo.Input(
+                    "mentions",
+                    options=["first", "all"],
+                    default="first",
+                    tooltip="Which words carry a face: the first mention of each person, as the weights were trained, or all.",
+                    **ADVANCED,
+                ),
+            ],
+            outputs=[
+                io.Conditioning.Output("conditioning", tooltip="For the positive input of a sampler."),
+                io.String.Output("bound_words", tooltip="Which words and tokens were bound to whom."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls, clip: Any, adapter: Any, reference_1: Any, text: str, mentions: str, reference_2: Any = None
+    ) -> io.NodeOutput:
+        references = [r for r in (reference_1, reference_2) if r is not None]
+        prompt = parse_prompt(text, persons=len(references), mentions=mentions)
+        unbound = prompt.unbound_persons(len(references))
+        if unbound:
+            people = " and ".join(f"person {person}" for person in unbound)
+            tell(
+                cls, f"No word names {people}: the face still counts, but no word carries it. Write word@{unbound[0]}."
+            )
+        conditioning, bound = encode_subject_prompt(clip, adapter, references, prompt)
+        return io.NodeOutput(conditioning, describe_binding(prompt, bound, token_words(clip, prompt.text)))

@@ -1,0 +1,247 @@
+"""Reference-face encoding: photos -> people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from comfy_api.latest import io, ui
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from ..dhumandiff.encode import EncodeReport, encode_reference
+from ..dhumandiff.errors import ReferenceError
+from ..dhumandiff.faces import InsightFaceAnalyser
+from ..dhumandiff.references import FaceReference
+from .comfy_folders import (
+    face_pack_choices,
+    insightface_root,
+    new_reference_path,
+    reference_choices,
+    reference_path,
+)
+from .comfy_schema import ADVANCED, FACE_ANALYSIS_TYPES, ReferenceType, schema, tell
+from .comfy_vision import VisionTower
+
+WHICH = ("largest", "left-most", "right-most", "by index")
+
+
+class DHDLoadFaceAnalysis(io.ComfyNode):
+    """An InsightFace model pack on a chosen device."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="DHDLoadFaceAnalysis",
+            display_name="Load Face Analysis",
+            description="InsightFace: finds faces and tells them apart. Its own packs are for non-commercial use.",
+            search_aliases=["insightface", "buffalo_l", "antelopev2", "face detector", "face recognition"],
+            inputs=[
+                io.Combo.Input(
+                    "pack",
+                    options=face_pack_choices(),
+                    tooltip="A folder in models/insightface/models. DHumanDiff's weights were trained with buffalo_l.",
+                ),
+                io.Combo.Input(
+                    "provider",
+                    options=["auto", "CPU", "CUDA", "CoreML", "DirectML"],
+                    default="auto",
+                    tooltip="What runs the models. When it cannot be had, the CPU does, and a note says so.",
+                ),
+                io.Boolean.Input(
+                    "download",
+                    default=False,
+                    tooltip="Fetch the pack (about 300 MB) from InsightFace's own release page when it is not there.",
+                    **ADVANCED,
+                ),
+            ],
+            outputs=[io.FaceAnalysis.Output("face_analysis", tooltip="For Encode Reference Face.")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, pack: str, provider: str, download: bool) -> io.NodeOutput:
+        analyser = InsightFaceAnalyser.from_pack(pack, insightface_root(), provider, allow_download=download)
+        if analyser.note:
+            tell(cls, analyser.note)
+        return io.NodeOutput(analyser)
+
+
+class DHDEncodeReference(io.ComfyNode):
+    """Photos of one person -> a reference."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="DHDEncodeReference",
+            display_name="Encode Reference Face",
+            description="What is to be known of one person, from one or more photos of them. "
+            "Use photos of people who agreed to it.",
+            search_aliases=["face", "reference", "photo", "person", "encode face", "face id", "dhumandiff"],
+            inputs=[
+                io.Image.Input("image", tooltip="One photo of the person, or a batch of several."),
+                io.ClipVision.Input("clip_vision", tooltip="CLIP ViT-H/14, the image encoder of IP-Adapter."),
+                io.MultiType.Input(
+                    "face_analysis",
+                    types=FACE_ANALYSIS_TYPES,
+                    tooltip="From Load Face Analysis, or an InsightFace loader of another pack.",
+                ),
+                io.Combo.Input(
+                    "which",
+                    options=list(WHICH),
+                    default=WHICH[0],
+                    tooltip="Which face, when a photo shows several people.",
+                ),
+                io.Int.Input(
+                    "index",
+                    default=0,
+                    min=0,
+                    max=99,
+                    tooltip="For `by index`: 0 is the largest face, 1 the next.",
+                    **ADVANCED,
+                ),
+                io.Boolean.Input(
+                    "normalise_light",
+                    default=False,
+                    tooltip="Evens out light from one side and wrong exposure in the crop. The method takes the light of the "
+                    "reference for the person's looks.",
+                ),
+                io.String.Input("name", default="", tooltip="What messages call this person. Optional.", **ADVANCED),
+            ],
+            outputs=[
+                ReferenceType.Output("reference", tooltip="The person, for the other DHumanDiff nodes."),
+                io.Image.Output("crop", tooltip="What the model sees of each photo, with the face's box."),
+                io.String.Output("report", tooltip="What was measured of each photo, and what to do better."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        image: Tensor,
+        clip_vision: Any,
+        face_analysis: Any,
+        which: str,
+        index: int,
+        normalise_light: bool,
+        name: str = "",
+    ) -> io.NodeOutput:
+        analyser = face_analysis if hasattr(face_analysis, "detect") else InsightFaceAnalyser(face_analysis)
+        reference, report = encode_reference(
+            list(image),
+            VisionTower(clip_vision),
+            analyser,
+            which=index if which == "by index" else which,
+            normalise_light=normalise_light,
+            name=name,
+        )
+        for warning in report.warnings():
+            tell(cls, warning)
+        crop = boxed_crops(reference, report)
+        return io.NodeOutput(reference, crop, str(report), ui=ui.PreviewImage(crop, cls=cls))
+
+
+def boxed_crops(reference: FaceReference, report: EncodeReport) -> Tensor:
+    """The crops with the face's box drawn in, [N, S, S, 3] float 0..1."""
+    drawn = []
+    for crop, photo in zip(reference.crop, report.photos, strict=True):
+        picture = Image.fromarray((crop * 255).round().byte().numpy())
+        colour = "#ffb000" if photo.warnings() else "#40c080"
+        ImageDraw.Draw(picture).rectangle([float(edge) for edge in photo.face_in_crop.box], outline=colour, width=4)
+        drawn.append(np.asarray(picture))
+    return torch.from_numpy(np.stack(drawn)).float() / 255
+
+
+class DHDSaveReference(io.ComfyNode):
+    """Keep a person for later."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="DHDSaveReference",
+            display_name="Save Reference",
+            description="Saves a person to models/dhumandiff/references, so that they are encoded once.",
+            search_aliases=["save face", "face model", "dhumandiff"],
+            inputs=[
+                ReferenceType.Input("reference"),
+                io.String.Input("file_name", default="person", tooltip="Name of the file, without ending."),
+                io.Boolean.Input(
+                    "overwrite", default=False, tooltip="Whether another person saved under this name may be replaced."
+                ),
+            ],
+            outputs=[],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, reference: FaceReference, file_name: str, overwrite: bool) -> io.NodeOutput:
+        path = new_reference_path(file_name)
+        if path.exists() and not overwrite and not same(FaceReference.load(path), reference):
+            raise ReferenceError(
+                f"There is another person saved as {path.name!r}. Choose another name, or switch `overwrite` on."
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        reference.save(path)
+        return io.NodeOutput(ui=ui.PreviewText(f"saved as {path.name}"))
+
+
+def same(first: FaceReference, second: FaceReference) -> bool:
+    """Whether two references hold the same identity and pictures."""
+    pairs = [(first.identity, second.identity), (first.clip_hidden, second.clip_hidden)]
+    return all(
+        (a is None) == (b is None) and (a is None or (a.shape == b.shape and torch.equal(a, b))) for a, b in pairs
+    )
+
+
+class DHDLoadReference(io.ComfyNode):
+    """A person that was saved."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="DHDLoadReference",
+            display_name="Load Reference",
+            description="A person saved by Save Reference. Needs neither photo nor face models.",
+            search_aliases=["load face", "face model", "dhumandiff"],
+            inputs=[
+                io.Combo.Input("file_name", options=reference_choices(), tooltip="From models/dhumandiff/references.")
+            ],
+            outputs=[ReferenceType.Output("reference", tooltip="The person, for the other DHumanDiff nodes.")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, file_name: str) -> float:
+        return reference_path(file_name).stat().st_mtime
+
+    @classmethod
+    def execute(cls, file_name: str) -> io.NodeOutput:
+        return io.NodeOutput(FaceReference.load(reference_path(file_name)))
+
+
+class DHDSwapPersons(io.ComfyNode):
+    """One switch for who is person 1 and who is person 2."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="DHDSwapPersons",
+            display_name="Swap Persons",
+            description="Put between the references and everything that reads them: one switch exchanges person 1 and 2 "
+            "in model and prompt alike.",
+            search_aliases=["swap faces", "order", "exchange", "dhumandiff"],
+            inputs=[
+                ReferenceType.Input("reference_1"),
+                ReferenceType.Input("reference_2"),
+                io.Boolean.Input("swap", default=False, tooltip="On: the second reference becomes person 1."),
+            ],
+            outputs=[
+                ReferenceType.Output("person_1", tooltip="@1 in the prompt."),
+                ReferenceType.Output("person_2", tooltip="@2 in the prompt."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, reference_1: FaceReference, reference_2: FaceReference, swap: bool) -> io.NodeOutput:
+        return io.NodeOutput(*((reference_2, reference_1) if swap else (reference_1, reference_2)))

@@ -1,0 +1,195 @@
+"""Cascaded inference: as a guider for any sampler, and as a KSampler in one piece."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.model_management as model_management
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import latent_preview
+import torch
+import torch.nn.functional as F
+from comfy_api.latest import io
+
+from ..dhumandiff.cascade import FACE_STRENGTH, FOCUS_SHARE, SCENE_STRENGTH
+from .comfy_cascade import MODES, CascadeGuider
+from .comfy_schema import ADVANCED, schema
+
+
+def cascade_inputs() -> list[io.Input]:
+    """The options of the cascade, the same in both nodes."""
+    return [
+        io.Float.Input(
+            "scene_strength",
+            default=SCENE_STRENGTH,
+            min=0.0,
+            max=3.0,
+            step=0.05,
+            tooltip="How much the faces count outside of the faces: less lets clothing and place follow the words.",
+        ),
+        io.Float.Input(
+            "face_strength",
+            default=FACE_STRENGTH,
+            min=0.0,
+            max=3.0,
+            step=0.05,
+            tooltip="How much the faces count where the faces are: more is more alike.",
+        ),
+        io.Float.Input(
+            "focus_share",
+            default=FOCUS_SHARE,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            tooltip="Share of the picture that counts as face: 0.10 for half figures; more for close-ups, less for full bodies.",
+            **ADVANCED,
+        ),
+        io.Combo.Input(
+            "mode",
+            options=list(MODES),
+            default=MODES[0],
+            tooltip="two_strength: the focus is found while sampling, about twice the time of a plain run. "
+            "released: as published, a first run for the mask and then a second one, about three times.",
+            **ADVANCED,
+        ),
+    ]
+
+
+def make_guider(
+    model: Any, positive: Any, negative: Any, cfg: float, scene: float, face: float, share: float, mode: str
+) -> CascadeGuider:
+    """A guider with everything set."""
+    guider = CascadeGuider(model)
+    guider.set_cascade(scene, face, share, mode)
+    guider.set_conds(positive, negative)
+    guider.set_cfg(cfg)
+    return guider
+
+
+class DHDCascadeGuider(io.ComfyNode):
+    """MODEL with a pair -> GUIDER for SamplerCustomAdvanced."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="DHDCascadeGuider",
+            display_name="Cascade Guider",
+            description="Cascaded inference as a guider: scene and faces at two strengths, with any sampler and scheduler.",
+            search_aliases=["cascade", "guider", "two strengths", "cfg guider", "dhumandiff"],
+            inputs=[
+                io.Model.Input("model", tooltip="From Apply Disparity-Aware Conditioning."),
+                io.Conditioning.Input("positive"),
+                io.Conditioning.Input("negative"),
+                io.Float.Input(
+                    "cfg", default=5.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="5 is as published."
+                ),
+                *cascade_inputs(),
+            ],
+            outputs=[io.Guider.Output("guider", tooltip="For SamplerCustomAdvanced.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        positive: Any,
+        negative: Any,
+        cfg: float,
+        scene_strength: float,
+        face_strength: float,
+        focus_share: float,
+        mode: str,
+    ) -> io.NodeOutput:
+        guider = make_guider(model, positive, negative, cfg, scene_strength, face_strength, focus_share, mode)
+        return io.NodeOutput(guider)
+
+
+class DHDCascadeKSampler(io.ComfyNode):
+    """KSampler with the cascade inside, and the focus mask as an output."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="DHDCascadeKSampler",
+            display_name="KSampler (DHumanDiff Cascade)",
+            description="Samples the scene at one strength of the faces and the faces at another.",
+            search_aliases=["ksampler", "cascade", "sampler", "two strengths", "dhumandiff"],
+            inputs=[
+                io.Model.Input("model", tooltip="From Apply Disparity-Aware Conditioning."),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=True,
+                    tooltip="The same seed gives the same picture.",
+                ),
+                io.Int.Input(
+                    "steps", default=50, min=1, max=10000, tooltip="50 is as published; 25 to 30 do in most cases."
+                ),
+                io.Float.Input(
+                    "cfg", default=5.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="5 is as published."
+                ),
+                io.Combo.Input("sampler_name", options=comfy.samplers.KSampler.SAMPLERS, default="euler"),
+                io.Combo.Input("scheduler", options=comfy.samplers.KSampler.SCHEDULERS, default="normal"),
+                io.Conditioning.Input("positive", tooltip="From Encode Subject-Augmented Prompt."),
+                io.Conditioning.Input("negative", tooltip="From CLIP Text Encode."),
+                io.Latent.Input("latent_image", tooltip="An empty latent, or a picture to work on."),
+                io.Float.Input(
+                    "denoise",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Less than 1 keeps that much of the picture in latent_image.",
+                ),
+                *cascade_inputs(),
+            ],
+            outputs=[
+                io.Latent.Output("latent", tooltip="The sampled latent."),
+                io.Mask.Output("focus", tooltip="Where the face strength was used."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        seed: int,
+        steps: int,
+        cfg: float,
+        sampler_name: str,
+        scheduler: str,
+        positive: Any,
+        negative: Any,
+        latent_image: dict[str, Any],
+        denoise: float,
+        scene_strength: float,
+        face_strength: float,
+        focus_share: float,
+        mode: str,
+    ) -> io.NodeOutput:
+        guider = make_guider(model, positive, negative, cfg, scene_strength, face_strength, focus_share, mode)
+        samples = comfy.sample.fix_empty_latent_channels(model, latent_image["samples"])
+        noise = comfy.sample.prepare_noise(samples, seed, latent_image.get("batch_index"))
+        schedule = comfy.samplers.KSampler(
+            model, steps, model.load_device, sampler_name, scheduler, denoise, model.model_options
+        )
+        sampled = guider.sample(
+            noise,
+            samples,
+            comfy.samplers.sampler_object(sampler_name),
+            schedule.sigmas,
+            denoise_mask=latent_image.get("noise_mask"),
+            callback=latent_preview.prepare_callback(model, steps),
+            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+            seed=seed,
+        )
+        sampled = sampled.to(model_management.intermediate_device())
+        focus = guider.focus
+        if focus is None:  # nothing was sampled (denoise 0), or the pair never acted
+            focus = torch.zeros(sampled.shape[0], *sampled.shape[-2:])
+        focus = F.interpolate(focus[:, None].float().cpu(), scale_factor=8, mode="nearest")[:, 0]
+        return io.NodeOutput({**latent_image, "samples": sampled}, focus)

@@ -1,0 +1,30 @@
+"""Fixtures that several rooms share: real faces, and the models that find them."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def faces_root() -> Path:
+    """The folder with `models/mini` (a small InsightFace pack) and `photos/`; skips, saying what to set, when absent."""
+    root = Path(os.environ.get("DHUMANDIFF_TEST_FACES") or Path(__file__).parents[2] / "shared" / "faces")
+    if not (root / "models" / "mini").is_dir() or not (root / "photos").is_dir():
+        pytest.skip(f"no real faces at {root}: set DHUMANDIFF_TEST_FACES to a folder with models/mini and photos")
+    return root
+
+
+@pytest.fixture(scope="session")
+def face_photos(faces_root: Path) -> Path:
+    """The folder with obama.jpg, obama2.jpg (one person) and biden.jpg."""
+    return faces_root / "photos"
+
+
+@pytest.fixture(scope="session")
+def face_analyser(faces_root: Path):
+    """A real detector and recogniser, small enough for tests."""
+    pytest.importorskip("insightface", reason="install it with: pip install insightface onnxruntime")
+    from dhumandiff.faces import InsightFaceAnalyser
+
+    return InsightFaceAnalyser.from_pack("mini", root=faces_root, provider="CPU")

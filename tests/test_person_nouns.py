@@ -1,0 +1,125 @@
+"""Who is who in a sentence without marks."""
+
+import pytest
+from test_prompt import CAPTION, named
+
+from dhumandiff.errors import PromptError
+from dhumandiff.prompt import parse_prompt
+
+
+def test_a_sentence_about_nobody_binds_nobody():
+    prompt = parse_prompt("a bench in a garden")
+    assert prompt.mentions == ()
+    assert prompt.unbound_persons(2) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("A man and a woman on a bench", ["man", "woman"]),
+        ("A WOMAN and her Husband", ["WOMAN", "Husband"]),
+        ("a mother with her daughter", ["mother", "daughter"]),
+        ("The bride hugs the mother", ["bride", "mother"]),
+        ("The bride is kissed by the woman", ["bride", "woman"]),
+        ("a bride-to-be and the best man", ["bride-to-be", "man"]),
+        ("a mother-in-law and her son", ["mother-in-law", "son"]),
+        ("a woman and a woman", ["woman", "woman"]),
+        ("A woman sits by a wall, another woman stands", ["woman", "woman"]),
+        ("two women: one woman in red, one woman in blue", ["woman", "woman"]),
+        ("The first woman wears red, the second woman blue", ["woman", "woman"]),
+        ("A girl sits. The other girl stands.", ["girl", "girl"]),
+        ("A man sits. The man smiles. A woman stands.", ["man", "woman"]),
+        ("1girl, 1boy, bench", ["girl", "boy"]),
+        ("man, woman, garden", ["man", "woman"]),
+        ("a woman's hand in a man’s hand", ["woman", "man"]),
+        ("(a young (man:1.2):0.9) and [a (lady)]", ["man", "lady"]),
+        ("a\nman and\n\na woman", ["man", "woman"]),
+        ("a couple, a man and a woman", ["man", "woman"]),
+        ("a boy with his parents' dog and a girl", ["boy", "girl"]),
+    ],
+)
+def test_the_first_two_person_nouns_are_bound_in_order(text, words):
+    assert named(text) == list(enumerate(words, 1))
+
+
+NOT_PEOPLE = """a snowman|a superman logo|mankind|a man-made lake|baby's breath|a baby blue wall|a king size bed|
+a princess dress|a man statue|a half-man|embedding:man|a ſon, a kİd|a womanly charm|a man bun|a fiance\u0301e"""
+
+
+@pytest.mark.parametrize("before", NOT_PEOPLE.split("|"))
+def test_nouns_inside_other_words_and_nouns_that_are_no_people_are_passed_over(before):
+    assert named(f"{before}, a girl and a boy") == [(1, "girl"), (2, "boy")]
+
+
+def test_a_noun_that_describes_the_next_one_is_no_person_of_its_own():
+    assert named("a baby girl and her twin brother") == [(1, "girl"), (2, "brother")]
+    assert named("an old lady friend and a boy king") == [(1, "friend"), (2, "king")]
+
+
+def test_what_somebody_is_dressed_as_is_nobody_else():
+    assert named("A man dressed as a king and a woman dressed like a queen") == [(1, "man"), (2, "woman")]
+
+
+def test_a_caption_is_bound_by_its_first_mentions_and_followed_through_on_request():
+    assert named(CAPTION) == [(1, "man"), (2, "woman")]
+    followed = [(1, "man"), (2, "woman"), (1, "man"), (1, "groom"), (2, "bride"), (2, "woman")]
+    assert named(CAPTION, mentions="all") == followed
+
+
+@pytest.mark.parametrize(
+    ("text", "later"),
+    [
+        ("A man and a woman. The groom kisses the bride.", [(1, "groom"), (2, "bride")]),
+        ("A man and a woman. The lady and the gentleman.", [(2, "lady"), (1, "gentleman")]),
+        ("A mother and her daughter. The woman hugs the girl.", [(1, "woman"), (2, "girl")]),
+        ("An old man and a young man. The young man waves to the old man.", [(2, "man"), (1, "man")]),
+        ("A woman and another woman. The first woman sings, the second woman dances.", [(1, "woman"), (2, "woman")]),
+        ("A man and woman; man in black, woman in white", [(1, "man"), (2, "woman")]),
+        ("A mother and her son. Her son smiles.", [(2, "son")]),
+        # Not certain, so left alone:
+        ("A woman and another woman. The woman smiles.", []),
+        ("A woman and her friend. The lady smiles.", []),  # the friend may be a lady
+        ("A man and a boy. The bride waves.", []),
+        ("A man and a woman. His mother watches.", []),
+        ("A man and a woman. A man in the background. The groom smiles.", []),
+        ("A man and a woman, three women far behind. The bride smiles.", []),
+        ("A man and a woman. The other woman waves.", []),
+        ("A man and a woman. The husbands wave.", []),
+    ],
+)
+def test_later_nouns_follow_only_where_it_is_certain(text, later):
+    assert named(text, mentions="all")[2:] == later
+
+
+def test_one_person_needs_one_noun():
+    assert named("a woman, the bride", persons=1) == [(1, "woman")]
+    assert named("a woman, the bride", persons=1, mentions="all") == [(1, "woman"), (1, "bride")]
+
+
+def test_three_people_are_bound_where_three_are_asked_for():
+    assert named("a mother, a father and their child", persons=3) == [(1, "mother"), (2, "father"), (3, "child")]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("two women on a bench", r'"women" names several people .* write "a woman@1 and a woman@2"'),
+        ("three little babies", 'write "a baby@1 and a baby@2"'),
+        ("two wives", 'write "a wife@1 and a wife@2"'),
+        ("two uncles", 'write "an uncle@1 and an uncle@2"'),
+        ("a couple", r'"couple" names several .* write "a man@1 and a woman@2"'),
+        ("a man in a hat", r'2 people, but only "man" was found\. .* man@1, and @2 behind'),
+        ("a man and two women", r'only "man" was found \("women" names several people at once\)'),
+        ("The man sits. The man smiles.", 'only "man" was found'),
+        ("woman, woman", r'whether "woman" is the "woman" named before .* woman@1 .* woman@2'),
+        ("The woman on the left, the woman on the right, a child", 'whether "woman" is the "woman" named before'),
+        ("A young woman. The old woman. A man.", 'whether "woman" is the "woman" named before'),
+        ("A man in a garden. The groom smiles. A woman.", r'whether "groom" is the "man" .* man@1 .* groom@2'),
+        ("Here is a woman, there is a lady, and a man", 'whether "lady" is the "woman" named before'),
+        ("Two women and a man and a boy", r'"women" names several people at once, .* man@1 and boy@2'),
+    ],
+)
+def test_people_who_cannot_be_told_apart_are_refused_with_the_words_to_mark(text, message):
+    for mentions in ("first", "all"):
+        with pytest.raises(PromptError, match=message):
+            parse_prompt(text, 2, mentions)
