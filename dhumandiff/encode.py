@@ -48,6 +48,7 @@ class PhotoReport:
     size: tuple[int, int]
     faces_found: int
     quality: PhotoQuality
+    face_in_crop: Face
     notes: tuple[str, ...] = ()
     similarity: float | None = None
 
@@ -208,7 +209,9 @@ def _take(
     if crop_note:
         notes.append(crop_note)
     height, width = photo.pixels.shape[:2]
-    report = PhotoReport(photo.name, (width, height), len(found), assess(photo.pixels, face, crop, moved), tuple(notes))
+    report = PhotoReport(
+        photo.name, (width, height), len(found), assess(photo.pixels, face, crop, moved), moved, tuple(notes)
+    )
     return _Taken(
         report,
         face,

@@ -19,9 +19,8 @@ FORMAT = "dhumandiff-reference"
 FORMAT_VERSION = "1"
 
 SAME_PERSON = 0.4
-"""Cosine similarity from which two identities count as one person. Different people stay below about 0.3 with
-InsightFace's packs (0.22 at most with the small test recogniser), photos of one person lie mostly above 0.5 (0.73
-there); 0.4 lies in the gap, and is the threshold commonly used with buffalo_l."""
+"""Cosine similarity from which two identities count as one person. It is the threshold commonly used with buffalo_l, and
+lies in the gap measured with the small test recogniser: different people 0.22 at most, one person 0.73 or more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +108,7 @@ class FaceReference:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write everything to one .safetensors file; `load` gives back the same bits."""
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         path = Path(path)
@@ -122,7 +122,7 @@ class FaceReference:
         try:
             save_file(tensors, part, metadata={"format": FORMAT, "format_version": FORMAT_VERSION, "name": self.name})
             os.replace(part, path)
-        except OSError as error:
+        except (SafetensorError, OSError) as error:
             raise ReferenceError(
                 f"The reference cannot be saved to {path}: {error}. Choose a folder that exists and can be written to."
             ) from error

@@ -272,6 +272,9 @@ def apply_pair(
         sigma_range=(float(sampling.percent_to_sigma(start)), float(sampling.percent_to_sigma(end))),
     )
 
+    pair.keys_values(0, adapter.load_device, torch.float32)  # too many people are refused here, before sampling
+    pair.forget()
+
     patched = model.clone()
     present = patched.model_options["transformer_options"].get("patches_replace", {}).get("attn2", {})
     for layer, key in enumerate(keys):

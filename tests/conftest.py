@@ -1,9 +1,10 @@
-"""Fixtures that several rooms share: real faces, and the models that find them."""
+"""Fixtures that several rooms share: real faces, and the models that find them. Says what did not run, and why."""
 
 import os
 from pathlib import Path
 
 import pytest
+from comfyui import why_not
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +29,9 @@ def face_analyser(faces_root: Path):
     from dhumandiff.faces import InsightFaceAnalyser
 
     return InsightFaceAnalyser.from_pack("mini", root=faces_root, provider="CPU")
+
+
+def pytest_terminal_summary(terminalreporter):
+    if why_not() is not None:
+        terminalreporter.section("THE COMFYUI TESTS DID NOT RUN")
+        terminalreporter.write_line(f"tests/host was left out: {why_not()}")

@@ -206,7 +206,7 @@ def test_a_word_embedding_of_another_text_encoder_is_refused(adapter, reference)
         (0, (1, 0, 16, 96), "0 references were given"),
         (0, (1, 2, 16, 64), r"shape \[1, 2, 16, 64\] do not fit this adapter: \[batch, persons, tokens, 96\]"),
         (0, (1, 16, 96), r"shape \[1, 16, 96\] do not fit"),
-        (17, (1, 2, 16, 96), "Layer 17 was asked for; the adapter has the layers 0 to 16"),
+        (17, (1, 2, 16, 96), "Layer 17 was asked for, but the adapter has the layers 0 to 16"),
         (-1, (1, 2, 16, 96), "Layer -1 was asked for"),
     ],
 )

@@ -1,6 +1,7 @@
 """Photos in every shape they come in, and the faces in them."""
 
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -15,7 +16,6 @@ from dhumandiff.faces import (
     Face,
     FaceAnalyser,
     InsightFaceAnalyser,
-    PhotoPixels,
     align,
     as_photo,
     assess,
@@ -38,7 +38,9 @@ def gradient(height: int = 40, width: int = 60) -> np.ndarray:
 def face_at(x: float, y: float, size: float) -> Face:
     """An upright frontal face whose box is a square of that size around a centre."""
     points = (ARCFACE_TEMPLATE - ARCFACE_TEMPLATE.mean(axis=0)) * size / 91 + [x, y]
-    return Face(np.array([x - size / 2, y - size / 2, x + size / 2, y + size / 2], np.float32), points.astype(np.float32))
+    return Face(
+        np.array([x - size / 2, y - size / 2, x + size / 2, y + size / 2], np.float32), points.astype(np.float32)
+    )
 
 
 def similarity(a: np.ndarray, b: np.ndarray) -> float:
@@ -127,7 +129,9 @@ class TestPhotos:
     def test_of_an_animation_the_first_frame_is_used_with_a_note(self, tmp_path, ending):
         frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue", "lime")]
         path = tmp_path / f"moving.{ending}"
-        frames[0].save(path, save_all=True, append_images=frames[1:], **({"lossless": True} if ending == "webp" else {}))
+        frames[0].save(
+            path, save_all=True, append_images=frames[1:], **({"lossless": True} if ending == "webp" else {})
+        )
         photo = load_photo(path)
         assert tuple(photo.pixels[4, 4]) == (255, 0, 0)
         assert "3 pictures" in photo.notes[0]
@@ -168,7 +172,7 @@ class TestPhotos:
         rgb = torch.rand(8, 8, 3)
         with pytest.raises(ImageError, match="NaN"):
             photo_from_tensor(torch.where(rgb > 0.5, torch.nan, rgb), "image 2")
-        with pytest.raises(ImageError, match="image 2 has values from .* to 2.*Scale"):
+        with pytest.raises(ImageError, match=r"image 2 has values from .* to 2.*Scale"):
             photo_from_tensor(rgb * 255 + 1, "image 2")
         with pytest.raises(ImageError, match=r"shape \[8, 8, 2\]"):
             photo_from_tensor(rgb[..., :2])
@@ -280,7 +284,7 @@ class TestQuality:
     def test_each_fault_has_its_sentence_with_what_to_do(self, change, words):
         values = {**vars(self.good), **change}
         (warning,) = PhotoQuality(**values).warnings()
-        assert __import__("re").search(words, warning)
+        assert re.search(words, warning)
         assert "use a" in warning
 
     @pytest.mark.parametrize("yaw", [-40, -20, 0, 20, 40])
@@ -320,7 +324,9 @@ class TestPacks:
         for package in ("insightface.app", "onnxruntime"):
             with monkeypatch.context() as patch:
                 patch.setitem(sys.modules, package, None)
-                with pytest.raises(FaceError, match=r"pip install insightface onnxruntime .*onnxruntime-gpu.*never both"):
+                with pytest.raises(
+                    FaceError, match=r"pip install insightface onnxruntime .*onnxruntime-gpu.*never both"
+                ):
                     InsightFaceAnalyser.from_pack("buffalo_l")
 
     def test_without_opencv_alignment_says_how_to_install_it(self, monkeypatch):
@@ -394,7 +400,9 @@ class TestPacks:
         import onnxruntime
 
         # What onnxruntime-gpu does without CUDA's libraries: the provider is listed, and the session runs on the CPU.
-        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+        monkeypatch.setattr(
+            onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+        )
         with pytest.warns(UserWarning, match="CUDAExecutionProvider"):
             analyser = InsightFaceAnalyser.from_pack("mini", root=faces_root, provider="auto")
         assert analyser.provider == "CPU"
@@ -453,7 +461,10 @@ class TestRealFaces:
         assert similarity(identities["obama"], identities["obama2"]) > 0.6
         assert similarity(identities["obama"], identities["biden"]) < 0.3
 
-    def test_identity_is_what_insightface_itself_says_and_swapped_is_its_answer_to_rgb(self, face_photos, face_analyser):
+    @pytest.mark.filterwarnings("ignore::FutureWarning")
+    def test_identity_is_what_insightface_itself_says_and_swapped_is_its_answer_to_rgb(
+        self, face_photos, face_analyser
+    ):
         from insightface.app.common import Face as InsightFace
 
         photo = load_photo(face_photos / "obama.jpg").pixels
@@ -552,7 +563,3 @@ class TestRealFaces:
             light.append(measure_light(pixels, face).imbalance)
         assert yaw[0] < 0 < yaw[1]
         assert light[1] == pytest.approx(-light[0], abs=0.25)
-
-
-def test_photo_pixels_are_what_encoders_accept_too():
-    assert PhotoPixels(gradient()).notes == ()

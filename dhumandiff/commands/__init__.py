@@ -3,8 +3,8 @@
 Importing a command imports nothing heavy, so that --help answers at once; `run` imports what it needs.
 """
 
-from . import convert, download, inspect
+from . import convert, download, generate, inspect
 
 __all__ = ["COMMANDS"]
 
-COMMANDS = (download, inspect, convert)
+COMMANDS = (generate, download, inspect, convert)

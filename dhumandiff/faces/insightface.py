@@ -237,7 +237,7 @@ def _find_pack(name: str, root: Path, allow_download: bool) -> Path:
         where = f"in {places[0]}" if is_name else f"at {places[0]}"
         raise FaceError(
             f"There is no face model pack {where}.{there} Unpack the pack's zip (buffalo_l or antelopev2, from "
-            "InsightFace's model zoo) to that folder, or allow the download (allow_download=True). InsightFace's own "
+            "InsightFace's model zoo) to that folder, or allow the download (the node's switch `download`; in Python allow_download=True). InsightFace's own "
             "packs are for non-commercial use."
         )
     if _is_pack(folder):

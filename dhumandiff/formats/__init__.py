@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import ModuleType
 
 from ..errors import AdapterError
 from . import ip_adapter, native, released
@@ -49,7 +50,7 @@ def _existing(path: str | os.PathLike[str]) -> Path:
     return path
 
 
-def _format_of(file: TensorFile) -> type[native] | type[ip_adapter]:
+def _format_of(file: TensorFile) -> ModuleType:
     for known in (native, ip_adapter):
         if known.matches(file):
             return known

@@ -83,10 +83,10 @@ def read_tensor_file(path: Path) -> TensorFile:
             f"{path}: this is a Git LFS pointer, a text that stands for the file ({size} bytes). "
             "Fetch the file itself, with `git lfs pull` or from the download page."
         )
-    if head.startswith(b"PK\x03\x04") or head.startswith(b"\x80"):
-        return _checked(TensorFile(path, _read_torch(path, head)))
-    if size > 8 and head[8:9] == b"{":
+    if head[6:9] == b"\x00\x00{":  # eight bytes of length, then JSON; asked first, as a length may begin like a pickle
         return _checked(_read_safetensors(path, size))
+    if head.startswith((b"PK\x03\x04", b"\x80")):
+        return _checked(TensorFile(path, _read_torch(path, head)))
     raise AdapterError(f"{path}: this is no tensor file, it looks like {_guess(head)}. Get the file again.")
 
 
@@ -127,8 +127,11 @@ def _read_torch(path: Path, head: bytes) -> dict[str, Tensor]:
     if head.startswith(b"PK") and not is_zip:
         raise AdapterError(f"{path}: the file is cut off or damaged: the end of the archive is missing. Get it again.")
     try:
-        # Files from before torch 1.6 are no zip archives and cannot be mapped; they are read into memory.
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        # Files from before torch 1.6 are no zip archives and cannot be mapped; they are read into memory. So are those
+        # that someone renamed to .safetensors: torch.load takes that ending at its word when it is given a name.
+        mapped = is_zip and path.suffix != ".safetensors"
+        with path.open("rb") as file:
+            content = torch.load(str(path) if mapped else file, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise AdapterError(
             f"{path}: the file holds Python objects other than tensors, or is damaged. Code in a weights file is never "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -61,8 +62,10 @@ def _umask() -> int:
 
 def _reason(error: Exception) -> str:
     code = getattr(error, "errno", None)
-    if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "No space left" in str(error):
+    if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or re.search("No space left|File too large", str(error)):
         return "no space left on the disk: make room, or choose another place"
     if code in (errno.EACCES, errno.EPERM, errno.EROFS):
         return "permission denied: choose a folder that you may write to"
+    if isinstance(error, RuntimeError):  # torch's writer says which assertion failed, not why
+        return "writing broke off, most likely because the disk is full: make room, or choose another place"
     return getattr(error, "strerror", None) or str(error).splitlines()[0]

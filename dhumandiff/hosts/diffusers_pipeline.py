@@ -1,0 +1,307 @@
+"""Portraits with diffusers: an SDXL base, the pair, and the cascade.
+
+    portrait = Portrait.from_base("models/sdxl-base-1.0")            # a diffusers folder, a checkpoint file, or "tiny"
+    image, focus = portrait.generate(adapter, [reference_1, reference_2], "A man@1 and a woman@2 in a garden")
+
+The cascade is that of the ComfyUI nodes, with the same listeners, masks and blend.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..cascade import FACE_STRENGTH, FOCUS_SHARE, SCENE_STRENGTH, blend, focus_mask
+from ..errors import HostError
+from ..focus import FocusListener, ReleasedListener
+from ..prompt import Prompt, parse_prompt
+from .diffusers import Attached, attach
+from .diffusers_base import choose_device, choose_dtype, load_pipeline, package
+from .diffusers_text import bound_words, encode_prompt
+
+if TYPE_CHECKING:
+    from ..adapter import Adapter
+    from ..references import FaceReference
+
+__all__ = ["MODES", "NEGATIVE", "Portrait", "check_settings"]
+
+MODES = ("none", "two_strength", "released")
+"""Of the cascade: without it, with one trajectory, or as published (cascade.py)."""
+
+NEGATIVE = "monochrome, lowres, bad anatomy, worst quality, low quality"
+"""The negative prompt of the released script."""
+
+
+class Portrait:
+    """An SDXL base that draws portraits of the people in references.
+
+    Attributes:
+        pipeline: diffusers' StableDiffusionXLPipeline; only its parts are used.
+        device, dtype: where and in what the base runs.
+        scheduler: any of diffusers' that steps on a noise prediction; Euler from the start, as the nodes' default.
+    """
+
+    def __init__(self, pipeline: Any, device: torch.device | str = "cpu") -> None:
+        self.pipeline = pipeline.to(device)
+        self.device, self.dtype = torch.device(device), pipeline.unet.dtype
+        self.scheduler = package("diffusers").EulerDiscreteScheduler.from_config(pipeline.scheduler.config)
+
+    @classmethod
+    def from_base(cls, base: str | Path, device: str = "auto", dtype: str = "auto") -> Portrait:
+        """Load a base.
+
+        Args:
+            base: a diffusers folder (with model_index.json), a checkpoint in one .safetensors, or "tiny": random
+                weights, whose pictures are noise.
+            device: "auto" (cuda, else mps, else cpu), or one of them.
+            dtype: "auto" (fp16, on the CPU fp32), "fp16", "bf16" or "fp32".
+
+        Raises:
+            HostError: a package is missing, there is no such base, or it is not SDXL's.
+        """
+        place = choose_device(device)
+        pipeline = load_pipeline(base, choose_dtype("fp32" if base == "tiny" and dtype == "auto" else dtype, place))
+        return cls(pipeline, place)
+
+    def generate(
+        self,
+        adapter: Adapter,
+        references: Sequence[FaceReference],
+        prompt: Prompt | str,
+        negative: str = NEGATIVE,
+        *,
+        seed: int = 0,
+        size: tuple[int, int] = (512, 512),
+        steps: int = 50,
+        cfg: float = 5.0,
+        mode: str = "two_strength",
+        scene_strength: float = SCENE_STRENGTH,
+        face_strength: float = FACE_STRENGTH,
+        focus_share: float = FOCUS_SHARE,
+        strength: float = 1.0,
+        person_strengths: Sequence[float] | None = None,
+        masks: Tensor | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> tuple[Image.Image, Tensor | None]:
+        """Draw one portrait. The same settings and seed give the same picture.
+
+        Args:
+            adapter: the weights. Without a subject path the pair still acts, but no word is mapped.
+            references: one a person, in order.
+            prompt: a sentence with marks (`parse_prompt`), or one already parsed.
+            negative: what to keep away from; without effect at a cfg of 1.
+            seed: of the noise, which is drawn on the CPU and so is the same on every device.
+            size: (width, height) in px, multiples of 8. 512 x 512 is as published.
+            steps: of the scheduler; 50 is as published. The mode released takes them twice.
+            cfg: guidance; 5 is as published, 1 computes no unconditional half.
+            mode: one of `MODES`.
+            scene_strength, face_strength, focus_share: of the cascade.
+            strength: of both persons where the mode is none; in the cascade scene and face strength take its place.
+            person_strengths: one a person, multiplied with the strength in every mode.
+            masks: where each person may be, [P, 1, H, W] 0..1.
+            progress: called with (steps done, all steps).
+
+        Returns:
+            The picture, and the focus mask, bool [height / 8, width / 8]: None in the mode none.
+
+        Raises:
+            HostError: settings that cannot be used, an adapter that does not fit, or NaN on the way.
+        """
+        check_settings(size, steps, cfg, mode, scene_strength, face_strength, focus_share, strength)
+        if isinstance(prompt, str):
+            prompt = parse_prompt(prompt, persons=len(references))
+        conditions = self._conditions(adapter, references, prompt, negative if cfg != 1 else None, size)
+        noise = torch.randn(1, 4, size[1] // 8, size[0] // 8, generator=torch.Generator().manual_seed(seed))
+        guidance = cfg != 1
+        with (
+            torch.no_grad(),
+            attach(self.pipeline.unet, adapter, references, strength, person_strengths, masks, guidance) as attached,
+        ):
+            sampler = _Sampler(self, attached, conditions, cfg, steps * (2 if mode == "released" else 1), progress)
+            if mode == "none":
+                latent, focus = sampler.sample(noise, steps, lambda x, t, _: sampler.predict(strength, x, t)), None
+            elif mode == "two_strength":
+                latent, focus = _two_strength(sampler, noise, steps, scene_strength, face_strength, focus_share)
+            else:
+                latent, focus = _released(sampler, noise, steps, scene_strength, face_strength, focus_share)
+        return self._decode(latent), None if focus is None else focus[0].cpu()
+
+    def bound_words(self, prompt: Prompt) -> str:
+        """Say for people which words of a prompt stand for whom."""
+        return bound_words(self.pipeline.tokenizer, prompt)
+
+    def _conditions(
+        self,
+        adapter: Adapter,
+        references: Sequence[FaceReference],
+        prompt: Prompt,
+        negative: str | None,
+        size: tuple[int, int],
+    ) -> dict[str, Any]:
+        """What the UNet gets beside latent and time: rows [negative; prompt], or the prompt's alone."""
+        parts = self.pipeline
+        encoders = ((parts.tokenizer, parts.tokenizer_2), (parts.text_encoder, parts.text_encoder_2))
+        mapping = adapter if adapter.has_subject_path else None
+        rows = [encode_prompt(*encoders, prompt, mapping, references)[:2]]
+        if negative is not None:
+            rows.insert(0, encode_prompt(*encoders, negative)[:2])
+        # Rows of unlike length are repeated up to a common one: attention to a token twice is attention to it once.
+        tokens = math.lcm(*(embeds.shape[1] for embeds, _ in rows))
+        embeds = torch.cat([embeds.repeat(1, tokens // embeds.shape[1], 1) for embeds, _ in rows])
+        pooled = torch.cat([pooled for _, pooled in rows])
+        width, height = size
+        ids = torch.tensor([[height, width, 0, 0, height, width]] * len(rows))  # original size, corner, target size
+        where = {"device": self.device, "dtype": self.dtype}
+        return {
+            "encoder_hidden_states": embeds.to(**where),
+            "added_cond_kwargs": {"text_embeds": pooled.to(**where), "time_ids": ids.to(**where)},
+        }
+
+    def _decode(self, latent: Tensor) -> Image.Image:
+        vae = self.pipeline.vae
+        if vae.dtype == torch.float16 and vae.config.force_upcast:  # SDXL's VAE overflows in float16
+            vae.to(torch.float32)
+        with torch.no_grad():
+            picture = vae.decode((latent / vae.config.scaling_factor).to(vae.dtype)).sample[0].float()
+        _check_finite(picture, "decoding the picture")
+        values = ((picture / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+        return Image.fromarray(values.permute(1, 2, 0).cpu().numpy())
+
+
+class _Sampler:
+    """Runs the scheduler, and predicts noise at a strength of the pair.
+
+    Args:
+        portrait: its UNet and scheduler.
+        attached: the pair.
+        conditions: see `Portrait._conditions`.
+        cfg: guidance.
+        total: steps of all runs, for progress.
+        progress: called with (steps done, total).
+    """
+
+    def __init__(
+        self,
+        portrait: Portrait,
+        attached: Attached,
+        conditions: dict[str, Any],
+        cfg: float,
+        total: int,
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
+        self.portrait, self.attached, self.conditions = portrait, attached, conditions
+        self.cfg, self.total, self.progress, self.done = cfg, total, progress, 0
+
+    def sample(self, noise: Tensor, steps: int, predict: Callable[[Tensor, Any, bool], Tensor]) -> Tensor:
+        """From noise [1, 4, H, W] of unit variance to a latent, in float32.
+
+        `predict` gets the latent as it is, the time, and whether this is the last step.
+        """
+        scheduler = self.portrait.scheduler
+        scheduler.set_timesteps(steps, device=self.portrait.device)
+        x = noise.to(self.portrait.device) * scheduler.init_noise_sigma
+        times = list(scheduler.timesteps)
+        for i, t in enumerate(times):
+            x = scheduler.step(predict(x, t, i == len(times) - 1), t, x).prev_sample
+            _check_finite(x, f"step {i + 1} of {len(times)}")
+            self.done += 1
+            if self.progress is not None:
+                self.progress(min(self.done, self.total), self.total)
+        return x
+
+    def predict(self, strength: float, x: Tensor, t: Any, observe: Callable | None = None) -> Tensor:
+        """Guided noise at a strength of the pair, float32; `observe` hears every layer."""
+        self.attached.strength, self.attached.observe = strength, observe
+        rows = len(self.conditions["encoder_hidden_states"])
+        scaled = self.portrait.scheduler.scale_model_input(x, t).to(self.portrait.dtype)
+        out = self.portrait.pipeline.unet(scaled.expand(rows, -1, -1, -1), t, **self.conditions).sample.float()
+        if rows == 1:
+            return out
+        unconditional, conditional = out.chunk(2)
+        return unconditional + self.cfg * (conditional - unconditional)
+
+
+def _two_strength(
+    sampler: _Sampler, noise: Tensor, steps: int, scene: float, face: float, share: float
+) -> tuple[Tensor, Tensor | None]:
+    """One trajectory; at every step the focus gathered so far joins both predictions."""
+    listener = FocusListener()
+    focus: Tensor | None = None
+
+    def predict(x: Tensor, t: Any, _: bool) -> Tensor:
+        nonlocal focus
+        at_scene = sampler.predict(scene, x, t, listener)
+        at_face = sampler.predict(face, x, t)
+        maps = listener.maps()
+        if maps is None:  # all persons are at strength 0
+            return at_scene
+        focus = focus_mask(maps, share)
+        return blend(at_scene, at_face, focus)
+
+    return sampler.sample(noise, steps, predict), focus
+
+
+def _released(
+    sampler: _Sampler, noise: Tensor, steps: int, scene: float, face: float, share: float
+) -> tuple[Tensor, Tensor]:
+    """One run for the mask, read at its last step; a second one from the same noise, with both predictions."""
+    listener = ReleasedListener()
+    sampler.sample(noise, steps, lambda x, t, last: sampler.predict(scene, x, t, listener if last else None))
+    focus = listener.mask(1, 100 * (1 - share))
+
+    def predict(x: Tensor, t: Any, _: bool) -> Tensor:
+        return blend(sampler.predict(scene, x, t), sampler.predict(face, x, t), focus)
+
+    return sampler.sample(noise, steps, predict), focus
+
+
+def check_settings(
+    size: tuple[int, int],
+    steps: int,
+    cfg: float,
+    mode: str,
+    scene_strength: float = SCENE_STRENGTH,
+    face_strength: float = FACE_STRENGTH,
+    focus_share: float = FOCUS_SHARE,
+    strength: float = 1.0,
+) -> None:
+    """Refuse settings of `Portrait.generate` that make no picture, before anything heavy is done. HostError."""
+    width, height = size
+    if width % 8 or height % 8 or min(width, height) < 64:
+        raise HostError(
+            f"A picture of {width} x {height} cannot be made: width and height are multiples of 8, from 64 on. "
+            f"Nearest: {max(64, round(width / 8) * 8)} x {max(64, round(height / 8) * 8)}."
+        )
+    if steps < 1:
+        raise HostError(f"{steps} steps make no picture: 1 or more are needed, 50 are as published.")
+    if mode not in MODES:
+        raise HostError(f"The cascade knows the modes {', '.join(MODES)}, not {mode!r}.")
+    limits = {
+        "cfg": (cfg, 1, 100),
+        "strength": (strength, 0, 3),
+        "scene strength": (scene_strength, 0, 3),
+        "face strength": (face_strength, 0, 3),
+        "focus share": (focus_share, 0, 1),
+    }
+    for name, (value, low, high) in limits.items():
+        if not low <= value <= high:  # false for NaN too
+            raise HostError(f"The {name} is {value}; it lies between {low} and {high}.")
+    if mode != "none" and scene_strength == 0:
+        raise HostError(
+            "The scene strength is 0, but the cascade reads the focus mask from the faces at that strength. "
+            "Give it a value above 0 (0.7 is as published), or choose the mode none."
+        )
+
+
+def _check_finite(values: Tensor, where: str) -> None:
+    if not values.isfinite().all():
+        raise HostError(
+            f"NaN or infinite values came out of {where}. Run the base in another dtype (--dtype bf16, or fp32), lower "
+            "the strengths or the guidance, and check that base and adapter files are whole."
+        )

@@ -1,0 +1,33 @@
+"""A real ComfyUI in this process, on the CPU, with the pack loaded the way ComfyUI loads it."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+from comfyui import COMFYUI, REPOSITORY, why_not
+
+collect_ignore_glob = []
+
+if why_not() is None:
+    sys.path.append(str(COMFYUI))  # at the end: ComfyUI has top-level modules called `nodes`, `utils`, `tests`
+    import comfy.cli_args
+
+    comfy.cli_args.args.cpu = True  # before anything imports comfy.model_management
+    comfy.cli_args.args.use_pytorch_cross_attention = True
+
+    # As ComfyUI's loader does it: a package of an arbitrary name.
+    spec = importlib.util.spec_from_file_location(
+        "dhd_pack", REPOSITORY / "__init__.py", submodule_search_locations=[str(REPOSITORY)]
+    )
+    pack = importlib.util.module_from_spec(spec)
+    sys.modules["dhd_pack"] = pack
+    spec.loader.exec_module(pack)
+else:
+    collect_ignore_glob.append("test_*.py")  # tests/conftest.py says so at the end of the run
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if Path(item.fspath).parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.host)

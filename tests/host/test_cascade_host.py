@@ -1,0 +1,171 @@
+"""The cascade in ComfyUI: with any sampler, on any picture shape, beside stock nodes."""
+
+import comfy.samplers
+import pytest
+import tiny_comfy
+import torch
+from dhd_pack.dhumandiff.errors import DHumanDiffError
+from dhd_pack.nodes.comfy_cascade import CascadeGuider
+from dhd_pack.nodes.comfy_pair import apply_pair
+from dhd_pack.nodes.sampling import DHDCascadeKSampler
+from sampling import guider, predict, sample, sigma_at
+
+POSITIVE, NEGATIVE = tiny_comfy.conditioning(1), tiny_comfy.conditioning(2)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_comfy.model_patcher()
+
+
+@pytest.fixture(scope="module")
+def paired(model):
+    return apply_pair(model, tiny_comfy.adapter_patcher(), [tiny_comfy.reference(1), tiny_comfy.reference(2)], 0.3)
+
+
+def cascade(model, mode="two_strength", scene=0.7, face=1.0, share=0.1, cfg=5.0, positive=POSITIVE):
+    made = CascadeGuider(model)
+    made.set_cascade(scene, face, share, mode)
+    made.set_conds(positive, NEGATIVE)
+    made.set_cfg(cfg)
+    return made
+
+
+def at(model, strength, **options):
+    """The same people at a fixed strength, by ComfyUI's own guider."""
+    people = [tiny_comfy.reference(1), tiny_comfy.reference(2)]
+    return guider(apply_pair(model, tiny_comfy.adapter_patcher(), people, strength, **options), POSITIVE, NEGATIVE)
+
+
+@pytest.mark.parametrize("mode", ["two_strength", "released"])
+@pytest.mark.parametrize("shape", [(16, 16), (20, 12), (13, 17)])
+def test_equal_strengths_are_a_plain_run_at_that_strength(model, paired, mode, shape):
+    run = sample(cascade(paired, mode, scene=0.7, face=0.7), (1, 4, *shape))
+    plain = sample(at(model, 0.7), (1, 4, *shape))
+    assert torch.allclose(run, plain, atol=1e-3)
+
+
+def test_a_prediction_is_the_face_s_where_the_focus_is_and_the_scene_s_elsewhere(model, paired):
+    picture, sigma = torch.randn(2, 4, 16, 12) * 10, sigma_at(model, 500)
+    made = cascade(paired)
+    joined = predict(made, picture, sigma)
+    scene, face = (predict(at(model, strength), picture, sigma) for strength in (0.7, 1.0))
+    assert made.focus.shape == (2, 16, 12)
+    assert made.focus.float().mean(dim=(1, 2)).tolist() == pytest.approx([19 / 192] * 2)
+    expected = torch.where(made.focus[:, None], face, scene)
+    assert (joined - expected).abs().max() / sigma < 1e-3
+
+
+@pytest.mark.parametrize("mode", ["two_strength", "released"])
+def test_the_same_seed_gives_the_same_picture_twice(paired, mode):
+    made = cascade(paired, mode)
+    first, focus = sample(made, (1, 4, 16, 16), sampler="euler_ancestral"), made.focus
+    second = sample(made, (1, 4, 16, 16), sampler="euler_ancestral")
+    assert torch.equal(first, second)
+    assert torch.equal(focus, made.focus)
+
+
+@pytest.mark.parametrize("name", ["dpmpp_2m", "heun", "dpm_2", "dpmpp_sde", "uni_pc", "lcm", "ddim"])
+@pytest.mark.parametrize("mode", ["two_strength", "released"])
+def test_any_sampler_runs(paired, name, mode):
+    out = sample(cascade(paired, mode), (1, 4, 12, 12), steps=3, sampler=name, scheduler="karras")
+    assert torch.isfinite(out).all()
+
+
+@pytest.mark.parametrize("mode", ["two_strength", "released"])
+def test_without_guidance_it_runs_too(paired, mode):
+    made = cascade(paired, mode, cfg=1.0)
+    assert torch.isfinite(sample(made, (1, 4, 12, 12))).all()
+    assert made.focus.any()
+
+
+def test_the_released_mask_is_that_of_the_last_step_s_unconditional_half(model, paired, monkeypatch):
+    from dhd_pack.dhumandiff import focus as listening
+    from dhd_pack.dhumandiff.attention import released_attention_map
+    from dhd_pack.dhumandiff.cascade import released_focus_mask
+
+    seen = []
+    listen = listening.ReleasedListener.__call__
+
+    def spy(self, observation):
+        seen.append(observation)
+        listen(self, observation)
+
+    monkeypatch.setattr(listening.ReleasedListener, "__call__", spy)
+    made = cascade(paired, "released")
+    sample(made, (1, 4, 64, 64), steps=2)
+    assert len(seen) == 17  # only the last step is heard, once
+    row = seen[0].roles.index(0)
+    seen.sort(key=lambda observation: observation.layer)
+    maps = [released_attention_map(o.query, o.keys[:, 0], o.heads)[row] for o in seen]
+    assert torch.equal(made.focus[0], released_focus_mask(maps, size=(64, 64)))
+
+
+def test_progress_runs_once_from_start_to_end(paired):
+    steps = []
+    sample(cascade(paired, "released"), (1, 4, 12, 12), callback=lambda step, x0, x, total: steps.append((step, total)))
+    assert steps == [(step, 8) for step in range(8)]
+
+
+def test_an_inpainting_mask_keeps_what_it_covers(paired):
+    latent = torch.randn(1, 4, 16, 16)
+    mask = torch.zeros(1, 1, 16, 16)
+    mask[..., 8:] = 1
+    for mode in ("two_strength", "released"):
+        out = sample(cascade(paired, mode), (1, 4, 16, 16), latent=latent, denoise_mask=mask)
+        assert torch.allclose(out[..., :8], latent[..., :8], atol=1e-3)
+        assert not torch.allclose(out[..., 8:], latent[..., 8:], atol=1e-1)
+
+
+def test_an_area_prompt_counts_for_the_focus_where_it_lies(paired):
+    area = [[POSITIVE[0][0], {**POSITIVE[0][1], "area": (8, 16, 8, 0), "strength": 1.0}]]
+    made = cascade(paired, positive=[*POSITIVE, *area])
+    assert torch.isfinite(sample(made, (1, 4, 16, 16))).all()
+    only = cascade(paired, positive=area)
+    sample(only, (1, 4, 16, 16))
+    assert not only.focus[:, :8].any()
+    assert only.focus[:, 8:].any()
+
+
+def test_released_mode_with_nothing_but_areas_says_what_to_choose(paired):
+    area = [[POSITIVE[0][0], {**POSITIVE[0][1], "area": (8, 16, 8, 0), "strength": 1.0}]]
+    made = CascadeGuider(paired)
+    made.set_cascade(mode="released")
+    made.set_conds(area, area)
+    made.set_cfg(5.0)
+    with pytest.raises(DHumanDiffError, match="Choose the mode `two_strength`"):
+        sample(made, (1, 4, 16, 16))
+
+
+def test_person_strengths_multiply_within_the_cascade(model):
+    people, adapter = [tiny_comfy.reference(1), tiny_comfy.reference(2)], tiny_comfy.adapter_patcher()
+    muted = apply_pair(model, adapter, people, person_strengths=(1.0, 0.0))
+    alone = apply_pair(model, adapter, people[:1])
+    a, b = (sample(cascade(m, scene=0.7, face=0.7), (1, 4, 16, 16)) for m in (muted, alone))
+    assert torch.allclose(a, b, atol=1e-3)
+
+
+def test_the_sampler_node_gives_latent_and_mask(paired):
+    latent = {"samples": torch.zeros(2, 4, 20, 12)}
+    out, focus = DHDCascadeKSampler.execute(
+        paired, 7, 3, 5.0, "euler", "normal", POSITIVE, NEGATIVE, latent, 1.0, 0.7, 1.0, 0.1, "two_strength"
+    ).args
+    assert out["samples"].shape == (2, 4, 20, 12)
+    assert focus.shape == (2, 160, 96)
+    assert set(focus.unique().tolist()) == {0.0, 1.0}
+
+
+def test_image_to_image_starts_from_the_picture(paired):
+    latent = {"samples": torch.randn(1, 4, 16, 16)}
+    near, far = (
+        DHDCascadeKSampler.execute(
+            paired, 7, 4, 5.0, "euler", "normal", POSITIVE, NEGATIVE, latent, denoise, 0.7, 1.0, 0.1, "two_strength"
+        ).args[0]["samples"]
+        for denoise in (0.1, 1.0)
+    )
+    assert (near - latent["samples"]).abs().mean() < (far - latent["samples"]).abs().mean()
+
+
+def test_a_model_without_people_is_refused(model):
+    with pytest.raises(DHumanDiffError, match="Apply Disparity-Aware Conditioning"):
+        CascadeGuider(model).set_cascade()

@@ -1,0 +1,244 @@
+"""The pair lives with what else is done to a model, and leaves nothing behind."""
+
+import comfy.model_management
+import comfy.samplers
+import dhd_pack.dhumandiff.tiny as tiny
+import pytest
+import tiny_comfy
+import torch
+from comfy.ldm.modules.attention import optimized_attention
+from dhd_pack.dhumandiff.errors import DHumanDiffError
+from dhd_pack.nodes.comfy_cascade import CascadeGuider
+from dhd_pack.nodes.comfy_pair import apply_pair, check_fit, pairs_of
+from sampling import guider, predict, sample, sigma_at
+
+POSITIVE, NEGATIVE = tiny_comfy.conditioning(1), tiny_comfy.conditioning(2)
+PICTURE = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(3)) * 10
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_comfy.model_patcher()
+
+
+@pytest.fixture(scope="module")
+def adapter():
+    return tiny_comfy.adapter_patcher()
+
+
+@pytest.fixture(scope="module")
+def people():
+    return [tiny_comfy.reference(1), tiny_comfy.reference(2)]
+
+
+def run(model, sigma=None):
+    return predict(guider(model, POSITIVE, NEGATIVE), PICTURE, sigma_at(model, 500))
+
+
+class Chaining:
+    """An attn2 replace that adds something and asks whatever stood there before."""
+
+    def __init__(self, previous=None):
+        self.previous = previous
+
+    def __call__(self, q, k, v, extra_options):
+        before = self.previous or (lambda q, k, v, o: optimized_attention(q, k, v, o["n_heads"]))
+        return before(q, k, v, extra_options) + 0.5 * q
+
+
+def with_chain(model, keys):
+    chained = model.clone()
+    present = chained.model_options["transformer_options"].get("patches_replace", {}).get("attn2", {})
+    for key in keys:
+        chained.set_model_attn2_replace(Chaining(present.get(key)), *key)
+    return chained
+
+
+class Attn2Replace:
+    """The protocol of ComfyUI_IPAdapter_plus: terms join by ``add``, and the sum goes to the text's attention."""
+
+    def __init__(self, function, **options):
+        self.terms = [(function, options)]
+
+    def add(self, function, **options):
+        self.terms.append((function, options))
+
+    def __call__(self, q, k, v, extra_options):
+        out = optimized_attention(q, k, v, extra_options["n_heads"])
+        for function, options in self.terms:
+            out = out + function(out, q, k, v, extra_options, **options)
+        return out
+
+
+def ip_term(out, q, k, v, extra_options, sigma_start=None, sigma_end=None, size=0.0):
+    return size * q
+
+
+def with_ip_adapter(model, keys, size=0.5):
+    joined = model.clone()
+    options = {"sigma_start": 1e9, "sigma_end": 0.0, "size": size}
+    for key in keys:
+        attn2 = joined.model_options["transformer_options"].setdefault("patches_replace", {}).setdefault("attn2", {})
+        if key in attn2:
+            attn2[key].add(ip_term, **options)
+        else:
+            joined.set_model_attn2_replace(Attn2Replace(ip_term, **options), *key)
+    return joined
+
+
+@pytest.mark.parametrize("other", [with_chain, with_ip_adapter], ids=["chaining replace", "IPAdapter_plus"])
+def test_another_attention_patch_works_before_and_after(model, adapter, people, other):
+    keys = check_fit(model, adapter.model.info)
+    before = run(apply_pair(other(model, keys), adapter, people))
+    after = run(other(apply_pair(model, adapter, people), keys))
+    pair_only, other_only = run(apply_pair(model, adapter, people)), run(other(model, keys))
+    assert torch.allclose(before, after, atol=1e-4)
+    assert not torch.allclose(before, pair_only, atol=1e-2)
+    assert not torch.allclose(before, other_only, atol=1e-2)
+
+
+def test_a_term_joined_to_a_clone_does_not_leak_back(model, adapter, people):
+    patched = apply_pair(model, adapter, people)
+    before = run(patched)
+    with_ip_adapter(patched, check_fit(model, adapter.model.info))
+    assert torch.equal(run(patched), before)
+
+
+def test_a_patch_that_overwrites_the_pair_is_noticed(model, adapter, people):
+    patched = apply_pair(model, adapter, people)
+    for key in check_fit(model, adapter.model.info)[:5]:
+        patched.set_model_attn2_replace(Chaining(), *key)
+    with pytest.raises(DHumanDiffError, match=r"5 of 17 layers.* after that node"):
+        run(patched)
+
+
+def test_two_pairs_add_up(model, adapter, people):
+    halves = apply_pair(apply_pair(model, adapter, people, 0.5), adapter, people, 0.5)
+    assert len(pairs_of(halves)) == 2
+    assert torch.allclose(run(halves), run(apply_pair(model, adapter, people, 1.0)), atol=1e-2)
+
+
+def test_a_lora_on_the_same_layers_works_before_and_after(model, adapter, people):
+    name = "diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_q.weight"
+    change = {name: (torch.randn(128, 128) * 0.05,)}
+
+    def lora(m):
+        m = m.clone()
+        assert m.add_patches({name: ("diff", change[name])}, 1.0) == [name]
+        return m
+
+    before, after = run(apply_pair(lora(model), adapter, people)), run(lora(apply_pair(model, adapter, people)))
+    assert torch.equal(before, after)
+    assert not torch.allclose(before, run(apply_pair(model, adapter, people)), atol=1e-3)
+
+
+def test_a_controlnet_s_residuals_reach_the_same_model(model, adapter, people):
+    class Control:
+        """As much of a ControlNet as sampling asks for."""
+
+        previous_controlnet = None
+        extra_hooks = None
+        multigpu_clones = {}
+
+        def get_control(self, x, t, cond, batched_number, options):
+            return {"middle": [torch.full((x.shape[0], 128, 4, 4), 0.3)], "output": [], "input": []}
+
+        def get_models(self):
+            return []
+
+        def inference_memory_requirements(self, dtype):
+            return 0
+
+        def pre_run(self, *args):
+            pass
+
+        def cleanup(self):
+            pass
+
+        def get_extra_hooks(self):
+            return []
+
+    control = Control()
+    positive, negative = ([[p[0][0], {**p[0][1], "control": control}]] for p in (POSITIVE, NEGATIVE))
+    patched = apply_pair(model, adapter, people)
+    out = predict(guider(patched, positive, negative), PICTURE, sigma_at(model, 500))
+    assert torch.isfinite(out).all()
+    assert not torch.allclose(out, run(patched), atol=1e-3)
+
+
+# --- runs -----------------------------------------------------------------------------------------------------------
+
+
+def test_start_and_end_are_shares_of_sampling(model, adapter, people):
+    def last_half(share_start, share_end):
+        patched = apply_pair(model, adapter, people, start=share_start, end=share_end)
+        early = predict(guider(patched, POSITIVE, NEGATIVE), PICTURE, sigma_at(model, 900))
+        late = predict(guider(patched, POSITIVE, NEGATIVE), PICTURE, sigma_at(model, 100))
+        return early, late
+
+    plain = [predict(guider(model, POSITIVE, NEGATIVE), PICTURE, sigma_at(model, t)) for t in (900, 100)]
+    whole = last_half(0.0, 1.0)
+    early_only, late_only = last_half(0.0, 0.5), last_half(0.5, 1.0)
+    assert torch.equal(early_only[0], whole[0])
+    assert torch.equal(early_only[1], plain[1])
+    assert torch.equal(late_only[0], plain[0])
+    assert torch.equal(late_only[1], whole[1])
+
+
+@pytest.mark.parametrize("cascade", [False, True])
+def test_an_interrupted_run_leaves_everything_clean(model, adapter, people, cascade):
+    patched = apply_pair(model, adapter, people)
+    run_ = guider(patched, POSITIVE, NEGATIVE)
+    if cascade:
+        run_ = CascadeGuider(patched)
+        run_.set_cascade()
+        run_.set_conds(POSITIVE, NEGATIVE)
+        run_.set_cfg(5.0)
+    whole = sample(run_, (1, 4, 12, 12))
+
+    def interrupt(step, *_):
+        if step == 1:
+            raise comfy.model_management.InterruptProcessingException
+
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        sample(run_, (1, 4, 12, 12), callback=interrupt)
+    assert pairs_of(patched)[0]._keys_values == {}
+    assert torch.equal(sample(run_, (1, 4, 12, 12)), whole)
+
+
+def test_a_second_pass_over_an_enlarged_picture_works(model, adapter, people):
+    patched = apply_pair(model, adapter, people, masks=(torch.ones(1, 96, 96), None))
+    small = sample(guider(patched, POSITIVE, NEGATIVE), (1, 4, 12, 12))
+    large = torch.nn.functional.interpolate(small, scale_factor=2)
+    out = sample(guider(patched, POSITIVE, NEGATIVE), tuple(large.shape), latent=large)
+    assert torch.isfinite(out).all()
+
+
+def test_adapter_weights_are_loaded_counted_and_offloaded_by_comfyui(model, people):
+    adapter = tiny_comfy.adapter_patcher()
+    patched = apply_pair(model, adapter, people)
+    comfy.model_management.unload_all_models()
+    assert adapter in patched.model_patches_models()
+    run(patched)
+    loaded = [entry.model.model for entry in comfy.model_management.current_loaded_models]
+    assert adapter.model in loaded
+    size = sum(p.numel() * p.element_size() for p in adapter.model.parameters())
+    assert adapter.model_size() == size
+    comfy.model_management.unload_all_models()
+    assert comfy.model_management.current_loaded_models == []
+    run(patched)  # comes back by itself
+
+
+def test_keys_and_values_are_made_once_a_run_and_leave_with_it(model, people, monkeypatch):
+    adapter = tiny_comfy.adapter_patcher()
+    patched = apply_pair(model, adapter, people)
+    made = []
+    real = type(adapter.model).keys_values
+    monkeypatch.setattr(type(adapter.model), "keys_values", lambda self, *args: made.append(args[0]) or real(self, *args))
+    sample(guider(patched, POSITIVE, NEGATIVE), (1, 4, 12, 12), steps=3)
+    assert sorted(made) == list(range(17))
+    assert pairs_of(patched)[0]._keys_values == {}
+
+
+def test_the_tiny_adapter_has_a_layer_for_each_of_the_model(model, adapter):
+    assert len(check_fit(model, adapter.model.info)) == adapter.model.info.layers == tiny.tiny_adapter().info.layers

@@ -1,0 +1,224 @@
+"""Person masks, tiles and precision: the right place, whatever piece of the picture is being drawn."""
+
+import comfy.samplers
+import pytest
+import tiny_comfy
+import torch
+import torch.nn.functional as F
+from dhd_pack.dhumandiff.errors import DHumanDiffError
+from dhd_pack.nodes import comfy_pair
+from dhd_pack.nodes.comfy_cascade import CascadeGuider
+from dhd_pack.nodes.comfy_pair import apply_pair, stack_masks
+from sampling import guider, predict, sample, sigma_at
+
+POSITIVE, NEGATIVE = tiny_comfy.conditioning(1), tiny_comfy.conditioning(2)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_comfy.model_patcher()
+
+
+@pytest.fixture(scope="module")
+def adapter():
+    return tiny_comfy.adapter_patcher()
+
+
+@pytest.fixture(scope="module")
+def people():
+    return [tiny_comfy.reference(1), tiny_comfy.reference(2)]
+
+
+@pytest.fixture
+def weights(monkeypatch):
+    """Every call's weights by layer: (query's rows, weights)."""
+    seen = []
+    real = comfy_pair.paired_attention
+
+    def spy(query, keys, values, heads, weights):
+        seen.append((query.shape, weights))
+        return real(query, keys, values, heads, weights)
+
+    monkeypatch.setattr(comfy_pair, "paired_attention", spy)
+    return seen
+
+
+def left_and_right(height, width):
+    left = torch.zeros(1, height, width)
+    left[:, :, : width // 2] = 1
+    return left, 1 - left
+
+
+@pytest.mark.parametrize("latent", [(24, 16), (16, 24), (13, 17), (15, 9)], ids=str)
+@pytest.mark.parametrize("scale", [8, 1], ids=["pixels", "latent pixels"])
+def test_each_person_counts_only_inside_their_mask(model, adapter, people, weights, latent, scale):
+    left, right = left_and_right(latent[0] * scale, latent[1] * scale)
+    patched = apply_pair(model, adapter, people, 0.8, masks=(left, right))
+    predict(guider(patched, POSITIVE, NEGATIVE), torch.randn(2, 4, *latent) * 10, sigma_at(model, 500))
+    halved = [((latent[0] + n - 1) // n, (latent[1] + n - 1) // n) for n in (2, 4)]
+    shapes = {height * width: (height, width) for height, width in halved}
+    assert {shape[1] for shape, _ in weights} == set(shapes)
+    for shape, given in weights:
+        assert given.shape == (shape[0], 2, shape[1])
+        first, second = given[0].reshape(2, *shapes[shape[1]])
+        assert first[:, 0] == pytest.approx(0.8)  # the left edge is person 1's alone
+        assert second[:, 0] == pytest.approx(0.0)
+        assert second[:, -1] == pytest.approx(0.8)
+        assert (first + second).flatten().tolist() == pytest.approx([0.8] * shape[1], abs=1e-5)
+
+
+def test_a_person_without_a_mask_may_be_anywhere(model, adapter, people, weights):
+    left, _ = left_and_right(16, 16)
+    patched = apply_pair(model, adapter, people, masks=(left, None))
+    predict(guider(patched, POSITIVE, NEGATIVE), torch.randn(1, 4, 16, 16) * 10, sigma_at(model, 500))
+    assert all((given[:, 1] == 1).all() for _, given in weights)
+
+
+def test_an_area_prompt_gets_its_piece_of_the_masks(model, adapter, people, weights):
+    left, right = left_and_right(16, 16)
+    area = [[POSITIVE[0][0], {**POSITIVE[0][1], "area": (8, 8, 4, 8), "strength": 1.0}]]  # right half of the picture
+    patched = apply_pair(model, adapter, people, masks=(left, right))
+    predict(guider(patched, [*POSITIVE, *area], NEGATIVE), torch.randn(1, 4, 16, 16) * 10, sigma_at(model, 500))
+    cropped = [given for shape, given in weights if shape[1] == 4]  # 8 x 8 at a quarter; the whole has 16 there
+    assert cropped
+    for given in cropped:
+        assert (given[:, 0] == 0).all()
+        assert (given[:, 1] == 1).all()
+
+
+def test_each_picture_of_a_batch_may_have_masks_of_its_own(model, adapter, people, weights):
+    left, right = left_and_right(16, 16)
+    patched = apply_pair(model, adapter, people, masks=(torch.cat([left, right]), torch.cat([right, left])))
+    predict(guider(patched, POSITIVE, NEGATIVE), torch.randn(2, 4, 16, 16) * 10, sigma_at(model, 500))
+    for _, given in weights:  # rows: chunk-major, [negative 1, negative 2, positive 1, positive 2] or the reverse
+        assert torch.equal(given[0], given[1].flip(0))
+        assert torch.equal(given[0], given[2])
+
+
+# --- tiles ----------------------------------------------------------------------------------------------------------
+
+
+def tiled(model, batched, size=8):
+    """A model whose UNet sees tiles, as tiling packs do it: one tile a call, or all tiles in one batch [tile][row]."""
+    tiled = model.clone()
+
+    def wrapper(apply_model, args):
+        x, t, c = args["input"], args["timestep"], args["c"]
+        corners = [(top, left) for top in (0, 4, 8) for left in (0, 4, 8)]
+        pieces = [x[..., top : top + size, left : left + size] for top, left in corners]
+        if batched:
+            many = {
+                k: v.repeat(len(pieces), *[1] * (v.ndim - 1)) if torch.is_tensor(v) else v for k, v in c.items()
+            }
+            outs = apply_model(torch.cat(pieces), t.repeat(len(pieces)), **many).chunk(len(pieces))
+        else:
+            outs = [apply_model(piece, t, **c) for piece in pieces]
+        total, count = torch.zeros_like(x), torch.zeros_like(x)
+        for (top, left), out in zip(corners, outs, strict=True):
+            total[..., top : top + size, left : left + size] += out
+            count[..., top : top + size, left : left + size] += 1
+        return total / count
+
+    tiled.set_model_unet_function_wrapper(wrapper)
+    return tiled
+
+
+def test_tiles_in_one_batch_give_what_single_tiles_give(model, adapter, people):
+    masks = left_and_right(16, 16)
+    patched = apply_pair(model, adapter, people, masks=masks)
+    picture, sigma = torch.randn(1, 4, 16, 16) * 10, sigma_at(model, 500)
+    single, together = (predict(guider(tiled(patched, way), POSITIVE, NEGATIVE), picture, sigma) for way in (False, True))
+    assert (single - together).abs().max() / sigma < 1e-3
+
+
+def test_each_tile_gets_its_piece_of_the_masks(model, adapter, people, weights):
+    patched = tiled(apply_pair(model, adapter, people, masks=left_and_right(16, 16)), batched=False)
+    predict(guider(patched, POSITIVE, NEGATIVE), torch.randn(1, 4, 16, 16) * 10, sigma_at(model, 500))
+    first = [given for _, given in weights[:17]]
+    last = [given for _, given in weights[-17:]]
+    assert all((given[:, 0] == 1).all() and (given[:, 1] == 0).all() for given in first)
+    assert all((given[:, 0] == 0).all() and (given[:, 1] == 1).all() for given in last)
+
+
+@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize("mode", ["two_strength", "released"])
+def test_the_cascade_runs_on_tiles_or_says_what_to_choose(model, adapter, people, batched, mode):
+    made = CascadeGuider(tiled(apply_pair(model, adapter, people), batched))
+    made.set_cascade(mode=mode)
+    made.set_conds(POSITIVE, NEGATIVE)
+    made.set_cfg(5.0)
+    if mode == "released":
+        with pytest.raises(DHumanDiffError, match="two_strength"):
+            sample(made, (1, 4, 16, 16))
+    else:
+        assert torch.isfinite(sample(made, (1, 4, 16, 16))).all()
+        assert made.focus.shape == (1, 16, 16)
+
+
+def test_tiles_that_cannot_be_found_again_are_refused_with_masks_only(model, adapter, people):
+    def blurred(apply_model, args):
+        piece = F.avg_pool2d(args["input"], 2)
+        return F.interpolate(apply_model(piece, args["timestep"], **args["c"]), scale_factor=2)
+
+    masks = left_and_right(16, 16)
+    for given in ((), masks):
+        patched = apply_pair(model, adapter, people, masks=given)
+        patched.set_model_unet_function_wrapper(blurred)
+        run = guider(patched, POSITIVE, NEGATIVE)
+        if given:
+            with pytest.raises(DHumanDiffError, match="Sample without tiles, or without the masks"):
+                sample(run, (1, 4, 16, 16))
+        else:
+            assert torch.isfinite(sample(run, (1, 4, 16, 16))).all()
+
+
+# --- precision ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.05), (torch.float16, 0.01)])
+def test_half_precision_stays_near_single_precision(adapter, people, dtype, tolerance):
+    # Relative to the size of the prediction; bf16 keeps 8 bits, fp16 11.
+    picture = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(1)) * 10
+    full, half = (tiny_comfy.model_patcher(dtype=d) for d in (torch.float32, dtype))
+    sigma = sigma_at(full, 500)
+    masks = left_and_right(16, 16)
+    exact, near = (predict(guider(apply_pair(m, adapter, people, masks=masks), POSITIVE, NEGATIVE), picture, sigma) for m in (full, half))
+    assert (exact - near).abs().max() / exact.abs().max() < tolerance
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_an_adapter_in_half_precision_stays_so_and_works(model, people, dtype):
+    import comfy.ops
+    import dhd_pack.dhumandiff.tiny as tiny
+    from dhd_pack.dhumandiff.adapter import Adapter
+
+    plain = tiny.tiny_adapter()
+    tensors = {name: tensor.to(dtype) for name, tensor in plain.state_dict().items()}
+    small = Adapter.from_tensors(tensors, plain.info.metadata, operations=comfy.ops.manual_cast)
+    small.compute_dtype = torch.float32
+    patcher = tiny_comfy.adapter_patcher(adapter=small)
+    picture, sigma = torch.randn(1, 4, 16, 16) * 10, sigma_at(model, 500)
+    near = predict(guider(apply_pair(model, patcher, people), POSITIVE, NEGATIVE), picture, sigma)
+    exact = predict(guider(apply_pair(model, tiny_comfy.adapter_patcher(), people), POSITIVE, NEGATIVE), picture, sigma)
+    assert {p.dtype for p in small.parameters()} == {dtype}
+    assert (exact - near).abs().max() / exact.abs().max() < 0.05
+
+
+# --- bad masks ------------------------------------------------------------------------------------------------------
+
+
+def test_a_mask_of_another_shape_is_refused(model, adapter, people):
+    patched = apply_pair(model, adapter, people, masks=(torch.ones(1, 64, 128), None))
+    with pytest.raises(DHumanDiffError, match="mask is 128 x 64, but the picture is 128 x 128"):
+        sample(guider(patched, POSITIVE, NEGATIVE), (1, 4, 16, 16), steps=1)
+
+
+def test_a_wrong_number_of_masks_is_refused(model, adapter, people):
+    patched = apply_pair(model, adapter, people, masks=(torch.ones(3, 64, 64), None))
+    with pytest.raises(DHumanDiffError, match="3 masks of a person for 2 pictures"):
+        sample(guider(patched, POSITIVE, NEGATIVE), (2, 4, 16, 16), steps=1)
+
+
+def test_masks_of_two_sizes_are_refused():
+    with pytest.raises(DHumanDiffError, match="masks differ .* 64 x 64, 1 of 32 x 32"):
+        stack_masks([torch.ones(1, 64, 64), torch.ones(1, 32, 32)])

@@ -1,0 +1,170 @@
+"""Subject-augmented prompts in ComfyUI: CLIP-L on edited embeddings, everything else as ComfyUI does it."""
+
+import dhd_pack.dhumandiff.tiny as tiny
+import pytest
+import tiny_comfy
+import torch
+from dhd_pack.dhumandiff.errors import DHumanDiffError
+from dhd_pack.dhumandiff.prompt import describe_binding, parse_prompt
+from dhd_pack.nodes.comfy_text import encode_subject_prompt, token_words
+
+SENTENCE = "A man@1 and a woman@2 on a bench in a garden. The man@1 wears a black tuxedo, the woman@2 a white dress"
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return tiny_comfy.clip()
+
+
+@pytest.fixture(scope="module")
+def adapter():
+    return tiny_comfy.adapter_patcher()
+
+
+@pytest.fixture(scope="module")
+def people():
+    return [tiny_comfy.reference(1), tiny_comfy.reference(2)]
+
+
+def stock(clip, text):
+    return clip.encode_from_tokens_scheduled(clip.tokenize(text))
+
+
+def encode(clip, adapter, people, text, **options):
+    return encode_subject_prompt(clip, adapter, people, parse_prompt(text, len(people), **options))
+
+
+def edited_clip_l(people, ids, positions):
+    """CLIP-L by transformers on edited embeddings, last layer after the final norm."""
+    encoder, _ = tiny.tiny_text_encoders()
+    adapter = tiny.tiny_adapter()
+    table = encoder.get_input_embeddings()
+    edits = {at: adapter.subject_token(table.weight[ids[at]][None], people[person])[0] for at, person in positions.items()}
+
+    def edit(_, __, out):
+        out = out.clone()
+        for at, embedding in edits.items():
+            out[0, at] = embedding
+        return out
+
+    hook = table.register_forward_hook(edit)
+    try:
+        with torch.no_grad():
+            return encoder(torch.tensor([ids])).last_hidden_state
+    finally:
+        hook.remove()
+
+
+def test_mapped_words_are_clip_l_s_last_layer_and_the_rest_is_stock(clip, adapter, people):
+    ((mapped, options),), bound = encode(clip, adapter, people, SENTENCE)
+    ((plain, plain_options),) = stock(clip, SENTENCE.replace("@1", "").replace("@2", ""))
+    assert [(token.person, token.index) for token in bound] == [(1, 1), (2, 4)]
+    tokens = clip.tokenize(SENTENCE.replace("@1", "").replace("@2", ""))
+    ids = [entry[0] for entry in tokens["l"][0]]
+    expected = edited_clip_l(people, ids, {2: 0, 5: 1})  # as METHOD says: man is index 2, woman index 5
+    assert (mapped[..., :64] - expected).abs().max() < 1e-5
+    assert torch.equal(mapped[..., 64:], plain[..., 64:])
+    assert torch.equal(options["pooled_output"], plain_options["pooled_output"])
+
+
+def test_a_prompt_without_subjects_is_the_stock_encoding(clip, adapter, people):
+    for text in ("a garden at night", "a (garden:1.3) at night, " * 20):
+        ((mapped, options),), bound = encode(clip, adapter, people, text)
+        ((plain, plain_options),) = stock(clip, text)
+        assert bound == ()
+        assert torch.equal(mapped, plain)
+        assert torch.equal(options["pooled_output"], plain_options["pooled_output"])
+
+
+def test_the_clip_that_was_given_stays_as_it_was(clip, adapter, people):
+    before = stock(clip, "a man and a woman")[0][0]
+    encode(clip, adapter, people, "a man@1 and a woman@2")
+    assert torch.equal(stock(clip, "a man and a woman")[0][0], before)
+
+
+def test_all_mentions_are_mapped_on_request(clip, adapter, people):
+    _, bound = encode(clip, adapter, people, SENTENCE, mentions="all")
+    assert [token.person for token in bound] == [1, 2, 1, 2]
+
+
+def test_words_in_the_second_chunk_are_mapped_there(clip, adapter, people):
+    text = "roses and lilies, " * 25 + "a man@1 and a woman@2"
+    ((mapped, _),), bound = encode(clip, adapter, people, text)
+    plain = stock(clip, text.replace("@1", "").replace("@2", ""))[0][0]
+    assert mapped.shape == plain.shape == (1, 154, 192)
+    assert all(token.index >= 75 for token in bound)
+    last = edited_clip_l(people, [e[0] for e in clip.tokenize(text.replace("@1", "").replace("@2", ""))["l"][0]], {})
+    assert (mapped[:, :77, :64] - last).abs().max() < 1e-5  # the first chunk holds no person
+
+
+def test_weights_and_line_breaks_keep_the_word(clip, adapter, people):
+    ((weighted, _),), bound = encode(clip, adapter, people, "A (man@1:1.5) and\n\na (woman@2)")
+    assert [token.word for token in bound] == ["man", "woman"]
+    plain = encode(clip, adapter, people, "A man@1 and\n\na woman@2")[0][0][0]
+    assert not torch.allclose(weighted[0, 2], plain[0, 2])
+    assert torch.allclose(weighted[0, 1], plain[0, 1], atol=1e-5)
+
+
+def test_a_word_of_several_tokens_maps_each_of_them(clip, adapter, people):
+    _, bound = encode(clip, adapter, people, "a bridegroomish@1 and a woman@2")
+    assert sum(token.person == 1 for token in bound) > 1
+
+
+def test_an_embedding_can_be_a_person(tmp_path, adapter, people):
+    import safetensors.torch
+
+    folder = tmp_path / "embeddings"
+    folder.mkdir()
+    vectors = {"clip_l": torch.randn(2, 64), "clip_g": torch.randn(2, 128)}
+    safetensors.torch.save_file(vectors, folder / "anna.safetensors")
+    clip = tiny_comfy.clip(str(folder))
+    for tower, width in (("clip_l", 64), ("clip_g", 128)):
+        getattr(clip.tokenizer, tower).embedding_size = width
+    prompt = parse_prompt("a portrait of embedding:anna@1 and a man@2", 2)
+    conditioning, bound = encode_subject_prompt(clip, adapter, people, prompt)
+    assert [token.person for token in bound] == [1, 1, 2]
+    assert torch.isfinite(conditioning[0][0]).all()
+    assert "embedding" in describe_binding(prompt, bound, token_words(clip, prompt.text))
+
+
+def test_the_bound_words_are_told_with_their_tokens(clip, adapter, people):
+    prompt = parse_prompt(SENTENCE, 2)
+    _, bound = encode_subject_prompt(clip, adapter, people, prompt)
+    text = describe_binding(prompt, bound, token_words(clip, prompt.text))
+    assert "Person 1" in text
+    assert "2 'man'" in text or "token 2" in text
+
+
+# --- bad input ------------------------------------------------------------------------------------------------------
+
+
+def test_a_clip_without_two_towers_is_refused(adapter, people):
+    class SD1:
+        cond_stage_model = torch.nn.Module()
+
+    with pytest.raises(DHumanDiffError, match="SDXL's two text encoders"):
+        encode_subject_prompt(SD1(), adapter, people, parse_prompt("a man@1 and a woman@2", 2))
+
+
+def test_a_clip_of_another_width_is_refused(clip, people):
+    import comfy.ops
+    import layouts
+    from dhd_pack.dhumandiff.adapter import Adapter
+
+    plain = layouts.small_adapter(text_width=32)
+    wide = Adapter.from_tensors(plain.state_dict(), plain.info.metadata, operations=comfy.ops.manual_cast)
+    with pytest.raises(DHumanDiffError, match="64 wide, the adapter was trained with 32"):
+        encode_subject_prompt(clip, tiny_comfy.adapter_patcher(adapter=wide), people, parse_prompt("a man@1", 2))
+
+
+def test_an_adapter_without_a_subject_path_says_so(clip, people, tmp_path):
+    import comfy.ops
+    import layouts
+    from dhd_pack.dhumandiff.adapter import Adapter
+
+    path = layouts.ip_adapter_file(tmp_path / "plus.safetensors", clip_width=64, context_width=192) or (
+        tmp_path / "plus.safetensors"
+    )
+    adapter = Adapter.from_pretrained(path, operations=comfy.ops.manual_cast)
+    with pytest.raises(DHumanDiffError, match="no subject path"):
+        encode_subject_prompt(clip, tiny_comfy.adapter_patcher(adapter=adapter), people, parse_prompt("a man@1", 2))
