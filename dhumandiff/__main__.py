@@ -1,5 +1,6 @@
 """The commands of the project.
 
+    python -m dhumandiff generate --person-1 A.jpg --person-2 B.jpg --prompt ... --base SDXL --out P.png
     python -m dhumandiff download [--to models/dhumandiff]     fetch the released weights
     python -m dhumandiff inspect FILE [--json]                 say what a weights file is
     python -m dhumandiff convert SRC DST [--force]             turn one format into another

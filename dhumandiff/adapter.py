@@ -260,18 +260,8 @@ class Adapter(nn.Module):
 
     def _check_agreement(self, info: AdapterInfo) -> None:
         """Refuse parts that do not belong together, and weights of another family."""
-        if info.context_width in OTHER_BASES:
-            raise _PartError(
-                "attention",
-                f"its keys and values read a context of width {info.context_width}, that of "
-                f"{OTHER_BASES[info.context_width]}; SDXL's is 2048. Choose the file made for SDXL",
-            )
-        if info.clip_width in OTHER_TOWERS:
-            raise _PartError(
-                "face_projection",
-                f"it was trained on features of width {info.clip_width}: {OTHER_TOWERS[info.clip_width]}; "
-                "CLIP ViT-H/14 has 1280. Choose the file with vit-h in its name",
-            )
+        if info.shared:  # IP-Adapter exists for several bases and towers, under names that are easily mistaken
+            self._check_is_for_sdxl(info)
         face_width = self.face_projection.proj_out.out_features
         for k, layer in enumerate(self.attention):
             if layer.context_width != face_width:
@@ -302,6 +292,20 @@ class Adapter(nn.Module):
                 "mapping",
                 f"it reads {self.mapping.fc1.in_features} numbers, but word and identity token are {info.text_width} + "
                 f"{info.token_width} wide; the parts come from different adapters",
+            )
+
+    def _check_is_for_sdxl(self, info: AdapterInfo) -> None:
+        if info.context_width in OTHER_BASES:
+            raise _PartError(
+                "attention",
+                f"its keys and values read a context of width {info.context_width}, that of "
+                f"{OTHER_BASES[info.context_width]}; SDXL's is 2048. Choose the file made for SDXL",
+            )
+        if info.clip_width in OTHER_TOWERS:
+            raise _PartError(
+                "face_projection",
+                f"it was trained on features of width {info.clip_width}: {OTHER_TOWERS[info.clip_width]}; "
+                "CLIP ViT-H/14 has 1280. Choose the file with vit-h in its name",
             )
 
 

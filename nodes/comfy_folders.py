@@ -14,7 +14,7 @@ from pathlib import Path
 
 import folder_paths
 
-from ..dhumandiff.adapter import Adapter
+from ..dhumandiff import formats
 from ..dhumandiff.errors import AdapterError, ReferenceError
 
 ADAPTERS = "dhumandiff"
@@ -72,11 +72,7 @@ def _is_plus_sdxl(path: Path, modified: int) -> bool:
     """Whether an IP-Adapter file fits. Looked up once per file: the page asks for the list at every refresh."""
     if path.suffix == ".bin":  # reading all of a pickle only for a list would be slow; loading checks it
         return "plus" in path.name.lower() and "sdxl" in path.name.lower()
-    try:
-        Adapter.from_pretrained(path)  # memory-mapped: only the header is read
-    except AdapterError:
-        return False
-    return True
+    return formats.ip_adapter.fits(path)
 
 
 def reference_choices() -> list[str]:

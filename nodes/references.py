@@ -165,7 +165,7 @@ class DHDSaveReference(io.ComfyNode):
             description="Saves a person to models/dhumandiff/references, so that they are encoded once.",
             search_aliases=["save face", "face model", "dhumandiff"],
             inputs=[
-                ReferenceType.Input("reference"),
+                ReferenceType.Input("reference", tooltip="From Encode Reference Face."),
                 io.String.Input("file_name", default="person", tooltip="Name of the file, without ending."),
                 io.Boolean.Input(
                     "overwrite", default=False, tooltip="Whether another person saved under this name may be replaced."
@@ -232,8 +232,8 @@ class DHDSwapPersons(io.ComfyNode):
             "in model and prompt alike.",
             search_aliases=["swap faces", "order", "exchange", "dhumandiff"],
             inputs=[
-                ReferenceType.Input("reference_1"),
-                ReferenceType.Input("reference_2"),
+                ReferenceType.Input("reference_1", tooltip="From Encode or Load Reference."),
+                ReferenceType.Input("reference_2", tooltip="From Encode or Load Reference."),
                 io.Boolean.Input("swap", default=False, tooltip="On: the second reference becomes person 1."),
             ],
             outputs=[

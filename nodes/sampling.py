@@ -80,8 +80,8 @@ class DHDCascadeGuider(io.ComfyNode):
             search_aliases=["cascade", "guider", "two strengths", "cfg guider", "dhumandiff"],
             inputs=[
                 io.Model.Input("model", tooltip="From Apply Disparity-Aware Conditioning."),
-                io.Conditioning.Input("positive"),
-                io.Conditioning.Input("negative"),
+                io.Conditioning.Input("positive", tooltip="From Encode Subject-Augmented Prompt."),
+                io.Conditioning.Input("negative", tooltip="From CLIP Text Encode."),
                 io.Float.Input(
                     "cfg", default=5.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="5 is as published."
                 ),
@@ -132,8 +132,18 @@ class DHDCascadeKSampler(io.ComfyNode):
                 io.Float.Input(
                     "cfg", default=5.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="5 is as published."
                 ),
-                io.Combo.Input("sampler_name", options=comfy.samplers.KSampler.SAMPLERS, default="euler"),
-                io.Combo.Input("scheduler", options=comfy.samplers.KSampler.SCHEDULERS, default="normal"),
+                io.Combo.Input(
+                    "sampler_name",
+                    options=comfy.samplers.KSampler.SAMPLERS,
+                    default="euler",
+                    tooltip="How noise is taken away.",
+                ),
+                io.Combo.Input(
+                    "scheduler",
+                    options=comfy.samplers.KSampler.SCHEDULERS,
+                    default="normal",
+                    tooltip="How much of it at each step.",
+                ),
                 io.Conditioning.Input("positive", tooltip="From Encode Subject-Augmented Prompt."),
                 io.Conditioning.Input("negative", tooltip="From CLIP Text Encode."),
                 io.Latent.Input("latent_image", tooltip="An empty latent, or a picture to work on."),

@@ -62,7 +62,8 @@ def attach(
         A context manager that detaches at its end; `detach` does so too.
 
     Raises:
-        HostError: the adapter does not fit the UNet, or another processor sits at a layer.
+        HostError: the adapter does not fit the UNet, another processor sits at a layer, or references, strengths and
+            masks are not of the same number of persons.
         AdapterError: the weights are for fewer persons.
         ReferenceError: a reference was made with another vision tower.
     """
@@ -88,7 +89,7 @@ class Attached:
         guidance: bool,
     ) -> None:
         self.strength = strength
-        self.person_strengths = tuple(person_strengths or [1.0] * len(references))
+        self.person_strengths = tuple([1.0] * len(references) if person_strengths is None else person_strengths)
         self.masks = masks
         self.guidance = guidance
         self.observe: Callable[[Observation], None] | None = None
@@ -96,6 +97,7 @@ class Attached:
         self._adapter = adapter
         self._keys_values: dict[Any, tuple[Tensor, Tensor]] = {}
 
+        _check_persons(len(references), self.person_strengths, masks)
         layers = cross_attention_layers(unet)
         _check_fit(layers, adapter.info)
         with torch.no_grad():
@@ -228,3 +230,16 @@ def _check_fit(layers: Sequence[tuple[str, nn.Module]], info: Any) -> None:
                 f"The layer {name} has the attention processor {kind}, which would be lost. "
                 "Detach it first (unet.set_default_attn_processor())."
             )
+
+
+def _check_persons(references: int, strengths: Sequence[float], masks: Tensor | None) -> None:
+    """Refuse strengths and masks of another number of persons than there are references."""
+    if references == 0:
+        raise HostError("There is no reference to draw: give one for each person.")
+    if len(strengths) != references:
+        raise HostError(f"There are {len(strengths)} person strengths for {references} references: give one a person.")
+    if masks is not None and (masks.ndim != 4 or len(masks) != references):
+        raise HostError(
+            f"The person masks have the shape {list(masks.shape)}: [{references}, pictures or 1, height, width] is "
+            "needed, one mask a person."
+        )

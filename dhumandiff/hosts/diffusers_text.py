@@ -119,7 +119,7 @@ def _bind(tokenizer: Any, prompt: Prompt) -> tuple[BoundToken, ...]:
 
 def _groups(tokenizer: Any, text: str) -> list[tuple[list[int], float]]:
     """The tokens of every weighted segment, with its weight."""
-    inversion = re.search(r"(?<!\S)embedding:\S+", text)
+    inversion = re.search(r"(?<!\w)embedding:[^\s()]+", text)
     if inversion:
         raise PromptError(
             f"{inversion[0]!r} asks for a textual inversion, which this host does not load. Take it out of the prompt, "

@@ -31,3 +31,17 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if Path(item.fspath).parent == Path(__file__).parent:
             item.add_marker(pytest.mark.host)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory, faces_root):
+    from server import Server, fill
+
+    base = tmp_path_factory.mktemp("comfyui")
+    fill(base, faces_root)
+    running = Server(base)
+    try:
+        running.wait()
+        yield running
+    finally:
+        running.stop()

@@ -7,7 +7,9 @@ import torch
 class _Once(comfy.samplers.Sampler):
     """A sampler that asks for one prediction and returns it."""
 
-    def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False):
+    def sample(
+        self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
+    ):
         return model_wrap(noise, sigmas[:1].expand(noise.shape[0]), **extra_args)
 
 
@@ -31,7 +33,9 @@ def predict(guider, picture, sigma):
     return guider.model_patcher.model.process_latent_in(out)
 
 
-def sample(guider, shape, steps=4, seed=0, sampler="euler", scheduler="normal", latent=None, denoise_mask=None, callback=None):
+def sample(
+    guider, shape, steps=4, seed=0, sampler="euler", scheduler="normal", latent=None, denoise_mask=None, callback=None
+):
     """A whole run from seeded noise."""
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     model = guider.model_patcher

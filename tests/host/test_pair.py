@@ -259,7 +259,9 @@ def test_a_guider_that_is_not_asked_for_noise_is_taken_by_comfyui_s_convention(m
     x = torch.randn(2, 4, 16, 12)
     context, pooled = torch.cat([NEGATIVE[0][0], POSITIVE[0][0]]), torch.randn(2, 128 + 1536)
     comfy.model_management.load_models_gpu([patched])
-    out = patched.model.apply_model(x, torch.tensor([1.0, 1.0]), c_crossattn=context, y=pooled, transformer_options=options)
+    out = patched.model.apply_model(
+        x, torch.tensor([1.0, 1.0]), c_crossattn=context, y=pooled, transformer_options=options
+    )
     assert torch.isfinite(out).all()
     assert "no guider named its positive" in caplog.text
 

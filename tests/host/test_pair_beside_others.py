@@ -234,7 +234,9 @@ def test_keys_and_values_are_made_once_a_run_and_leave_with_it(model, people, mo
     patched = apply_pair(model, adapter, people)
     made = []
     real = type(adapter.model).keys_values
-    monkeypatch.setattr(type(adapter.model), "keys_values", lambda self, *args: made.append(args[0]) or real(self, *args))
+    monkeypatch.setattr(
+        type(adapter.model), "keys_values", lambda self, *args: made.append(args[0]) or real(self, *args)
+    )
     sample(guider(patched, POSITIVE, NEGATIVE), (1, 4, 12, 12), steps=3)
     assert sorted(made) == list(range(17))
     assert pairs_of(patched)[0]._keys_values == {}

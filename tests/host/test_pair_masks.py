@@ -107,9 +107,7 @@ def tiled(model, batched, size=8):
         corners = [(top, left) for top in (0, 4, 8) for left in (0, 4, 8)]
         pieces = [x[..., top : top + size, left : left + size] for top, left in corners]
         if batched:
-            many = {
-                k: v.repeat(len(pieces), *[1] * (v.ndim - 1)) if torch.is_tensor(v) else v for k, v in c.items()
-            }
+            many = {k: v.repeat(len(pieces), *[1] * (v.ndim - 1)) if torch.is_tensor(v) else v for k, v in c.items()}
             outs = apply_model(torch.cat(pieces), t.repeat(len(pieces)), **many).chunk(len(pieces))
         else:
             outs = [apply_model(piece, t, **c) for piece in pieces]
@@ -127,7 +125,9 @@ def test_tiles_in_one_batch_give_what_single_tiles_give(model, adapter, people):
     masks = left_and_right(16, 16)
     patched = apply_pair(model, adapter, people, masks=masks)
     picture, sigma = torch.randn(1, 4, 16, 16) * 10, sigma_at(model, 500)
-    single, together = (predict(guider(tiled(patched, way), POSITIVE, NEGATIVE), picture, sigma) for way in (False, True))
+    single, together = (
+        predict(guider(tiled(patched, way), POSITIVE, NEGATIVE), picture, sigma) for way in (False, True)
+    )
     assert (single - together).abs().max() / sigma < 1e-3
 
 
@@ -182,7 +182,10 @@ def test_half_precision_stays_near_single_precision(adapter, people, dtype, tole
     full, half = (tiny_comfy.model_patcher(dtype=d) for d in (torch.float32, dtype))
     sigma = sigma_at(full, 500)
     masks = left_and_right(16, 16)
-    exact, near = (predict(guider(apply_pair(m, adapter, people, masks=masks), POSITIVE, NEGATIVE), picture, sigma) for m in (full, half))
+    exact, near = (
+        predict(guider(apply_pair(m, adapter, people, masks=masks), POSITIVE, NEGATIVE), picture, sigma)
+        for m in (full, half)
+    )
     assert (exact - near).abs().max() / exact.abs().max() < tolerance
 
 

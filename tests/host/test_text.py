@@ -39,7 +39,9 @@ def edited_clip_l(people, ids, positions):
     encoder, _ = tiny.tiny_text_encoders()
     adapter = tiny.tiny_adapter()
     table = encoder.get_input_embeddings()
-    edits = {at: adapter.subject_token(table.weight[ids[at]][None], people[person])[0] for at, person in positions.items()}
+    edits = {
+        at: adapter.subject_token(table.weight[ids[at]][None], people[person])[0] for at, person in positions.items()
+    }
 
     def edit(_, __, out):
         out = out.clone()

@@ -149,3 +149,65 @@ def conditioning(seed=0, tokens=77):
     context, pooled = torch.randn(1, tokens, 192, generator=random), torch.randn(1, 128, generator=random)
     sizes = {"width": 512, "height": 512, "crop_w": 0, "crop_h": 0, "target_width": 512, "target_height": 512}
     return [[context, {"pooled_output": pooled, **sizes}]]
+
+
+# --- files that the stock loaders read (tiny_nodes teaches them how) ------------------------------------------------
+
+VAE_PARAMS = {
+    "ddconfig": {
+        "double_z": True,
+        "z_channels": 4,
+        "resolution": 64,
+        "in_channels": 3,
+        "out_ch": 3,
+        "ch": 32,
+        "ch_mult": [1, 1, 1, 1],
+        "num_res_blocks": 1,
+        "attn_resolutions": [],
+        "dropout": 0.0,
+    },
+    "embed_dim": 4,
+}
+
+
+def vae_weights():
+    """Random weights of a tiny autoencoder under ComfyUI's names."""
+    from comfy.ldm.models.autoencoder import AutoencoderKL
+
+    random = torch.Generator().manual_seed(9)
+    weights = {}
+    for name, tensor in AutoencoderKL(**VAE_PARAMS).state_dict().items():
+        if tensor.ndim > 1:
+            weights[name] = torch.randn(tensor.shape, generator=random) / tensor[0].numel() ** 0.5
+        else:
+            weights[name] = torch.ones_like(tensor) if name.endswith("weight") else torch.zeros_like(tensor)
+    return weights
+
+
+def clip_vision(weights=None):
+    """CLIP_VISION with the tiny vision tower's weights."""
+    tower = tiny.tiny_vision().model
+    config = tower.config.to_dict()
+    vision = comfy.clip_vision.ClipVisionModel({**config, "model_type": "clip_vision_model", "num_channels": 3})
+    missing, unexpected = vision.load_sd(weights or {k: v.clone() for k, v in tower.state_dict().items()})
+    assert not [name for name in missing if "position_ids" not in name], missing
+    assert not [name for name in unexpected if "position_ids" not in name], unexpected
+    return vision
+
+
+def write_models(models):
+    """Fill a ComfyUI models folder with the tiny base."""
+    import safetensors.torch
+
+    parts = {
+        "model.diffusion_model.": comfy_unet_weights(tiny.tiny_unet()),
+        "conditioner.tiny.": text_weights(),
+        "first_stage_model.": vae_weights(),
+    }
+    checkpoint = {prefix + name: t.contiguous() for prefix, part in parts.items() for name, t in part.items()}
+    for folder in ("checkpoints", "clip_vision", "dhumandiff", "insightface/models"):
+        (models / folder).mkdir(parents=True, exist_ok=True)
+    safetensors.torch.save_file(checkpoint, models / "checkpoints" / "tiny_sdxl.safetensors")
+    tower = {name: tensor.contiguous() for name, tensor in tiny.tiny_vision().model.state_dict().items()}
+    safetensors.torch.save_file(tower, models / "clip_vision" / "tiny_vision.safetensors")
+    tiny.tiny_adapter().save_pretrained(models / "dhumandiff" / "tiny_adapter.safetensors")

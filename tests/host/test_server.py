@@ -1,0 +1,183 @@
+"""The shipped workflow on a real ComfyUI server, on the tiny base and real photos."""
+
+import copy
+import json
+
+import pytest
+from comfyui import REPOSITORY
+from PIL import Image
+from server import api_form, on_the_tiny_base
+
+WORKFLOWS = REPOSITORY / "workflows"
+
+
+@pytest.fixture(scope="module")
+def portrait():
+    return on_the_tiny_base(api_form(json.loads((WORKFLOWS / "dual_portrait.json").read_text())))
+
+
+def node_of(prompt, kind):
+    return next(key for key, node in prompt.items() if node["class_type"] == kind)
+
+
+def test_every_node_is_there_with_tooltips_and_a_description(server):
+    nodes = {name: node for name, node in server.get("object_info").items() if name.startswith("DHD")}
+    assert set(nodes) == {
+        "DHDApplyPair",
+        "DHDCascadeGuider",
+        "DHDCascadeKSampler",
+        "DHDEncodeReference",
+        "DHDLoadAdapter",
+        "DHDLoadFaceAnalysis",
+        "DHDLoadReference",
+        "DHDSaveReference",
+        "DHDSubjectPrompt",
+        "DHDSwapPersons",
+    }
+    for name, node in nodes.items():
+        assert node["description"], name
+        assert node["category"] == "DHumanDiff"
+        assert node.get("search_aliases"), name
+        assert all(node["output_tooltips"]), name
+        for group in ("required", "optional"):
+            for key, (_, options) in node["input"].get(group, {}).items():
+                assert options.get("tooltip"), f"{name}.{key}"
+
+
+def test_the_shipped_workflow_ends_in_a_saved_picture(server, portrait):
+    result = server.run(portrait)
+    assert result["error"] is None
+    saved = result["outputs"][node_of(portrait, "SaveImage")]["images"][0]
+    picture = Image.open(server.base / "output" / saved["filename"])
+    assert picture.size == (512, 512)
+    assert len((picture.convert("RGB").resize((16, 16)).getcolors())) > 50  # a picture, not one colour
+    texts = [text for node in result["outputs"].values() for text in node.get("text", ())]
+    assert any("Person 1" in text and "[man]" in text and "[woman]" in text for text in texts)
+    assert any("face" in text and "px" in text for text in texts)
+
+
+def test_the_same_seed_gives_the_same_file_and_a_new_reference_reruns_only_what_depends_on_it(server, portrait):
+    first = server.run(portrait)
+    assert first["error"] is None
+    again = copy.deepcopy(portrait)
+    seconds = [key for key, node in again.items() if node["class_type"] == "DHDEncodeReference"]
+    again[seconds[1]]["inputs"]["normalise_light"] = True
+    result = server.run(again)
+    assert result["error"] is None
+    kinds = {again[key]["class_type"] for key in result["cached"]}
+    assert {"CheckpointLoaderSimple", "DHDLoadAdapter", "DHDLoadFaceAnalysis", "CLIPTextEncode"} <= kinds
+    assert seconds[0] in result["cached"]
+    assert seconds[1] not in result["cached"]
+
+
+def test_swapping_the_persons_is_one_switch(server, portrait):
+    pictures = []
+    for swap in (False, True):
+        prompt = copy.deepcopy(portrait)
+        prompt[node_of(prompt, "DHDSwapPersons")]["inputs"]["swap"] = swap
+        prompt[node_of(prompt, "SaveImage")]["inputs"]["filename_prefix"] = f"swap_{swap}"
+        result = server.run(prompt)
+        assert result["error"] is None
+        saved = result["outputs"][node_of(prompt, "SaveImage")]["images"][0]["filename"]
+        pictures.append(Image.open(server.base / "output" / saved).tobytes())
+    assert pictures[0] != pictures[1]
+
+
+def test_a_person_is_saved_and_loaded_again(server, portrait):
+    prompt = copy.deepcopy(portrait)
+    encode = node_of(prompt, "DHDEncodeReference")
+    keep = {key: prompt[key] for key in (encode, *(v[0] for v in prompt[encode]["inputs"].values() if type(v) is list))}
+    keep["900"] = {
+        "class_type": "DHDSaveReference",
+        "inputs": {"reference": [encode, 0], "file_name": "anna", "overwrite": False},
+    }
+    assert server.run(keep)["error"] is None
+    assert (server.base / "models" / "dhumandiff" / "references" / "anna.safetensors").is_file()
+    names = server.get("object_info/DHDLoadReference")["DHDLoadReference"]["input"]["required"]["file_name"]
+    assert "anna" in json.dumps(names)
+    loaded = copy.deepcopy(portrait)
+    loaded["901"] = {"class_type": "DHDLoadReference", "inputs": {"file_name": "anna"}}
+    loaded[node_of(loaded, "DHDSwapPersons")]["inputs"]["reference_1"] = ["901", 0]
+    assert server.run(loaded)["error"] is None
+
+
+def test_each_idea_works_alone_beside_stock_nodes(server, portrait):
+    sampler = portrait[node_of(portrait, "DHDCascadeKSampler")]["inputs"]
+    apply, encode = node_of(portrait, "DHDApplyPair"), node_of(portrait, "DHDSubjectPrompt")
+    checkpoint, negative = node_of(portrait, "CheckpointLoaderSimple"), node_of(portrait, "CLIPTextEncode")
+    decode = node_of(portrait, "VAEDecode")
+    stock = {"seed": 1, "steps": 2, "cfg": 5.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
+    stock["latent_image"] = sampler["latent_image"]
+    for model, positive in (([apply, 0], [negative, 0]), ([checkpoint, 0], [encode, 0])):
+        prompt = copy.deepcopy(portrait)
+        inputs = {**stock, "model": model, "positive": positive, "negative": [negative, 0]}
+        prompt["902"] = {"class_type": "KSampler", "inputs": inputs}
+        prompt[decode]["inputs"]["samples"] = ["902", 0]
+        assert server.run(prompt)["error"] is None
+    prompt = copy.deepcopy(portrait)
+    options = {k: sampler[k] for k in ("cfg", "scene_strength", "face_strength", "focus_share", "mode", "positive")}
+    prompt |= {
+        "903": {
+            "class_type": "DHDCascadeGuider",
+            "inputs": {**options, "model": [apply, 0], "negative": [negative, 0]},
+        },
+        "904": {"class_type": "RandomNoise", "inputs": {"noise_seed": 3}},
+        "905": {"class_type": "KSamplerSelect", "inputs": {"sampler_name": "dpmpp_2m"}},
+        "906": {
+            "class_type": "KarrasScheduler",
+            "inputs": {"steps": 3, "sigma_max": 14.6, "sigma_min": 0.03, "rho": 7.0},
+        },
+        "907": {
+            "class_type": "SamplerCustomAdvanced",
+            "inputs": {
+                "noise": ["904", 0],
+                "guider": ["903", 0],
+                "sampler": ["905", 0],
+                "sigmas": ["906", 0],
+                "latent_image": sampler["latent_image"],
+            },
+        },
+    }
+    prompt[decode]["inputs"]["samples"] = ["907", 0]
+    assert server.run(prompt)["error"] is None
+
+
+# --- bad input: what the person in front of the graph reads ------------------------------------------------------------
+
+
+def broken(portrait, kind, **inputs):
+    prompt = copy.deepcopy(portrait)
+    prompt[node_of(prompt, kind)]["inputs"].update(inputs)
+    return prompt
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs", "message"),
+    [
+        ("DHDEncodeReference", {"which": "by index", "index": 7}, "1 face"),
+        ("DHDApplyPair", {"start": 0.9, "end": 0.1}, "must be before end"),
+        ("DHDSubjectPrompt", {"text": "a man@1 and a woman@3"}, "names person 3"),
+        ("DHDSubjectPrompt", {"text": "  "}, "prompt is empty"),
+        ("DHDSubjectPrompt", {"text": "two women in a garden"}, "woman@1 and a woman@2"),
+        ("DHDLoadFaceAnalysis", {"pack": "buffalo_l"}, "buffalo_l"),
+    ],
+)
+def test_bad_input_says_what_to_do(server, portrait, kind, inputs, message):
+    result = server.run(broken(portrait, kind, **inputs))
+    assert message in result["error"]
+
+
+def test_a_picture_without_a_face_is_named(server, portrait):
+    Image.new("RGB", (300, 300), "gray").save(server.base / "input" / "wall.png")
+    prompt = copy.deepcopy(portrait)
+    loads = [key for key, node in prompt.items() if node["class_type"] == "LoadImage"]
+    prompt[loads[0]]["inputs"]["image"] = "wall.png"
+    assert "o face" in server.run(prompt)["error"]
+
+
+def test_the_same_person_twice_is_warned_about(server, portrait):
+    prompt = copy.deepcopy(portrait)
+    loads = [key for key, node in prompt.items() if node["class_type"] == "LoadImage"]
+    prompt[loads[1]]["inputs"]["image"] = "obama2.jpg"
+    assert server.run(prompt)["error"] is None
+    assert "look like the same person" in server.log.read_text()
