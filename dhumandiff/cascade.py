@@ -106,7 +106,7 @@ def released_layer_map(attention: Tensor, shape: tuple[int, int], size: tuple[in
 def released_threshold(picture: Tensor, percentile: float = 90) -> Tensor:
     """The last steps of the released focus mask, in NumPy as there: [H, W] float32 -> bool [H, W]."""
     # The script adds person 1's map to itself; doubling is exact in floating point and falls out of the stretch.
-    values = picture.cpu().numpy()
+    values = picture.detach().cpu().numpy()
     low, high = np.min(values), np.max(values)
     if not high > low:  # a flat map has no focus; the script would divide by zero here
         return torch.zeros(picture.shape, dtype=torch.bool, device=picture.device)

@@ -248,7 +248,7 @@ def test_the_released_listener_takes_conditional_rows_where_there_are_no_others(
 def test_the_released_listener_refuses_views_that_never_show_the_whole_picture():
     listener = ReleasedListener()
     listener(observation(Pair(), [0, 1], [Place(0, 0, 0, 8, 4)] * 2))
-    with pytest.raises(HostError, match="found none .*two_strength"):
+    with pytest.raises(HostError, match=r"found none .*two_strength"):
         listener.mask(1, 90)
 
 
@@ -283,4 +283,5 @@ def test_the_released_mask_of_a_diffusers_unet_is_that_of_its_own_queries_and_ke
         maps.append(query @ key.permute(1, 2, 0).softmax(dim=-1))
     assert [m.shape[1] for m in maps] == [side**2 for side in SIDES]
     assert len(maps) == len(TINY_HIDDEN)
-    assert torch.equal(listener.mask(1, 90)[0], released_reference(maps))
+    # A product of one row may be summed in another order than one of two, so a place on the edge may differ.
+    assert (listener.mask(1, 90)[0] != released_reference(maps)).float().mean() < 0.002

@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> None:
     from ..prompt import parse_prompt
 
     strengths = (args.scene_strength, args.face_strength, args.focus_share, args.strength)
-    check_settings(size, args.steps, args.cfg, args.mode, *strengths)
+    check_settings(size, args.steps, args.cfg, args.mode, *strengths, seed=args.seed)
     sources = _people(args)
     prompt = parse_prompt(args.prompt, persons=len(sources), mentions=args.mentions)
     negative = NEGATIVE if args.negative is None else args.negative

@@ -113,7 +113,7 @@ class Portrait:
         Raises:
             HostError: settings that cannot be used, an adapter that does not fit, or NaN on the way.
         """
-        check_settings(size, steps, cfg, mode, scene_strength, face_strength, focus_share, strength)
+        check_settings(size, steps, cfg, mode, scene_strength, face_strength, focus_share, strength, seed)
         if isinstance(prompt, str):
             prompt = parse_prompt(prompt, persons=len(references))
         conditions = self._conditions(adapter, references, prompt, negative if cfg != 1 else None, size)
@@ -270,6 +270,7 @@ def check_settings(
     face_strength: float = FACE_STRENGTH,
     focus_share: float = FOCUS_SHARE,
     strength: float = 1.0,
+    seed: int = 0,
 ) -> None:
     """Refuse settings of `Portrait.generate` that make no picture, before anything heavy is done. HostError."""
     width, height = size
@@ -280,6 +281,8 @@ def check_settings(
         )
     if steps < 1:
         raise HostError(f"{steps} steps make no picture: 1 or more are needed, 50 are as published.")
+    if not 0 <= seed < 2**64:
+        raise HostError(f"The seed is {seed}; it lies between 0 and {2**64 - 1}.")
     if mode not in MODES:
         raise HostError(f"The cascade knows the modes {', '.join(MODES)}, not {mode!r}.")
     limits = {

@@ -1,6 +1,5 @@
 """The cascade in ComfyUI: with any sampler, on any picture shape, beside stock nodes."""
 
-import comfy.samplers
 import pytest
 import tiny_comfy
 import torch

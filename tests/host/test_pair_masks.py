@@ -1,6 +1,5 @@
 """Person masks, tiles and precision: the right place, whatever piece of the picture is being drawn."""
 
-import comfy.samplers
 import pytest
 import tiny_comfy
 import torch

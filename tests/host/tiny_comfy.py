@@ -1,6 +1,9 @@
 """The tiny base (dhumandiff.tiny) inside ComfyUI: the same weights, so that both hosts can be compared."""
 
-import dhd_pack.dhumandiff.tiny as tiny
+import json
+import tempfile
+from pathlib import Path
+
 import comfy.clip_vision
 import comfy.model_base
 import comfy.model_management as mm
@@ -12,6 +15,7 @@ import comfy.sdxl_clip
 import comfy.supported_models
 import comfy.supported_models_base
 import comfy.utils
+import dhd_pack.dhumandiff.tiny as tiny
 import torch
 
 DEPTHS = {
@@ -110,9 +114,7 @@ def clip(embedding_directory=None):
     """CLIP with the tiny text encoders' weights and SDXL's real tokenizers."""
     target = comfy.supported_models_base.ClipTarget(comfy.sdxl_clip.SDXLTokenizer, TinySDXLClipModel)
     options = {"dtype": torch.float32}  # ComfyUI's default is fp16, also on the CPU
-    made = comfy.sd.CLIP(
-        target, embedding_directory=embedding_directory, parameters=1_000_000, state_dict=[], model_options=options
-    )
+    made = comfy.sd.CLIP(target, embedding_directory, parameters=1_000_000, model_options=options)
     missing, unexpected = made.cond_stage_model.load_state_dict(text_weights(), strict=False)
     assert not unexpected, unexpected
     assert all("logit_scale" in name or "position_ids" in name for name in missing), missing
@@ -188,7 +190,10 @@ def clip_vision(weights=None):
     """CLIP_VISION with the tiny vision tower's weights."""
     tower = tiny.tiny_vision().model
     config = tower.config.to_dict()
-    vision = comfy.clip_vision.ClipVisionModel({**config, "model_type": "clip_vision_model", "num_channels": 3})
+    with tempfile.TemporaryDirectory() as folder:  # older versions of ComfyUI read it from a file only
+        path = Path(folder) / "config.json"
+        path.write_text(json.dumps({**config, "model_type": "clip_vision_model", "num_channels": 3}, default=str))
+        vision = comfy.clip_vision.ClipVisionModel(str(path))
     missing, unexpected = vision.load_sd(weights or {k: v.clone() for k, v in tower.state_dict().items()})
     assert not [name for name in missing if "position_ids" not in name], missing
     assert not [name for name in unexpected if "position_ids" not in name], unexpected

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import comfy.clip_vision
 import comfy.sd
+import comfy.sdxl_clip
 import comfy.supported_models
 import comfy.supported_models_base
-import comfy.sdxl_clip
 import comfy.utils
 
 HOST_TESTS = Path(__file__).resolve().parents[1]
@@ -21,7 +21,7 @@ if "dhd_pack" not in sys.modules:
     sys.modules["dhd_pack"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sys.modules["dhd_pack"])
 
-import tiny_comfy  # noqa: E402 (needs the pack under that name)
+import tiny_comfy
 
 
 class TinySDXL(comfy.supported_models.SDXL):
@@ -48,9 +48,9 @@ _vae_init = comfy.sd.VAE.__init__
 
 
 def _tiny_vae_init(self, sd=None, config=None, **options):
-    if config is None and sd is not None and sd.get("decoder.conv_in.weight") is not None:
-        if sd["decoder.conv_in.weight"].shape[0] == tiny_comfy.VAE_PARAMS["ddconfig"]["ch"]:
-            config, options = {"params": tiny_comfy.VAE_PARAMS}, {}
+    first = (sd or {}).get("decoder.conv_in.weight")
+    if config is None and first is not None and first.shape[0] == tiny_comfy.VAE_PARAMS["ddconfig"]["ch"]:
+        config, options = {"params": tiny_comfy.VAE_PARAMS}, {}
     _vae_init(self, sd=sd, config=config, **options)
 
 

@@ -1,0 +1,366 @@
+"""`python -m dhumandiff generate`: from files to a PNG that says how it was made, and every refusal before that."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("diffusers", reason="install it with: pip install diffusers transformers accelerate")
+pytest.importorskip("cv2", reason="photo quality is measured with OpenCV: pip install opencv-python-headless")
+
+from dhumandiff import tiny
+from dhumandiff.__main__ import main
+from dhumandiff.cascade import FACE_STRENGTH, FOCUS_SHARE, SCENE_STRENGTH
+from dhumandiff.commands import generate
+from dhumandiff.encode import encode_reference
+from dhumandiff.hosts import diffusers_pipeline
+from dhumandiff.hosts.diffusers_pipeline import NEGATIVE
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Four pictures that nobody took, each a different person to the tiny face analyser."""
+    folder = tmp_path_factory.mktemp("photos")
+    random = np.random.default_rng(0)
+    for name in "abcd":
+        small = random.integers(40, 216, (12, 12, 3), dtype=np.uint8)
+        Image.fromarray(small).resize((300, 320), Image.Resampling.BICUBIC).save(folder / f"{name}.png")
+    return folder
+
+
+@pytest.fixture
+def arguments(photos, tmp_path):
+    """A command line that works, as a dict to change."""
+    return {
+        "--person-1": [photos / "a.png"],
+        "--person-2": [photos / "b.png"],
+        "--prompt": ["A man@1 and a woman@2 in a garden"],
+        "--base": ["tiny"],
+        "--device": ["cpu"],
+        "--out": [tmp_path / "portrait.png"],
+        "--size": ["64x96"],
+        "--steps": [2],
+    }
+
+
+def run(arguments):
+    """Exit code of the command."""
+    line = ["generate"]
+    for option, values in arguments.items():
+        line += [option, *map(str, values)]
+    return main(line)
+
+
+def pixels(path):
+    return np.asarray(Image.open(path)).astype(int)
+
+
+def refused(arguments, capsys):
+    """What the command says when it refuses."""
+    assert run(arguments) == 1
+    out = capsys.readouterr()
+    last = out.err.splitlines()[-1]
+    assert last.startswith("error: ")
+    assert "Traceback" not in out.err
+    return last
+
+
+@pytest.fixture
+def nothing_heavy(monkeypatch):
+    """Fails the test when a model is loaded."""
+
+    def load(*_, **__):
+        raise AssertionError("a model was loaded before the refusal")
+
+    for name in ("tiny_adapter", "tiny_vision", "tiny_unet", "tiny_text_encoders", "tiny_vae"):
+        monkeypatch.setattr(tiny, name, load)
+
+
+def test_two_photos_and_a_sentence_become_a_picture(arguments, capsys):
+    assert run(arguments) == 0
+    out = capsys.readouterr()
+    image = Image.open(arguments["--out"][0])
+    assert (image.format, image.mode, image.size) == ("PNG", "RGB", (64, 96))
+    assert np.asarray(image).std() > 10
+    assert "random weights: the picture will be noise" in out.out
+    assert "Person 1: A [man] and a woman" in out.out
+    assert "token 2 'man'" in out.out
+    assert "token 5 'woman'" in out.out
+    assert "sampling: 100%" in out.err
+    assert list(arguments["--out"][0].parent.iterdir()) == arguments["--out"]
+
+
+def test_the_same_command_makes_the_same_picture(arguments, tmp_path):
+    run(arguments)
+    first = pixels(tmp_path / "portrait.png")
+    run(arguments)
+    assert np.array_equal(pixels(tmp_path / "portrait.png"), first)
+    run({**arguments, "--seed": [7]})
+    assert not np.array_equal(pixels(tmp_path / "portrait.png"), first)
+
+
+def test_the_settings_are_in_the_png_without_the_places_of_files(arguments, tmp_path):
+    more = {"--seed": [5], "--mode": ["released"], "--cfg": [3.5], "--negative": ["naïve, 雨"]}
+    assert run({**arguments, **more}) == 0
+    text = Image.open(tmp_path / "portrait.png").text
+    told = json.loads(text["dhumandiff"])
+    assert told["prompt"] == "A man@1 and a woman@2 in a garden"
+    assert told["negative"] == "naïve, 雨"
+    assert (told["seed"], told["steps"], told["cfg"], told["mode"]) == (5, 2, 3.5, "released")
+    assert told["size"] == [64, 96]
+    assert told["persons"] == [["a.png"], ["b.png"]]
+    assert (told["base"], told["device"], told["dtype"]) == ("tiny", "cpu", "float32")
+    assert (
+        "Negative prompt: naïve, 雨\nSteps: 2, Sampler: Euler, CFG scale: 3.5, Seed: 5, Size: 64x96"
+        in text["parameters"]
+    )
+    assert str(tmp_path) not in str(text)
+
+
+def test_the_command_s_defaults_are_the_library_s(arguments, monkeypatch):
+    seen = {}
+
+    def stop(self, adapter, references, prompt, negative, *, progress, **settings):
+        seen.update(settings, negative=negative)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(diffusers_pipeline.Portrait, "generate", stop)
+    del arguments["--steps"], arguments["--size"]
+    assert run(arguments) == 130
+    assert seen.pop("negative") == NEGATIVE
+    assert seen == {
+        "seed": 0,
+        "size": (512, 512),
+        "steps": 50,
+        "cfg": 5.0,
+        "mode": "two_strength",
+        "scene_strength": SCENE_STRENGTH,
+        "face_strength": FACE_STRENGTH,
+        "focus_share": FOCUS_SHARE,
+        "strength": 1.0,
+    }
+    assert not arguments["--out"][0].exists()
+
+
+def test_swapping_is_giving_the_photos_the_other_way_round(arguments, photos, tmp_path):
+    run({**arguments, "--swap": []})
+    swapped = pixels(tmp_path / "portrait.png")
+    run({**arguments, "--person-1": [photos / "b.png"], "--person-2": [photos / "a.png"]})
+    assert np.array_equal(pixels(tmp_path / "portrait.png"), swapped)
+    run(arguments)
+    assert not np.array_equal(pixels(tmp_path / "portrait.png"), swapped)
+
+
+def test_several_photos_of_a_person_and_light_normalisation(arguments, photos, tmp_path, capsys):
+    run(arguments)
+    one = pixels(tmp_path / "portrait.png")
+    assert run({**arguments, "--person-1": [photos / "a.png", photos / "c.png"], "--normalise-light": []}) == 0
+    assert not np.array_equal(pixels(tmp_path / "portrait.png"), one)
+    assert "its face is unlike the other photos" in capsys.readouterr().out
+
+
+def test_a_saved_reference_stands_for_photos(arguments, photos, tmp_path, monkeypatch):
+    run(arguments)
+    expected = pixels(tmp_path / "portrait.png")
+    for name in "ab":
+        reference, _ = encode_reference(photos / f"{name}.png", tiny.tiny_vision(), tiny.tiny_faces())
+        reference.save(tmp_path / f"{name}.safetensors")
+    run({**arguments, "--person-1": [tmp_path / "a.safetensors"]})
+    assert np.array_equal(pixels(tmp_path / "portrait.png"), expected)
+    monkeypatch.setattr(tiny, "tiny_vision", None)  # with two saved references nothing is encoded
+    run({**arguments, "--person-1": [tmp_path / "a.safetensors"], "--person-2": [tmp_path / "b.safetensors"]})
+    assert np.array_equal(pixels(tmp_path / "portrait.png"), expected)
+
+
+def test_an_adapter_from_a_file_is_used(arguments, tmp_path):
+    tiny.tiny_adapter(seed=3).save_pretrained(tmp_path / "pair.safetensors")
+    run(arguments)
+    usual = pixels(tmp_path / "portrait.png")
+    assert run({**arguments, "--adapter": [tmp_path / "pair.safetensors"]}) == 0
+    assert not np.array_equal(pixels(tmp_path / "portrait.png"), usual)
+    assert json.loads(Image.open(tmp_path / "portrait.png").text["dhumandiff"])["adapter"] == "pair.safetensors"
+
+
+def test_an_adapter_without_subject_path_works_with_a_note(arguments, tmp_path, capsys):
+    from layouts import small_adapter
+
+    small_adapter(names=("",), context_width=192, clip_width=64).save_pretrained(tmp_path / "face.safetensors")
+    assert run({**arguments, "--adapter": [tmp_path / "face.safetensors"]}) == 0
+    out = capsys.readouterr().out
+    assert "no subject path" in out
+    assert "token 2" not in out
+
+
+def test_the_focus_mask_is_written_at_the_picture_s_size(arguments, tmp_path):
+    assert run({**arguments, "--focus-out": [tmp_path / "focus.png"], "--focus-share": [0.25]}) == 0
+    mask = Image.open(tmp_path / "focus.png")
+    assert (mask.mode, mask.size) == ("L", (64, 96))
+    values = np.asarray(mask)
+    assert set(np.unique(values)) == {0, 255}
+    assert (values == 255).mean() == pytest.approx(0.25)
+
+
+def test_one_person_alone(arguments, capsys):
+    del arguments["--person-2"]
+    assert run({**arguments, "--prompt": ["a man@1 in a garden"]}) == 0
+    assert "Person 2" not in capsys.readouterr().out
+
+
+def test_all_mentions_can_be_mapped(arguments, capsys):
+    marked = {"--prompt": ["a man@1 and a woman@2, the groom@1 smiles"]}
+    assert run({**arguments, **marked, "--mentions": ["all"]}) == 0
+    assert "'groom'" in capsys.readouterr().out
+    assert run({**arguments, **marked}) == 0
+    assert "'groom'" not in capsys.readouterr().out
+
+
+def test_one_person_given_twice_is_warned_of(arguments, photos, capsys):
+    assert run({**arguments, "--person-2": [photos / "a.png"]}) == 0
+    assert "warning: Person 1 and person 2 look like the same person" in capsys.readouterr().out
+
+
+def test_a_person_whom_no_word_names_is_noted(arguments, capsys):
+    assert run({**arguments, "--prompt": ["a man@1 and somebody"]}) == 0
+    assert "note: no word names person 2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"--size": ["500x500"]}, "500 x 500 cannot be made"),
+        ({"--size": ["512"]}, "--size '512' is not clear: write width x height"),
+        ({"--size": ["0x512"]}, "0 x 512 cannot be made"),
+        ({"--seed": [2**64]}, f"seed is {2**64}; it lies between 0 and"),
+        ({"--steps": [0]}, "0 steps make no picture"),
+        ({"--cfg": [0]}, "cfg is 0.0; it lies between 1 and 100"),
+        ({"--mode": ["fast"]}, "not 'fast'"),
+        ({"--scene-strength": [4]}, "scene strength is 4.0"),
+        ({"--face-strength": [-1]}, "face strength is -1.0"),
+        ({"--focus-share": [2]}, "focus share is 2.0"),
+        ({"--strength": ["nan"]}, "strength is nan"),
+        ({"--device": ["tpu"]}, "device 'tpu' is not available"),
+        ({"--prompt": ["a man@3 and a woman@2"]}, "names person 3"),
+        ({"--prompt": [" "]}, "prompt is empty"),
+        ({"--base": ["nowhere"]}, "There is no base nowhere"),
+        ({"--person-1": ["nobody.jpg"]}, "nobody.jpg does not exist"),
+        ({"--person-1": ["nobody.safetensors"]}, "no reference file nobody.safetensors"),
+        ({"--person-1": ["a.safetensors", "b.jpg"]}, "one person already"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_heavy_loads(arguments, nothing_heavy, capsys, change, message):
+    assert message in refused({**arguments, **change}, capsys)
+    assert not arguments["--out"][0].exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("portrait.jpg", "choose a name that ends in .png"),
+        ("missing/portrait.png", "does not exist. Make it"),
+        ("folder.png", "it is a folder"),
+    ],
+)
+def test_an_unwritable_out_is_refused_before_anything_heavy_loads(
+    arguments, nothing_heavy, capsys, tmp_path, name, message
+):
+    (tmp_path / "folder.png").mkdir()
+    assert message in refused({**arguments, "--out": [tmp_path / name]}, capsys)
+    assert message in refused({**arguments, "--focus-out": [tmp_path / name]}, capsys)
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="the superuser may write anywhere")
+def test_a_folder_without_leave_to_write_is_refused(arguments, nothing_heavy, capsys, tmp_path):
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+    assert "Permission denied" in refused({**arguments, "--out": [locked / "portrait.png"]}, capsys)
+
+
+def test_a_disk_that_says_no_is_told_before_anything_heavy_loads(arguments, nothing_heavy, capsys, monkeypatch):
+    def full(**_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(generate.tempfile, "TemporaryFile", full)
+    assert "No space left on device. Choose a folder" in refused(arguments, capsys)
+
+
+def test_a_failed_write_leaves_the_old_picture_and_nothing_else(arguments, tmp_path, capsys, monkeypatch):
+    run(arguments)
+    before = (tmp_path / "portrait.png").read_bytes()
+    save = Image.Image.save
+
+    def half(self, path, *args, **kwargs):
+        save(self, path, *args, **kwargs)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", half)
+    assert "cannot be written" in refused({**arguments, "--seed": [1]}, capsys)
+    assert (tmp_path / "portrait.png").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["portrait.png"]
+
+
+def test_the_focus_mask_is_refused_where_there_is_none(arguments, nothing_heavy, capsys, tmp_path):
+    focus = {"--focus-out": [tmp_path / "focus.png"]}
+    assert "mode none has no focus mask" in refused({**arguments, **focus, "--mode": ["none"]}, capsys)
+    assert "are both" in refused({**arguments, "--focus-out": arguments["--out"]}, capsys)
+
+
+def test_swapping_one_person_is_refused(arguments, nothing_heavy, capsys):
+    del arguments["--person-2"]
+    arguments["--prompt"] = ["a man@1"]
+    assert "--swap exchanges two people" in refused({**arguments, "--swap": []}, capsys)
+
+
+@pytest.mark.parametrize("which", ["5", "middle"])
+def test_a_face_that_is_not_there_is_refused_with_the_photo_s_name(arguments, capsys, which):
+    said = refused({**arguments, "--which-face": [which]}, capsys)
+    assert "a.png" in said
+    assert which in said
+
+
+@pytest.mark.parametrize("name", ["diffusers", "transformers"])
+def test_a_missing_package_is_told_with_its_pip_line(arguments, capsys, monkeypatch, name):
+    monkeypatch.setitem(sys.modules, name, None)
+    assert "pip install diffusers transformers accelerate" in refused(arguments, capsys)
+
+
+def test_without_weights_it_says_how_to_get_them(arguments, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("dhumandiff.hosts.diffusers_base.check_base", lambda base: None)
+    assert "python -m dhumandiff download" in refused({**arguments, "--base": ["sdxl"]}, capsys)
+
+
+@pytest.mark.faces
+def test_real_faces_are_found_with_a_real_pack(arguments, faces_root, face_photos, capsys):
+    pytest.importorskip("insightface", reason="install it with: pip install insightface onnxruntime")
+    arguments |= {
+        "--person-1": [face_photos / "obama.jpg", face_photos / "obama2.jpg"],
+        "--person-2": [face_photos / "biden.jpg"],
+        "--face-pack": ["mini"],
+        "--face-root": [faces_root],
+        "--provider": ["CPU"],
+    }
+    assert run(arguments) == 0
+    assert "same person" not in capsys.readouterr().out
+
+
+def test_it_runs_as_a_command_and_asking_for_help_loads_nothing(arguments, tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    look = "import sys, dhumandiff.__main__ as m\ntry: m.main(['generate', '--help'])\nexcept SystemExit: pass\n"
+    look += "assert not {'torch', 'diffusers', 'numpy', 'PIL'} & set(sys.modules), 'heavy'"
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--person-1" in done.stdout
+
+    line = [sys.executable, "-m", "dhumandiff", "generate"]
+    for option, values in arguments.items():
+        line += [option, *map(str, values)]
+    done = subprocess.run(line, capture_output=True, text=True, env=environment, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "portrait.png: 64 x 96 px, seed 0" in done.stdout
