@@ -168,14 +168,15 @@ class ReleasedListener:
         """The released focus mask of each picture, bool [images, H, W].
 
         Raises:
-            HostError: no prompt covers the whole picture.
+            HostError: the pair did not act in the last step, or no prompt covers the whole picture.
         """
         # Without guidance (CFG 1) there is no unconditional half; the script's first chunk is then the conditional one.
         role = 0 if (0, 0) in self._layers else 1
         if (role, 0) not in self._layers:
             raise HostError(
-                "The cascade's mode `released` reads its mask from prompts that cover the whole picture, and found "
-                "none (only areas or tiles). Choose the mode `two_strength`."
+                "The cascade's mode `released` found nothing to make its mask from: it reads the last step of a run at scene "
+                "strength, from prompts that cover the whole picture. It needs a scene strength above 0, a pair that acts to "
+                "the end (`end` 1.0), and a prompt without an area, not in tiles. Choose the mode `two_strength`."
             )
         masks = []
         for image in range(images):

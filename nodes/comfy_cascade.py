@@ -103,8 +103,11 @@ class CascadeGuider(comfy.samplers.CFGGuider):
         return super().predict_noise(x, timestep, with_step(options, step), seed)
 
     def _predict_two_strength(self, x: Tensor, timestep: Tensor, options: dict, seed: Any) -> Tensor:
-        scene = self._at(self.scene_strength, x, timestep, options, seed, self._listener)
-        face = self._at(self.face_strength, x, timestep, options, seed)
+        # Attention can be heard only where the persons count at all.
+        heard_in_scene = self.scene_strength > 0
+        listeners = (self._listener, None) if heard_in_scene else (None, self._listener)
+        scene = self._at(self.scene_strength, x, timestep, options, seed, listeners[0])
+        face = self._at(self.face_strength, x, timestep, options, seed, listeners[1])
         maps = self._listener.maps()
         if maps is None:  # the pair does not act at this noise level
             return scene

@@ -248,7 +248,7 @@ def test_the_released_listener_takes_conditional_rows_where_there_are_no_others(
 def test_the_released_listener_refuses_views_that_never_show_the_whole_picture():
     listener = ReleasedListener()
     listener(observation(Pair(), [0, 1], [Place(0, 0, 0, 8, 4)] * 2))
-    with pytest.raises(HostError, match=r"found none .*two_strength"):
+    with pytest.raises(HostError, match=r"found nothing .*two_strength"):
         listener.mask(1, 90)
 
 

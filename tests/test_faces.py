@@ -325,7 +325,7 @@ class TestPacks:
             with monkeypatch.context() as patch:
                 patch.setitem(sys.modules, package, None)
                 with pytest.raises(
-                    FaceError, match=r"pip install insightface onnxruntime .*onnxruntime-gpu.*never both"
+                    FaceError, match=r"pip install insightface onnxruntime\. .*onnxruntime-gpu.*never both"
                 ):
                     InsightFaceAnalyser.from_pack("buffalo_l")
 

@@ -16,9 +16,9 @@ from .geometry import align
 __all__ = ["DETECTION_SIZES", "PROVIDERS", "InsightFaceAnalyser"]
 
 INSTALL = (
-    "Install it with: pip install insightface onnxruntime (or, for NVIDIA cards, pip install insightface "
-    "onnxruntime-gpu; "
-    "never both runtimes in one environment, the CPU build hides the other)"
+    "Install it with: pip install insightface onnxruntime. For NVIDIA cards: pip install onnxruntime-gpu onnx "
+    "opencv-python-headless requests scikit-image scipy, then pip install --no-deps insightface; never both runtimes in "
+    "one environment, the CPU build hides the other"
 )
 
 DETECTION_SIZES = (640, 512, 384, 320, 256)

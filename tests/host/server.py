@@ -119,11 +119,11 @@ TINY = {
     "DHDLoadAdapter": {"adapter_name": "tiny_adapter.safetensors"},
     "DHDCascadeKSampler": {"steps": 4},
 }
-PHOTOS = ("obama.jpg", "biden.jpg")
+PHOTOS = ("person_1.jpg", "person_2.jpg")
 
 
 def on_the_tiny_base(prompt: dict) -> dict:
-    """The prompt with the tiny base's files and the test photos chosen."""
+    """The prompt with the tiny base's files and the example photos chosen."""
     photos = iter(PHOTOS)
     for node in prompt.values():
         node["inputs"].update(TINY.get(node["class_type"], {}))
@@ -136,8 +136,8 @@ def fill(base: Path, faces_root: Path) -> None:
     """Photos, face models and the tiny base into a base folder."""
     import tiny_comfy
 
-    for photo in (faces_root / "photos").iterdir():
-        (base / "input").mkdir(parents=True, exist_ok=True)
+    (base / "input").mkdir(parents=True, exist_ok=True)
+    for photo in (*(faces_root / "photos").iterdir(), *(REPOSITORY / "examples").glob("*.jpg")):
         shutil.copyfile(photo, base / "input" / photo.name)
     tiny_comfy.write_models(base / "models")
     pack = base / "models" / "insightface" / "models" / "mini"

@@ -168,3 +168,14 @@ def test_image_to_image_starts_from_the_picture(paired):
 def test_a_model_without_people_is_refused(model):
     with pytest.raises(DHumanDiffError, match="Apply Disparity-Aware Conditioning"):
         CascadeGuider(model).set_cascade()
+
+
+def test_the_focus_is_found_also_when_the_scene_has_no_faces(paired):
+    made = cascade(paired, scene=0.0, face=1.0)
+    assert torch.isfinite(sample(made, (1, 4, 12, 12))).all()
+    assert made.focus.any()
+
+
+def test_released_mode_without_faces_in_the_scene_says_what_it_needs(paired):
+    with pytest.raises(DHumanDiffError, match="scene strength above 0"):
+        sample(cascade(paired, "released", scene=0.0), (1, 4, 12, 12))

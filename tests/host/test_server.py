@@ -178,6 +178,7 @@ def test_a_picture_without_a_face_is_named(server, portrait):
 def test_the_same_person_twice_is_warned_about(server, portrait):
     prompt = copy.deepcopy(portrait)
     loads = [key for key, node in prompt.items() if node["class_type"] == "LoadImage"]
+    prompt[loads[0]]["inputs"]["image"] = "obama.jpg"
     prompt[loads[1]]["inputs"]["image"] = "obama2.jpg"
     assert server.run(prompt)["error"] is None
     assert "look like the same person" in server.log.read_text()
