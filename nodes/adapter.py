@@ -9,6 +9,7 @@ import torch
 from comfy_api.latest import io
 
 from ..dhumandiff.adapter import Adapter
+from ..dhumandiff.errors import AdapterError
 from .comfy_folders import adapter_choices, adapter_path
 from .comfy_schema import AdapterType, schema
 
@@ -34,6 +35,15 @@ class DHDLoadAdapter(io.ComfyNode):
             ],
             outputs=[AdapterType.Output("adapter", tooltip="The adapter, for the other DHumanDiff nodes.")],
         )
+
+    @classmethod
+    def validate_inputs(cls, adapter_name: str) -> bool | str:
+        # In the place of ComfyUI's own check of the choice, whose message does not say what to put where.
+        try:
+            adapter_path(adapter_name)
+        except AdapterError as error:
+            return str(error)
+        return True
 
     @classmethod
     def fingerprint_inputs(cls, adapter_name: str) -> float:

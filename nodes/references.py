@@ -212,6 +212,14 @@ class DHDLoadReference(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, file_name: str) -> bool | str:
+        try:
+            reference_path(file_name)
+        except ReferenceError as error:
+            return str(error)
+        return True
+
+    @classmethod
     def fingerprint_inputs(cls, file_name: str) -> float:
         return reference_path(file_name).stat().st_mtime
 

@@ -160,11 +160,20 @@ def broken(portrait, kind, **inputs):
         ("DHDSubjectPrompt", {"text": "  "}, "prompt is empty"),
         ("DHDSubjectPrompt", {"text": "two women in a garden"}, "woman@1 and a woman@2"),
         ("DHDLoadFaceAnalysis", {"pack": "buffalo_l"}, "buffalo_l"),
+        ("DHDLoadAdapter", {"adapter_name": "DHumanDiff"}, "python -m dhumandiff download"),
+        ("DHDLoadAdapter", {"adapter_name": "../../etc/passwd"}, "is not in"),
     ],
 )
 def test_bad_input_says_what_to_do(server, portrait, kind, inputs, message):
     result = server.run(broken(portrait, kind, **inputs))
     assert message in result["error"]
+
+
+def test_an_unknown_saved_person_is_named(server, portrait):
+    prompt = copy.deepcopy(portrait)
+    prompt["901"] = {"class_type": "DHDLoadReference", "inputs": {"file_name": "nobody"}}
+    prompt[node_of(prompt, "DHDSwapPersons")]["inputs"]["reference_1"] = ["901", 0]
+    assert "no saved reference 'nobody'" in server.run(prompt)["error"]
 
 
 def test_a_picture_without_a_face_is_named(server, portrait):

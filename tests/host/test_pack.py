@@ -1,0 +1,42 @@
+"""The pack loads wherever ComfyUI does, whatever else is missing."""
+
+import subprocess
+import sys
+
+import pytest
+from comfyui import COMFYUI, REPOSITORY
+
+LOAD = """
+import asyncio, importlib.util, sys
+
+sys.path.insert(0, {comfyui!r})
+import comfy.cli_args
+comfy.cli_args.args.cpu = True
+
+sys.modules.update(dict.fromkeys({blocked!r}))  # None: as if they were not installed
+spec = importlib.util.spec_from_file_location("pack", {init!r}, submodule_search_locations=[{root!r}])
+pack = importlib.util.module_from_spec(spec)
+sys.modules["pack"] = pack
+spec.loader.exec_module(pack)
+nodes = asyncio.run(asyncio.run(pack.comfy_entrypoint()).get_node_list())
+for node in nodes:
+    node.GET_SCHEMA()
+print(len(nodes), "nodes")
+try:
+    node = next(node for node in nodes if node.__name__ == "DHDLoadFaceAnalysis")
+    node.execute("buffalo_l", "auto", False)
+except ValueError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    "blocked", [("insightface",), ("onnxruntime",), ("insightface", "onnxruntime", "cv2", "diffusers")]
+)
+def test_without_face_recognition_the_pack_loads_and_the_node_says_how_to_install_it(blocked):
+    code = LOAD.format(
+        comfyui=str(COMFYUI), blocked=blocked, init=str(REPOSITORY / "__init__.py"), root=str(REPOSITORY)
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert "10 nodes" in out.stdout, out.stderr[-2000:]
+    assert "pip install insightface onnxruntime" in out.stdout
