@@ -1,20 +1,17 @@
 """Who is who in a sentence, and which tokens stand for whom."""
 
 import json
-import os
 import random
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from comfyui import COMFYUI, REPOSITORY, why_not
 
 from dhumandiff.errors import PromptError
 from dhumandiff.prompt import Mention, Prompt, bind_tokens, describe_binding, parse_prompt, split_weights
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-COMFYUI = Path(os.environ.get("COMFYUI_PATH") or Path.home() / "comfy" / "ComfyUI")
 TOKENIZERS = (REPOSITORY / "dhumandiff" / "tiny" / "tokenizer", COMFYUI / "comfy" / "sd1_tokenizer")
 CAPTION = (  # as long as PairHuman's, which pass 77 tokens
     "A man and a woman are seated on a weathered wooden bench in a sunlit garden, surrounded by tall hydrangeas and a low "
@@ -361,9 +358,8 @@ print(json.dumps({"weights": weights, "bound": bound}))
 
 
 @pytest.mark.host
+@pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 def test_weights_and_tokens_agree_with_comfyui(tmp_path):
-    if not (COMFYUI / "comfy" / "sd1_clip.py").is_file():
-        pytest.skip(f"no ComfyUI in {COMFYUI}")
     torch = pytest.importorskip("torch")
     from safetensors.torch import save_file
 
