@@ -24,7 +24,7 @@ from ..adapter import Adapter
 from ..errors import HostError
 from ..faces.face import Face
 from ..faces.geometry import ARCFACE_TEMPLATE, crop_face
-from ..hosts.diffusers_base import ClipVision, package
+from ..hosts.diffusers_vision import ClipVision, package
 from ..projections import FaceProjection, IdentityProjection, PairedKeysValues, SubjectMapping
 
 __all__ = [

@@ -45,3 +45,27 @@ def server(tmp_path_factory, faces_root):
         yield running
     finally:
         running.stop()
+
+
+@pytest.fixture(scope="module")
+def model():
+    """MODEL with the tiny UNet."""
+    import tiny_comfy
+
+    return tiny_comfy.model_patcher()
+
+
+@pytest.fixture(scope="module")
+def adapter():
+    """DHD_ADAPTER with the tiny adapter."""
+    import tiny_comfy
+
+    return tiny_comfy.adapter_patcher()
+
+
+@pytest.fixture(scope="module")
+def people():
+    """Two random people."""
+    import tiny_comfy
+
+    return [tiny_comfy.reference(1), tiny_comfy.reference(2)]

@@ -13,11 +13,6 @@ POSITIVE, NEGATIVE = tiny_comfy.conditioning(1), tiny_comfy.conditioning(2)
 
 
 @pytest.fixture(scope="module")
-def model():
-    return tiny_comfy.model_patcher()
-
-
-@pytest.fixture(scope="module")
 def paired(model):
     return apply_pair(model, tiny_comfy.adapter_patcher(), [tiny_comfy.reference(1), tiny_comfy.reference(2)], 0.3)
 

@@ -16,21 +16,6 @@ POSITIVE, NEGATIVE = tiny_comfy.conditioning(1), tiny_comfy.conditioning(2)
 PICTURE = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(3)) * 10
 
 
-@pytest.fixture(scope="module")
-def model():
-    return tiny_comfy.model_patcher()
-
-
-@pytest.fixture(scope="module")
-def adapter():
-    return tiny_comfy.adapter_patcher()
-
-
-@pytest.fixture(scope="module")
-def people():
-    return [tiny_comfy.reference(1), tiny_comfy.reference(2)]
-
-
 def run(model, sigma=None):
     return predict(guider(model, POSITIVE, NEGATIVE), PICTURE, sigma_at(model, 500))
 

@@ -13,21 +13,6 @@ from sampling import guider, predict, sample, sigma_at
 POSITIVE, NEGATIVE = tiny_comfy.conditioning(1), tiny_comfy.conditioning(2)
 
 
-@pytest.fixture(scope="module")
-def model():
-    return tiny_comfy.model_patcher()
-
-
-@pytest.fixture(scope="module")
-def adapter():
-    return tiny_comfy.adapter_patcher()
-
-
-@pytest.fixture(scope="module")
-def people():
-    return [tiny_comfy.reference(1), tiny_comfy.reference(2)]
-
-
 @pytest.fixture
 def weights(monkeypatch):
     """Every call's weights by layer: (query's rows, weights)."""

@@ -16,16 +16,6 @@ def clip():
     return tiny_comfy.clip()
 
 
-@pytest.fixture(scope="module")
-def adapter():
-    return tiny_comfy.adapter_patcher()
-
-
-@pytest.fixture(scope="module")
-def people():
-    return [tiny_comfy.reference(1), tiny_comfy.reference(2)]
-
-
 def stock(clip, text):
     return clip.encode_from_tokens_scheduled(clip.tokenize(text))
 

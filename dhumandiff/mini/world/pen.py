@@ -1,0 +1,166 @@
+"""A vector pen: smooth shapes in a frame of one's own, drawn large and shrunk, so that edges are soft.
+
+Every shape is drawn twice: in its colour, and in the number of whom it belongs to. The second picture becomes the
+persons' masks, so a mask is exactly what is seen of a person, whoever stands in front.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from math import cos, pi, radians, sin
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+__all__ = ["Colour", "Frame", "Pen", "Points", "closed", "mix", "opened", "tint"]
+
+Colour = tuple[int, int, int]
+Points = Sequence[tuple[float, float]]
+
+_STEPS = 5  # straight pieces between two control points of a curve
+
+
+def mix(first: Colour, second: Colour, share: float) -> Colour:
+    """A colour between two: `share` 0 is the first, 1 the second."""
+    return tuple(round(a + (b - a) * share) for a, b in zip(first, second, strict=True))
+
+
+def tint(colour: Colour, factor: float) -> Colour:
+    """Darker (`factor` below 1, a little towards blue, as shadows are) or lighter (above 1)."""
+    if factor >= 1:
+        return mix(colour, (255, 250, 240), min(factor - 1, 1.0))
+    return tuple(round(value * (1 - (1 - factor) * weight)) for value, weight in zip(colour, (1.0, 1.03, 0.9)))
+
+
+@cache
+def _basis(count: int, loop: bool) -> np.ndarray:
+    """What turns control points [count, 2] into points of the Catmull-Rom curve through them: a matrix."""
+    rows = []
+    for segment in range(count if loop else count - 1):
+        for step in range(_STEPS):
+            t = step / _STEPS
+            weights = (
+                (-t + 2 * t**2 - t**3) / 2,
+                (2 - 5 * t**2 + 3 * t**3) / 2,
+                (t + 4 * t**2 - 3 * t**3) / 2,
+                (-(t**2) + t**3) / 2,
+            )
+            row = np.zeros(count)
+            for offset, weight in enumerate(weights, -1):
+                at = segment + offset
+                row[at % count if loop else min(max(at, 0), count - 1)] += weight
+            rows.append(row)
+    if not loop:
+        rows.append(np.eye(count)[-1])
+    return np.array(rows)
+
+
+def closed(points: Points) -> np.ndarray:
+    """The smooth closed curve through control points; a point given twice makes a corner."""
+    return _basis(len(points), True) @ np.asarray(points, dtype=float)
+
+
+def opened(points: Points) -> np.ndarray:
+    """The smooth open curve through control points."""
+    return _basis(len(points), False) @ np.asarray(points, dtype=float)
+
+
+_CIRCLE = np.array([(cos(2 * pi * i / 28), sin(2 * pi * i / 28)) for i in range(28)])
+_HALF = np.array([(cos(pi * i / 6 - pi / 2), sin(pi * i / 6 - pi / 2)) for i in range(7)])  # a round cap, to +x
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Coordinates of one's own: `origin` in picture px, `scale` px a unit, turned by `roll` degrees about `pivot`.
+
+    `warp` bends points before they are turned (a head that looks aside).
+    """
+
+    origin: tuple[float, float]
+    scale: float
+    roll: float = 0.0
+    pivot: tuple[float, float] = (0.0, 0.0)
+    warp: Callable[[np.ndarray], np.ndarray] | None = None
+
+    def __call__(self, points: np.ndarray | Points) -> np.ndarray:
+        """Local points [N, 2] -> picture px [N, 2]."""
+        points = np.asarray(points, dtype=float)
+        if self.warp is not None:
+            points = self.warp(points)
+        if self.roll:
+            c, s = cos(radians(self.roll)), sin(radians(self.roll))
+            points = (points - self.pivot) @ np.array(((c, s), (-s, c))) + self.pivot
+        return points * self.scale + self.origin
+
+
+class Pen:
+    """A picture being drawn. `owner` is the number written into the second picture: 0 the scene, 1, 2, ... a person."""
+
+    def __init__(self, width: int, height: int, oversampling: int) -> None:
+        self.width, self.height, self.oversampling = width, height, oversampling
+        size = (width * oversampling, height * oversampling)
+        self.image = Image.new("RGB", size)
+        self.owners = Image.new("L", size)
+        self.owner = 0
+        self._paint, self._note = ImageDraw.Draw(self.image), ImageDraw.Draw(self.owners)
+
+    def polygon(self, frame: Frame, points: np.ndarray | Points, colour: Colour) -> None:
+        """Fill straight-edged points."""
+        flat = (frame(points) * self.oversampling).ravel().tolist()
+        self._paint.polygon(flat, fill=colour)
+        if self.owner:
+            self._note.polygon(flat, fill=self.owner)
+
+    def curve(self, frame: Frame, points: Points, colour: Colour) -> None:
+        """Fill the smooth closed curve through control points."""
+        self.polygon(frame, closed(points), colour)
+
+    def oval(self, frame: Frame, x: float, y: float, rx: float, ry: float, colour: Colour) -> None:
+        """Fill an ellipse."""
+        self.polygon(frame, _CIRCLE * (rx, ry) + (x, y), colour)
+
+    def ring(self, frame: Frame, points: np.ndarray, width: float, colour: Colour) -> None:
+        """Draw the outline of dense closed points, `width` in the frame's units."""
+        flat = frame(points) * self.oversampling
+        flat = [tuple(point) for point in flat.tolist()]
+        thick = max(1, round(width * frame.scale * self.oversampling))
+        for draw, fill in ((self._paint, colour), (self._note, self.owner)):
+            draw.line([*flat, *flat[:2]], fill=fill, width=thick, joint="curve")
+
+    def stroke(self, frame: Frame, points: Points, width: float, colour: Colour, end: float | None = None) -> None:
+        """A smooth line with round ends through control points, from `width` to `end` (units) thick."""
+        path = opened(points)
+        along = np.gradient(path, axis=0)
+        along /= np.maximum(np.hypot(along[:, :1], along[:, 1:]), 1e-9)
+        across = along[:, ::-1] * (-1, 1)
+        radius = np.linspace(width, width if end is None else end, len(path))[:, None] / 2
+        caps = []
+        for at, heading in ((-1, along[-1]), (0, -along[0])):
+            turn = np.array((heading, (-heading[1], heading[0])))
+            caps.append(_HALF @ turn * radius[at] + path[at])
+        # One side, the far cap, back along the other side, the near cap.
+        outline = np.concatenate((path - across * radius, caps[0], (path + across * radius)[::-1], caps[1]))
+        self.polygon(frame, outline, colour)
+
+    def gradient(self, top: float, bottom: float, colours: Sequence[Colour]) -> None:
+        """Fill the whole width between two heights (shares of the picture) with colours running downwards."""
+        y0, y1 = round(top * self.image.height), round(bottom * self.image.height)
+        if y1 <= y0:
+            return
+        at = np.linspace(0, len(colours) - 1, y1 - y0)
+        column = np.stack([np.interp(at, range(len(colours)), channel) for channel in zip(*colours, strict=True)], -1)
+        strip = Image.fromarray(np.ascontiguousarray(column[:, None].round().astype(np.uint8)))
+        self.image.paste(strip.resize((self.image.width, y1 - y0), Image.Resampling.NEAREST), (0, y0))
+
+    def finish(self, persons: int) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+        """(picture [H, W, 3] uint8, one mask [H, W] bool a person): a px belongs to whom more than half of it shows."""
+        n = self.oversampling
+        picture = np.asarray(self.image.reduce(n))
+        owners = np.asarray(self.owners)
+        masks = []
+        for person in range(1, persons + 1):
+            share = Image.fromarray((owners == person).astype(np.uint8) * 255).reduce(n)
+            masks.append(np.asarray(share) > 127)
+        return picture, tuple(masks)
