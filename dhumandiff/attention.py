@@ -88,7 +88,7 @@ def fit_masks(masks: Tensor, size: tuple[int, int], images: int) -> Tensor:
         [N or 1, P, *size].
 
     Raises:
-        HostError: the masks have another shape (more than a tenth off, rounding aside) or count than the pictures.
+        HostError: the masks have another shape (beyond what rounding to latent pixels explains) or count than the pictures.
     """
     count, height, width = masks.shape[1:]
     if count not in (1, images):
@@ -96,7 +96,7 @@ def fit_masks(masks: Tensor, size: tuple[int, int], images: int) -> Tensor:
             f"There are {count} masks of a person for {images} pictures: give one mask for all, or one a picture."
         )
     ratio = (width / height) / (size[1] / size[0])
-    if not 0.9 < ratio < 1.1:
+    if not 0.97 < ratio < 1.03:
         raise HostError(
             f"A person mask is {width} x {height}, but the picture is {size[1] * 8} x {size[0] * 8}: "
             "draw the mask on a canvas of the picture's shape, or crop it to that shape."

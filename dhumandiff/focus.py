@@ -154,15 +154,15 @@ class ReleasedListener:
     """Gathers what the released script makes its mask from: person 1's maps of the unconditional half, last step."""
 
     def __init__(self) -> None:
-        self._layers: dict[tuple[int, int], dict[int, Tensor]] = {}
+        self._layers: dict[tuple[int, int], dict[tuple[PairLike, int], Tensor]] = {}
 
     def __call__(self, seen: Observation) -> None:
-        """Take in one layer of one call; later calls replace earlier ones."""
+        """Take in one layer of one call; later calls replace earlier ones, several pairs count alike."""
         attention = released_attention_map(seen.query, seen.keys[:, 0], seen.heads)
         for row, (role, place) in enumerate(zip(seen.roles, seen.places, strict=True)):
             if place is not None and (place.height, place.width) == seen.size:
                 layers = self._layers.setdefault((role, place.image), {})
-                layers[seen.layer] = released_layer_map(attention[row], seen.shape, seen.size)
+                layers[seen.pair, seen.layer] = released_layer_map(attention[row], seen.shape, seen.size)
 
     def mask(self, images: int, percentile: float) -> Tensor:
         """The released focus mask of each picture, bool [images, H, W].
@@ -181,6 +181,7 @@ class ReleasedListener:
         masks = []
         for image in range(images):
             layers = self._layers[(role, image)]
-            mean = torch.stack([layers[layer] for layer in sorted(layers)]).mean(dim=0)
+            # In the adapter's order, since a sum of floats depends on it; ComfyUI runs the middle block before the upper ones.
+            mean = torch.stack([layers[key] for key in sorted(layers, key=lambda key: key[1])]).mean(dim=0)
             masks.append(released_threshold(mean[0], percentile))
         return torch.stack(masks)

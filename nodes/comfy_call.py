@@ -9,6 +9,7 @@ every call is read against it (`Call`). Both ride in ``transformer_options`` and
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -89,7 +90,7 @@ class Call:
         else:
             self.places = [None] * rows
         if None in self.places:
-            self.places = [_find(row, whole) for row in picture]
+            self.places = [_find(row, whole, number % self.images) for number, row in enumerate(picture)]
             self.roles = _tiled_roles(self.places, chunk_roles, self.images)
 
     @property
@@ -137,10 +138,15 @@ class Call:
         return self._cache[key]
 
 
+@functools.lru_cache(maxsize=64)
+def _log_once(text: str) -> None:
+    log.warning("DHumanDiff: %s", text)
+
+
 def _chunk_roles(step: Step, options: dict[str, Any]) -> list[int]:
     if step.positives is None or "uuids" not in options:
         # Someone calls the model without a guider. ComfyUI's convention for a plain call is 0 = positive.
-        log.warning("DHumanDiff: no guider named its positive; taking index 0 of the batch as the positive.")
+        _log_once("no guider named its positive; taking index 0 of the batch for it.")
         return [int(index == 0) for index in options.get("cond_or_uncond", [0])]
     return [int(uuid in step.positives) for uuid in options["uuids"]]
 
@@ -171,17 +177,24 @@ def _area_corner(area: tuple[int, ...] | None, shape: tuple[int, int], size: tup
     return (top, left) if clipped == shape else None
 
 
-def _find(piece: Tensor, whole: Tensor) -> Place | None:
-    """Find a tile in the whole picture by its content: noise repeats nowhere."""
+def _find(piece: Tensor, whole: Tensor, likely: int) -> Place | None:
+    """Find a tile in the whole by its content; None where that is ambiguous.
+
+    Noise repeats nowhere within a picture. Pictures of a batch may share it; then the order of the rows decides, in which
+    images come innermost (`likely`).
+    """
     height, width = piece.shape[-2:]
     if height > whole.shape[-2] or width > whole.shape[-1]:
         return None
     corner = piece[0, 0, 0]
     candidates = whole[:, 0, : whole.shape[-2] - height + 1, : whole.shape[-1] - width + 1] == corner
+    found: list[Place] = []
     for image, top, left in candidates.nonzero().tolist():
         if torch.equal(whole[image, :, top : top + height, left : left + width], piece):
-            return Place(image, top, left, height, width)
-    return None
+            found.append(Place(image, top, left, height, width))
+            if (top, left) != (found[0].top, found[0].left):
+                return None
+    return next((place for place in found if place.image == likely), found[0] if found else None)
 
 
 def _tiled_roles(places: list[Place | None], chunk_roles: list[int], images: int) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,7 @@ from .comfy_call import STEP
 from .comfy_pair import pairs_of, with_step
 
 MODES = ("two_strength", "released")
+_OWN_STEPS = ("dpm_fast_function", "dpm_adaptive_function")
 
 
 class CascadeGuider(comfy.samplers.CFGGuider):
@@ -79,8 +81,12 @@ class CascadeGuider(comfy.samplers.CFGGuider):
             self._predict = self._predict_two_strength
             return super().sample(noise, latent_image, sampler, sigmas, *rest)
 
+        self._check_last_step(float(sigmas[-2]))
         self._listener = ReleasedListener()
-        self._last_sigma = float(sigmas[-2])
+        # Some samplers choose their own steps and never visit the last one of the schedule: every call is heard then,
+        # and the last one counts.
+        name = getattr(getattr(sampler, "sampler_function", None), "__name__", "")
+        self._last_sigma = math.inf if name in _OWN_STEPS else float(sigmas[-2])
         self._predict = self._predict_scene
         rest = (denoise_mask, _part_of_two(callback, 0), disable_pbar, seed)
         super().sample(noise, latent_image, sampler, sigmas, *rest)
@@ -89,6 +95,21 @@ class CascadeGuider(comfy.samplers.CFGGuider):
         self._predict = self._predict_faces
         rest = (denoise_mask, _part_of_two(callback, 1), disable_pbar, seed)
         return super().sample(noise, latent_image, sampler, sigmas, *rest)
+
+    def _check_last_step(self, sigma: float) -> None:
+        """Refuse before sampling what the mode `released` could not make a mask of after a whole run."""
+        sampling = self.model_patcher.get_model_object("model_sampling")
+        acts = any(
+            any(pair.person_strengths)
+            and float(sampling.percent_to_sigma(pair.end)) <= sigma <= float(sampling.percent_to_sigma(pair.start))
+            for pair in pairs_of(self.model_patcher)
+        )
+        if self.scene_strength == 0 or not acts:
+            raise HostError(
+                "The cascade's mode `released` makes its mask from the last step of a run at scene strength, and the persons "
+                "do not count there: it needs a scene strength above 0, person strengths above 0, and a pair that acts to "
+                "the end (`end` 1.0). Choose the mode `two_strength` otherwise."
+            )
 
     def predict_noise(
         self, x: Tensor, timestep: Tensor, model_options: dict[str, Any] | None = None, seed: int | None = None

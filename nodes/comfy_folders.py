@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import folder_paths
@@ -40,8 +42,14 @@ def adapter_path(name: str) -> Path:
     except KeyError:
         raise AdapterError(
             f"The adapter {name!r} is not in {' or '.join(_folders(ADAPTERS))}. Put the folder with the four DHumanDiff "
-            "files, or one .safetensors, there (python -m dhumandiff download fetches the released ones), then press R."
+            f"files, or one .safetensors, there, then press R. To fetch the released ones: {download_command()}"
         ) from None
+
+
+def download_command() -> str:
+    """The command that fetches the released weights to where this ComfyUI looks for them."""
+    pack = Path(__file__).resolve().parents[1]
+    return f'cd "{pack}" && "{sys.executable}" -m dhumandiff download --to "{_folders(ADAPTERS)[0]}"'
 
 
 def _folders(kind: str) -> list[str]:
@@ -54,17 +62,23 @@ def _adapters() -> dict[str, Path]:
     """Name -> path. The first folder wins where two have a name in common, as everywhere in ComfyUI."""
     found: dict[str, Path] = {}
     for folder in map(Path, _folders(ADAPTERS)):
-        for path in sorted(folder.rglob("*.safetensors")):
+        for path in _files(folder, ".safetensors"):
             if REFERENCES not in path.relative_to(folder).parts[:1]:
                 found.setdefault(path.relative_to(folder).as_posix(), path)
-        for path in sorted(folder.rglob("ip_adapter_ca.pt")):
+        for path in _files(folder, "ip_adapter_ca.pt"):
             name = path.parent.relative_to(folder).as_posix()
             found.setdefault(folder.name if name == "." else name, path.parent)
     for folder in map(Path, _folders(IP_ADAPTERS)):
-        for path in sorted([*folder.rglob("*.safetensors"), *folder.rglob("*.bin")]):
+        for path in _files(folder, ".safetensors", ".bin"):
             if _is_plus_sdxl(path, path.stat().st_mtime_ns):
                 found.setdefault(f"{IP_ADAPTERS}/{path.relative_to(folder).as_posix()}", path)
     return found
+
+
+def _files(folder: Path, *endings: str) -> Iterator[Path]:
+    """Files below a folder. A list of choices must never fail: ComfyUI would drop the whole pack over a broken link."""
+    for place, _, names in sorted(os.walk(folder, followlinks=True)):
+        yield from (path for name in sorted(names) if name.endswith(endings) and (path := Path(place) / name).is_file())
 
 
 @functools.lru_cache(maxsize=256)
@@ -101,9 +115,18 @@ def new_reference_path(name: str) -> Path:
     Raises:
         ReferenceError: the name is no plain file name.
     """
-    if not name.strip() or Path(name).name != name or name.startswith(".") or set(name) & set('<>:"/\\|?*\n'):
-        raise ReferenceError(f"{name!r} cannot be a file name. Name the person with letters, digits, spaces, - and _.")
-    return Path(_folders(ADAPTERS)[0]) / REFERENCES / f"{name.strip()}.safetensors"
+    name = name.strip()
+    allowed = name and len(name) <= 80 and all(c.isalnum() or c in " -_()'," for c in name)
+    # Names that Windows keeps for devices, whatever their ending.
+    if (
+        not allowed
+        or name.upper() in {"CON", "PRN", "AUX", "NUL"}
+        or (len(name) == 4 and name.upper()[:3] in {"COM", "LPT"})
+    ):
+        raise ReferenceError(
+            f"{name!r} cannot be a file name. Name the person with up to 80 letters, digits, spaces, - and _."
+        )
+    return Path(_folders(ADAPTERS)[0]) / REFERENCES / f"{name}.safetensors"
 
 
 def _references() -> dict[str, Path]:

@@ -17,7 +17,7 @@ from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import Tensor
 
 from ..dhumandiff.attention import fit_masks, paired_attention
-from ..dhumandiff.errors import HostError, ImageError
+from ..dhumandiff.errors import AdapterError, HostError, ImageError
 from ..dhumandiff.focus import Observation
 from .comfy_call import CALL, STEP, Call, Step
 
@@ -36,7 +36,7 @@ class Pair:
         strength: of all persons.
         person_strengths: one a person, multiplied with the strength.
         masks: [P, N, H, W] 0..1, or None.
-        sigma_range: (highest, lowest) noise level at which the pair acts.
+        start, end: share of sampling in which the pair acts.
     """
 
     adapter: Any
@@ -45,17 +45,26 @@ class Pair:
     strength: float
     person_strengths: tuple[float, ...]
     masks: Tensor | None
-    sigma_range: tuple[float, float]
+    start: float = 0.0
+    end: float = 1.0
     _keys_values: dict[Any, tuple[Tensor, Tensor]] = dataclasses.field(default_factory=dict)
     _checked: bool = False
+    proven: bool = False
+    sigma_range: tuple[float, float] = (float("inf"), 0.0)
 
     def active(self, call: Call) -> bool:
         """Whether the pair adds anything in this call."""
         strength = self.strength if call.step.strength is None else call.step.strength
         if strength == 0 or not any(self.person_strengths):
             return False
+        if self.start <= 0 and self.end >= 1:
+            return True
         highest, lowest = self.sigma_range
-        return (highest >= 1e8 and lowest <= 0) or lowest <= call.sigma <= highest
+        return lowest <= call.sigma <= highest
+
+    def begin(self, sampling: Any) -> None:
+        """Note the noise levels of `start` and `end`, when it is known which sampling the model ended up with."""
+        self.sigma_range = (float(sampling.percent_to_sigma(self.start)), float(sampling.percent_to_sigma(self.end)))
 
     def keys_values(self, layer: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Keys and values of all face tokens at one layer, each [2, P, T, C]; made once a run."""
@@ -87,7 +96,7 @@ class Pair:
     def forget(self) -> None:
         """Let go of what a run computed."""
         self._keys_values.clear()
-        self._checked = False
+        self._checked = self.proven = False
 
 
 class PairedAttentionPatch:
@@ -210,10 +219,9 @@ def stack_masks(masks: Sequence[Tensor | None]) -> Tensor | None:
     Raises:
         ImageError: the masks differ in size or count.
     """
-    given = [mask for mask in masks if mask is not None]
+    given = [_checked_mask(mask, person) for person, mask in enumerate(masks, 1) if mask is not None]
     if not given:
         return None
-    given = [mask[None] if mask.ndim == 2 else mask for mask in given]
     sizes = {tuple(mask.shape[-2:]) for mask in given}
     counts = {mask.shape[0] for mask in given} - {1}
     if len(sizes) > 1 or len(counts) > 1:
@@ -223,6 +231,25 @@ def stack_masks(masks: Sequence[Tensor | None]) -> Tensor | None:
     everywhere = torch.ones_like(like)
     laid = iter(given)
     return torch.stack([everywhere if mask is None else next(laid).expand_as(like) for mask in masks])
+
+
+def _checked_mask(mask: Tensor, person: int) -> Tensor:
+    """A mask as [N, H, W] 0..1.
+
+    Raises:
+        ImageError: it is none.
+    """
+    if mask.ndim == 4 and mask.shape[1] == 1:
+        mask = mask[:, 0]
+    mask = mask[None] if mask.ndim == 2 else mask
+    if mask.ndim != 3:
+        raise ImageError(
+            f"The mask of person {person} has the shape {list(mask.shape)}; [pictures, height, width] is needed. "
+            "Connect a MASK, or turn the image into one (Convert Image to Mask)."
+        )
+    if not torch.isfinite(mask).all() or mask.min() < 0 or mask.max() > 1:
+        raise ImageError(f"The mask of person {person} holds values that are not between 0 and 1. Make it anew.")
+    return mask
 
 
 def apply_pair(
@@ -254,6 +281,8 @@ def apply_pair(
     """
     if not 0 <= start < end <= 1:
         raise HostError(f"The pair starts at {start:g} and ends at {end:g} of sampling: choose a start before the end.")
+    if not references:
+        raise HostError("There is no reference: connect at least one person.")
     keys = check_fit(model, adapter.model.info)
 
     model_management.load_models_gpu([adapter])
@@ -261,7 +290,8 @@ def apply_pair(
     with torch.no_grad():
         conditional = torch.stack([adapter.model.face_tokens(r)[0] for r in references])
         unconditional = torch.stack([adapter.model.unconditional_tokens(r)[0] for r in references])
-    sampling = model.get_model_object("model_sampling")
+    if not torch.isfinite(conditional).all():
+        raise AdapterError("The adapter makes NaN of the references: its file is damaged. Get it again.")
     pair = Pair(
         adapter=adapter,
         tokens=torch.stack([unconditional, conditional]).float().to(model_management.intermediate_device()),
@@ -269,7 +299,8 @@ def apply_pair(
         strength=strength,
         person_strengths=tuple(person_strengths or [1.0] * len(references)),
         masks=stack_masks(masks),
-        sigma_range=(float(sampling.percent_to_sigma(start)), float(sampling.percent_to_sigma(end))),
+        start=start,
+        end=end,
     )
 
     pair.keys_values(0, adapter.load_device, torch.float32)  # too many people are refused here, before sampling
@@ -291,7 +322,7 @@ def apply_pair(
 
 
 def pairs_of(model: Any) -> tuple[Pair, ...]:
-    """The pairs applied to a MODEL."""
+    """The pairs applied to a MODEL, or to the model of a guider."""
     return model.model_options["transformer_options"].get(PAIRS, ())
 
 
@@ -305,17 +336,24 @@ def _own_patches(_: Any, clone: Any) -> None:
 
 def _run(executor: Any, *args: Any, **kwargs: Any) -> Any:
     """Around a whole run: nothing that it computed stays behind, also when it was interrupted."""
+    pairs = pairs_of(executor.class_obj)
+    for pair in pairs:
+        pair.begin(executor.class_obj.model_patcher.get_model_object("model_sampling"))
     try:
         samples = executor(*args, **kwargs)
     finally:
-        for pair in executor.class_obj.model_options["transformer_options"].get(PAIRS, ()):
+        for pair in pairs:
             pair.forget()
-    if torch.isnan(samples).any():
-        raise HostError(
-            "The model made NaN instead of a picture. Start ComfyUI with --force-fp32 or --bf16-unet, lower the strength, or "
-            "try another checkpoint: some overflow in fp16."
-        )
+    _check_finite(samples)
     return samples
+
+
+def _check_finite(picture: Tensor) -> None:
+    if not torch.isfinite(picture).all():
+        raise HostError(
+            "The model made NaN or infinite values instead of a picture. Start ComfyUI with --force-fp32 or --bf16-unet, "
+            "lower the strength, or try another checkpoint: some overflow in fp16."
+        )
 
 
 def with_step(model_options: dict[str, Any], step: Step) -> dict[str, Any]:
@@ -324,7 +362,13 @@ def with_step(model_options: dict[str, Any], step: Step) -> dict[str, Any]:
 
 
 def _note_step(executor: Any, x: Tensor, timestep: Tensor, model_options: dict | None = None, seed: Any = None) -> Any:
-    return executor(x, timestep, with_step(model_options or {}, Step.of_guider(executor.class_obj, x)), seed)
+    out = executor(x, timestep, with_step(model_options or {}, Step.of_guider(executor.class_obj, x)), seed)
+    pairs = pairs_of(executor.class_obj)
+    if not all(pair.proven for pair in pairs):  # once a run: looking at the values waits for the device
+        _check_finite(out)
+        for pair in pairs:
+            pair.proven = True
+    return out
 
 
 def _note_call(

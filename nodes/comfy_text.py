@@ -86,7 +86,9 @@ def check_clip(clip: Any, text_width: int | None) -> None:
         HostError: see above.
     """
     model = clip.cond_stage_model
-    if not (hasattr(model, "clip_l") and hasattr(model, "clip_g")):
+    towers = [getattr(model, name, None) for name in ("clip_l", "clip_g")]
+    others = [name for name in ("t5xxl", "llama", "t5") if getattr(model, name, None) is not None]  # SD3, HiDream, ...
+    if None in towers or others:
         raise HostError(
             f"The CLIP is {type(model).__name__}, but the adapter needs SDXL's two text encoders (CLIP-L and CLIP-G). "
             "Connect the CLIP of an SDXL checkpoint."

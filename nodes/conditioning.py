@@ -6,6 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..dhumandiff.errors import HostError
 from ..dhumandiff.references import same_person_warning
 from .comfy_pair import apply_pair
 from .comfy_schema import ADVANCED, AdapterType, ReferenceType, schema, tell
@@ -85,6 +86,8 @@ class DHDApplyPair(io.ComfyNode):
         mask_1: Any = None,
         mask_2: Any = None,
     ) -> io.NodeOutput:
+        if reference_2 is None and mask_2 is not None:
+            raise HostError("mask_2 is connected, but reference_2 is not: connect person 2, or take the mask away.")
         references = [r for r in (reference_1, reference_2) if r is not None]
         warning = same_person_warning(*references) if len(references) == 2 else None
         if warning:

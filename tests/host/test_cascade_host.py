@@ -174,3 +174,32 @@ def test_the_focus_is_found_also_when_the_scene_has_no_faces(paired):
 def test_released_mode_without_faces_in_the_scene_says_what_it_needs(paired):
     with pytest.raises(DHumanDiffError, match="scene strength above 0"):
         sample(cascade(paired, "released", scene=0.0), (1, 4, 12, 12))
+
+
+@pytest.mark.parametrize("options", [{"end": 0.5}, {"person_strengths": (0.0, 0.0)}], ids=str)
+def test_released_mode_is_refused_before_sampling_when_the_people_do_not_count_at_the_end(
+    model, adapter, people, options
+):
+    made = cascade(apply_pair(model, adapter, people, **options), "released")
+    steps = []
+    with pytest.raises(DHumanDiffError, match="a pair that acts to the end"):
+        sample(made, (1, 4, 12, 12), callback=lambda *step: steps.append(step))
+    assert steps == []
+
+
+@pytest.mark.parametrize("name", ["dpm_fast", "dpm_adaptive"])
+def test_samplers_with_steps_of_their_own_run_in_released_mode(paired, name):
+    made = cascade(paired, "released")
+    assert torch.isfinite(sample(made, (1, 4, 8, 8), steps=3, sampler=name)).all()
+    assert made.focus.any()
+
+
+def test_two_pairs_both_count_for_the_released_mask(paired, adapter):
+    both = apply_pair(paired, adapter, [tiny_comfy.reference(5), tiny_comfy.reference(6)])
+    one, two = cascade(paired, "released"), cascade(both, "released")
+    sample(two, (1, 4, 16, 16))
+    last = cascade(apply_pair(paired.parent, adapter, [tiny_comfy.reference(5), tiny_comfy.reference(6)]), "released")
+    sample(one, (1, 4, 16, 16))
+    sample(last, (1, 4, 16, 16))
+    assert not torch.equal(two.focus, one.focus)
+    assert not torch.equal(two.focus, last.focus)

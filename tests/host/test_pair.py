@@ -294,5 +294,45 @@ def test_nan_from_the_model_is_said_with_what_to_do(adapter, people):
     model = tiny_comfy.model_patcher()
     patched = apply_pair(model, adapter, people)
     model.model.diffusion_model.out[2].bias.data[:] = float("nan")
-    with pytest.raises(DHumanDiffError, match="NaN .* --force-fp32"):
+    with pytest.raises(DHumanDiffError, match="NaN .*--force-fp32"):
         sample(guider(patched, POSITIVE, NEGATIVE), (1, 4, 16, 16), steps=1)
+
+
+def test_a_mask_without_its_person_is_refused(model, adapter, people):
+    from dhd_pack.nodes.conditioning import DHDApplyPair
+
+    with pytest.raises(DHumanDiffError, match="mask_2 is connected, but reference_2 is not"):
+        DHDApplyPair.execute(model, adapter, people[0], 1.0, 1.0, 1.0, 0.0, 1.0, mask_2=torch.ones(1, 64, 64))
+
+
+def test_start_and_end_follow_a_change_of_the_noise_schedule_after_the_pair(model, adapter, people):
+    from comfy.model_sampling import EPS, ModelSamplingDiscrete
+
+    class Other(ModelSamplingDiscrete, EPS):
+        pass
+
+    other = Other()
+    other._register_schedule(None, "linear", 1000, linear_start=0.0001, linear_end=0.005)
+    patched = apply_pair(model, adapter, people, end=0.5)
+    changed = patched.clone()
+    changed.add_object_patch("model_sampling", other)
+    predict(guider(changed, POSITIVE, NEGATIVE), torch.randn(1, 4, 16, 12), sigma_at(model, 500))
+    assert comfy_pair.pairs_of(changed)[0].sigma_range[1] == pytest.approx(float(other.percent_to_sigma(0.5)))
+    assert float(other.percent_to_sigma(0.5)) != pytest.approx(float(model.get_model_object("model_sampling").percent_to_sigma(0.5)))
+
+
+def test_infinite_values_are_said_at_the_first_step(adapter, people):
+    model = tiny_comfy.model_patcher()
+    patched = apply_pair(model, adapter, people)
+    model.model.diffusion_model.out[2].bias.data[:] = float("inf")
+    steps = []
+    with pytest.raises(DHumanDiffError, match="NaN or infinite"):
+        sample(guider(patched, POSITIVE, NEGATIVE), (1, 4, 16, 16), callback=lambda *step: steps.append(step))
+    assert len(steps) == 0
+
+
+def test_a_damaged_adapter_is_refused_before_sampling(model, people):
+    damaged = tiny_comfy.adapter_patcher()
+    damaged.model.face_projection.norm_out.weight.data[:] = float("nan")
+    with pytest.raises(DHumanDiffError, match="file is damaged"):
+        apply_pair(model, damaged, people)

@@ -209,3 +209,38 @@ def test_a_wrong_number_of_masks_is_refused(model, adapter, people):
 def test_masks_of_two_sizes_are_refused():
     with pytest.raises(DHumanDiffError, match="masks differ .* 64 x 64, 1 of 32 x 32"):
         stack_masks([torch.ones(1, 64, 64), torch.ones(1, 32, 32)])
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (torch.ones(1, 64, 64, 3), r"shape \[1, 64, 64, 3\]"),
+        (torch.full((1, 64, 64), float("nan")), "not between 0 and 1"),
+        (torch.full((1, 64, 64), 255.0), "not between 0 and 1"),
+    ],
+)
+def test_a_mask_that_is_none_is_refused_by_person(mask, message):
+    with pytest.raises(DHumanDiffError, match=f"mask of person 2 .*{message}"):
+        stack_masks([None, mask])
+
+
+def test_a_mask_with_a_channel_is_taken(model):
+    assert stack_masks([torch.ones(1, 1, 64, 64), None]).shape == (2, 1, 64, 64)
+
+
+def test_pictures_that_share_their_noise_get_their_own_masks_in_tiles(model, adapter, people, weights):
+    left, right = left_and_right(16, 16)
+    patched = tiled(
+        apply_pair(model, adapter, people, masks=(torch.cat([left, right]), torch.cat([right, left]))), batched=False
+    )
+    picture = torch.randn(1, 4, 16, 16).repeat(2, 1, 1, 1) * 10
+    predict(guider(patched, POSITIVE, NEGATIVE), picture, sigma_at(model, 500))
+    for _, given in weights[:17]:  # the first tile, rows [negative 1, negative 2, positive 1, positive 2]
+        assert (given[0, 0] == 1).all()
+        assert (given[1, 0] == 0).all()
+
+
+def test_flat_tiles_are_refused_rather_than_given_somebody_s_mask(model, adapter, people):
+    patched = tiled(apply_pair(model, adapter, people, masks=left_and_right(16, 16)), batched=False)
+    with pytest.raises(DHumanDiffError, match="Sample without tiles"):
+        predict(guider(patched, POSITIVE, NEGATIVE), torch.ones(1, 4, 16, 16), sigma_at(model, 500))

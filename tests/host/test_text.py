@@ -160,3 +160,13 @@ def test_an_adapter_without_a_subject_path_says_so(clip, people, tmp_path):
     adapter = Adapter.from_pretrained(path, operations=comfy.ops.manual_cast)
     with pytest.raises(DHumanDiffError, match="no subject path"):
         encode_subject_prompt(clip, tiny_comfy.adapter_patcher(adapter=adapter), people, parse_prompt("a man@1", 2))
+
+
+def test_a_clip_with_more_towers_is_refused(clip, adapter, people):
+    class SD3:
+        cond_stage_model = torch.nn.Module()
+
+    SD3.cond_stage_model.clip_l = SD3.cond_stage_model.clip_g = clip.cond_stage_model.clip_l
+    SD3.cond_stage_model.t5xxl = torch.nn.Linear(1, 1)
+    with pytest.raises(DHumanDiffError, match="SDXL's two text encoders"):
+        encode_subject_prompt(SD3(), adapter, people, parse_prompt("a man@1 and a woman@2", 2))
