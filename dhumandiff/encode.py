@@ -197,6 +197,9 @@ def _as_list(photos: Photo | Sequence[Photo]) -> list[Photo]:
 def _take(
     photo: PhotoPixels, faces: FaceAnalyser, which: str | int, minimum_size: float, normalise_light: bool
 ) -> _Taken:
+    height, width = photo.pixels.shape[:2]
+    if min(height, width) < minimum_size:
+        raise ImageError(f"The photo is {width} x {height} px, too small for a face. Use a larger photo.")
     found = faces.detect(photo.pixels)
     face = choose_face(found, which, minimum_size)
     crop, moved, crop_note = crop_face(photo.pixels, face)

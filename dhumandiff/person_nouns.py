@@ -18,8 +18,8 @@ __all__ = ["find_people"]
 # "man" and "groom" do; "man" and "boy" do not (age), nor do "bride" and "mother" (role: nobody calls one person both
 # within a caption of two people). Sons and daughters count as children: they are the younger ones of their picture.
 _TABLE = (
-    ("m", "adult", "", "man gentleman gent guy dude bloke fellow businessman"),
-    ("f", "adult", "", "woman lady gal businesswoman"),
+    ("m", "adult", "", "man male gentleman gent guy dude bloke fellow businessman"),
+    ("f", "adult", "", "woman female lady gal businesswoman"),
     # "boy" and "girl" may be young adults; read as children they are never taken for the man or the woman.
     ("m", "child", "", "boy lad schoolboy"),
     ("f", "child", "", "girl lass schoolgirl"),
@@ -57,7 +57,7 @@ _COLLECTIVES = ("couple", "duo", "family", "people", "folks")  # several people,
 _NOT_PEOPLE = re.compile(
     r"""(?<![\w'’])(?:baby['’]?s[ ]breath | baby[ -](?:blue|pink|bump|grand) | man[ -]buns? | mother[ ]of[ ]pearl
     | father[ ]christmas | (?:king|queen)[ -]sized? | queen[ ]anne | lady['’]?s[ ]slippers? | (?:girl|boy)[ ]scouts?
-    | \w+[ ](?:dress(?:es)?|gown|suit|outfit|costume|uniform|clothes|hat|crown|jeans|seat|bed|carriage|stroller
+    | \w+(?:['’]s)?[ ](?:dress(?:es)?|gown|suit|outfit|costume|uniform|clothes|hat|crown|jeans|seat|bed|carriage|stroller
       |shower|dolls?|statues?|statuettes?|figurines?|cave))(?![\w-])""",
     re.VERBOSE,
 )

@@ -109,7 +109,7 @@ def _read_marks(marked: str, persons: int) -> tuple[str, list[Mention]]:
     """The text without its marks, and the marked words."""
     text, done, floor = "", 0, 0  # floor: where the last mark stood; a word never reaches behind it
     found: list[Mention] = []
-    for match in re.finditer(r"\\@|@([0-9]+)([A-Za-z_]|\.[0-9])?", marked):
+    for match in re.finditer(r"\\@|@([0-9]+)([A-Za-z_]|\.[0-9A-Za-z])?", marked):
         text += marked[done : match.start()]
         done = match.end()
         if match[1] is None:

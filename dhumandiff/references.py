@@ -4,6 +4,7 @@ A reference is made by `dhumandiff.encode.encode_reference`, or by hand from ten
 needs neither the face models nor the vision tower any more, so a person can be encoded once and kept as a file.
 """
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,7 +128,8 @@ class FaceReference:
                 f"The reference cannot be saved to {path}: {error}. Choose a folder that exists and can be written to."
             ) from error
         finally:
-            part.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a name too long for the disk cannot be removed either
+                part.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "FaceReference":

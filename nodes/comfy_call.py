@@ -55,9 +55,9 @@ class Step:
         if "positive" in conds:
             positives = conds["positive"] or ()
         else:  # a guider of another pack with names of its own
-            positives = [
-                c for name, group in conds.items() if "neg" not in name and "uncond" not in name for c in group
-            ]
+            names = [name for name in conds if "neg" not in name and "uncond" not in name]
+            positives = [c for name in names for c in conds[name] or ()]
+            _log_once(f"the guider {type(guider).__name__} names no positive; taking {' and '.join(names)} for it.")
         areas = {c["uuid"]: tuple(c["area"]) for group in conds.values() for c in group or () if c.get("area")}
         return cls(picture, frozenset(c["uuid"] for c in positives), areas)
 

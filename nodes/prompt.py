@@ -21,7 +21,8 @@ class DHDSubjectPrompt(io.ComfyNode):
             display_name="Encode Subject-Augmented Prompt",
             description="Write word@1 and word@2 where a word names person 1 or person 2: "
             '"A man@1 and a woman@2 on a bench". Without marks the first two person nouns are taken. '
-            "Weights (man@1:1.2), embeddings and long prompts work as in CLIP Text Encode.",
+            "Weights (man@1:1.2), embeddings and long prompts work as in CLIP Text Encode. Where a word carries a face, "
+            "CLIP-L is read at its last layer, as the weights were trained; CLIP Set Last Layer then moves CLIP-G only.",
             search_aliases=["prompt", "text encode", "clip", "who is who", "subject", "dhumandiff"],
             inputs=[
                 io.Clip.Input("clip", tooltip="The CLIP of an SDXL checkpoint."),

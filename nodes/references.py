@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -178,18 +179,22 @@ class DHDSaveReference(io.ComfyNode):
     @classmethod
     def execute(cls, reference: FaceReference, file_name: str, overwrite: bool) -> io.NodeOutput:
         path = new_reference_path(file_name)
-        if path.exists() and not overwrite and not same(FaceReference.load(path), reference):
+        if path.exists() and not overwrite and not saved_as(path, reference):
             raise ReferenceError(
-                f"There is another person saved as {path.name!r}. Choose another name, or switch `overwrite` on."
+                f"There is another file saved as {path.name!r}. Choose another name, or switch `overwrite` on."
             )
         path.parent.mkdir(parents=True, exist_ok=True)
         reference.save(path)
         return io.NodeOutput(ui=ui.PreviewText(f"saved as {path.name}"))
 
 
-def same(first: FaceReference, second: FaceReference) -> bool:
-    """Whether two references hold the same identity and pictures."""
-    pairs = [(first.identity, second.identity), (first.clip_hidden, second.clip_hidden)]
+def saved_as(path: Path, reference: FaceReference) -> bool:
+    """Whether a file holds this very person already."""
+    try:
+        there = FaceReference.load(path)
+    except ReferenceError:  # damaged, or something else: not ours to write over unasked
+        return False
+    pairs = [(there.identity, reference.identity), (there.clip_hidden, reference.clip_hidden)]
     return all(
         (a is None) == (b is None) and (a is None or (a.shape == b.shape and torch.equal(a, b))) for a, b in pairs
     )

@@ -381,5 +381,5 @@ def test_a_reference_of_another_vision_tower_is_refused(unet, adapter):
 
 
 def test_a_unet_with_a_foreign_processor_is_refused_rather_than_overwritten(unet, adapter, people):
-    with attach(unet, adapter, people), pytest.raises(HostError, match="_PairedProcessor, which would be lost"):
+    with attach(unet, adapter, people), pytest.raises(HostError, match="PairedProcessor, which would be lost"):
         attach(unet, adapter, people)

@@ -337,3 +337,15 @@ class TestRealPhotos:
 
 def test_all_errors_are_of_one_family():
     assert all(issubclass(error, DHumanDiffError) for error in (FaceError, ImageError, ReferenceError, HostError))
+
+
+@pytest.mark.faces
+def test_a_portrait_on_its_side_is_told(face_photos, face_analyser):
+    upright = np.asarray(Image.open(face_photos / "obama.jpg").convert("RGB"))
+    for turns, told in ((0, False), (1, True), (3, True)):
+        photo = torch.from_numpy(np.rot90(upright, turns).copy()).float() / 255
+        try:
+            _, report = encode_reference(photo, Tower(), face_analyser)
+        except FaceError:  # a detector may also find nothing there, which is told too
+            continue
+        assert any("turn the photo upright" in warning for warning in report.warnings()) == told

@@ -27,6 +27,10 @@ small faces of an old group photo 0.026 and more; blurred so far that eyelids an
 TURNED = 30.0
 """Degrees of yaw. Recognisers hold up to about 30; beyond, the far cheek is hidden, and a portrait has to invent it."""
 
+TILTED = 40.0
+"""Degrees of roll. The crop is not turned upright, and CLIP saw few faces on their side; people tilt their heads by 20 or so,
+so what is beyond 40 is most likely a photo on its side."""
+
 DARK, BRIGHT = 0.15, 0.85
 """Mean display brightness of the inner face, 0..1. Wide on purpose: well exposed dark and pale skin lies inside, so
 what lies outside is the exposure, not the person."""
@@ -55,6 +59,7 @@ class PhotoQuality:
     brightness: float
     clipped: float
     light_imbalance: float
+    roll: float = 0.0
 
     def warnings(self) -> list[str]:
         """One sentence per measurement out of range, with what to do; empty for a good photo."""
@@ -72,6 +77,10 @@ class PhotoQuality:
             found.append(
                 f"the head is turned by about {abs(self.yaw):.0f} degrees (better below {TURNED:.0f}): use a photo "
                 "from the front, or add one"
+            )
+        if abs(self.roll) > TILTED:
+            found.append(
+                f"the head is tilted by {abs(self.roll):.0f} degrees (better below {TILTED:.0f}): turn the photo upright"
             )
         if self.brightness < DARK:
             found.append(
@@ -99,7 +108,7 @@ class PhotoQuality:
 
     def __str__(self) -> str:
         return (
-            f"face {self.face_size:.0f} px, sharpness {self.sharpness:.3f}, turned {self.yaw:+.0f} degrees, "
+            f"face {self.face_size:.0f} px, sharpness {self.sharpness:.3f}, turned {self.yaw:+.0f} and tilted {self.roll:+.0f} degrees, "
             f"brightness {self.brightness:.2f}, clipped {self.clipped:.0%}, light left to right "
             f"{self.light_imbalance:+.1f} stops"
         )
@@ -115,6 +124,7 @@ def assess(image: np.ndarray, face: Face, crop: np.ndarray, face_in_crop: Face) 
         light.brightness,
         light.clipped,
         light.imbalance,
+        estimate_roll(face.landmarks),
     )
 
 
@@ -134,6 +144,12 @@ def estimate_yaw(landmarks: np.ndarray) -> float:
     share = float(np.clip((nose[1] - middle[1]) / max(mouth[1] - middle[1], 1e-6), 0, 1))
     offset = nose[0] - (middle[0] + share * (mouth[0] - middle[0]))
     return float(np.degrees(np.arctan(offset / (0.45 * eyes))))
+
+
+def estimate_roll(landmarks: np.ndarray) -> float:
+    """Roll in degrees from five landmarks [5, 2]: how far the line between the eyes is from level, positive clockwise."""
+    across = landmarks[1] - landmarks[0]
+    return float(np.degrees(np.arctan2(across[1], across[0])))
 
 
 def _sharpness(crop: np.ndarray, face: Face) -> float:

@@ -17,7 +17,16 @@ from torch import Tensor
 
 from ..errors import AdapterError
 from .native import check_metadata, stamped
-from .reading import METADATA, TensorFile, Weights, check_dtypes, looks_like, number_layers, read_tensor_file
+from .reading import (
+    METADATA,
+    OTHER_BASES,
+    TensorFile,
+    Weights,
+    check_dtypes,
+    looks_like,
+    number_layers,
+    read_tensor_file,
+)
 from .writing import at_once, plain, size
 
 __all__ = ["AS_RELEASED", "FILES", "NAME", "find", "load", "save"]
@@ -97,7 +106,11 @@ def load(folder: Path) -> Weights:
             tensors |= number_layers(file)
         else:
             tensors |= {f"{part}.{rest}": tensor for rest, tensor in file.tensors.items()}
-    return Weights(NAME, tensors, _read_note(folder), places)
+    note = _read_note(folder)
+    context = next((tensor.shape[1] for name, tensor in tensors.items() if name.startswith("attention.")), 0)
+    if note["base_family"] == AS_RELEASED["base_family"] and context in OTHER_BASES:
+        note["base_family"] = OTHER_BASES[context]  # somebody's own weights in this layout
+    return Weights(NAME, tensors, note, places)
 
 
 def _check_is(part: str, file: TensorFile) -> None:
