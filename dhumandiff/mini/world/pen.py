@@ -7,14 +7,13 @@ persons' masks, so a mask is exactly what is seen of a person, whoever stands in
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cache
 from math import cos, pi, radians, sin
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-__all__ = ["Colour", "Frame", "Pen", "Points", "closed", "mix", "opened", "tint"]
+__all__ = ["CIRCLE", "Colour", "Frame", "Pen", "Points", "closed", "mix", "opened", "tint"]
 
 Colour = tuple[int, int, int]
 Points = Sequence[tuple[float, float]]
@@ -31,7 +30,9 @@ def tint(colour: Colour, factor: float) -> Colour:
     """Darker (`factor` below 1, a little towards blue, as shadows are) or lighter (above 1)."""
     if factor >= 1:
         return mix(colour, (255, 250, 240), min(factor - 1, 1.0))
-    return tuple(round(value * (1 - (1 - factor) * weight)) for value, weight in zip(colour, (1.0, 1.03, 0.9)))
+    return tuple(
+        round(value * (1 - (1 - factor) * weight)) for value, weight in zip(colour, (1.0, 1.03, 0.9), strict=True)
+    )
 
 
 @cache
@@ -57,6 +58,11 @@ def _basis(count: int, loop: bool) -> np.ndarray:
     return np.array(rows)
 
 
+@cache
+def _ramp(count: int) -> np.ndarray:
+    return np.linspace(0, 1, count)[:, None]
+
+
 def closed(points: Points) -> np.ndarray:
     """The smooth closed curve through control points; a point given twice makes a corner."""
     return _basis(len(points), True) @ np.asarray(points, dtype=float)
@@ -67,32 +73,37 @@ def opened(points: Points) -> np.ndarray:
     return _basis(len(points), False) @ np.asarray(points, dtype=float)
 
 
-_CIRCLE = np.array([(cos(2 * pi * i / 28), sin(2 * pi * i / 28)) for i in range(28)])
+CIRCLE = np.array([(cos(2 * pi * i / 28), sin(2 * pi * i / 28)) for i in range(28)])
+_QUARTER = np.array((-1.0, 1.0))  # times (y, x): a quarter turn
 _HALF = np.array([(cos(pi * i / 6 - pi / 2), sin(pi * i / 6 - pi / 2)) for i in range(7)])  # a round cap, to +x
 
 
-@dataclass(frozen=True)
 class Frame:
     """Coordinates of one's own: `origin` in picture px, `scale` px a unit, turned by `roll` degrees about `pivot`.
 
     `warp` bends points before they are turned (a head that looks aside).
     """
 
-    origin: tuple[float, float]
-    scale: float
-    roll: float = 0.0
-    pivot: tuple[float, float] = (0.0, 0.0)
-    warp: Callable[[np.ndarray], np.ndarray] | None = None
+    def __init__(
+        self,
+        origin: tuple[float, float],
+        scale: float,
+        roll: float = 0.0,
+        pivot: tuple[float, float] = (0.0, 0.0),
+        warp: Callable[[np.ndarray], np.ndarray] | None = None,
+    ) -> None:
+        self.origin, self.scale, self.warp = origin, scale, warp
+        c, s = cos(radians(roll)), sin(radians(roll))
+        turn = np.array(((c, s), (-s, c)))
+        self._matrix = turn * scale
+        self._shift = (np.array(pivot) - np.array(pivot) @ turn) * scale + origin
 
     def __call__(self, points: np.ndarray | Points) -> np.ndarray:
         """Local points [N, 2] -> picture px [N, 2]."""
         points = np.asarray(points, dtype=float)
         if self.warp is not None:
             points = self.warp(points)
-        if self.roll:
-            c, s = cos(radians(self.roll)), sin(radians(self.roll))
-            points = (points - self.pivot) @ np.array(((c, s), (-s, c))) + self.pivot
-        return points * self.scale + self.origin
+        return points @ self._matrix + self._shift
 
 
 class Pen:
@@ -119,30 +130,28 @@ class Pen:
 
     def oval(self, frame: Frame, x: float, y: float, rx: float, ry: float, colour: Colour) -> None:
         """Fill an ellipse."""
-        self.polygon(frame, _CIRCLE * (rx, ry) + (x, y), colour)
+        self.polygon(frame, CIRCLE * (rx, ry) + (x, y), colour)
 
-    def ring(self, frame: Frame, points: np.ndarray, width: float, colour: Colour) -> None:
-        """Draw the outline of dense closed points, `width` in the frame's units."""
-        flat = frame(points) * self.oversampling
-        flat = [tuple(point) for point in flat.tolist()]
-        thick = max(1, round(width * frame.scale * self.oversampling))
-        for draw, fill in ((self._paint, colour), (self._note, self.owner)):
-            draw.line([*flat, *flat[:2]], fill=fill, width=thick, joint="curve")
+    def ring(self, frame: Frame, points: np.ndarray, middle: tuple[float, float], width: float, colour: Colour) -> None:
+        """Draw the outline of a convex shape around (0, 0) of its own, `points` [N, 2], moved to `middle`."""
+        reach = np.hypot(points[:, :1], points[:, 1:])
+        outer, inner = points * (1 + width / 2 / reach), points * (1 - width / 2 / reach)
+        # Out and back in one polygon: where it overlaps itself, it is not filled.
+        self.polygon(frame, np.concatenate((outer, outer[:1], inner[:1], inner[::-1])) + middle, colour)
 
     def stroke(self, frame: Frame, points: Points, width: float, colour: Colour, end: float | None = None) -> None:
         """A smooth line with round ends through control points, from `width` to `end` (units) thick."""
-        path = opened(points)
-        along = np.gradient(path, axis=0)
-        along /= np.maximum(np.hypot(along[:, :1], along[:, 1:]), 1e-9)
-        across = along[:, ::-1] * (-1, 1)
-        radius = np.linspace(width, width if end is None else end, len(path))[:, None] / 2
-        caps = []
-        for at, heading in ((-1, along[-1]), (0, -along[0])):
-            turn = np.array((heading, (-heading[1], heading[0])))
-            caps.append(_HALF @ turn * radius[at] + path[at])
+        path = opened(points) if len(points) > 2 else np.asarray(points, dtype=float)
+        pieces = path[1:] - path[:-1]
+        along = np.concatenate((pieces[:1], pieces[1:] + pieces[:-1], pieces[-1:]))
+        along /= np.sqrt((along * along).sum(1, keepdims=True)) + 1e-9
+        across = along[:, ::-1] * _QUARTER
+        radius = (width + ((width if end is None else end) - width) * _ramp(len(path))) / 2
+        side = across * radius
+        far = _HALF @ (np.stack((along[-1], across[-1])) * radius[-1]) + path[-1]
+        near = _HALF @ (np.stack((-along[0], -across[0])) * radius[0]) + path[0]
         # One side, the far cap, back along the other side, the near cap.
-        outline = np.concatenate((path - across * radius, caps[0], (path + across * radius)[::-1], caps[1]))
-        self.polygon(frame, outline, colour)
+        self.polygon(frame, np.concatenate((path - side, far, (path + side)[::-1], near)), colour)
 
     def gradient(self, top: float, bottom: float, colours: Sequence[Colour]) -> None:
         """Fill the whole width between two heights (shares of the picture) with colours running downwards."""
@@ -162,5 +171,5 @@ class Pen:
         masks = []
         for person in range(1, persons + 1):
             share = Image.fromarray((owners == person).astype(np.uint8) * 255).reduce(n)
-            masks.append(np.asarray(share) > 127)
+            masks.append(np.asarray(share) > 128)
         return picture, tuple(masks)

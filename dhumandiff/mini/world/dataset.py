@@ -1,0 +1,59 @@
+"""The world as files: pictures, PairHuman's annotation, masks and reference photos, as `python -m training prepare` reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from .identity import Identity
+from .picture import REFERENCE_SIZE, SIZE, draw_reference
+from .sample import sample_couple, sample_pair
+
+__all__ = ["write_dataset"]
+
+
+def write_dataset(
+    folder: str | Path,
+    seeds: Iterable[int],
+    pool: Sequence[Identity],
+    references: int = 2,
+    size: tuple[int, int] = SIZE,
+    reference_size: int = REFERENCE_SIZE,
+) -> int:
+    """Write the pictures of some seeds, of people out of a pool; returns how many.
+
+        images/<id>.png  annotations/<id>.json  masks/<id>_1.png, <id>_2.png  references/<person>/<n>.png
+
+    References are drawn once a person, with other seeds than any picture's. What is there already is written again,
+    the same.
+    """
+    root = Path(folder)
+    for room in ("images", "annotations", "masks", "references"):
+        (root / room).mkdir(parents=True, exist_ok=True)
+    drawn: set[str] = set()
+    count = 0
+    for seed in seeds:
+        sample = sample_pair(seed, sample_couple(seed, pool), references=0, size=size)
+        name = f"{seed:08d}"
+        Image.fromarray(sample.picture).save(root / "images" / f"{name}.png")
+        for k, portrait in enumerate(sample.people, 1):
+            Image.fromarray(portrait.mask.astype(np.uint8) * 255).save(root / "masks" / f"{name}_{k}.png")
+        text = json.dumps(sample.annotation, ensure_ascii=False, indent=1)
+        (root / "annotations" / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+        for who in sample.script.people:
+            if who.name not in drawn:
+                write_references(root / "references" / who.name, who, references, reference_size)
+                drawn.add(who.name)
+        count += 1
+    return count
+
+
+def write_references(folder: Path, who: Identity, count: int, size: int = REFERENCE_SIZE) -> None:
+    """Write `count` photos of one person: 0.png, 1.png, ..."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        Image.fromarray(draw_reference(who, number, size).picture).save(folder / f"{number}.png")
