@@ -12,7 +12,7 @@ from itertools import zip_longest
 
 from .errors import PromptError
 
-__all__ = ["find_people"]
+__all__ = ["Noun", "find_people", "noun_of"]
 
 # (gender, age, role, nouns): an empty field fits any other. Two nouns can mean one person when all three fields fit.
 # "man" and "groom" do; "man" and "boy" do not (age), nor do "bride" and "mother" (role: nobody calls one person both
@@ -77,7 +77,7 @@ _MARKS = r"\w\u0300-\u036f"  # letters, digits and combining accents: what a nou
 
 
 @dataclass(frozen=True)
-class _Noun:
+class Noun:
     """What a noun says about whom it names; `singular` is None for collectives."""
 
     gender: str
@@ -86,7 +86,7 @@ class _Noun:
     singular: str | None
     plural: bool = False
 
-    def fits(self, other: "_Noun") -> bool:
+    def fits(self, other: "Noun") -> bool:
         """Whether both nouns can name one person."""
         pairs = ((self.gender, other.gender), (self.age, other.age), (self.role, other.role))
         return all(not a or not b or a == b for a, b in pairs)
@@ -96,7 +96,7 @@ class _Noun:
 class _Named:
     """One noun in the text: where, how it is introduced (`article`), with which adjectives, after which word."""
 
-    noun: _Noun
+    noun: Noun
     start: int
     end: int
     article: str  # "new" (a woman), "the", "possessive" (her friend), "bare" (woman), "unclear" (a slim, tall woman)
@@ -119,19 +119,24 @@ def _plural(noun: str) -> str:
 
 
 @cache
-def _lexicon() -> tuple[dict[str, _Noun], re.Pattern[str]]:
-    nouns: dict[str, _Noun] = {}
+def _lexicon() -> tuple[dict[str, Noun], re.Pattern[str]]:
+    nouns: dict[str, Noun] = {}
     for gender, age, role, words in _TABLE:
         for word in words.split("|" if "|" in words else None):
-            nouns[_plural(word)] = _Noun(gender, age, role, word, plural=True)
-            nouns[word] = _Noun(gender, age, role, word)
-    nouns.update({word: _Noun("", "", "", None, plural=True) for word in _COLLECTIVES})
+            nouns[_plural(word)] = Noun(gender, age, role, word, plural=True)
+            nouns[word] = Noun(gender, age, role, word)
+    nouns.update({word: Noun("", "", "", None, plural=True) for word in _COLLECTIVES})
     longest_first = "|".join(map(re.escape, sorted(nouns, key=len, reverse=True)))
     # Whole words only: not in "snowman", "mankind" or "man-made"; "1girl" is how tag prompts say "one girl".
     pattern = (
         rf"(?:(?<![{_MARKS}])|(?<=(?<![{_MARKS}])\d))(?<![{_MARKS}]-)({longest_first})(?:-to-be)?(?![{_MARKS}]|-\w)"
     )
     return nouns, re.compile(pattern)
+
+
+def noun_of(word: str) -> Noun | None:
+    """What a person noun ("woman", "grooms", "couple") says about whom it names; None for any other word."""
+    return _lexicon()[0].get(word.lower())
 
 
 def _blank(match: re.Match[str]) -> str:

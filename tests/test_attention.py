@@ -383,3 +383,21 @@ def test_a_reference_of_another_vision_tower_is_refused(unet, adapter):
 def test_a_unet_with_a_foreign_processor_is_refused_rather_than_overwritten(unet, adapter, people):
     with attach(unet, adapter, people), pytest.raises(HostError, match="PairedProcessor, which would be lost"):
         attach(unet, adapter, people)
+
+
+def test_a_pair_that_was_detached_is_not_entered_again_without_a_word(unet, adapter, people):
+    attached = attach(unet, adapter, people)
+    with attached:
+        pass
+    with pytest.raises(HostError, match="call attach again"), attached:
+        pass
+
+
+def test_a_second_pair_on_the_same_unet_says_how_to_detach_the_first(unet, adapter, people):
+    with attach(unet, adapter, people), pytest.raises(HostError, match="Another pair is attached"):
+        attach(unet, adapter, people)
+
+
+def test_one_reference_without_a_list_is_refused_with_what_to_write(unet, adapter, people):
+    with pytest.raises(HostError, match=r"put the one reference into \[ \]"):
+        attach(unet, adapter, people[0])

@@ -11,6 +11,7 @@ from dhumandiff import tiny
 from dhumandiff.cascade import released_focus_mask
 from dhumandiff.errors import HostError
 from dhumandiff.focus import FocusMap
+from dhumandiff.hosts import diffusers_pipeline
 from dhumandiff.hosts.diffusers import attach
 from dhumandiff.hosts.diffusers_base import load_pipeline
 from dhumandiff.hosts.diffusers_pipeline import NEGATIVE, Portrait
@@ -41,10 +42,21 @@ def far(first, second):
     return np.abs(np.asarray(first).astype(int) - np.asarray(second).astype(int)).max()
 
 
+def noise_at(share):
+    """ComfyUI's percent_to_sigma for SDXL's schedule, by hand."""
+    if share <= 0 or share >= 1:
+        return np.inf if share <= 0 else 0.0
+    left = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)
+    return np.exp(np.interp((1 - share) * 999, np.arange(1000), np.log((1 - left) / left) / 2))
+
+
 class Straightforward:
     """The same picture the long way: one call of the UNet for each row, sigmas by hand, a new attachment each time."""
 
-    def __init__(self, portrait, adapter, people, marked=MARKED, negative=NEGATIVE, cfg=5.0, size=(64, 96), steps=3):
+    def __init__(
+        self, portrait, adapter, people, marked=MARKED, negative=NEGATIVE, cfg=5.0, size=(64, 96), steps=3, share=(0, 1)
+    ):
+        self.first, self.last = map(noise_at, share)
         self.parts, self.adapter, self.people, self.cfg = portrait.pipeline, adapter, people, cfg
         tokenizers = (self.parts.tokenizer, self.parts.tokenizer_2)
         encoders = (self.parts.text_encoder, self.parts.text_encoder_2)
@@ -71,6 +83,7 @@ class Straightforward:
         return *out, seen
 
     def guided(self, strength, x, sigma, t):
+        strength = strength if self.last <= sigma <= self.first else 0.0
         unconditional, conditional, seen = self.rows(strength, x, sigma, t)
         return unconditional + self.cfg * (conditional - unconditional), seen
 
@@ -94,9 +107,11 @@ class Straightforward:
 
         def predict(x, sigma, t):
             at_scene, (_, seen) = self.guided(scene, x, sigma, t)
-            for layer in seen:
+            at_face, (_, seen_at_face) = self.guided(face, x, sigma, t)
+            for layer in seen or seen_at_face:
                 focus.add(layer.probabilities[0], layer.shape, layer.places[0])
-            at_face, _ = self.guided(face, x, sigma, t)
+            if not focus.count.any():
+                return at_scene
             low, high = focus.maps()[0].amin((1, 2), keepdim=True), focus.maps()[0].amax((1, 2), keepdim=True)
             best = ((focus.maps()[0] - low) / (high - low)).amax(0)
             kept = best.flatten().sort(descending=True).values[round(share * best.numel()) - 1]
@@ -186,6 +201,100 @@ def test_the_mode_released_is_the_straightforward_one(portrait, adapter, people)
     ours, focus = portrait.generate(adapter, people, MARKED, mode="released", **settings, **SMALL)
     expected, mask = Straightforward(portrait, adapter, people).released(0.2, 1.5, 0.25)
     assert torch.equal(focus, mask)
+    assert far(ours, expected) <= 1
+
+
+SHARES = {"early": (0.0, 0.5), "late": (0.5, 1.0), "middle": (0.4, 0.8)}
+
+
+@pytest.mark.parametrize("share", SHARES.values(), ids=SHARES)
+def test_the_pair_acts_in_its_share_of_the_noise_only(portrait, adapter, people, share):
+    ours, _ = portrait.generate(adapter, people, MARKED, mode="none", start=share[0], end=share[1], **SMALL)
+    expected = Straightforward(portrait, adapter, people, share=share)
+    assert far(ours, expected.plain(1.0)) <= 1
+    whole, _ = portrait.generate(adapter, people, MARKED, mode="none", **SMALL)
+    assert far(ours, whole) > 3
+
+
+@pytest.mark.parametrize("share", SHARES.values(), ids=SHARES)
+def test_the_cascade_keeps_to_the_share_too(portrait, adapter, people, share):
+    settings = {"scene_strength": 0.2, "face_strength": 1.5, "focus_share": 0.25}
+    ours, focus = portrait.generate(adapter, people, MARKED, start=share[0], end=share[1], **settings, **SMALL)
+    expected, masks = Straightforward(portrait, adapter, people, share=share).two_strength(0.2, 1.5, 0.25)
+    assert torch.equal(focus, masks[-1])
+    assert far(ours, expected) <= 1
+
+
+def test_the_mode_released_may_begin_later(portrait, adapter, people):
+    settings = {"scene_strength": 0.2, "face_strength": 1.5, "focus_share": 0.25, "start": 0.5}
+    ours, focus = portrait.generate(adapter, people, MARKED, mode="released", **settings, **SMALL)
+    expected, mask = Straightforward(portrait, adapter, people, share=(0.5, 1)).released(0.2, 1.5, 0.25)
+    assert torch.equal(focus, mask)
+    assert far(ours, expected) <= 1
+
+
+@pytest.mark.parametrize("spacing", ["karras", "trailing"])
+def test_a_share_is_one_of_noise_however_the_steps_are_spaced(adapter, people, monkeypatch, spacing):
+    portrait = Portrait.from_base("tiny", "cpu")
+    change = {"use_karras_sigmas": True} if spacing == "karras" else {"timestep_spacing": "trailing"}
+    portrait.scheduler = type(portrait.scheduler).from_config(portrait.scheduler.config, **change)
+    pairs, strengths = [], []
+    monkeypatch.setattr(diffusers_pipeline, "attach", lambda *given: pairs.append(attach(*given)) or pairs[-1])
+    portrait.pipeline.unet.register_forward_pre_hook(lambda *_: strengths.append(pairs[0].strength))
+    size, share = (64, 64), {"start": 0.3, "end": 0.7}
+    portrait.generate(adapter, people, MARKED, mode="none", cfg=1.0, steps=8, size=size, **share)
+    acts = [noise_at(0.7) <= sigma <= noise_at(0.3) for sigma in portrait.scheduler.sigmas[:-1].tolist()]
+    assert 0 < sum(acts) < 8
+    assert strengths == [1.0 if step else 0.0 for step in acts]
+
+
+def unet_calls(portrait, generate):
+    """How often the UNet runs in a call."""
+    calls = []
+    hook = portrait.pipeline.unet.register_forward_pre_hook(lambda *_: calls.append(1))
+    try:
+        generate()
+    finally:
+        hook.remove()
+    return len(calls)
+
+
+def test_where_the_pair_does_not_act_one_prediction_is_enough(portrait, adapter, people):
+    late = {"start": 0.5, **SMALL}  # in two of the three steps
+    assert unet_calls(portrait, lambda: portrait.generate(adapter, people, MARKED, **late)) == 1 + 2 * 2
+    released = {"mode": "released", **late}
+    assert unet_calls(portrait, lambda: portrait.generate(adapter, people, MARKED, **released)) == 3 + 1 + 2 * 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"start": 0.4, "end": 0.6}, "None of the 3 steps lies between the pair's start and end"),
+        ({"start": 0.4, "end": 0.6, "mode": "none"}, "Move start and end apart, or take more steps"),
+        ({"start": 0.9995, "mode": "released"}, "starts after the last of the 3 steps. Choose the mode two_strength"),
+        ({"end": 0.9, "mode": "released"}, "The pair ends at 0.9 of sampling. Choose the mode two_strength"),
+        ({"scene_strength": 0.0, "mode": "released"}, "there are none. The scene strength is 0. Choose the mode"),
+        ({"person_strengths": [0.0, 0.0], "mode": "released"}, "All person strengths are 0. Choose the mode"),
+        ({"masks": torch.ones(2, 1, 64, 64)}, "mask is 64 x 64, but the picture is 64 x 96"),
+        ({"masks": torch.ones(2, 3, 96, 64)}, "3 masks of a person for 1 pictures"),
+        ({"masks": torch.ones(1, 1, 96, 64)}, "one mask a person"),
+        ({"person_strengths": [1.0]}, "1 person strengths for 2 references"),
+    ],
+)
+def test_what_would_fail_after_a_run_is_refused_before_it(portrait, adapter, people, settings, message):
+    def generate():
+        with pytest.raises(HostError, match=message):
+            portrait.generate(adapter, people, MARKED, **settings, **SMALL)
+
+    assert unet_calls(portrait, generate) == 0
+
+
+def test_without_faces_in_the_scene_the_focus_is_heard_from_the_faces(portrait, adapter, people):
+    settings = {"scene_strength": 0.0, "face_strength": 1.5, "focus_share": 0.25}
+    ours, focus = portrait.generate(adapter, people, MARKED, **settings, **SMALL)
+    expected, masks = Straightforward(portrait, adapter, people).two_strength(0.0, 1.5, 0.25)
+    assert torch.equal(focus, masks[-1])
+    assert focus.any()
     assert far(ours, expected) <= 1
 
 
@@ -324,7 +433,13 @@ def test_nan_on_the_way_is_told_with_advice(adapter, people):
         ({"mode": "cheap"}, "modes none, two_strength, released, not 'cheap'"),
         ({"strength": -1.0}, "strength is -1.0; it lies between 0 and 3"),
         ({"scene_strength": 3.5}, "scene strength is 3.5"),
-        ({"scene_strength": 0.0}, "scene strength is 0, but the cascade reads"),
+        ({"person_strengths": [1.0, -1.0]}, "strength of person 2 is -1.0; it lies between 0 and 3"),
+        ({"person_strengths": [float("nan"), 1.0]}, "strength of person 1 is nan"),
+        ({"start": 0.5, "end": 0.5}, "starts at 0.5 and ends at 0.5 of sampling: choose shares from 0 to 1, the start"),
+        ({"start": 0.8, "end": 0.2}, "starts at 0.8 and ends at 0.2"),
+        ({"start": -0.1}, "starts at -0.1"),
+        ({"end": 1.1}, "ends at 1.1"),
+        ({"start": float("nan")}, "starts at nan"),
         ({"face_strength": -0.1}, "face strength is -0.1"),
         ({"focus_share": 1.1}, "focus share is 1.1; it lies between 0 and 1"),
     ],

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 pytest.importorskip("diffusers", reason="install it with: pip install diffusers transformers accelerate")
@@ -20,6 +21,7 @@ from dhumandiff.commands import generate
 from dhumandiff.encode import encode_reference
 from dhumandiff.hosts import diffusers_pipeline
 from dhumandiff.hosts.diffusers_pipeline import NEGATIVE
+from dhumandiff.references import FaceReference
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -124,18 +126,25 @@ def test_the_settings_are_in_the_png_without_the_places_of_files(arguments, tmp_
     assert str(tmp_path) not in str(text)
 
 
-def test_the_command_s_defaults_are_the_library_s(arguments, monkeypatch):
+@pytest.fixture
+def asked(monkeypatch):
+    """What the command asks of `Portrait.generate`, which is interrupted before it samples."""
     seen = {}
 
     def stop(self, adapter, references, prompt, negative, *, progress, **settings):
-        seen.update(settings, negative=negative)
+        seen.update(settings, references=references, negative=negative)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(diffusers_pipeline.Portrait, "generate", stop)
+    return seen
+
+
+def test_the_command_s_defaults_are_the_library_s(arguments, asked):
     del arguments["--steps"], arguments["--size"]
     assert run(arguments) == 130
-    assert seen.pop("negative") == NEGATIVE
-    assert seen == {
+    assert asked.pop("negative") == NEGATIVE
+    assert len(asked.pop("references")) == 2
+    assert asked == {
         "seed": 0,
         "size": (512, 512),
         "steps": 50,
@@ -145,8 +154,169 @@ def test_the_command_s_defaults_are_the_library_s(arguments, monkeypatch):
         "face_strength": FACE_STRENGTH,
         "focus_share": FOCUS_SHARE,
         "strength": 1.0,
+        "person_strengths": [1.0, 1.0],
+        "masks": None,
+        "start": 0.0,
+        "end": 1.0,
     }
     assert not arguments["--out"][0].exists()
+
+
+def half_mask(path, size=(64, 96), mode="L"):
+    """A picture whose left half is white."""
+    pixels = np.zeros((size[1], size[0]), dtype=np.uint8)
+    pixels[:, : size[0] // 2] = 255
+    Image.fromarray(pixels).convert(mode).save(path)
+    return path
+
+
+def test_share_strengths_and_masks_reach_the_picture_and_its_record(arguments, tmp_path):
+    run(arguments)
+    plain = pixels(tmp_path / "portrait.png")
+    places = tmp_path / "places"
+    places.mkdir()
+    more = {
+        "--start": [0.25],
+        "--end": [0.9],
+        "--strength-1": [0.5],
+        "--mask-2": [half_mask(places / "left.png")],
+        "--which-face-2": ["right-most"],
+    }
+    assert run({**arguments, **more}) == 0
+    assert not np.array_equal(pixels(tmp_path / "portrait.png"), plain)
+    text = Image.open(tmp_path / "portrait.png").text
+    told = json.loads(text["dhumandiff"])
+    assert (told["start"], told["end"], told["person_strengths"]) == (0.25, 0.9, [0.5, 1.0])
+    assert told["masks"] == [None, "left.png"]
+    assert told["which_face"] == ["largest", "right-most"]
+    assert str(places) not in str(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "mode"),
+    [
+        ("mask.png", (64, 96), "L"),
+        ("mask.png", (640, 960), "1"),
+        ("mask.png", (32, 48), "RGB"),
+        ("mask.png", (64, 96), "RGBA"),
+        ("mask.jpg", (64, 96), "RGB"),
+    ],
+)
+def test_a_mask_is_white_where_the_person_may_be_at_any_size(arguments, asked, tmp_path, name, size, mode):
+    mask = half_mask(tmp_path / name, size, mode)
+    run({**arguments, "--mask-1": [mask], "--strength-2": [1.5], "--swap": []})
+    masks = asked["masks"]
+    assert masks.shape == (2, 1, 12, 8)
+    assert (masks[0, 0, :, :4] > 0.99).all()
+    assert (masks[0, 0, :, 4:] < 0.01).all()
+    assert torch.equal(masks[1], torch.ones(1, 12, 8))
+    assert asked["person_strengths"] == [1.0, 1.5]  # masks and strengths stay with @1 and @2 when people are swapped
+
+
+def bad_mask(folder, kind):
+    """A file that is no mask."""
+    path = folder / "mask.png"
+    if kind == "text":
+        path.write_text("white")
+    elif kind == "square":
+        half_mask(path, (64, 64))
+    elif kind == "coloured":
+        Image.new("RGB", (64, 96), "red").save(path)
+    elif kind == "black":
+        Image.new("L", (64, 96)).save(path)
+    elif kind == "transparent":
+        Image.new("LA", (64, 96), (255, 0)).save(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("missing", "does not exist"),
+        ("text", "is not a picture that can be read"),
+        ("square", "mask is 64 x 64, but the picture is 64 x 96"),
+        ("coloured", "it has colours. A mask is greyscale"),
+        ("black", "black all over"),
+        ("transparent", "parts of it are transparent"),
+    ],
+)
+def test_a_bad_mask_is_refused_with_its_name(arguments, nothing_heavy, capsys, tmp_path, kind, message):
+    path = bad_mask(tmp_path, kind)
+    said = refused({**arguments, "--mask-2": [path]}, capsys)
+    assert said.startswith(f"error: The mask {path} cannot be used: ")
+    assert message in said
+
+
+@pytest.mark.parametrize("option", ["--which-face-2", "--save-reference-2", "--strength-2", "--mask-2"])
+def test_options_about_a_person_who_is_not_there_are_refused(arguments, nothing_heavy, capsys, option):
+    del arguments["--person-2"]
+    arguments["--prompt"] = ["a man@1"]
+    said = refused({**arguments, option: [0]}, capsys)
+    assert f"{option} needs two people, but only one is given. Add --person-2" in said
+
+
+def test_two_people_come_from_one_photo_by_choosing_faces(arguments, asked, photos, capsys, monkeypatch):
+    detect = tiny.TinyFaces.detect
+
+    def both_halves(self, image):
+        half = image.shape[1] // 2
+        left, right = detect(self, image[:, :half])[0], detect(self, image[:, half:])[0]
+        shift = np.array([half, 0], dtype=np.float32)
+        return [left, type(right)(right.box + np.tile(shift, 2), right.landmarks + shift)]
+
+    monkeypatch.setattr(tiny.TinyFaces, "detect", both_halves)
+    arguments |= {"--person-2": arguments["--person-1"], "--which-face": ["left-most"]}
+    run({**arguments, "--which-face-2": ["right-most"]})
+    assert "same person" not in capsys.readouterr().out
+    assert [bool(person.box[0, 0] > 150) for person in asked["references"]] == [False, True]
+    run({**arguments, "--which-face-2": ["right-most"], "--swap": []})  # the choice goes with the photos
+    assert [bool(person.box[0, 0] > 150) for person in asked["references"]] == [True, False]
+    run(arguments)
+    assert "look like the same person" in capsys.readouterr().out
+
+
+def test_people_are_kept_for_the_next_time(arguments, asked, tmp_path, capsys):
+    anna, ben = tmp_path / "anna.safetensors", tmp_path / "ben.safetensors"
+    run({**arguments, "--save-reference-1": [ben], "--save-reference-2": [anna]})
+    run({**arguments, "--save-reference-1": [anna], "--save-reference-2": [ben], "--swap": []})
+    assert f"{anna}: whom --person-1 shows" in capsys.readouterr().out
+    encoded = asked["references"]
+    kept = [FaceReference.load(path) for path in (ben, anna)]  # they were swapped
+    assert [person.name for person in kept] == ["ben", "anna"]
+    for person, same in zip(kept, encoded, strict=True):
+        assert torch.equal(person.identity, same.identity)
+        assert torch.equal(person.clip_hidden, same.clip_hidden)
+    run({**arguments, "--person-1": [ben], "--person-2": [anna]})
+    assert [person.name for person in asked["references"]] == ["ben", "anna"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("anna.png", "choose a name that ends in .safetensors"),
+        ("anna.SAFETENSORS", "choose a name that ends in .safetensors"),
+        ("missing/anna.safetensors", "does not exist. Make it"),
+        ("folder.safetensors", "it is a folder"),
+        ("weights.safetensors", "it exists and holds something else. Choose another name"),
+    ],
+)
+def test_a_file_that_cannot_keep_a_person_is_refused(arguments, nothing_heavy, capsys, tmp_path, name, message):
+    (tmp_path / "folder.safetensors").mkdir()
+    (tmp_path / "weights.safetensors").write_bytes(b"somebody's work")
+    said = refused({**arguments, "--save-reference-1": [tmp_path / name]}, capsys)
+    assert f"The reference cannot be written to {tmp_path / name}" in said
+    assert message in said
+    assert (tmp_path / "weights.safetensors").read_bytes() == b"somebody's work"
+
+
+def test_two_people_are_not_kept_in_one_file(arguments, nothing_heavy, capsys, tmp_path):
+    one = [tmp_path / "one.safetensors"]
+    assert "choose another name" in refused({**arguments, "--save-reference-1": one, "--save-reference-2": one}, capsys)
+
+
+def test_a_face_is_not_chosen_in_a_saved_reference(arguments, nothing_heavy, capsys):
+    change = {"--person-1": ["anna.safetensors"], "--which-face-1": ["0"]}
+    assert "--which-face-1 is for photos, but anna.safetensors is one" in refused({**arguments, **change}, capsys)
 
 
 def test_swapping_is_giving_the_photos_the_other_way_round(arguments, photos, tmp_path):
@@ -245,6 +415,11 @@ def test_a_person_whom_no_word_names_is_noted(arguments, capsys):
         ({"--face-strength": [-1]}, "face strength is -1.0"),
         ({"--focus-share": [2]}, "focus share is 2.0"),
         ({"--strength": ["nan"]}, "strength is nan"),
+        ({"--strength-2": ["9"]}, "strength of person 2 is 9.0"),
+        ({"--start": [0.6], "--end": [0.4]}, "starts at 0.6 and ends at 0.4 of sampling"),
+        ({"--mode": ["released"], "--end": [0.8]}, "ends at 0.8 of sampling. Choose the mode two_strength"),
+        ({"--mode": ["released"], "--strength-1": [0], "--strength-2": [0]}, "All person strengths are 0"),
+        ({"--mode": ["released"], "--scene-strength": [0]}, "The scene strength is 0."),
         ({"--device": ["tpu"]}, "device 'tpu' is not available"),
         ({"--prompt": ["a man@3 and a woman@2"]}, "names person 3"),
         ({"--prompt": [" "]}, "prompt is empty"),
@@ -314,7 +489,7 @@ def test_the_focus_mask_is_refused_where_there_is_none(arguments, nothing_heavy,
 def test_swapping_one_person_is_refused(arguments, nothing_heavy, capsys):
     del arguments["--person-2"]
     arguments["--prompt"] = ["a man@1"]
-    assert "--swap exchanges two people" in refused({**arguments, "--swap": []}, capsys)
+    assert "--swap needs two people" in refused({**arguments, "--swap": []}, capsys)
 
 
 @pytest.mark.parametrize("which", ["5", "middle"])

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -25,9 +25,13 @@ from ..focus import Observation, Place
 if TYPE_CHECKING:
     from ..references import FaceReference
 
-__all__ = ["Attached", "attach", "cross_attention_layers"]
+__all__ = ["Attached", "PairedProcessor", "attach", "check_fit", "cross_attention_layers", "layer_shape"]
 
-# Processors that compute plain attention, which `_PairedProcessor` computes likewise; any other would be lost.
+# Processors that compute plain attention, which `PairedProcessor` computes likewise; any other would be lost.
+_HOW_TO_DETACH = {
+    "PairedProcessor": "Another pair is attached: end its `with`, or call its detach()",
+    "FusedAttnProcessor2_0": "Call unet.unfuse_qkv_projections() first",
+}
 _PLAIN = ("AttnProcessor", "AttnProcessor2_0", "XFormersAttnProcessor", "SlicedAttnProcessor")
 
 
@@ -88,6 +92,8 @@ class Attached:
         masks: Tensor | None,
         guidance: bool,
     ) -> None:
+        if hasattr(references, "clip_hidden"):
+            raise HostError("A list of references is needed, one a person; put the one reference into [ ].")
         self.strength = strength
         self.person_strengths = tuple([1.0] * len(references) if person_strengths is None else person_strengths)
         self.masks = masks
@@ -99,7 +105,7 @@ class Attached:
 
         _check_persons(len(references), self.person_strengths, masks)
         layers = cross_attention_layers(unet)
-        _check_fit(layers, adapter.info)
+        check_fit(layers, adapter.info)
         with torch.no_grad():
             conditional = torch.stack([adapter.face_tokens(reference)[0] for reference in references])
             unconditional = torch.stack([adapter.unconditional_tokens(reference)[0] for reference in references])
@@ -108,10 +114,12 @@ class Attached:
         self._before = {name: module.processor for name, module in layers}
         self._modules = dict(layers)
         for layer, (_, module) in enumerate(layers):
-            module.processor = _PairedProcessor(self, layer)
+            module.processor = PairedProcessor(self, layer)
         self._hook = unet.register_forward_pre_hook(self._note_size, with_kwargs=True)
 
     def __enter__(self) -> Attached:
+        if not self._before:
+            raise HostError("This pair was detached from the UNet: call attach again for another run with it.")
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -143,7 +151,7 @@ class Attached:
         keys, values = self._layer_keys_values(layer, query)
         index = torch.tensor(roles, device=query.device)
         keys, values = keys[index], values[index]
-        shape = self._shape(query.shape[1])
+        shape = layer_shape(self.size, query.shape[1])
         images = query.shape[0] // (1 + (0 in roles))
         term, probabilities = paired_attention(query, keys, values, heads, self._weights(shape, images, query))
         if self.observe is not None:
@@ -172,24 +180,38 @@ class Attached:
         sample = args[0] if args else kwargs["sample"]
         self.size = (sample.shape[-2], sample.shape[-1])
 
-    def _shape(self, places: int) -> tuple[int, int]:
-        """(height, width) of a layer with that many places: the latent's size, halved and rounded up as needed."""
-        height, width = self.size
-        while height * width > places:
-            height, width = (height + 1) // 2, (width + 1) // 2
-        if height * width != places:
-            raise HostError(
-                f"A layer has {places} places, which is no halving of the latent's {self.size[0]} x {self.size[1]}: "
-                "something merges places (token merging, for instance). Switch it off."
-            )
-        return height, width
+
+def layer_shape(size: tuple[int, int], places: int) -> tuple[int, int]:
+    """(height, width) of a layer with that many places: the latent's size, halved and rounded up as needed. HostError."""
+    height, width = size
+    while height * width > places:
+        height, width = (height + 1) // 2, (width + 1) // 2
+    if height * width != places:
+        raise HostError(
+            f"A layer has {places} places, which is no halving of the latent's {size[0]} x {size[1]}: "
+            "something merges places (token merging, for instance). Switch it off."
+        )
+    return height, width
 
 
-class _PairedProcessor:
-    """Cross-attention of one layer as diffusers computes it, plus the persons' term."""
+class Pair(Protocol):
+    """What a processor asks of a pair."""
 
-    def __init__(self, attached: Attached, layer: int) -> None:
-        self.attached, self.layer = attached, layer
+    def term(self, layer: int, query: Tensor, heads: int) -> Tensor | None:
+        """What the persons add to a layer, [rows, Q, C]; None for nothing."""
+        ...
+
+
+class PairedProcessor:
+    """Cross-attention of one layer as diffusers computes it, plus the persons' term.
+
+    Args:
+        pair: whose; `Attached`, or the trainer's.
+        layer: number of the layer in the adapter's order.
+    """
+
+    def __init__(self, pair: Pair, layer: int) -> None:
+        self.pair, self.layer = pair, layer
 
     def __call__(
         self,
@@ -204,17 +226,20 @@ class _PairedProcessor:
         if attention_mask is not None:
             attention_mask = attn.prepare_attention_mask(attention_mask, context.shape[1], context.shape[0])
             attention_mask = rearrange(attention_mask, "(b h) q k -> b h q k", h=attn.heads)
-        q, k, v = (rearrange(t, "b n (h d) -> b h n d", h=attn.heads) for t in (query, key, value))
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=attention_mask)
-        out = rearrange(out, "b h n d -> b n (h d)")
-        term = self.attached.term(self.layer, query, attn.heads)
+        out = self.attend_text(query, key, value, attn.heads, attention_mask)
+        term = self.pair.term(self.layer, query, attn.heads)
         if term is not None:
             out = out + term
         return attn.to_out[1](attn.to_out[0](out))
 
+    def attend_text(self, query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Tensor | None) -> Tensor:
+        """The base's own attention to the prompt, [rows, Q, C]."""
+        q, k, v = (rearrange(t, "b n (h d) -> b h n d", h=heads) for t in (query, key, value))
+        return rearrange(F.scaled_dot_product_attention(q, k, v, attn_mask=mask), "b h n d -> b n (h d)")
 
-def _check_fit(layers: Sequence[tuple[str, nn.Module]], info: Any) -> None:
-    """Refuse a UNet with other layers than the adapter's."""
+
+def check_fit(layers: Sequence[tuple[str, nn.Module]], info: Any) -> None:
+    """Refuse a UNet with other layers than the adapter's, or with processors that would be lost. HostError."""
     context = layers[0][1].cross_attention_dim if layers else 0
     widths = tuple(module.inner_dim for _, module in layers)
     if context != info.context_width or widths != tuple(info.hidden):
@@ -228,7 +253,7 @@ def _check_fit(layers: Sequence[tuple[str, nn.Module]], info: Any) -> None:
         if kind not in _PLAIN:
             raise HostError(
                 f"The layer {name} has the attention processor {kind}, which would be lost. "
-                "Detach it first (unet.set_default_attn_processor())."
+                f"{_HOW_TO_DETACH.get(kind, 'Put the plain one back first: unet.set_attn_processor(AttnProcessor2_0())')}."
             )
 
 

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..attention import fit_masks
 from ..cascade import FACE_STRENGTH, FOCUS_SHARE, SCENE_STRENGTH, blend, focus_mask
 from ..errors import HostError
 from ..focus import FocusListener, ReleasedListener
@@ -36,6 +37,11 @@ MODES = ("none", "two_strength", "released")
 
 NEGATIVE = "monochrome, lowres, bad anatomy, worst quality, low quality"
 """The negative prompt of the released script."""
+
+_NO_MASK = (
+    "The mode released reads its mask from the faces in the last step of a run at scene strength, and there are none."
+)
+_MASK_ADVICE = "Choose the mode two_strength, or let the faces count there."
 
 
 class Portrait:
@@ -87,6 +93,8 @@ class Portrait:
         strength: float = 1.0,
         person_strengths: Sequence[float] | None = None,
         masks: Tensor | None = None,
+        start: float = 0.0,
+        end: float = 1.0,
         progress: Callable[[int, int], None] | None = None,
     ) -> tuple[Image.Image, Tensor | None]:
         """Draw one portrait. The same settings and seed give the same picture.
@@ -104,16 +112,22 @@ class Portrait:
             scene_strength, face_strength, focus_share: of the cascade.
             strength: of both persons where the mode is none; in the cascade scene and face strength take its place.
             person_strengths: one a person, multiplied with the strength in every mode.
-            masks: where each person may be, [P, 1, H, W] 0..1.
+            masks: where each person may be, [P, 1, H, W] 0..1, any size of the picture's shape.
+            start, end: share of sampling in which the pair acts, 0..1, counted in noise levels as ComfyUI does it: a
+                share p is the noise of training timestep (1 - p) * (T - 1), and 0 and 1 leave nothing out.
             progress: called with (steps done, all steps).
 
         Returns:
-            The picture, and the focus mask, bool [height / 8, width / 8]: None in the mode none.
+            The picture, and the focus mask, bool [height / 8, width / 8]: None in the mode none, and where the persons
+            have no strength.
 
         Raises:
             HostError: settings that cannot be used, an adapter that does not fit, or NaN on the way.
         """
-        check_settings(size, steps, cfg, mode, scene_strength, face_strength, focus_share, strength, seed)
+        strengths = (scene_strength, face_strength, focus_share, strength)
+        check_settings(size, steps, cfg, mode, *strengths, seed, person_strengths, start, end)
+        if masks is not None and masks.ndim == 4:  # refused here, not in the first step
+            fit_masks(masks, (size[1] // 8, size[0] // 8), 1)
         if isinstance(prompt, str):
             prompt = parse_prompt(prompt, persons=len(references))
         conditions = self._conditions(adapter, references, prompt, negative if cfg != 1 else None, size)
@@ -123,7 +137,8 @@ class Portrait:
             torch.no_grad(),
             attach(self.pipeline.unet, adapter, references, strength, person_strengths, masks, guidance) as attached,
         ):
-            sampler = _Sampler(self, attached, conditions, cfg, steps * (2 if mode == "released" else 1), progress)
+            total = steps * (2 if mode == "released" else 1)
+            sampler = _Sampler(self, attached, conditions, cfg, (start, end), total, progress)
             if mode == "none":
                 latent, focus = sampler.sample(noise, steps, lambda x, t, _: sampler.predict(strength, x, t)), None
             elif mode == "two_strength":
@@ -182,8 +197,12 @@ class _Sampler:
         attached: the pair.
         conditions: see `Portrait._conditions`.
         cfg: guidance.
+        share: start and end of the pair, see `Portrait.generate`.
         total: steps of all runs, for progress.
         progress: called with (steps done, total).
+
+    Attributes:
+        acts: whether the pair acts in the step that is being sampled.
     """
 
     def __init__(
@@ -192,22 +211,42 @@ class _Sampler:
         attached: Attached,
         conditions: dict[str, Any],
         cfg: float,
+        share: tuple[float, float],
         total: int,
         progress: Callable[[int, int], None] | None,
     ) -> None:
         self.portrait, self.attached, self.conditions = portrait, attached, conditions
         self.cfg, self.total, self.progress, self.done = cfg, total, progress, 0
+        # Noise falls with the timestep, so comparing timesteps is comparing noise levels.
+        (start, end), last = share, portrait.scheduler.config.num_train_timesteps - 1
+        self._first_time = math.inf if start <= 0 else (1 - start) * last
+        self._last_time = -math.inf if end >= 1 else (1 - end) * last
+        self.acts = True
+
+    def acting(self, steps: int) -> list[bool]:
+        """For each step whether the pair acts in it. Sets the scheduler to its beginning."""
+        self.portrait.scheduler.set_timesteps(steps, device=self.portrait.device)
+        times = self.portrait.scheduler.timesteps.tolist()
+        return [self._last_time <= t <= self._first_time for t in times]
 
     def sample(self, noise: Tensor, steps: int, predict: Callable[[Tensor, Any, bool], Tensor]) -> Tensor:
         """From noise [1, 4, H, W] of unit variance to a latent, in float32.
 
         `predict` gets the latent as it is, the time, and whether this is the last step.
+
+        Raises:
+            HostError: the pair acts in no step, or NaN came out of one.
         """
-        scheduler = self.portrait.scheduler
-        scheduler.set_timesteps(steps, device=self.portrait.device)
+        scheduler, acting = self.portrait.scheduler, self.acting(steps)
+        if not any(acting):
+            raise HostError(
+                f"None of the {steps} steps lies between the pair's start and end, so the faces would be missing from the "
+                "picture. Move start and end apart, or take more steps."
+            )
         x = noise.to(self.portrait.device) * scheduler.init_noise_sigma
         times = list(scheduler.timesteps)
         for i, t in enumerate(times):
+            self.acts = acting[i]
             x = scheduler.step(predict(x, t, i == len(times) - 1), t, x).prev_sample
             _check_finite(x, f"step {i + 1} of {len(times)}")
             self.done += 1
@@ -216,8 +255,11 @@ class _Sampler:
         return x
 
     def predict(self, strength: float, x: Tensor, t: Any, observe: Callable | None = None) -> Tensor:
-        """Guided noise at a strength of the pair, float32; `observe` hears every layer."""
-        self.attached.strength, self.attached.observe = strength, observe
+        """Guided noise at a strength of the pair (0 in a step in which it does not act), float32.
+
+        `observe` hears every layer to which the pair adds something.
+        """
+        self.attached.strength, self.attached.observe = strength if self.acts else 0.0, observe
         rows = len(self.conditions["encoder_hidden_states"])
         scaled = self.portrait.scheduler.scale_model_input(x, t).to(self.portrait.dtype)
         out = self.portrait.pipeline.unet(scaled.expand(rows, -1, -1, -1), t, **self.conditions).sample.float()
@@ -236,8 +278,11 @@ def _two_strength(
 
     def predict(x: Tensor, t: Any, _: bool) -> Tensor:
         nonlocal focus
-        at_scene = sampler.predict(scene, x, t, listener)
-        at_face = sampler.predict(face, x, t)
+        # Attention can be heard only where the persons count at all.
+        at_scene = sampler.predict(scene, x, t, listener if scene > 0 else None)
+        if not sampler.acts:
+            return at_scene
+        at_face = sampler.predict(face, x, t, None if scene > 0 else listener)
         maps = listener.maps()
         if maps is None:  # all persons are at strength 0
             return at_scene
@@ -251,12 +296,15 @@ def _released(
     sampler: _Sampler, noise: Tensor, steps: int, scene: float, face: float, share: float
 ) -> tuple[Tensor, Tensor]:
     """One run for the mask, read at its last step; a second one from the same noise, with both predictions."""
+    if not sampler.acting(steps)[-1]:
+        raise HostError(f"{_NO_MASK} The pair starts after the last of the {steps} steps. {_MASK_ADVICE}")
     listener = ReleasedListener()
     sampler.sample(noise, steps, lambda x, t, last: sampler.predict(scene, x, t, listener if last else None))
     focus = listener.mask(1, 100 * (1 - share))
 
     def predict(x: Tensor, t: Any, _: bool) -> Tensor:
-        return blend(sampler.predict(scene, x, t), sampler.predict(face, x, t), focus)
+        at_scene = sampler.predict(scene, x, t)
+        return blend(at_scene, sampler.predict(face, x, t), focus) if sampler.acts else at_scene
 
     return sampler.sample(noise, steps, predict), focus
 
@@ -271,6 +319,9 @@ def check_settings(
     focus_share: float = FOCUS_SHARE,
     strength: float = 1.0,
     seed: int = 0,
+    person_strengths: Sequence[float] | None = None,
+    start: float = 0.0,
+    end: float = 1.0,
 ) -> None:
     """Refuse settings of `Portrait.generate` that make no picture, before anything heavy is done. HostError."""
     width, height = size
@@ -291,15 +342,30 @@ def check_settings(
         "scene strength": (scene_strength, 0, 3),
         "face strength": (face_strength, 0, 3),
         "focus share": (focus_share, 0, 1),
+        **{f"strength of person {n}": (value, 0, 3) for n, value in enumerate(person_strengths or (), 1)},
     }
     for name, (value, low, high) in limits.items():
         if not low <= value <= high:  # false for NaN too
             raise HostError(f"The {name} is {value}; it lies between {low} and {high}.")
-    if mode != "none" and scene_strength == 0:
+    if not 0 <= start < end <= 1:
         raise HostError(
-            "The scene strength is 0, but the cascade reads the focus mask from the faces at that strength. "
-            "Give it a value above 0 (0.7 is as published), or choose the mode none."
+            f"The pair starts at {start:g} and ends at {end:g} of sampling: choose shares from 0 to 1, the start before "
+            "the end."
         )
+    if mode == "released":
+        _check_released(scene_strength, person_strengths, end)
+
+
+def _check_released(scene_strength: float, person_strengths: Sequence[float] | None, end: float) -> None:
+    """Refuse what would leave the mode `released` without a mask after a whole run. HostError."""
+    reasons = {
+        "The scene strength is 0.": scene_strength == 0,
+        f"The pair ends at {end:g} of sampling.": end < 1,
+        "All person strengths are 0.": person_strengths is not None and not any(person_strengths),
+    }
+    found = [reason for reason, holds in reasons.items() if holds]
+    if found:
+        raise HostError(" ".join((_NO_MASK, *found, _MASK_ADVICE)))
 
 
 def _check_finite(values: Tensor, where: str) -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..adapter import Adapter
     from ..references import FaceReference
 
-__all__ = ["bound_words", "encode_prompt"]
+__all__ = ["bound_words", "encode_prompt", "token_places"]
 
 LENGTH = 77
 """Tokens of a chunk, start and end included: the positions that CLIP's text models have."""
@@ -111,6 +111,17 @@ def bound_words(tokenizer: Any, prompt: Prompt) -> str:
         return tokenizer.convert_ids_to_tokens(ids[index]).removesuffix("</w>")
 
     return describe_binding(prompt, _bind(tokenizer, prompt), word)
+
+
+def token_places(tokenizer: Any, prompt: Prompt) -> tuple[Tensor, tuple[tuple[BoundToken, tuple[int, int]], ...]]:
+    """CLIP-L's token ids of a prompt [chunks, 77], as `encode_prompt` lays them out, and where its persons' words are:
+    every bound token with its (chunk, position), positions counting the start token.
+
+    Raises:
+        PromptError: as `encode_prompt`.
+    """
+    chunks = _lay_out(tokenizer, prompt.text, padding=tokenizer.eos_token_id)
+    return chunks.ids, tuple((token, chunks.places[token.index]) for token in _bind(tokenizer, prompt))
 
 
 def _bind(tokenizer: Any, prompt: Prompt) -> tuple[BoundToken, ...]:

@@ -1,0 +1,192 @@
+"""What installers, ComfyUI's manager and its template browser read: requirements, versions, data files, workflows."""
+
+import importlib
+import json
+import re
+import subprocess
+import sys
+from fnmatch import fnmatch
+from itertools import chain
+
+import pytest
+from comfyui import COMFYUI, REPOSITORY
+from PIL import Image
+
+import dhumandiff
+
+tomllib = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")  # pytest brings tomli there
+
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+EXTRAS = PROJECT["project"]["optional-dependencies"]
+WORKFLOWS = sorted((REPOSITORY / "workflows").glob("*.json"))
+
+TORCH = {"torch", "torchvision", "torchaudio"}
+GPU_RUNTIMES = {"onnxruntime-gpu", "onnxruntime-directml"}
+# insightface itself asks for the CPU runtime.
+CPU_RUNTIMES = {"onnxruntime", "insightface"}
+PAGE_ONLY = {"MarkdownNote", "Note", "PrimitiveNode", "Reroute"}
+
+
+def names(requirements):
+    """Package names of requirement lines, as an index would look them up."""
+    lines = (line.partition("#")[0].strip() for line in requirements)
+    return {re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", line)[0]).lower() for line in lines if line}
+
+
+def requirement_lines():
+    return (REPOSITORY / "requirements.txt").read_text().splitlines()
+
+
+def tracked():
+    """The files that git keeps, as paths below the repository."""
+    try:
+        command = ["git", "-C", str(REPOSITORY), "ls-files", "-z"]
+        out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"this is no git checkout, or git cannot read it: {error}")
+    return [name for name in out.split("\0") if name and (REPOSITORY / name).is_file()]
+
+
+# --- requirements -----------------------------------------------------------------------------------------------------
+
+
+def test_nothing_that_is_installed_names_torch():
+    everything = {
+        "requirements.txt": requirement_lines(),
+        ".ci/requirements.txt": (REPOSITORY / ".ci" / "requirements.txt").read_text().splitlines(),
+        "build": PROJECT["build-system"]["requires"],
+        "dependencies": PROJECT["project"]["dependencies"],
+        **EXTRAS,
+    }
+    for where, requirements in everything.items():
+        assert not names(requirements) & TORCH, where
+
+
+def test_both_ways_to_install_bring_the_same():
+    assert names(requirement_lines()) == names(PROJECT["project"]["dependencies"])
+
+
+def test_no_extra_brings_both_runtimes_and_only_one_brings_each():
+    for extra, requirements in EXTRAS.items():
+        assert not (names(requirements) & CPU_RUNTIMES and names(requirements) & GPU_RUNTIMES), extra
+    bringing = [extra for extra, r in EXTRAS.items() if names(r) & (CPU_RUNTIMES | GPU_RUNTIMES)]
+    assert bringing == ["cpu", "gpu"]  # so that cpu or gpu goes with any other extra
+    always = chain(requirement_lines(), PROJECT["project"]["dependencies"])
+    assert not names(always) & (CPU_RUNTIMES | GPU_RUNTIMES)
+
+
+def test_the_gpu_runtime_is_not_asked_for_where_it_has_no_wheel():
+    (gpu,) = [line for line in EXTRAS["gpu"] if line.startswith("onnxruntime-gpu")]
+    assert "sys_platform != 'darwin'" in gpu
+
+
+def test_requirements_are_as_loose_as_can_be():
+    assert not [line for line in chain(requirement_lines(), *EXTRAS.values()) if re.match(r"[^#]*(==|<|~=)", line)]
+
+
+# --- names and versions -----------------------------------------------------------------------------------------------
+
+
+def test_the_version_is_the_same_everywhere():
+    assert PROJECT["project"]["version"] == dhumandiff.__version__
+    assert re.fullmatch(r"\d+\.\d+\.\d+", dhumandiff.__version__)
+
+
+def test_what_comfyui_s_registry_asks_for_is_there():
+    project, comfy = PROJECT["project"], PROJECT["tool"]["comfy"]
+    assert "comfyui" not in project["name"].lower()
+    assert (REPOSITORY / project["license"]["file"]).read_text().lstrip().startswith("Apache License")
+    assert (REPOSITORY / project["readme"]).is_file()
+    assert project["urls"]["Repository"].startswith("https://")
+    assert {"PublisherId", "DisplayName", "Icon", "requires-comfyui"} <= set(comfy)
+    assert comfy["requires-comfyui"].removeprefix(">=") in (REPOSITORY / "README.md").read_text()
+
+
+# --- what a wheel carries ---------------------------------------------------------------------------------------------
+
+
+def test_package_data_holds_every_data_file_of_the_packages():
+    patterns = PROJECT["tool"]["setuptools"]["package-data"]
+    left_out = []
+    for name in tracked():
+        top, *_ = name.split("/")
+        if top not in ("dhumandiff", "training") or name.endswith(".py"):
+            continue
+        covered = (f"{package.replace('.', '/')}/{p}" for package, globs in patterns.items() for p in globs)
+        if not any(fnmatch(name, pattern) for pattern in covered):
+            left_out.append(name)
+    assert left_out == []
+    tokenizer = REPOSITORY / "dhumandiff" / "tiny" / "tokenizer"
+    assert {"vocab.json", "merges.txt", "tokenizer_config.json"} <= {path.name for path in tokenizer.iterdir()}
+    assert "tokenizer/*" in patterns["dhumandiff.tiny"]
+
+
+def test_every_folder_with_modules_is_a_package():
+    folders = {name.rpartition("/")[0] for name in tracked() if name.endswith(".py")}
+    packages = {folder for folder in folders if folder.split("/")[0] in ("dhumandiff", "training", "nodes")}
+    assert "dhumandiff/tiny" in packages
+    assert [folder for folder in sorted(packages) if not (REPOSITORY / folder / "__init__.py").is_file()] == []
+
+
+# --- workflows --------------------------------------------------------------------------------------------------------
+
+
+def kinds(workflow):
+    """Node types of a workflow, also inside its subgraphs."""
+    graph = json.loads(workflow.read_text())
+    subgraphs = graph.get("definitions", {}).get("subgraphs", [])
+    inside = {node["type"] for part in (graph, *subgraphs) for node in part["nodes"]}
+    return inside - {part["id"] for part in subgraphs}
+
+
+def node_ids(*sources):
+    """Ids that node classes in these files define, old style and new."""
+    found = set()
+    for source in sources:
+        text = source.read_text(errors="replace")
+        found |= set(re.findall(r"node_id\s*=\s*[\"']([^\"']+)", text))
+        for mapping in re.findall(r"NODE_CLASS_MAPPINGS\s*=\s*\{(.*?)\n\}", text, re.DOTALL):
+            found |= set(re.findall(r"^\s*[\"']([^\"']+)[\"']\s*:", mapping, re.MULTILINE))
+    return found
+
+
+def test_there_is_a_workflow():
+    assert WORKFLOWS
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
+def test_a_workflow_has_a_picture_beside_it(workflow):
+    pictures = [path for path in workflow.parent.glob(f"{workflow.stem}.*") if path.suffix in (".jpg", ".png", ".webp")]
+    assert [path.suffix for path in pictures] == [".jpg"]  # what the template browser looks for
+    with Image.open(pictures[0]) as picture:
+        picture.load()
+        assert min(picture.size) >= 200
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
+def test_a_workflow_has_nothing_but_stock_nodes_and_ours(workflow):
+    ours = node_ids(*(REPOSITORY / "nodes").glob("*.py"))
+    assert len(ours) >= 10
+    assert {kind for kind in kinds(workflow) if kind.startswith("DHD")} <= ours
+    if not (COMFYUI / "nodes.py").is_file():
+        pytest.skip(f"our own nodes are there; the others cannot be looked up: no ComfyUI at {COMFYUI}")
+    stock = node_ids(COMFYUI / "nodes.py", *(COMFYUI / "comfy_extras").glob("*.py"))
+    assert {"KSampler", "SamplerCustomAdvanced"} <= stock
+    assert kinds(workflow) - ours - stock - PAGE_ONLY == set()
+
+
+# --- nothing of the machine it was written on -----------------------------------------------------------------------------
+
+
+def test_no_text_file_names_a_path_of_somebody_s_machine():
+    machine = re.compile(r"(?<![\w.~$}])/(?:root|home|Users|work|mnt|media)/\w|\b[A-Za-z]:\\+(?:Users|Documents)")
+    found = []
+    for name in tracked():
+        content = (REPOSITORY / name).read_bytes()
+        if b"\0" in content:
+            continue
+        lines = content.decode(errors="replace").splitlines()
+        found += [
+            f"{name}:{number}: {line.strip()[:120]}" for number, line in enumerate(lines, 1) if machine.search(line)
+        ]
+    assert found == []
