@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import comfy.samplers
+from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ..dhumandiff.cascade import (
@@ -20,7 +21,7 @@ from ..dhumandiff.cascade import (
 from ..dhumandiff.errors import HostError
 from ..dhumandiff.focus import FocusListener, ReleasedListener
 from .comfy_call import STEP
-from .comfy_pair import pairs_of, with_step
+from .comfy_pair import KEY, pairs_of, with_step
 
 MODES = ("two_strength", "released")
 _OWN_STEPS = ("dpm_fast_function", "dpm_adaptive_function")
@@ -114,35 +115,57 @@ class CascadeGuider(comfy.samplers.CFGGuider):
     def predict_noise(
         self, x: Tensor, timestep: Tensor, model_options: dict[str, Any] | None = None, seed: int | None = None
     ) -> Tensor:
-        """One prediction of the cascade (ComfyUI's predictions are clean pictures; the blend is linear in them too)."""
-        return self._predict(x, timestep, model_options or {}, seed)
+        """One prediction of the cascade.
 
-    def _at(
-        self, strength: float, x: Tensor, timestep: Tensor, options: dict, seed: Any, observe: Any = None
-    ) -> Tensor:
-        step = dataclasses.replace(options["transformer_options"][STEP], strength=strength, observe=observe)
-        return super().predict_noise(x, timestep, with_step(options, step), seed)
+        The blend is made of what the model predicts for each prompt, before guidance joins them: guidance is linear, so
+        that the outcome is the same, and whatever else looks at those predictions (CFG++ samplers, perturbed and
+        self-attention guidance) sees the cascade's. ComfyUI's predictions are clean pictures; the blend is linear in
+        them too.
+        """
+        self._own = True  # the first call is the guider's; guidance of other nodes may add calls
+        return super().predict_noise(x, timestep, self._with_blend(model_options or {}), seed)
 
-    def _predict_two_strength(self, x: Tensor, timestep: Tensor, options: dict, seed: Any) -> Tensor:
+    def _with_blend(self, model_options: dict[str, Any]) -> dict[str, Any]:
+        options = model_options.get("transformer_options", {})
+        wrappers = dict(options.get("wrappers", {}))
+        kind = WrappersMP.CALC_COND_BATCH
+        wrappers[kind] = {**wrappers.get(kind, {}), KEY: [*wrappers.get(kind, {}).get(KEY, ()), self._calculate]}
+        return {**model_options, "transformer_options": {**options, "wrappers": wrappers}}
+
+    def _calculate(
+        self, executor: Any, model: Any, conds: list, x: Tensor, timestep: Tensor, model_options: dict[str, Any]
+    ) -> list[Tensor]:
+        """Around ComfyUI's prediction for a list of prompts."""
+        own, self._own = self._own, False
+
+        def at(strength: float, observe: Any = None) -> list[Tensor]:
+            step = model_options["transformer_options"][STEP]
+            step = dataclasses.replace(step, strength=strength, observe=observe if own else None)
+            return executor(model, conds, x, timestep, with_step(model_options, step))
+
+        return self._predict(at, timestep)
+
+    def _predict_two_strength(self, at: Callable[..., list[Tensor]], sigma: Tensor) -> list[Tensor]:
         # Attention can be heard only where the persons count at all.
         heard_in_scene = self.scene_strength > 0
-        listeners = (self._listener, None) if heard_in_scene else (None, self._listener)
-        scene = self._at(self.scene_strength, x, timestep, options, seed, listeners[0])
-        face = self._at(self.face_strength, x, timestep, options, seed, listeners[1])
+        scene = at(self.scene_strength, self._listener if heard_in_scene else None)
+        face = at(self.face_strength, None if heard_in_scene else self._listener)
         maps = self._listener.maps()
         if maps is None:  # the pair does not act at this noise level
             return scene
         self.focus = focus_mask(maps, self.focus_share)
-        return blend(scene, face, self.focus.to(scene.device))
+        return self._join(scene, face)
 
-    def _predict_scene(self, x: Tensor, timestep: Tensor, options: dict, seed: Any) -> Tensor:
-        last = float(timestep.flatten()[0]) <= self._last_sigma * (1 + 1e-5)
-        return self._at(self.scene_strength, x, timestep, options, seed, self._listener if last else None)
+    def _predict_scene(self, at: Callable[..., list[Tensor]], sigma: Tensor) -> list[Tensor]:
+        last = float(sigma.flatten()[0]) <= self._last_sigma * (1 + 1e-5)
+        return at(self.scene_strength, self._listener if last else None)
 
-    def _predict_faces(self, x: Tensor, timestep: Tensor, options: dict, seed: Any) -> Tensor:
-        scene = self._at(self.scene_strength, x, timestep, options, seed)
-        face = self._at(self.face_strength, x, timestep, options, seed)
-        return blend(scene, face, self.focus.to(scene.device))
+    def _predict_faces(self, at: Callable[..., list[Tensor]], sigma: Tensor) -> list[Tensor]:
+        return self._join(at(self.scene_strength), at(self.face_strength))
+
+    def _join(self, scene: list[Tensor], face: list[Tensor]) -> list[Tensor]:
+        mask = self.focus.to(scene[0].device)
+        return [blend(s, f, mask) for s, f in zip(scene, face, strict=True)]
 
 
 def _part_of_two(callback: Callable | None, part: int) -> Callable | None:

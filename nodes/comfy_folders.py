@@ -23,7 +23,8 @@ ADAPTERS = "dhumandiff"
 REFERENCES = "references"
 IP_ADAPTERS = "ipadapter"
 
-folder_paths.add_model_folder_path(ADAPTERS, os.path.join(folder_paths.models_dir, ADAPTERS))
+# First, as with ComfyUI's own kinds: people are saved there, not on an extra disk.
+folder_paths.add_model_folder_path(ADAPTERS, os.path.join(folder_paths.models_dir, ADAPTERS), is_default=True)
 
 
 def adapter_choices() -> list[str]:
@@ -78,7 +79,10 @@ def _adapters() -> dict[str, Path]:
 def _files(folder: Path, *endings: str) -> Iterator[Path]:
     """Files below a folder. A list of choices must never fail: ComfyUI would drop the whole pack over a broken link."""
     for place, _, names in sorted(os.walk(folder, followlinks=True)):
-        yield from (path for name in sorted(names) if name.endswith(endings) and (path := Path(place) / name).is_file())
+        for name in sorted(names):
+            path = Path(place) / name
+            if (name in endings or path.suffix in endings) and path.is_file():
+                yield path
 
 
 @functools.lru_cache(maxsize=256)
@@ -132,7 +136,7 @@ def new_reference_path(name: str) -> Path:
 def _references() -> dict[str, Path]:
     found: dict[str, Path] = {}
     for folder in map(Path, _folders(ADAPTERS)):
-        for path in sorted((folder / REFERENCES).glob("*.safetensors")):
+        for path in _files(folder / REFERENCES, ".safetensors"):
             found.setdefault(path.stem, path)
     return found
 

@@ -318,7 +318,9 @@ def test_start_and_end_follow_a_change_of_the_noise_schedule_after_the_pair(mode
     changed.add_object_patch("model_sampling", other)
     predict(guider(changed, POSITIVE, NEGATIVE), torch.randn(1, 4, 16, 12), sigma_at(model, 500))
     assert comfy_pair.pairs_of(changed)[0].sigma_range[1] == pytest.approx(float(other.percent_to_sigma(0.5)))
-    assert float(other.percent_to_sigma(0.5)) != pytest.approx(float(model.get_model_object("model_sampling").percent_to_sigma(0.5)))
+    assert float(other.percent_to_sigma(0.5)) != pytest.approx(
+        float(model.get_model_object("model_sampling").percent_to_sigma(0.5))
+    )
 
 
 def test_infinite_values_are_said_at_the_first_step(adapter, people):

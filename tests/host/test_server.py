@@ -160,7 +160,7 @@ def broken(portrait, kind, **inputs):
         ("DHDSubjectPrompt", {"text": "  "}, "prompt is empty"),
         ("DHDSubjectPrompt", {"text": "two women in a garden"}, "woman@1 and a woman@2"),
         ("DHDLoadFaceAnalysis", {"pack": "buffalo_l"}, "buffalo_l"),
-        ("DHDLoadAdapter", {"adapter_name": "DHumanDiff"}, "python -m dhumandiff download"),
+        ("DHDLoadAdapter", {"adapter_name": "DHumanDiff"}, "-m dhumandiff download"),
         ("DHDLoadAdapter", {"adapter_name": "../../etc/passwd"}, "is not in"),
     ],
 )

@@ -1,0 +1,229 @@
+"""Model folders: what is offered as a choice, wherever the user keeps it, and what never is."""
+
+import os
+from pathlib import Path
+
+import comfy.ops
+import dhd_pack.dhumandiff.tiny as tiny
+import folder_paths
+import layouts
+import pytest
+import tiny_comfy
+import torch
+from dhd_pack.dhumandiff.errors import DHumanDiffError
+from dhd_pack.nodes.adapter import DHDLoadAdapter
+from dhd_pack.nodes.comfy_folders import adapter_choices, adapter_path, new_reference_path, reference_choices
+from dhd_pack.nodes.references import DHDLoadReference, DHDSaveReference
+from safetensors.torch import save_file
+
+
+@pytest.fixture
+def models(tmp_path, monkeypatch):
+    """A models folder of this test's own, known to ComfyUI as it would be."""
+    for kind in ("dhumandiff", "ipadapter"):
+        (tmp_path / "models" / kind).mkdir(parents=True)
+        folders = ([str(tmp_path / "models" / kind)], set())
+        monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, folders)
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def elsewhere(tmp_path, models, monkeypatch):
+    """A second disk, named in extra_model_paths.yaml, which ComfyUI reads before it loads packs."""
+    from utils.extra_config import load_extra_path_config
+
+    monkeypatch.delitem(folder_paths.folder_names_and_paths, "dhumandiff")
+    folder = tmp_path / "other disk"
+    folder.mkdir()
+    text = f"shared:\n  base_path: {folder}\n  dhumandiff: adapters\n  ipadapter: |\n    ip\n    more/ip\n"
+    (tmp_path / "extra_model_paths.yaml").write_text(text)
+    load_extra_path_config(str(tmp_path / "extra_model_paths.yaml"))
+    folder_paths.add_model_folder_path("dhumandiff", str(models / "dhumandiff"))  # as the pack does at its import
+    return folder
+
+
+def offered():
+    """The choices as the page asks for them."""
+    return DHDLoadAdapter.define_schema().inputs[0].options
+
+
+def test_an_adapter_in_an_extra_folder_is_a_choice_and_loads(models, elsewhere):
+    tiny.tiny_adapter().save_pretrained(elsewhere / "adapters" / "deep" / "mine.safetensors")
+    layouts.released_folder(elsewhere / "adapters" / "DHumanDiff")
+    assert offered() == ["DHumanDiff", "deep/mine.safetensors"]
+    assert DHDLoadAdapter.validate_inputs("deep/mine.safetensors") is True
+    (mine,), (released,) = (DHDLoadAdapter.execute(name).args for name in ("deep/mine.safetensors", "DHumanDiff"))
+    assert mine.model.info.layers == released.model.info.layers == 17
+    assert released.model.has_subject_path
+    assert type(mine.model.attention[0]).__name__ == "PairedKeysValues"
+    assert all(isinstance(m, comfy.ops.CastWeightBiasOp) for m in mine.model.modules() if hasattr(m, "weight"))
+
+
+def test_an_extra_folder_that_is_the_adapter_itself_is_a_choice(models, tmp_path):
+    folder_paths.add_model_folder_path("dhumandiff", str(layouts.released_folder(tmp_path / "authors")))
+    assert adapter_choices() == ["authors"]
+    assert adapter_path("authors") == tmp_path / "authors"
+
+
+def test_the_first_folder_wins_where_two_have_a_name_in_common(models, elsewhere):
+    for folder in (models / "dhumandiff", elsewhere / "adapters"):
+        tiny.tiny_adapter().save_pretrained(folder / "same.safetensors")
+    assert adapter_choices() == ["same.safetensors"]
+    first, _ = folder_paths.get_folder_paths("dhumandiff")
+    assert adapter_path("same.safetensors").parent == Path(first)
+
+
+def test_a_person_saved_by_the_node_is_found_and_so_are_those_elsewhere(models, elsewhere):
+    anna, ben, carl = (tiny_comfy.reference(seed) for seed in (1, 2, 3))
+    DHDSaveReference.execute(anna, "anna", False)
+    assert new_reference_path("anna").is_file()
+    for folder in (models / "dhumandiff", elsewhere / "adapters"):
+        (folder / "references").mkdir(parents=True, exist_ok=True)
+    ben.save(models / "dhumandiff" / "references" / "ben.safetensors")
+    carl.save(elsewhere / "adapters" / "references" / "carl.safetensors")
+    assert reference_choices() == ["anna", "ben", "carl"]
+    for name, person in (("anna", anna), ("ben", ben), ("carl", carl)):
+        assert DHDLoadReference.validate_inputs(name) is True
+        assert torch.equal(DHDLoadReference.execute(name).args[0].clip_hidden, person.clip_hidden)
+    assert adapter_choices() == []  # a person is no adapter
+
+
+@pytest.mark.parametrize("name", ["", "  ", "../anna", "a/b", "a\\b", ".hidden", "con", "LPT1", "x" * 200, "a:b"])
+def test_a_name_that_is_no_file_name_is_refused(models, name):
+    with pytest.raises(DHumanDiffError, match="cannot be a file name"):
+        new_reference_path(name)
+
+
+# --- models/ipadapter, which holds other packs' files too ---------------------------------------------------------------
+
+
+def test_ip_adapter_plus_files_for_sdxl_are_choices_and_load(models, elsewhere):
+    layouts.ip_adapter_file(models / "ipadapter" / "renamed by me.safetensors")
+    layouts.ip_adapter_file(models / "ipadapter" / "sdxl" / "ip-adapter-plus-face_sdxl_vit-h.bin")
+    layouts.ip_adapter_file(elsewhere / "ip" / "plus.safetensors")
+    layouts.ip_adapter_file(elsewhere / "more" / "ip" / "face.safetensors")
+    names = [
+        "ipadapter/face.safetensors",
+        "ipadapter/plus.safetensors",
+        "ipadapter/renamed by me.safetensors",
+        "ipadapter/sdxl/ip-adapter-plus-face_sdxl_vit-h.bin",
+    ]
+    assert offered() == names
+    for name in names:
+        (loaded,) = DHDLoadAdapter.execute(name).args
+        assert loaded.model.info.shared
+        assert not loaded.model.has_subject_path
+
+
+def put_sd15(folder):
+    layouts.ip_adapter_file(folder / "ip-adapter-plus_sd15.safetensors", context_width=768)
+    layouts.ip_adapter_file(folder / "ip-adapter-plus_sd15.bin", context_width=768)
+
+
+def put_other_tower(folder):
+    layouts.ip_adapter_file(folder / "ip-adapter-plus_sdxl_vit-g.safetensors", clip_width=1664)
+
+
+def put_plain(folder):
+    layers = {f"ip_adapter.{n}.to_{p}_ip.weight": torch.zeros(64, 96) for n in (1, 3) for p in "kv"}
+    save_file({"image_proj.proj.weight": torch.zeros(384, 80), **layers}, folder / "ip-adapter_sdxl.safetensors")
+
+
+def put_lora(folder):
+    parts = {f"lora_unet_mid.lora_{part}.weight": torch.zeros(4, 4) for part in ("up", "down")}
+    save_file(parts, folder / "ip-adapter-faceid_sdxl_lora.safetensors")
+
+
+def put_native(folder):
+    tiny.tiny_adapter().save_pretrained(folder / "tiny.safetensors")
+
+
+def put_broken_link(folder):
+    (folder / "gone.safetensors").symlink_to(folder / "nowhere.safetensors")
+    (folder / "plus_sdxl.bin").symlink_to(folder / "nowhere.bin")
+
+
+def put_link_to_itself(folder):
+    (folder / "round.safetensors").symlink_to(folder / "round.safetensors")
+
+
+def put_folders(folder):
+    (folder / "x.safetensors").mkdir()
+    (folder / "ip-adapter-plus_sdxl.bin").mkdir()
+
+
+def put_damaged(folder):
+    path = layouts.ip_adapter_file(folder / "cut off.safetensors")
+    path.write_bytes(path.read_bytes()[:-1000])
+    (folder / "empty.safetensors").touch()
+    (folder / "page.safetensors").write_text("<!doctype html><title>Sign in</title>")
+    (folder / "header.safetensors").write_bytes((50).to_bytes(8, "little") + b"{" + b"\xff" * 100)
+    (folder / "huge.safetensors").write_bytes((2**63).to_bytes(8, "little") + b"{}")
+
+
+def put_unreadable(folder):
+    path = layouts.ip_adapter_file(folder / "secret.safetensors")
+    path.chmod(0)
+    if os.access(path, os.R_OK):
+        pytest.skip("this user may read everything")
+
+
+@pytest.mark.parametrize(
+    "put",
+    [
+        put_sd15,
+        put_other_tower,
+        put_plain,
+        put_lora,
+        put_native,
+        put_broken_link,
+        put_link_to_itself,
+        put_folders,
+        put_damaged,
+        put_unreadable,
+    ],
+    ids=lambda put: put.__name__.removeprefix("put_"),
+)
+def test_what_does_not_fit_is_no_choice_and_hides_nothing(models, put):
+    layouts.ip_adapter_file(models / "ipadapter" / "good.safetensors")
+    put(models / "ipadapter")
+    assert offered() == ["ipadapter/good.safetensors"]
+
+
+@pytest.mark.parametrize("put", [put_broken_link, put_link_to_itself, put_folders], ids=lambda put: put.__name__[4:])
+def test_links_and_folders_with_a_file_s_name_are_no_adapters(models, put):
+    tiny.tiny_adapter().save_pretrained(models / "dhumandiff" / "good.safetensors")
+    put(models / "dhumandiff")
+    assert offered() == ["good.safetensors"]
+
+
+def test_links_that_lead_nowhere_are_no_people(models):
+    DHDSaveReference.execute(tiny_comfy.reference(1), "anna", False)
+    put_broken_link(models / "dhumandiff" / "references")
+    assert reference_choices() == ["anna"]
+
+
+def test_a_folder_that_is_not_there_is_no_error(models, tmp_path):
+    for kind in ("dhumandiff", "ipadapter"):
+        folder_paths.add_model_folder_path(kind, str(tmp_path / "unplugged" / kind))
+    assert offered() == []
+    assert reference_choices() == []
+
+
+def test_a_file_that_became_another_is_looked_at_again(models):
+    path = layouts.ip_adapter_file(models / "ipadapter" / "plus.safetensors")
+    assert adapter_choices() == ["ipadapter/plus.safetensors"]
+    before = DHDLoadAdapter.fingerprint_inputs("ipadapter/plus.safetensors")
+    path.unlink()
+    put_lora(models / "ipadapter")
+    (models / "ipadapter" / "ip-adapter-faceid_sdxl_lora.safetensors").rename(path)
+    os.utime(path, (before + 5, before + 5))
+    assert adapter_choices() == []
+
+
+def test_a_choice_that_is_gone_says_where_it_should_be(models, elsewhere):
+    message = DHDLoadAdapter.validate_inputs("ipadapter/plus.safetensors")
+    assert "'ipadapter/plus.safetensors' is not in" in message
+    assert str(models / "dhumandiff") in message
+    assert str(elsewhere / "adapters") in message
+    assert "nobody" in DHDLoadReference.validate_inputs("nobody")

@@ -1,0 +1,147 @@
+"""What a person sees while a run goes on: progress, previews and notes, as the page gets them over its websocket."""
+
+import asyncio
+import copy
+import io
+import json
+import struct
+import uuid
+
+import aiohttp
+import pytest
+from comfyui import REPOSITORY
+from PIL import Image
+from server import api_form, on_the_tiny_base
+
+PREVIEW, TEXT, PREVIEW_WITH_METADATA = 1, 3, 4  # ComfyUI's protocol.py
+STEPS = 4
+
+
+@pytest.fixture(scope="module")
+def portrait():
+    return on_the_tiny_base(api_form(json.loads((REPOSITORY / "workflows" / "dual_portrait.json").read_text())))
+
+
+def node_of(prompt, kind):
+    return next(key for key, node in prompt.items() if node["class_type"] == kind)
+
+
+def fresh(portrait, seed, **inputs):
+    """The workflow, small, with a seed that no other test runs: the server remembers what it made."""
+    prompt = copy.deepcopy(portrait)
+    prompt[node_of(prompt, "EmptyLatentImage")]["inputs"].update(width=256, height=256)
+    prompt[node_of(prompt, "DHDCascadeKSampler")]["inputs"].update(seed=seed, steps=STEPS, **inputs)
+    return prompt
+
+
+def watch(server, prompt, seconds=120):
+    """Queue a prompt as the page does and listen until it is over: [(kind, content)] in order of arrival."""
+
+    async def listen():
+        me, heard = uuid.uuid4().hex, []
+        address = f"{server.url.replace('http', 'ws')}ws?clientId={me}"
+        async with aiohttp.ClientSession() as session, session.ws_connect(address, max_msg_size=0) as socket:
+            answer = await asyncio.to_thread(server.post, "prompt", {"prompt": prompt, "client_id": me})
+            assert not answer.get("node_errors"), answer
+            async for message in socket:
+                if message.type == aiohttp.WSMsgType.BINARY:
+                    (kind,) = struct.unpack(">I", message.data[:4])
+                    heard.append((kind, message.data[4:]))
+                    continue
+                said = json.loads(message.data)
+                heard.append((said["type"], said["data"]))
+                if said["type"] in ("execution_success", "execution_error", "execution_interrupted"):
+                    assert said["data"]["prompt_id"] == answer["prompt_id"]
+                    return heard
+        raise AssertionError("the server hung up")
+
+    return asyncio.run(asyncio.wait_for(listen(), seconds))
+
+
+def preview(kind, content):
+    """The picture of a preview message."""
+    skip = 4
+    if kind == PREVIEW_WITH_METADATA:
+        skip += struct.unpack(">I", content[:4])[0]
+    return Image.open(io.BytesIO(content[skip:]))
+
+
+def note(content):
+    """(node id, text) of a note on a node."""
+    (length,) = struct.unpack(">I", content[:4])
+    return content[4 : 4 + length].decode(), content[4 + length :].decode()
+
+
+@pytest.mark.parametrize(("mode", "seed", "total"), [("two_strength", 8101, STEPS), ("released", 8102, 2 * STEPS)])
+def test_progress_and_previews_arrive_while_the_shipped_workflow_runs(server, portrait, mode, seed, total):
+    prompt = fresh(portrait, seed, mode=mode)
+    sampler = node_of(prompt, "DHDCascadeKSampler")
+    heard = watch(server, prompt)
+    kinds = [kind for kind, _ in heard]
+    assert kinds[-1] == "execution_success"
+
+    progress = [(at, body) for at, (kind, body) in enumerate(heard) if kind == "progress" and body["node"] == sampler]
+    values = [body["value"] for _, body in progress]
+    assert values == sorted(values)  # once from start to end, also where the cascade runs twice
+    assert set(range(1, total + 1)) <= set(values)
+    assert {body["max"] for _, body in progress if body["value"]} == {total}
+
+    pictures = [(at, preview(*heard[at])) for at, kind in enumerate(kinds) if kind in (PREVIEW, PREVIEW_WITH_METADATA)]
+    assert len(pictures) == total  # one a step
+    for _, picture in pictures:
+        assert picture.format == "JPEG"
+        assert picture.width == picture.height
+        assert len(picture.convert("RGB").resize((16, 16)).getcolors()) > 50  # no flat colour
+    assert pictures[0][1].tobytes() != pictures[-1][1].tobytes()
+    begun = next(at for at, (kind, body) in enumerate(heard) if kind == "executing" and body["node"] == sampler)
+    assert all(at > begun for at, _ in pictures)
+
+
+def test_a_run_that_is_interrupted_ends_and_the_next_one_is_whole(server, portrait):
+    slow = fresh(portrait, 8103)
+    slow[node_of(slow, "DHDCascadeKSampler")]["inputs"]["steps"] = 400
+
+    async def stop_at_first_step():
+        async with aiohttp.ClientSession() as session, session.ws_connect(f"{server.url}ws?clientId=stopper") as socket:
+            await asyncio.to_thread(server.post, "prompt", {"prompt": slow, "client_id": "stopper"})
+            async for message in socket:
+                said = json.loads(message.data) if message.type == aiohttp.WSMsgType.TEXT else {"type": None}
+                if said["type"] == "progress" and said["data"]["max"] == 400 and said["data"]["value"] == 1:
+                    await (await session.post(f"{server.url}interrupt", json={})).read()
+                if said["type"] in ("execution_interrupted", "execution_success", "execution_error"):
+                    return said["type"]
+
+    assert asyncio.run(asyncio.wait_for(stop_at_first_step(), 120)) == "execution_interrupted"
+    assert watch(server, fresh(portrait, 8104))[-1][0] == "execution_success"
+
+
+def test_a_provider_that_cannot_be_had_is_told_on_the_node_and_the_cpu_does_it(server, portrait):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="install it with: pip install insightface onnxruntime")
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has CUDA")
+    prompt = copy.deepcopy(portrait)
+    loader, encoder = node_of(prompt, "DHDLoadFaceAnalysis"), node_of(prompt, "DHDEncodeReference")
+    prompt[loader]["inputs"]["provider"] = "CUDA"
+    wanted = [encoder, *(value[0] for value in prompt[encoder]["inputs"].values() if isinstance(value, list))]
+    prompt = {key: prompt[key] for key in wanted}
+    prompt["900"] = {"class_type": "PreviewAny", "inputs": {"source": [encoder, 2]}}
+    heard = watch(server, prompt)
+    assert heard[-1][0] == "execution_success"
+    notes = [note(content) for kind, content in heard if kind == TEXT]
+    assert any(node == loader and "CUDA was wanted for face analysis" in text and "CPU" in text for node, text in notes)
+    assert "Load Face Analysis: CUDA was wanted for face analysis" in server.log.read_text()
+    report = next(body["output"]["text"] for kind, body in heard if kind == "executed" and body["node"] == "900")
+    assert "px" in str(report)
+
+
+def test_the_same_person_twice_is_told_on_the_node(server, portrait):
+    prompt = fresh(portrait, 8105)
+    for key, name in zip(
+        (key for key, node in prompt.items() if node["class_type"] == "LoadImage"),
+        ("obama.jpg", "obama2.jpg"),
+        strict=True,
+    ):
+        prompt[key]["inputs"]["image"] = name
+    notes = [note(content) for kind, content in watch(server, prompt) if kind == TEXT]
+    apply = node_of(prompt, "DHDApplyPair")
+    assert any(node == apply and "look like the same person" in text for node, text in notes)
