@@ -1,0 +1,136 @@
+"""`python -m training export`: files that the nodes load, and a card that says where they come from."""
+
+import json
+
+import pytest
+import torch
+from shards_for_tests import make_shards
+from small_base import SD15, make_base, make_config
+
+for package in ("accelerate", "diffusers", "jsonargparse", "transformers", "webdataset"):
+    pytest.importorskip(package, reason="install it with: pip install '.[train]'")
+
+from dhumandiff import Adapter
+from training import TrainingError, export
+from training.checkpoint import Run
+from training.loop import train
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """config changes -> a short run."""
+    folder = tmp_path_factory.mktemp("export")
+    shards = make_shards(folder / "shards", samples=4)
+    base = make_base(folder / "base")
+
+    def run(name, **changes):
+        return train(make_config(base, shards, folder / name, **{"steps": 3, **changes})).run
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def run(made):
+    return made("run", objectives={"face_region": {"weight": 0.5}})
+
+
+def do(run, out, **settings):
+    return export.export(export.ExportConfig(run=str(run), out=str(out), **settings))
+
+
+def test_both_layouts_hold_the_averaged_weights_bit_for_bit(run, tmp_path):
+    paths = do(run, tmp_path / "pair")
+    assert [path.name for path in paths] == ["pair.safetensors", "released", "README.md"]
+    expected = Run(run).load(3).average
+    for path in paths[:2]:
+        found = Adapter.from_pretrained(path).state_dict()
+        assert {*found} == {*expected}
+        assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def test_the_raw_weights_can_be_asked_for(run, tmp_path):
+    (native, *_) = do(run, tmp_path / "pair", weights="raw")
+    expected = Run(run).load(3).weights
+    assert all(
+        torch.equal(value, expected[name]) for name, value in Adapter.from_pretrained(native).state_dict().items()
+    )
+    assert "Weights: of the last step" in (tmp_path / "pair" / "README.md").read_text()
+
+
+def test_the_card_says_what_was_done(run, tmp_path):
+    (tmp_path / "scores.json").write_text(json.dumps({"right person": 0.93}))
+    do(
+        run,
+        tmp_path / "pair",
+        licence="Apache-2.0",
+        base_licence="openrail++",
+        data_licence="CC0",
+        scores=str(tmp_path / "scores.json"),
+    )
+    card = (tmp_path / "pair" / "README.md").read_text()
+    for words in (
+        "Steps: 3 of 4 samples",
+        "`shards`, 4 samples. Licence: CC0",
+        "4 cross-attention layers, context 192). Licence: openrail++",
+        "face_region:\n    weight: 0.5",
+        "- right person: 0.93",
+        'license: "Apache-2.0"',
+        "only with their leave",
+        "moving average, decay 0.9",
+    ):
+        assert words in card, words
+    assert Adapter.from_pretrained(tmp_path / "pair" / "released").info.licence == "Apache-2.0"
+
+
+def test_what_nobody_stated_is_said_to_be_unknown(run, tmp_path):
+    do(run, tmp_path / "pair")
+    card = (tmp_path / "pair" / "README.md").read_text()
+    assert card.count("unknown: look it up and state it") == 2
+    assert "not chosen yet" in card
+    assert "Not measured yet" in card
+
+
+def test_an_adapter_without_subject_path_has_no_released_layout(made, tmp_path):
+    paths = do(made("faces", start={"subject_path": False}), tmp_path / "pair")
+    assert [path.name for path in paths] == ["pair.safetensors", "README.md"]
+    assert not Adapter.from_pretrained(paths[0]).has_subject_path
+
+
+def test_an_adapter_for_another_family_is_written_too(tmp_path):
+    shards = make_shards(tmp_path / "shards", samples=2, sizes=SD15)
+    base = make_base(tmp_path / "base", kind="sd15")
+    run = train(make_config(base, shards, tmp_path / "run", steps=1)).run
+    do(run, tmp_path / "pair")
+    assert "(sd15, 4 cross-attention layers, context 64)" in (tmp_path / "pair" / "README.md").read_text()
+
+
+def test_the_last_checkpoint_can_be_asked_for(made, tmp_path):
+    run = made("two", steps=4, checkpoints={"every": 2})
+    do(run, tmp_path / "pair", checkpoint="last")
+    assert "Steps: 4 of" in (tmp_path / "pair" / "README.md").read_text()
+
+
+def test_the_command_says_what_it_made_and_what_comes_next(run, tmp_path, capsys):
+    export.main(["--run", str(run), "--out", str(tmp_path / "pair"), "--name", "two"])
+    told = capsys.readouterr().out
+    assert "two.safetensors" in told
+    assert "Next: put two.safetensors into ComfyUI/models/dhumandiff/" in told
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--out", "x"], "name the folder of a run"),
+        (["--run", "nowhere", "--out", "x"], "nowhere: there is no checkpoint of a run here"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused(words, message):
+    with pytest.raises(TrainingError, match=message):
+        export.main(words)
+
+
+def test_scores_that_cannot_be_read_are_refused_before_anything_is_written(run, tmp_path):
+    (tmp_path / "scores.json").write_text("[")
+    with pytest.raises(TrainingError, match="scores.json cannot be read"):
+        do(run, tmp_path / "pair", scores=str(tmp_path / "scores.json"))
+    assert not (tmp_path / "pair").exists()

@@ -1,0 +1,172 @@
+"""The parts of the loss against straightforward versions, and what they refuse."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from shards_for_tests import make_shards
+
+for package in ("diffusers", "webdataset"):
+    pytest.importorskip(package, reason=f"install it with: pip install {package}")
+
+from safetensors.torch import load, save
+
+from training import TrainingError
+from training.config import DiffusionConfig, FaceRegionConfig, LocalisationConfig, ObjectivesConfig
+from training.data.folder import open_folder
+from training.model import LayerMaps
+from training.objectives import OBJECTIVES, Seen, build_objectives, check_data
+from training.objectives.diffusion import min_snr_weights
+from training.objectives.localisation import face_share, word_balance
+
+
+def scheduler(prediction="epsilon"):
+    from diffusers import DDPMScheduler
+
+    return DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type=prediction)
+
+
+def seen(**parts):
+    """Two rows of 4 x 8 latents; person 1 stands left, person 2 right, their faces in the upper half."""
+    generator = torch.Generator().manual_seed(0)
+    masks = torch.zeros(2, 2, 4, 8)
+    masks[:, 0, :, :4] = masks[:, 1, :, 4:] = 1
+    faces = masks.clone()
+    faces[:, :, 2:] = 0
+    batch = SimpleNamespace(
+        masks=masks,
+        faces=parts.pop("faces", faces),
+        dropped=parts.pop("dropped", torch.zeros(2, 2, dtype=torch.bool)),
+        words=parts.pop("words", torch.tensor([[0, 0, 0, 2], [0, 1, 0, 5], [1, 0, 0, 2], [1, 1, 0, 5]])),
+    )
+    return Seen(
+        **{
+            "batch": batch,
+            "prediction": torch.randn(2, 4, 4, 8, generator=generator),
+            "target": torch.randn(2, 4, 4, 8, generator=generator),
+            "times": torch.tensor([10, 900]),
+            "scheduler": scheduler(),
+            "maps": [],
+            "row_weights": torch.tensor([0.5, 2.0]),
+            **parts,
+        }
+    )
+
+
+def build(**configs):
+    return {objective.name: objective for objective in build_objectives(ObjectivesConfig(**configs))}
+
+
+def test_only_the_diffusion_loss_is_on_by_default():
+    assert list(build()) == ["diffusion"]
+    assert {*OBJECTIVES} == {"diffusion", "localisation", "face_region"}
+
+
+def test_the_diffusion_loss_is_the_weighted_mean_square():
+    given = seen()
+    rows = [((given.prediction[row] - given.target[row]) ** 2).mean() for row in range(2)]
+    assert build()["diffusion"](given) == pytest.approx(float(0.5 * rows[0] + 2 * rows[1]) / 2)
+
+
+def test_min_snr_weights_are_those_of_the_paper():
+    times = torch.tensor([0, 200, 999])
+    kept = scheduler().alphas_cumprod[times]
+    ratios = (kept / (1 - kept)).tolist()
+    assert min_snr_weights(scheduler(), times, None).tolist() == [1, 1, 1]
+    expected = [min(ratio, 5) / ratio for ratio in ratios]
+    assert min_snr_weights(scheduler(), times, 5.0).tolist() == pytest.approx(expected)
+    expected = [min(ratio, 5) / (ratio + 1) for ratio in ratios]
+    assert min_snr_weights(scheduler("v_prediction"), times, 5.0).tolist() == pytest.approx(expected)
+    assert min_snr_weights(scheduler(), times, 5.0)[0] < 0.01
+    assert min_snr_weights(scheduler(), times, 5.0)[2] == 1
+
+
+def test_the_face_region_counts_face_places_only():
+    given = seen()
+    objective = build(face_region=FaceRegionConfig(weight=0.5))["face_region"]
+    error = (given.prediction - given.target) ** 2
+    expected = (0.5 * error[0, :, :2].mean() + 2 * error[1, :, :2].mean()) / 2
+    assert objective(given) == pytest.approx(float(expected))
+    given.prediction[:, :, 2:] += 100
+    assert objective(given) == pytest.approx(float(expected))
+
+
+def test_a_dropped_face_has_no_face_region():
+    given = seen(dropped=torch.tensor([[True, False], [True, True]]))
+    objective = build(face_region=FaceRegionConfig(weight=0.5))["face_region"]
+    error = (given.prediction - given.target) ** 2
+    assert objective(given) == pytest.approx(float(0.5 * error[0, :, :2, 4:].mean() / 2))
+
+
+def left_right(left, right):
+    """A map [1, 1, 32] of 4 x 8 places."""
+    return torch.cat([torch.full((4, 4), left), torch.full((4, 4), right)], dim=1).reshape(1, 1, 32)
+
+
+def test_the_share_of_a_face_is_0_where_it_belongs_half_when_indifferent_1_on_the_other():
+    masks = torch.cat([left_right(1.0, 0.0), left_right(0.0, 1.0)], dim=1)
+    for (left, right), share in (((3.0, 0.0), 0), ((2.0, 2.0), 0.5), ((0.0, 1.0), 1), ((3.0, 1.0), 0.25)):
+        maps = torch.cat([left_right(left, right), left_right(right, left)], dim=1)
+        assert face_share(maps, masks).tolist() == [pytest.approx([share, share])]
+
+
+def test_the_rest_of_the_picture_is_free_for_a_face():
+    masks = torch.zeros(1, 2, 4)
+    masks[0, 0, 0] = masks[0, 1, 1] = 1
+    maps = torch.tensor([[[1.0, 0, 9, 9], [0, 1.0, 9, 9]]])
+    assert face_share(maps, masks).tolist() == [[0, 0]]
+
+
+def test_where_people_overlap_nobody_is_the_other():
+    masks = torch.tensor([[[1.0, 1, 0], [0, 1, 1]]])
+    maps = torch.tensor([[[1.0, 5, 0], [0, 5, 1]]])
+    assert face_share(maps, masks).tolist() == [[0, 0]]
+
+
+def test_words_are_balanced_as_outside_minus_inside():
+    masks = left_right(1.0, 0.0)
+    assert word_balance(left_right(0.7, 0.1), masks).item() == pytest.approx(0.1 - 0.7)
+
+
+def test_localisation_is_the_mean_over_layers_persons_and_rows_with_a_face():
+    masks_side = torch.cat([left_right(1.0, 0.0), left_right(0.0, 1.0)], dim=1).repeat(2, 1, 1)
+    indifferent = torch.ones(2, 2, 8)  # a layer of half the size
+    given = seen(maps=[LayerMaps(faces=masks_side), LayerMaps(faces=indifferent), LayerMaps(words=masks_side)])
+    found = build(localisation=LocalisationConfig(weight=0.1, words=0.2))
+    assert found["localisation"].weight == 0.1
+    assert found["localisation"](given) == pytest.approx(0.25)
+    assert found["localisation_words"](given) == pytest.approx(-1)
+    given.batch.dropped[0] = True
+    given.maps[0].faces[0] = 7.0  # a row without faces says nothing
+    assert found["localisation"](given) == pytest.approx(0.25)
+
+
+def test_words_of_nobody_count_nothing():
+    given = seen(words=torch.zeros(0, 4, dtype=torch.long), maps=[LayerMaps(words=torch.ones(2, 2, 32))])
+    assert build(localisation=LocalisationConfig(words=1.0))["localisation_words"](given) == 0
+
+
+def test_layers_too_coarse_for_the_pictures_are_said_to_be():
+    with pytest.raises(TrainingError, match="smallest asks for layers of more places than pictures of 64 x 32 px"):
+        build(localisation=LocalisationConfig(weight=1.0))["localisation"](seen())
+
+
+def test_an_objective_without_its_data_is_refused_before_training(tmp_path):
+    path = make_shards(tmp_path / "shards", samples=1)
+    folder = open_folder(str(path))
+    entry = next(folder.read(0))
+    tensors = {name: value for name, value in load(entry[3]).items() if not name.startswith("mask")}
+    folder.read = lambda shard: iter([(*entry[:3], save(tensors))])
+    check_data(build_objectives(ObjectivesConfig(face_region=FaceRegionConfig(weight=1.0))), [folder])
+    objectives = build_objectives(ObjectivesConfig(localisation=LocalisationConfig(weight=1.0)))
+    with pytest.raises(
+        TrainingError, match="localisation needs mask_1 and mask_2, which .*sample 00000000 does not have"
+    ):
+        check_data(objectives, [folder])
+
+
+def test_weights_below_zero_are_refused():
+    with pytest.raises(TrainingError, match=r"objectives.localisation.weight is -1, but it must be 0 or more"):
+        LocalisationConfig(weight=-1)
+    with pytest.raises(TrainingError, match="min_snr_gamma is 0, but it must be above 0"):
+        DiffusionConfig(min_snr_gamma=0)

@@ -1,0 +1,109 @@
+"""The settings and the command of prepare: what is refused, and in which words."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("diffusers", reason="install it with: pip install '.[train]'")
+for package in ("jsonargparse", "matplotlib", "scipy", "webdataset"):
+    pytest.importorskip(package, reason="install it with: pip install '.[train]'")
+
+from drawn import settings_for, world
+
+from training import TrainingError
+from training.__main__ import main
+from training.data.settings import FaceSettings, PrepareSettings, Source
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return world(tmp_path_factory.mktemp("world") / "world")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"out": ""}, "out is not set"),
+        ({"data": ""}, "There is nothing to prepare"),
+        ({"shard_size": 0}, "shard_size is 0; it has to be 1 or more"),
+        ({"workers": -1}, "workers is -1; it has to be 0 or more"),
+        ({"max_aspect": float("nan")}, "max_aspect is nan"),
+        ({"bucket_step": 20}, "bucket_step is 20; it has to be a multiple of 8"),
+        ({"resolution": 32, "bucket_step": 64}, "resolution is 32, less than bucket_step"),
+        ({"faces": FaceSettings(min_size=-3)}, "faces.min_size is -3"),
+        ({"sources": [Source("x", weight=-1)]}, "weight of the source x is -1; it has to be 0 or more"),
+        ({"sources": [Source("")]}, "A source has no path"),
+        ({"slice": "4/3"}, "slice is '4/3'; the first number goes from 1 to the second"),
+        ({"slice": "third"}, "slice is 'third'; write which part of how many"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_by_name(change, message):
+    with pytest.raises(TrainingError, match=message):
+        PrepareSettings(**{"data": "x", "out": "y", **change}).check()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--shard_sise", "3"], "shard_sise"),
+        (["--references.augmented", "many"], "references.augmented"),
+        (["--data", "x", "--out", "y", "--references.flip", "1.5"], "references.flip is 1.5; it has to be from 0 to 1"),
+        (["--data", "/no/such/folder", "--out", "y"], "The source /no/such/folder does not exist"),
+    ],
+)
+def test_the_command_refuses_with_one_line(words, message, capsys):
+    assert main(["prepare", *words]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("error: ")
+    assert message in told
+
+
+def test_an_unknown_field_in_the_yaml_file_is_named(tmp_path, capsys):
+    (tmp_path / "my.yaml").write_text("base: tiny\nreferences:\n  augmentd: 2\n")
+    assert main(["prepare", "--config", str(tmp_path / "my.yaml"), "--data", "x", "--out", "y"]) == 1
+    assert "augmentd" in capsys.readouterr().err
+
+
+def test_the_shipped_settings_are_read_and_can_be_overridden(data, tmp_path, capsys):
+    shipped = REPOSITORY / "training" / "configs" / "prepare.yaml"
+    words = ["--config", shipped, "--data", data, "--out", tmp_path / "out", "--shard_size", "5", "--dry_run"]
+    assert main(["prepare", *map(str, words)]) == 0
+    told = capsys.readouterr().out
+    assert "20 pictures:" in told
+    assert "world: 20 pictures, 13 with an annotation" in told
+    assert "4 shards of 5 pictures" in told
+    assert "base sdxl-base-1.0, vision h94/IP-Adapter/models/image_encoder, faces buffalo_l" in told
+    assert "Nothing was done." in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_help_explains_every_setting():
+    told = subprocess.run(
+        [sys.executable, "-m", "training", "prepare", "--help"], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert told.returncode == 0
+    for field in ("--references.paired", "--faces.min_size", "--unknown_gender", "--slice"):
+        assert field in told.stdout
+    assert "Smallest face, px" in told.stdout
+    assert "Kill a run whenever you like" in " ".join(told.stdout.split())
+
+
+def test_without_a_command_the_commands_are_listed(capsys):
+    assert main([]) == 0
+    assert "prepare" in capsys.readouterr().out
+    assert main(["prepair"]) == 2
+    assert "there is no command 'prepair'" in capsys.readouterr().err
+
+
+def test_face_models_that_cannot_be_had_stop_before_anything_is_written(data, tmp_path):
+    from training.prepare import prepare
+
+    with pytest.raises(TrainingError, match="'nowhere:analyser', which cannot be imported"):
+        prepare(settings_for(data, tmp_path / "out", faces__pack="nowhere:analyser"))
+    with pytest.raises(TrainingError, match="drawn:broken failed with RuntimeError: no such detector"):
+        prepare(settings_for(data, tmp_path / "out", faces__pack="drawn:broken"))
+    assert not (tmp_path / "out").exists()

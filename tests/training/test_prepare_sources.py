@@ -1,0 +1,228 @@
+"""Where pictures come from: folders, Hugging Face image folders, parquet, tars, several at once."""
+
+import io
+import json
+import tarfile
+
+import pytest
+
+pytest.importorskip("diffusers", reason="install it with: pip install '.[train]'")
+for package in ("jsonargparse", "matplotlib", "scipy", "webdataset"):
+    pytest.importorskip(package, reason="install it with: pip install '.[train]'")
+
+from drawn import CAPTION, couple, draw, prepared, reasons, samples, settings_for, skin, world
+
+from training import TrainingError
+from training.data.settings import Source
+from training.data.sources import list_pictures
+from training.prepare import dry
+
+TWO_WOMEN = "A woman hugs another woman"
+
+
+def two(path, paper=(90, 120, 150)):
+    draw(path, [(32, 34, 12, skin(3)), (96, 34, 12, skin(4))], paper=paper)
+    return path
+
+
+def listed(path, **fields):
+    return list_pictures(Source(str(path), **fields))[0]
+
+
+def test_a_caption_lies_in_a_text_beside_the_picture(tmp_path):
+    two(tmp_path / "a.png").with_suffix(".txt").write_text(f" {TWO_WOMEN}\n")
+    (picture,) = listed(tmp_path)
+    assert (picture.name, picture.caption, picture.annotation) == ("a.png", TWO_WOMEN, None)
+
+
+def test_a_hugging_face_image_folder_has_its_captions_in_metadata(tmp_path):
+    two(tmp_path / "train" / "a.png")
+    two(tmp_path / "train" / "b.png")
+    rows = [{"file_name": "b.png", "text": TWO_WOMEN}, {"file_name": "a.png", "caption": "A man and a boy"}]
+    (tmp_path / "train" / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert [picture.caption for picture in listed(tmp_path)] == ["A man and a boy", TWO_WOMEN]
+
+
+def test_captions_may_lie_elsewhere(tmp_path):
+    two(tmp_path / "data" / "a.png")
+    (tmp_path / "told.jsonl").write_text(json.dumps({"file_name": "a.png", "text": TWO_WOMEN}))
+    (picture,) = listed(tmp_path / "data", captions=str(tmp_path / "told.jsonl"))
+    assert picture.caption == TWO_WOMEN
+
+
+@pytest.mark.parametrize("line", ["{", '{"text": "x"}', "[1]"])
+def test_a_broken_line_of_captions_is_named(tmp_path, line):
+    two(tmp_path / "a.png")
+    (tmp_path / "metadata.jsonl").write_text(f'{{"file_name": "a.png", "text": "x"}}\n{line}\n')
+    with pytest.raises(TrainingError, match=r"metadata.jsonl, line 2 is not a JSON object with file_name and text"):
+        listed(tmp_path)
+
+
+def test_pictures_without_any_caption_get_one(tmp_path):
+    two(tmp_path / "data" / "a.png")
+    prepared(tmp_path / "data", tmp_path / "out")
+    ((told, _),) = samples(tmp_path / "out").values()
+    assert told["caption"] == "A person and another person"
+    assert told["named_by"] == "left_to_right"
+    assert told["persons"][0]["face_box"][0] < told["persons"][1]["face_box"][0]
+
+
+@pytest.mark.parametrize("way", ["folder", "dict", "list"])
+def test_annotations_lie_in_a_folder_or_in_one_file(tmp_path, way):
+    path = couple(tmp_path / "data", 0)
+    told = json.loads(path.with_suffix(".json").read_text())
+    path.with_suffix(".json").unlink()
+    place = tmp_path / ("labels" if way == "folder" else "labels.json")
+    if way == "folder":
+        place.mkdir()
+        (place / "000.json").write_text(json.dumps(told))
+    else:
+        place.write_text(json.dumps({"000": told} if way == "dict" else [{**told, "image_id": "000.png"}]))
+    (picture,) = listed(tmp_path / "data", annotations=str(place))
+    assert picture.read_annotation()["people"] == told["people"]
+
+
+def test_folders_of_references_masks_and_hidden_files_hold_no_pictures_of_two(tmp_path):
+    couple(tmp_path, 0)
+    for name in ("references/anna/1.png", "masks/000_1.png", "annotations/x.png", ".cache/a.png", ".hidden.png"):
+        two(tmp_path / name)
+    assert [picture.name for picture in listed(tmp_path)] == ["000.png"]
+
+
+def parquet(path, rows, group=2):
+    arrow, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(arrow.Table.from_pylist(rows), path, row_group_size=group)
+
+
+def test_parquet_files_hold_pictures_captions_and_annotations(tmp_path):
+    rows = []
+    for number in range(5):
+        path = couple(tmp_path / "raw", number, swapped=number % 2 == 1)
+        annotation = path.with_suffix(".json").read_text() if number != 3 else None
+        image = {"bytes": path.read_bytes(), "path": path.name}
+        rows.append({"image": image, "text": TWO_WOMEN if number == 3 else None, "annotation": annotation})
+    rows.append({"image": {"bytes": None, "path": "gone.png"}, "text": "x", "annotation": "no json"})
+    parquet(tmp_path / "data" / "train.parquet", rows)
+    prepared(tmp_path / "data", tmp_path / "out")
+    told = {sample["picture"]: sample for sample, _ in samples(tmp_path / "out").values()}
+    assert list(told) == [f"train.parquet:{row:08d}" for row in range(5)]
+    assert told["train.parquet:00000003"]["caption"] == TWO_WOMEN
+    assert told["train.parquet:00000001"]["caption"] == CAPTION
+    assert told["train.parquet:00000001"]["persons"][1]["face_box"][0] < 64  # the woman of every second picture
+    assert reasons(tmp_path / "out")["train.parquet:00000005"] == (
+        "corrupt",
+        "row 5 of train.parquet holds no picture.",
+    )
+    notes = json.loads((tmp_path / "out" / "report.json").read_text())["notes"]
+    assert any("row 5: the annotation is no JSON" in note for note in notes)
+
+
+def test_parquet_without_pictures_or_damaged_is_refused(tmp_path):
+    parquet(tmp_path / "a.parquet", [{"caption": "x"}])
+    with pytest.raises(TrainingError, match="has no column of pictures"):
+        listed(tmp_path / "a.parquet")
+    (tmp_path / "b.parquet").write_bytes(b"PAR1 nothing")
+    with pytest.raises(TrainingError, match="cannot be read as parquet"):
+        listed(tmp_path / "b.parquet")
+
+
+def tar(path, files):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+
+
+def packed(folder, numbers):
+    files = {}
+    for number in numbers:
+        path = couple(folder, number)
+        files |= {f"{number:05d}.png": path.read_bytes(), f"{number:05d}.json": path.with_suffix(".json").read_bytes()}
+    return files
+
+
+def test_tars_give_the_same_samples_as_the_folder_they_were_made_of(tmp_path):
+    tar(tmp_path / "tars" / "000.tar", packed(tmp_path / "raw", (0, 1)))
+    tar(tmp_path / "tars" / "001.tar", {**packed(tmp_path / "raw", (2,)), "9.txt": b"no picture"})
+    prepared(str(tmp_path / "tars" / "{000..001}.tar"), tmp_path / "a")
+    prepared(tmp_path / "raw", tmp_path / "b")
+    ours, theirs = samples(tmp_path / "a"), samples(tmp_path / "b")
+    assert list(ours) == list(theirs)
+    for key, (told, tensors) in ours.items():
+        assert told["persons"] == theirs[key][0]["persons"]
+        assert all((tensors[name] == theirs[key][1][name]).all() for name in tensors)
+
+
+def test_a_tar_that_is_cut_off_is_used_up_to_the_damage_and_noted(tmp_path):
+    path = tmp_path / "data" / "a.tar"
+    tar(path, packed(tmp_path / "raw", (0, 1)))
+    path.write_bytes(path.read_bytes()[:2900])  # in the middle of the second picture or its annotation
+    pictures, notes = list_pictures(Source(str(path)))
+    assert [picture.name for picture in pictures][:1] == ["a.tar:00000"]
+    told = prepared(tmp_path / "data", tmp_path / "out")
+    assert "samples from" in told
+    assert notes or reasons(tmp_path / "out")
+    path.write_bytes(b"no tar at all")
+    with pytest.raises(TrainingError, match="cannot be read as a tar"):
+        listed(path)
+
+
+def test_several_sources_keep_their_weights(tmp_path):
+    for name, count in (("first", 2), ("second", 1)):
+        for number in range(count):
+            couple(tmp_path / name, number)
+    sources = [Source(str(tmp_path / "first"), weight=3), Source(str(tmp_path / "second"), name="other")]
+    prepared("", tmp_path / "out", sources=sources)
+    told = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    assert told["sources"] == [
+        {"name": "first", "weight": 3, "samples": 2},
+        {"name": "other", "weight": 1.0, "samples": 1},
+    ]
+    assert [sample["source"] for sample, _ in samples(tmp_path / "out").values()] == ["first", "first", "other"]
+
+
+def test_sources_of_one_name_or_without_weight_are_refused(tmp_path):
+    couple(tmp_path / "a" / "images", 0)
+    couple(tmp_path / "b" / "images", 0)
+    sources = [Source(str(tmp_path / "a" / "images")), Source(str(tmp_path / "b" / "images"))]
+    with pytest.raises(TrainingError, match="Two sources are called 'images'. Give one of them another `name`"):
+        prepared("", tmp_path / "out", sources=sources)
+    with pytest.raises(TrainingError, match="Every source has the weight 0"):
+        prepared("", tmp_path / "out", sources=[Source(str(tmp_path / "a" / "images"), weight=0)])
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"captions": "none.jsonl"}, "There is no file of captions none.jsonl"),
+        ({"annotations": "none"}, "There are no annotations at none"),
+        ({"references": "none"}, "has no folder of references at none"),
+    ],
+)
+def test_files_that_were_named_and_are_not_there_are_refused(tmp_path, fields, message):
+    couple(tmp_path / "data", 0)
+    with pytest.raises(TrainingError, match=message):
+        prepared("", tmp_path / "out", sources=[Source(str(tmp_path / "data"), **fields)])
+
+
+def test_sources_without_pictures_are_refused(tmp_path):
+    with pytest.raises(TrainingError, match=r"has no pictures \(.jpg, "):
+        listed(tmp_path)
+    with pytest.raises(TrainingError, match="does not exist. Give a folder"):
+        listed(tmp_path / "*.tar")
+    (tmp_path / "a.zip").write_bytes(b"")
+    with pytest.raises(TrainingError, match="is one file, but no .parquet or .tar"):
+        listed(tmp_path / "a.zip")
+
+
+def test_a_dry_run_needs_no_models_and_writes_nothing(tmp_path):
+    data = world(tmp_path / "data", good=3, refused=False)
+    told = dry(settings_for(data, tmp_path / "out", base="/no/such/base", faces__pack="none", slice="1/1"))
+    assert "3 pictures, 3 with an annotation, 0 with a caption of their own" in told
+    assert "1 people with photos beside the picture" in told
+    assert "1 shards of 4 pictures" in told
+    assert "Slice 1/1: 1 shards, 0 of them finished." in told
+    assert not (tmp_path / "out").exists()

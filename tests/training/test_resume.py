@@ -1,0 +1,216 @@
+"""A run that was killed at any moment and started again ends with the very weights of one that was not.
+
+The runs are processes forked from one that has everything imported, so that killing twenty of them costs seconds.
+"""
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from shards_for_tests import make_shards
+from small_base import make_base, make_config
+
+for package in ("accelerate", "diffusers", "jsonargparse", "transformers", "webdataset"):
+    pytest.importorskip(package, reason="install it with: pip install '.[train]'")
+
+from training.checkpoint import Run
+
+STEPS = 10
+CHANGES = {
+    "steps": STEPS,
+    "data": {"batch": 4, "micro_batch": 2, "shuffle": 6},
+    "objectives": {"localisation": {"weight": 0.1, "words": 0.01}, "face_region": {"weight": 0.5}},
+    "optimiser": {"schedule": "cosine"},
+    "checkpoints": {"every": 2, "keep": 2},
+}
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="SIGKILL and fork are POSIX")
+
+
+def _train(base, shards, run, changes):
+    """One process of a run."""
+    torch.set_num_threads(1)
+    from training.loop import train
+
+    train(make_config(base, shards, run, **changes))
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """run, changes -> a started process that trains."""
+    base = make_base(tmp_path_factory.mktemp("base"))
+    shards = make_shards(
+        tmp_path_factory.mktemp("data") / "shards", samples=14, buckets=((64, 64), (64, 96)), references=3
+    )
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["training.loop", "accelerate", "diffusers", "transformers", "webdataset.tariterators"]
+    )
+
+    def make(run, **changes):
+        process = context.Process(target=_train, args=(base, shards, run, {**CHANGES, **changes}))
+        process.start()
+        return process
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def whole(start, tmp_path_factory):
+    """A run that nothing disturbed, and how long it took."""
+    run = tmp_path_factory.mktemp("runs") / "whole"
+    start(run, steps=1).join()  # the first one pays for the imports
+    began = time.monotonic()
+    process = start(run)
+    process.join()
+    assert process.exitcode == 0
+    return run, time.monotonic() - began
+
+
+def finish(start, run, **changes):
+    process = start(run, **changes)
+    process.join()
+    assert process.exitcode == 0
+
+
+def same(first, second, step=STEPS):
+    """Bit-equal weights, averages, optimiser, place in the data and best score."""
+    ours, theirs = Run(first).path(step), Run(second).path(step)
+    for name in ("adapter.safetensors", "average.safetensors"):
+        found, expected = load_file(ours / name), load_file(theirs / name)
+        assert {*found} == {*expected}
+        assert [key for key in expected if not torch.equal(found[key], expected[key])] == [], name
+    states = [torch.load(path / "state.pt", weights_only=True) for path in (ours, theirs)]
+    for number, moments in states[1]["optimiser"].items():
+        for key, value in moments.items():
+            assert torch.equal(states[0]["optimiser"][number][key], value)
+    told = [json.loads((path / "state.json").read_text()) for path in (ours, theirs)]
+    for key in ("step", "positions", "smoothed", "score"):
+        assert told[0][key] == told[1][key], key
+
+
+def kill_and_go_on(start, run, duration, kills, chance):
+    """Kill the run again and again, each time at a moment of which nothing is known; then let it end."""
+    for _ in range(kills):
+        process = start(run)
+        process.join(chance.uniform(0.1, 0.9) * duration)
+        if process.is_alive():
+            os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        assert process.exitcode in (0, -signal.SIGKILL)
+    finish(start, run)
+
+
+@pytest.mark.parametrize("kills", [3])
+def test_killed_and_resumed_equals_not_killed(start, whole, tmp_path, kills):
+    path, duration = whole
+    kill_and_go_on(start, tmp_path / "run", duration, kills, random.Random(kills))
+    same(tmp_path / "run", path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10))
+def test_killed_at_twenty_random_moments_and_resumed_equals_not_killed(start, whole, tmp_path, seed):
+    path, duration = whole
+    kill_and_go_on(start, tmp_path / "run", duration, 2, random.Random(seed))
+    same(tmp_path / "run", path)
+
+
+def test_ended_by_sigterm_and_resumed_equals_not_ended(start, whole, tmp_path):
+    path, _ = whole
+    process = start(tmp_path / "run", watch={"every": 1})
+    log = tmp_path / "run" / "log.jsonl"
+    while process.is_alive() and not (log.exists() and log.read_text().count("\n") >= 3):
+        time.sleep(0.02)
+    process.terminate()
+    process.join()
+    assert process.exitcode == 0
+    assert Run(tmp_path / "run").steps()[-1] < STEPS
+    finish(start, tmp_path / "run")
+    same(tmp_path / "run", path)
+
+
+def test_the_seed_decides_everything(start, whole, tmp_path):
+    path, _ = whole
+    finish(start, tmp_path / "again")
+    same(tmp_path / "again", path)
+    finish(start, tmp_path / "other", seed=1)
+    name = "step-00000010/adapter.safetensors"
+    ours, theirs = (load_file(run / "checkpoints" / name) for run in (tmp_path / "other", path))
+    assert not torch.equal(ours["mapping.fc1.weight"], theirs["mapping.fc1.weight"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["adafactor"])
+def test_other_optimisers_resume_exactly_too(start, tmp_path, kind):
+    settings = {"optimiser": {"kind": kind}}
+    finish(start, tmp_path / "whole", **settings)
+    process = start(tmp_path / "run", **settings)
+    log = tmp_path / "run" / "log.jsonl"
+    while process.is_alive() and not (log.exists() and log.read_text().count("\n") >= 5):
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    finish(start, tmp_path / "run", **settings)
+    same(tmp_path / "run", tmp_path / "whole")
+
+
+def _train_with_others(rank, processes, port, base, shards, run, changes):
+    """One of several processes that train together over gloo, as `accelerate launch` starts them."""
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(processes),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "ACCELERATE_USE_CPU": "true",
+    }
+    _train(base, shards, run, changes)
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_give_one_processs_losses_and_weights(tmp_path):
+    """At the same global batch, within 1e-5 relative; and a run of two goes on with one."""
+    import socket
+
+    base = make_base(tmp_path / "base")
+    shards = make_shards(tmp_path / "shards", samples=14, buckets=((64, 64), (64, 96)), references=3)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    changes = {**CHANGES, "steps": 5, "data": {**CHANGES["data"], "validation": shards, "validation_batches": 3}}
+    context = multiprocessing.get_context("forkserver")
+    one = context.Process(target=_train, args=(base, shards, tmp_path / "one", changes))
+    one.start()
+    one.join()
+    pair = [
+        context.Process(target=_train_with_others, args=(rank, 2, port, base, shards, tmp_path / "two", changes))
+        for rank in range(2)
+    ]
+    for process in pair:
+        process.start()
+    for process in pair:
+        process.join(120)
+        process.kill()  # nothing, unless they wait for each other
+        process.join()
+    assert [process.exitcode for process in (one, *pair)] == [0, 0, 0]
+    logs = [(tmp_path / name / "log.jsonl").read_text().splitlines() for name in ("one", "two")]
+    for ours, theirs in zip(*([json.loads(line) for line in log] for log in logs), strict=True):
+        for name in {"loss", "diffusion", "localisation", "face_region", "validation"} & {*ours}:
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-5), (ours["step"], name)
+    first, second = (load_file(Run(tmp_path / name).path(5) / "adapter.safetensors") for name in ("one", "two"))
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value, rtol=1e-5, atol=1e-5 * value.abs().max().item())
+    told = [json.loads((Run(tmp_path / name).path(5) / "state.json").read_text()) for name in ("one", "two")]
+    assert told[0]["positions"] == told[1]["positions"]
+    process = context.Process(target=_train, args=(base, shards, tmp_path / "two", {**changes, "steps": 6}))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    assert Run(tmp_path / "two").steps()[-1] == 6

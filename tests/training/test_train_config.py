@@ -1,0 +1,178 @@
+"""Settings of training: what they default to, how they are overridden, and what is refused before anything loads."""
+
+from pathlib import Path
+
+import pytest
+from shards_for_tests import make_shards
+from small_base import SIZES, make_base
+
+for package in ("jsonargparse", "webdataset", "diffusers"):
+    pytest.importorskip(package, reason="install it with: pip install '.[train]'")
+
+import training
+from training import TrainingError, train
+from training.config import TrainConfig
+from training.estimate import dry_run
+from training.parsing import as_dict, differences, parse
+
+CONFIGS = Path(training.__file__).parent / "configs"
+DATA = ("--data.folders+", "{path: shards}")
+
+
+def read(*words):
+    return parse(TrainConfig, "train", [*DATA, *words])[0]
+
+
+def test_a_file_gives_values_and_the_command_line_overrides_them(tmp_path):
+    (tmp_path / "own.yaml").write_text("steps: 7\noptimiser:\n  rate: 1e-5\n  betas: [0.8, 0.9]\n")
+    config = read("--config", str(tmp_path / "own.yaml"), "--optimiser.rate", "2e-5")
+    assert (config.steps, config.optimiser.rate, tuple(config.optimiser.betas)) == (7, 2e-5, (0.8, 0.9))
+    assert config.optimiser.clip == 1.0
+
+
+def test_a_later_file_overrides_an_earlier_one():
+    config = read("--config", str(CONFIGS / "sdxl.yaml"), "--config", str(CONFIGS / "sdxl_16gb.yaml"))
+    assert config.optimiser.kind == "adafactor"
+    assert config.optimiser.warmup == 1000
+    assert config.data.micro_batch == 2
+    assert config.data.batch == 32
+
+
+def test_what_is_written_for_a_run_is_read_back_the_same(tmp_path):
+    import yaml
+
+    config = read("--config", str(CONFIGS / "tiny.yaml"))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(as_dict(config)))
+    again, _ = parse(TrainConfig, "train", ["--config", str(tmp_path / "config.yaml")])
+    assert differences(config, again) == []
+
+
+@pytest.mark.parametrize("memory", ["", "12", "16", "24", "48"])
+def test_the_presets_are_valid(memory, tmp_path):
+    words = ["--config", str(CONFIGS / "sdxl.yaml")]
+    if memory:
+        words += ["--config", str(CONFIGS / f"sdxl_{memory}gb.yaml")]
+    if memory == "12":
+        with pytest.raises(TrainingError, match="from scratch its values are zero"):
+            read(*words)
+        words += ["--start.weights", "released"]
+    assert read(*words).precision == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--optimiser.rte", "1"], "unrecognized arguments: --optimiser.rte 1"),
+        (["--optimiser.rate", "-0.0001"], "optimiser.rate is -0.0001, but a learning rate must be above 0"),
+        (["--optimiser.rate", ".nan"], "optimiser.rate.* is nan|optimiser.rate is nan"),
+        (["--optimiser.rate", "fast"], "optimiser.rate.*Got value: fast"),
+        (["--augment.paired", "1.5"], "augment.paired is 1.5, but it is a share"),
+        (
+            ["--augment.drop_text", "0.6", "--augment.drop_all", "0.6"],
+            "The sum of augment.drop_one_face.*at most 1 fits",
+        ),
+        (["--data.batch", "5", "--data.micro_batch", "2"], "data.batch is 5, but it must be a multiple"),
+        (["--steps", "0"], "steps is 0, but it must be 1 or more"),
+        (["--start.face_width", "100"], "start.face_width is 100, but it must be a multiple of 64"),
+        (["--start.train", "[values]"], "start.train"),
+        (["--objectives.identity.weight", "1"], "unrecognized arguments: --objectives.identity.weight"),
+        (["--precision", "int8"], "precision"),
+        (["--config", "nowhere.yaml"], "File does not exist"),
+        (["--data.folders+", "{path: x, wight: 2}"], "wight"),
+        (["--data.folders+", "{path: x, weight: -2}"], "the weight of x is -2.0, but it must be above 0"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_its_name(words, message):
+    with pytest.raises(TrainingError, match=message):
+        read(*words)
+
+
+def test_an_unknown_field_in_a_file_is_refused_with_its_name(tmp_path):
+    (tmp_path / "own.yaml").write_text("optimiser:\n  rte: 1\n")
+    with pytest.raises(TrainingError, match="'optimiser' does not accept option 'rte'"):
+        read("--config", str(tmp_path / "own.yaml"))
+
+
+def test_training_without_data_is_refused_with_the_command_that_makes_some():
+    with pytest.raises(TrainingError, match="data.folders is empty.*training prepare"):
+        parse(TrainConfig, "train", [])
+
+
+def test_every_field_is_explained(capsys):
+    with pytest.raises(SystemExit):
+        parse(TrainConfig, "train", ["--help"])
+    help_text = " ".join(capsys.readouterr().out.split())
+    for words in (
+        "Person 1 and person 2 are exchanged",
+        "Decay of the averaged weights",
+        "an IP-Adapter Plus (Face) file",
+    ):
+        assert words in help_text
+
+    def fields(part, prefix=""):
+        for name, value in part.items():
+            yield from fields(value, f"{prefix}{name}.") if isinstance(value, dict) else [f"{prefix}{name}"]
+
+    for name in fields(as_dict(read())):
+        start = help_text.rindex(f"--{name} ")
+        assert len(help_text[start:].partition("(type:")[0].split()) > 3, name
+
+
+@pytest.fixture
+def settings(tmp_path):
+    base = make_base(tmp_path / "base")
+    shards = make_shards(tmp_path / "shards", samples=6)
+    sizes = [word for name, value in SIZES.items() for word in (f"--start.{name}", str(value))]
+    return ["--base.path", str(base), "--data.folders+", f"{{path: {shards}}}", "--run", str(tmp_path / "run"), *sizes]
+
+
+def test_a_dry_run_tells_sizes_and_an_estimate_and_makes_nothing(settings, tmp_path, capsys):
+    train.main([*settings, "--dry_run", "--steps", "12", "--objectives.face_region.weight", "0.5"])
+    told = capsys.readouterr().out
+    assert "4 cross-attention layers" in told
+    assert "12 of 8 samples (8 passes of 1): 16.0 epochs" in told
+    assert "1 diffusion + 0.5 face_region" in told
+    assert "An estimate from shapes, not measured" in told
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_estimate_counts_what_each_choice_costs(settings):
+    def total(*words):
+        told = dry_run(parse(TrainConfig, "train", [*settings, *words])[0])
+        return float(told.partition("about ")[2].partition(" GB")[0]), told
+
+    plain, told = total("--data.micro_batch", "8", "--precision", "no")
+    assert "float32" in told
+    activations = [line for line in told.splitlines() if "activations" in line]
+    _, told = total("--data.micro_batch", "8", "--precision", "no", "--base.gradient_checkpointing", "true")
+    fewer = [line for line in told.splitlines() if "activations" in line]
+    assert float(fewer[0].split()[0]) <= float(activations[0].split()[0])
+    assert "averages" not in total("--optimiser.ema_device", "cpu")[1]
+    assert "optimiser (adafactor)" in total("--optimiser.kind", "adafactor")[1]
+    assert plain > 1
+
+
+def test_a_base_for_other_shards_is_refused_in_the_dry_run(settings, tmp_path):
+    base = make_base(tmp_path / "other", kind="sd15")
+    with pytest.raises(TrainingError, match="was prepared for another base"):
+        train.main([*settings, "--dry_run", "--base.path", str(base)])
+
+
+@pytest.mark.parametrize(("number", "code"), [(15, 143), (2, 130)])
+def test_a_run_ended_by_a_signal_says_how_to_go_on_and_ends_with_its_code(settings, monkeypatch, capsys, number, code):
+    from training import loop
+
+    ended = loop.Ended(Path("run"), Path("run/checkpoints/step-00000003"), 3, number, 0.5, None, None)
+    monkeypatch.setattr(loop, "train", lambda config: ended)
+    with pytest.raises(SystemExit, match=str(code)):
+        train.main(settings)
+    assert "Ended at step 3 of 20000: run/checkpoints/step-00000003.\nNext: the same command" in capsys.readouterr().out
+
+
+def test_a_run_says_what_it_made_and_what_comes_next(settings, tmp_path, capsys):
+    words = ["--steps", "2", "--data.batch", "2", "--watch.samples_every", "0", "--watch.tensorboard", "false"]
+    train.main([*settings, *words, "--precision", "no"])
+    told = capsys.readouterr().out
+    assert "step-00000002 (loss" in told
+    assert "loss.png" in told
+    assert f"Next: python -m training export --run {tmp_path / 'run'}" in told

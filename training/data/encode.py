@@ -1,0 +1,276 @@
+"""The frozen encoders of prepare: VAE, both text encoders, CLIP's vision tower, and the face models.
+
+Everything runs in batches whose make-up depends on the data alone, so that a run that was killed and goes on computes
+the same numbers as one that was not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dhumandiff.encode import VisionTower, clip_pixels
+from dhumandiff.errors import DHumanDiffError, HostError, PromptError
+from dhumandiff.faces import Face, FaceAnalyser, InsightFaceAnalyser
+from dhumandiff.hosts.diffusers_base import choose_device, choose_dtype, load_pipeline
+from dhumandiff.hosts.diffusers_text import encode_prompt, token_places
+from dhumandiff.hosts.diffusers_vision import ClipVision
+from dhumandiff.prompt import Mention, Prompt
+from training import TrainingError
+
+from .people import Aside, Looked
+from .settings import FaceSettings, PrepareSettings
+
+__all__ = ["Encoded", "Encoders", "load_faces"]
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """A finished sample: its JSON, its tensors by the names of the contract, its picture uint8 [H, W, 3]."""
+
+    key: str
+    described: dict[str, Any]
+    tensors: dict[str, Tensor]
+    pixels: np.ndarray
+
+
+class Encoders:
+    """The frozen encoders; `Encoders.load` gets them by the settings' names.
+
+    vae: AutoencoderKL. tokenizers, text_encoders: SDXL's two. vision: `encode.VisionTower`. name: of the base.
+    """
+
+    def __init__(
+        self,
+        vae: Any,
+        tokenizers: Sequence[Any],
+        text_encoders: Sequence[Any],
+        vision: VisionTower,
+        name: str = "",
+        vision_name: str = "",
+    ) -> None:
+        self.vae, self.vision = vae, vision
+        self.tokenizers, self.text_encoders = tuple(tokenizers), tuple(text_encoders)
+        self.name, self.vision_name = name, vision_name
+
+    @classmethod
+    def load(cls, settings: PrepareSettings) -> Encoders:
+        """Load base and vision tower; HostError and TrainingError say what cannot be had."""
+        device = choose_device(settings.device)
+        dtype = choose_dtype(settings.dtype, device)
+        pipeline = load_pipeline(settings.base, dtype)
+        vae = pipeline.vae
+        if vae.config.force_upcast:  # SDXL's VAE overflows in fp16
+            vae = vae.float()
+        return cls(
+            vae.to(device),
+            (pipeline.tokenizer, pipeline.tokenizer_2),
+            (pipeline.text_encoder.to(device), pipeline.text_encoder_2.to(device)),
+            _load_vision(settings.vision, device, dtype),
+            Path(settings.base).name,
+            settings.vision,
+        )
+
+    @property
+    def latent_factor(self) -> int:
+        """Px of a latent pixel."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    def vision_size(self) -> int:
+        """Px of the pictures that the vision tower takes."""
+        return int(getattr(self.vision, "image_size", 224))
+
+    def common(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What all samples share: tensors of common.safetensors, and what dataset.json says of base and vision tower."""
+        text, pooled, _ = encode_prompt(self.tokenizers, self.text_encoders, "")
+        ids, _ = token_places(self.tokenizers[0], Prompt("", ()))
+        size = self.vision_size
+        with torch.no_grad():
+            zero = self.vision(torch.zeros(1, 3, size, size)).float().cpu()
+        tensors = {
+            "clip_hidden_zero": _half(zero, "vision tower"),
+            "empty_text": _half(text[0].cpu(), "text encoders"),
+            "empty_pooled": pooled[0].float().cpu(),
+            "empty_ids_l": ids[0].to(torch.int32),
+        }
+        header = {
+            "base": {
+                "name": self.name,
+                "context_width": text.shape[-1],
+                "pooled_width": pooled.shape[-1],
+                "text_width": self.text_encoders[0].get_input_embeddings().weight.shape[1],
+                "latent_channels": self.vae.config.latent_channels,
+                "scaling_factor": self.vae.config.scaling_factor,
+            },
+            "vision": {"name": self.vision_name, "clip_width": zero.shape[-1], "tokens": zero.shape[1]},
+        }
+        return tensors, header
+
+    def encode(self, batch: Sequence[Looked]) -> list[Encoded | Aside]:
+        """Encode pictures that were looked at; one whose words cannot be found among the tokens is set aside."""
+        results: list[Encoded | Aside | None] = [None] * len(batch)
+        texts: dict[int, dict[str, Tensor]] = {}
+        described: dict[int, dict[str, Any]] = {}
+        for number, looked in enumerate(batch):
+            try:
+                described[number], texts[number] = self._text(looked.described)
+            except PromptError as error:  # noqa: PERF203 (one picture's trouble)
+                message = " ".join(str(error).split())
+                results[number] = Aside(looked.key, looked.described["source"], looked.name, "words", message)
+        kept = [number for number, result in enumerate(results) if result is None]
+        latents = self._latents({number: batch[number].pixels for number in kept})
+        hidden = self._hidden([batch[number].crops[person] for number in kept for person in (0, 1)])
+        for place, number in enumerate(kept):
+            looked = batch[number]
+            tensors = {**texts[number], **latents[number]}
+            tensors |= {name: torch.from_numpy(mask) for name, mask in looked.masks.items()}
+            for person in (0, 1):
+                tensors[f"ref_{person + 1}.clip_hidden"] = hidden[2 * place + person]
+                tensors[f"ref_{person + 1}.identity"] = torch.from_numpy(looked.identity[person])
+                tensors[f"ref_{person + 1}.identity_swapped"] = torch.from_numpy(looked.identity_swapped[person])
+            results[number] = Encoded(looked.key, described[number], tensors, looked.pixels)
+        return results
+
+    def _text(self, described: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """The sample's JSON with token positions, and ids_l, text, pooled."""
+        prompt = _plain_prompt(described)
+        ids, places = token_places(self.tokenizers[0], prompt)
+        persons = []
+        for number, person in enumerate(described["persons"], 1):
+            mine = [(token.mention_index, list(place)) for token, place in places if token.person == number]
+            first = min(index for index, _ in mine)
+            tokens = {
+                "tokens_first": [place for index, place in mine if index == first],
+                "tokens_all": [place for _, place in mine],
+            }
+            persons.append({**person, **tokens})
+        text, pooled, _ = encode_prompt(self.tokenizers, self.text_encoders, prompt.text)
+        tensors = {
+            "ids_l": ids.to(torch.int32),
+            "text": _half(text[0].cpu(), "text encoders"),
+            "pooled": pooled[0].float().cpu(),
+        }
+        return {**described, "persons": persons}, tensors
+
+    def _latents(self, pictures: dict[int, np.ndarray]) -> dict[int, dict[str, Tensor]]:
+        """Mean and deviation of the VAE's posterior, scaled as the UNet wants them; pictures of one size at once."""
+        found: dict[int, dict[str, Tensor]] = {}
+        weight = next(self.vae.parameters())
+        for shape in sorted({pixels.shape for pixels in pictures.values()}):
+            numbers = [number for number, pixels in pictures.items() if pixels.shape == shape]
+            stacked = torch.from_numpy(np.stack([pictures[number] for number in numbers]))
+            with torch.no_grad():
+                images = (stacked.permute(0, 3, 1, 2).to(weight.device).float() / 127.5 - 1).to(weight.dtype)
+                posterior = self.vae.encode(images).latent_dist
+            scale = self.vae.config.scaling_factor
+            mean, std = ((part.float() * scale).cpu() for part in (posterior.mean, posterior.std))
+            for place, number in enumerate(numbers):
+                found[number] = {"latent_mean": _half(mean[place], "VAE"), "latent_std": _half(std[place], "VAE")}
+        return found
+
+    def _hidden(self, crops: Sequence[np.ndarray]) -> list[Tensor]:
+        """Hidden states [R, T, C] fp16 of every stack of crops uint8 [R, S, S, 3], all in one batch."""
+        if not crops:
+            return []
+        pixels = clip_pixels(torch.from_numpy(np.concatenate(crops)).float() / 255, self.vision_size)
+        with torch.no_grad():
+            hidden = torch.cat([self.vision(part).float().cpu() for part in pixels.split(32)])
+        ends = np.cumsum([0, *map(len, crops)]).tolist()
+        return [_half(hidden[start:end].contiguous(), "vision tower") for start, end in pairwise(ends)]
+
+
+def _plain_prompt(described: dict[str, Any]) -> Prompt:
+    """The caption as a prompt whose brackets are plain ones: captions have no weights."""
+    caption = described["caption"]
+    moved = np.cumsum([0] + [letter in "()" for letter in caption]).tolist()  # by how far a place is moved
+    mentions = [
+        Mention(number, words["start"] + moved[words["start"]], words["end"] + moved[words["start"]], words["word"])
+        for number, person in enumerate(described["persons"], 1)
+        for words in person["words"]
+    ]
+    return Prompt(re.sub(r"[()]", r"\\\g<0>", caption), tuple(mentions))
+
+
+def _half(tensor: Tensor, what: str) -> Tensor:
+    """fp16 for storage; HostError when the encoder's numbers do not fit, which no training could repair."""
+    half = tensor.half().contiguous().clone()
+    if not half.isfinite().all():
+        raise HostError(f"The {what} gave NaN, or numbers too large for fp16. Choose --dtype fp32, or another file.")
+    return half
+
+
+def _load_vision(name: str, device: str, dtype: torch.dtype) -> VisionTower:
+    if name == "tiny":
+        from dhumandiff.tiny import tiny_vision
+
+        return tiny_vision()
+    if _is_function(name):
+        return _call(name, "vision")
+    return ClipVision.from_pretrained(name, device, dtype)
+
+
+def load_faces(settings: FaceSettings) -> FaceAnalyser:
+    """The face models that the settings name; FaceError and TrainingError say what cannot be had."""
+    if settings.pack == "tiny":
+        from dhumandiff.tiny import tiny_faces
+
+        return tiny_faces()
+    if _is_function(settings.pack):
+        return _call(settings.pack, "faces.pack")
+    analyser = InsightFaceAnalyser.from_pack(settings.pack, settings.root or None, settings.provider)
+    folder = Path(getattr(analyser.app, "model_dir", "") or "")
+    model = next(iter(sorted(folder.glob("*genderage*.onnx"))), None)
+    return analyser if model is None else _WithAttributes(analyser, model)
+
+
+class _WithAttributes:
+    """An InsightFace pack whose model of gender and age is used too, where it has one (buffalo_l does)."""
+
+    def __init__(self, analyser: InsightFaceAnalyser, model: Path) -> None:
+        from insightface.model_zoo import get_model
+
+        self.name, self.detect, self.identity = analyser.name, analyser.detect, analyser.identity
+        self._model = get_model(str(model), providers=["CPUExecutionProvider"])
+
+    def attributes(self, image: np.ndarray, face: Face) -> tuple[str, str]:
+        """("male" or "female", age group) of a face of a uint8 RGB picture [H, W, 3]."""
+        from insightface.app.common import Face as Seen
+
+        gender, age = self._model.get(np.ascontiguousarray(image[..., ::-1]), Seen(bbox=face.box))
+        return ("male" if gender == 1 else "female"), _age_group(age)
+
+
+def _age_group(age: float) -> str:
+    for below, name in ((13, "child"), (18, "teenager"), (35, "young adult"), (60, "adult")):
+        if age < below:
+            return name
+    return "elderly"
+
+
+def _is_function(name: str) -> bool:
+    return re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name) is not None
+
+
+def _call(name: str, field: str) -> Any:
+    """What the function of "module:function" makes."""
+    module, _, function = name.partition(":")
+    try:
+        make: Callable[[], Any] = getattr(import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise TrainingError(f"{field} is {name!r}, which cannot be imported: {error}. Correct the name.") from error
+    try:
+        return make()
+    except DHumanDiffError:
+        raise
+    except Exception as error:  # it is somebody else's code
+        raise TrainingError(f"{field}: {name} failed with {type(error).__name__}: {error}.") from error

@@ -1,0 +1,220 @@
+"""A prepared folder as training reads it: what its shards are made for, and their samples, from a disk or a URL."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor
+
+from .. import TrainingError
+from ..config import FolderConfig
+
+__all__ = ["Folder", "Sample", "open_folder", "open_folders"]
+
+FORMAT, VERSION = "dhumandiff-shards", "1"
+PREPARE = "Make it with `python -m training prepare`"
+
+
+@dataclass
+class Sample:
+    """One picture of two people, still packed.
+
+    where: (folder, place in the lane's row of shards, place in the shard), which is how checkpoints remember it.
+    name: what messages call it.
+    meta: the sample's .json.
+    packed: its .safetensors.
+    """
+
+    where: tuple[int, int, int]
+    name: str
+    meta: dict[str, Any]
+    packed: bytes
+
+    @property
+    def group(self) -> tuple[int, int, int]:
+        """Samples of one batch agree in this: picture height and width in px, chunks of text."""
+        return (*self.meta["bucket"], self.meta["chunks"])
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Its tensors, by the names of the contract."""
+        try:
+            return load(self.packed)
+        except SafetensorError as error:
+            raise TrainingError(
+                f"{self.name}: its .safetensors cannot be read ({error}). Prepare the shard again."
+            ) from error
+
+
+@dataclass
+class Folder:
+    """A prepared folder.
+
+    path: local, or a URL. header: dataset.json. common: the tensors of common.safetensors.
+    """
+
+    path: str
+    header: dict[str, Any]
+    common: dict[str, Tensor]
+
+    @property
+    def shards(self) -> list[tuple[str, int]]:
+        """(name, samples) of every shard."""
+        return [(shard["name"], int(shard["samples"])) for shard in self.header["shards"]]
+
+    @property
+    def samples(self) -> int:
+        """How many there are."""
+        return sum(count for _, count in self.shards)
+
+    def source_weights(self) -> dict[str, float]:
+        """How often a sample of each source is taken, next to one of the source taken most often (1)."""
+        weights = {source["name"]: float(source.get("weight", 1.0)) for source in self.header.get("sources", [])}
+        most = max(weights.values(), default=1.0)
+        if most <= 0:
+            raise TrainingError(
+                f"{self.path}: every source has the weight 0, so nothing can be drawn. Correct dataset.json."
+            )
+        return {name: weight / most for name, weight in weights.items()}
+
+    def read(self, shard: int, start: int = 0) -> Iterator[tuple[int, str, dict[str, Any], bytes]]:
+        """(place, name, meta, packed) of the samples of a shard, from place `start` on.
+
+        TrainingError names a shard that cannot be opened, or ends before all of its samples were read.
+        """
+        name, expected = self.shards[shard]
+        path, done = _join(self.path, name), 0
+        with _open(path) as stream:
+            try:
+                for key, parts in _entries(stream):
+                    lacking = [ending for ending in ("json", "safetensors") if ending not in parts]
+                    if lacking:
+                        raise _cut_off(path, done, expected, f"the sample {key} has no .{lacking[0]}")
+                    if done >= start:
+                        yield done, f"{path}, sample {key}", self._meta(path, key, parts), parts["safetensors"]
+                    done += 1
+            except (tarfile.TarError, OSError, EOFError) as error:
+                raise _cut_off(path, done, expected, str(error)) from error
+        if done != expected:
+            raise _cut_off(path, done, expected, "it ends too early" if done < expected else "it is another shard")
+
+    @staticmethod
+    def _meta(path: str, key: str, parts: dict[str, bytes]) -> dict[str, Any]:
+        try:
+            meta = json.loads(parts["json"])
+            header = json.loads(parts["safetensors"][8 : 8 + int.from_bytes(parts["safetensors"][:8], "little")])
+            meta["chunks"] = header["ids_l"]["shape"][0]
+            meta["bucket"] = [int(side) for side in meta["bucket"]]
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            raise TrainingError(
+                f"{path}: the sample {key} cannot be read ({error!r}). Prepare the shard again."
+            ) from error
+        return meta
+
+
+def open_folder(path: str) -> Folder:
+    """Read dataset.json and common.safetensors. TrainingError when it is no prepared folder, or another version's."""
+    where = _join(path, "dataset.json")
+    try:
+        header = json.loads(_read(where))
+        kind, version = header["format"], str(header["format_version"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise TrainingError(f"{where} cannot be read ({error!r}). {PREPARE}, or merge its slices.") from error
+    if (kind, version) != (FORMAT, VERSION):
+        raise TrainingError(
+            f"{where}: it says {kind} {version}, this program reads {FORMAT} {VERSION}. Prepare the data again."
+        )
+    where = _join(path, "common.safetensors")
+    try:
+        folder = Folder(path, header, load(_read(where)))
+    except SafetensorError as error:
+        raise TrainingError(f"{where} cannot be read ({error}). Prepare the data again.") from error
+    if folder.samples == 0:
+        raise TrainingError(f"{path}: there is no sample in it; report.md there says why. Prepare other data.")
+    if not _is_url(path):
+        for name, _ in folder.shards:
+            if not (Path(path) / name).is_file():
+                raise TrainingError(f"{path}: the shard {name} is missing. Bring it back, or prepare the data again.")
+    return folder
+
+
+def open_folders(configs: Sequence[FolderConfig]) -> tuple[list[Folder], list[float]]:
+    """Open prepared folders, and say how often each is drawn from. TrainingError when they do not belong together."""
+    folders = [open_folder(config.path) for config in configs]
+    for folder in folders[1:]:
+        for part in ("base", "vision", "recogniser"):
+            if folder.header[part] != folders[0].header[part]:
+                raise TrainingError(
+                    f"{folder.path} and {folders[0].path} were prepared with different models ({part}: {folder.header[part]} "
+                    f"and {folders[0].header[part]}). Prepare both with the same ones."
+                )
+    weights = [
+        folder.samples if config.weight is None else config.weight
+        for folder, config in zip(folders, configs, strict=True)
+    ]
+    given = [config.weight is not None for config in configs]
+    if any(given) and not all(given):
+        raise TrainingError("Some of data.folders have a weight and others have none: give all of them one, or none.")
+    return folders, weights
+
+
+def _entries(stream: BinaryIO) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """(key, ending -> content) of every sample of a tar: files that follow each other and share the name up to a dot."""
+    wds = import_module("webdataset.tariterators")
+    key, parts = "", {}
+    for entry in wds.tar_file_iterator(stream):
+        before, _, ending = entry["fname"].partition(".")
+        if parts and before != key:
+            yield key, parts
+            parts = {}
+        key = before
+        parts[ending] = entry["data"]
+    if parts:
+        yield key, parts
+
+
+def _cut_off(path: str, done: int, expected: int, why: str) -> TrainingError:
+    return TrainingError(
+        f"The shard {path} is damaged ({why}): {done} of {expected} samples could be read. Copy or prepare it again; "
+        "training then goes on from its last checkpoint."
+    )
+
+
+def _is_url(path: str) -> bool:
+    return "://" in path or path.startswith("pipe:")
+
+
+def _join(folder: str, name: str) -> str:
+    return f"{folder.rstrip('/')}/{name}"
+
+
+@contextmanager
+def _open(path: str) -> Iterator[BinaryIO]:
+    """A file or URL, open for reading. TrainingError names one that cannot be opened."""
+    gopen = import_module("webdataset.gopen")
+    try:
+        stream = gopen.gopen(path, "rb")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise TrainingError(f"{path} cannot be opened ({reason}). {PREPARE}, or correct data.folders.") from error
+    try:
+        yield stream
+    finally:
+        with suppress(OSError):  # a download that is ended before its end, because the samples in front were enough
+            stream.close()
+
+
+def _read(path: str) -> bytes:
+    with _open(path) as stream:
+        try:
+            return stream.read()
+        except OSError as error:
+            raise TrainingError(f"{path} cannot be read ({error}). {PREPARE}, or correct data.folders.") from error

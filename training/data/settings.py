@@ -1,0 +1,205 @@
+"""The settings of `python -m training prepare`: dataclasses whose fields say what they are for.
+
+Every field can stand in a YAML file and on the command line; `check` refuses what cannot be, before anything loads.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from training import TrainingError
+
+__all__ = ["FaceSettings", "PrepareSettings", "ReferenceSettings", "Source"]
+
+
+@dataclass
+class Source:
+    """One collection of pictures."""
+
+    path: str
+    """A folder of pictures (plain, Hugging Face image folder, with annotation JSON), .parquet or .tar files, a folder of
+    those, or a pattern such as shards/{000..009}.tar or data/*.parquet."""
+    name: str = ""
+    """What reports and samples call it; the path's last part if left empty."""
+    weight: float = 1.0
+    """How often training draws from it, compared with the other sources."""
+    kind: Literal["auto", "folder", "parquet", "webdataset"] = "auto"
+    """What it is; auto looks at the files."""
+    annotations: str = ""
+    """PairHuman JSON: a folder with one file a picture (same name), or one file for all. Left empty, <picture>.json and
+    annotations/<picture>.json are looked for."""
+    captions: str = ""
+    """A .jsonl with file_name and text. Left empty, metadata.jsonl, captions.jsonl and <picture>.txt are looked for."""
+    masks: str = ""
+    """A folder of person masks, <picture>_1.png and <picture>_2.png (white is the person; numbers count the annotated
+    people). Left empty, masks/ is looked for."""
+    references: str = ""
+    """A folder of further photos, one folder a person: <identity>/*.jpg. Left empty, references/ is looked for."""
+
+
+@dataclass
+class FaceSettings:
+    """Which faces count."""
+
+    pack: str = "buffalo_l"
+    """InsightFace pack by name or folder; tiny; or module:function, which makes a FaceAnalyser of your own."""
+    root: str = ""
+    """The folder with models/<pack>; ~/.insightface if left empty."""
+    provider: str = "CPU"
+    """Of ONNX Runtime. CPU, because every worker has a copy of the models."""
+    min_size: float = 64.0
+    """Smallest face, px in the original picture. Below 64 the recogniser sees mostly interpolation."""
+    third: float = 0.5
+    """A third face is a third person when it is at least this share of the smaller of the two in size."""
+    same_person: float = 0.8
+    """Two faces of this cosine similarity or more are one person twice (a collage, a mirror); 1 or more: never."""
+
+
+@dataclass
+class ReferenceSettings:
+    """The reference photos that are computed for each person."""
+
+    augmented: int = 1
+    """Variants of the face in the picture itself, with other light and colour, and flipped or not."""
+    paired: int = 2
+    """Photos of the same person from elsewhere, at most, where the data has them. They teach the adapter who somebody is
+    instead of how this picture looks."""
+    min_similarity: float = 0.0
+    """A paired photo less alike than this (cosine) is left out; 0.3 weeds out wrong identities with buffalo_l."""
+    flip: float = 0.5
+    """Chance that a variant is mirrored."""
+    light: float = 1.0
+    """How far light may change: stops between the halves of the face, and half as many in exposure."""
+    colour: float = 0.15
+    """How far the three channels and the saturation may change, as a share."""
+
+
+@dataclass
+class PrepareSettings:
+    """Turn pictures of two people into shards that training streams.
+
+    First look at what would be done, which needs no models: `python -m training prepare --data photos --out shards
+    --dry_run`. Kill a run whenever you like: the same command goes on, and the shards are the same bytes as without the
+    interruption. Pictures that cannot be used are set aside with the reason, in report.md. Many machines: give each of
+    them a part, `--slice 3/16`, and put the parts together with `--merge shards`.
+    """
+
+    data: str = ""
+    """The pictures, when there is one source; see `sources`."""
+    sources: list[Source] = field(default_factory=list)
+    """Several sources, with their weights."""
+    out: str = ""
+    """The folder that shards go to."""
+    base: str = "sdxl-base-1.0"
+    """The SDXL base whose VAE and text encoders are used: a diffusers folder, a .safetensors, or tiny."""
+    vision: str = "h94/IP-Adapter/models/image_encoder"
+    """The CLIP vision tower: a folder, owner/name/folder on Hugging Face, tiny, or module:function."""
+    faces: FaceSettings = field(default_factory=FaceSettings)
+    """Which faces count."""
+    references: ReferenceSettings = field(default_factory=ReferenceSettings)
+    """The reference photos of each person."""
+    resolution: int = 1024
+    """Pictures get about this many px squared, in the bucket whose shape is nearest."""
+    bucket_step: int = 64
+    """Sides of buckets are multiples of it, px."""
+    max_aspect: float = 2.0
+    """Longest bucket: the longer side over the shorter."""
+    min_side: int = 512
+    """Pictures with a shorter side below it are set aside, px."""
+    unknown_gender: Literal["set_aside", "left_to_right"] = "set_aside"
+    """A caption names a man and a woman, and nothing says which face is whose: leave the picture out, or take the first
+    one named for the one on the left."""
+    pictures: bool = True
+    """Also keep the cropped pictures (JPEG) in the shards: for the contact sheet and for sample grids in training."""
+    shard_size: int = 256
+    """Pictures a shard. A run that was killed loses no more than the shard it was writing."""
+    slice: str = "1/1"
+    """The part of the shards that this run makes: 3/16 is the third of sixteen. Any machine can make any slice."""
+    merge: str = ""
+    """Put the finished slices in this folder together, and do nothing else."""
+    seed: int = 0
+    """Of the augmentation and of the choice among paired photos."""
+    workers: int = 4
+    """Processes that open pictures and look for faces; 0 does it in the main process."""
+    batch_size: int = 8
+    """Pictures that the encoders take at once."""
+    device: str = "auto"
+    """auto, cuda, mps or cpu."""
+    dtype: Literal["auto", "fp16", "bf16", "fp32"] = "auto"
+    """Of the encoders; the VAE stays in fp32 where its configuration asks for it."""
+
+    def all_sources(self) -> list[Source]:
+        """`data` and `sources` as one list."""
+        return ([Source(self.data)] if self.data else []) + self.sources
+
+    def slice_of(self) -> tuple[int, int]:
+        """(k, n) of "k/n"."""
+        first, slash, second = self.slice.partition("/")
+        if not slash or not first.strip().isdecimal() or not second.strip().isdecimal():
+            raise TrainingError(f"slice is {self.slice!r}; write which part of how many, for instance 3/16.")
+        part, parts = int(first), int(second)
+        if not 1 <= part <= parts:
+            raise TrainingError(f"slice is {self.slice!r}; the first number goes from 1 to the second.")
+        return part, parts
+
+    def check(self) -> None:
+        """Refuse settings that cannot be; TrainingError names the field, its value and what it may be."""
+        if not self.out:
+            raise TrainingError("out is not set: give the folder for the shards, --out FOLDER.")
+        if not self.all_sources():
+            raise TrainingError("There is nothing to prepare: give --data FOLDER, or sources in the YAML file.")
+        for source in self.all_sources():
+            if not source.path:
+                raise TrainingError("A source has no path: say where its pictures are.")
+            _range(f"weight of the source {source.path}", source.weight, 0.0)
+        for name, low in _LEAST.items():
+            value = getattr(self, name)
+            _range(name, value, low)
+        for name, low, high in (("min_size", 1, math.inf), ("third", 0, math.inf), ("same_person", 0, math.inf)):
+            _range(f"faces.{name}", getattr(self.faces, name), low, high)
+        for name, high in (
+            ("augmented", 64),
+            ("paired", 64),
+            ("min_similarity", 1),
+            ("flip", 1),
+            ("light", 4),
+            ("colour", 0.9),
+        ):
+            _range(f"references.{name}", getattr(self.references, name), 0, high)
+        if self.bucket_step % 8:
+            raise TrainingError(f"bucket_step is {self.bucket_step}; it has to be a multiple of 8, a latent's pixel.")
+        if self.resolution < self.bucket_step:
+            raise TrainingError(
+                f"resolution is {self.resolution}, less than bucket_step ({self.bucket_step}): no bucket is that small."
+            )
+        self.slice_of()
+
+    def fingerprint(self) -> dict:
+        """The settings that the contents of shards depend on; all parts of one data set have to agree in them."""
+        free = ("data", "sources", "out", "slice", "merge", "workers", "batch_size", "device", "dtype")
+        kept = {name: value for name, value in asdict(self).items() if name not in free}
+        kept["faces"] = {name: value for name, value in kept["faces"].items() if name not in ("root", "provider")}
+        for part, name in ((kept, "base"), (kept, "vision"), (kept["faces"], "pack")):
+            part[name] = Path(part[name]).name  # machines that share the work may keep their models in other places
+        return kept
+
+
+_LEAST = {
+    "resolution": 8,
+    "bucket_step": 8,
+    "max_aspect": 1.0,
+    "min_side": 1,
+    "shard_size": 1,
+    "seed": 0,
+    "workers": 0,
+    "batch_size": 1,
+}
+
+
+def _range(name: str, value: float, low: float, high: float = math.inf) -> None:
+    if not low <= value <= high:  # NaN fails this too
+        allowed = f"{low:g} or more" if high == math.inf else f"from {low:g} to {high:g}"
+        raise TrainingError(f"{name} is {value:g}; it has to be {allowed}.")

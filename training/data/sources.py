@@ -1,0 +1,360 @@
+"""Where pictures come from: folders, parquet files, WebDataset tars. Lists them, in one order, without opening them."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import re
+import tarfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from dhumandiff.errors import ImageError
+from dhumandiff.faces import PhotoPixels, as_photo, load_photo
+from training import TrainingError
+
+from .settings import Source
+
+__all__ = ["Part", "Picture", "list_pictures", "reference_photos", "source_name"]
+
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+_CAPTIONS = ("text", "caption", "prompt", "description")
+_ANNOTATIONS = ("annotation", "annotations", "json")
+_ROOMS = ("annotations", "masks", "references")  # folders inside a source that hold no pictures of two people
+
+
+@dataclass(frozen=True)
+class Part:
+    """A file, a stretch of one (a member of a tar), or a cell of a parquet file; cheap to hand to another process."""
+
+    path: str
+    offset: int = 0
+    size: int = -1
+    row: int = -1
+    column: str = ""
+
+    def read(self) -> bytes:
+        """Its bytes. ImageError when it cannot be read."""
+        try:
+            if self.row >= 0:
+                return _cell(self.path, self.column, self.row)
+            with open(self.path, "rb") as file:
+                file.seek(self.offset)
+                data = file.read(self.size)
+        except OSError as error:
+            raise ImageError(f"{self.path} cannot be read: {error.strerror or error}.") from error
+        if 0 <= self.size != len(data):
+            raise ImageError(f"{self.path} is cut off: {len(data)} of {self.size} bytes are there.")
+        return data
+
+    def photo(self) -> PhotoPixels:
+        """It as a picture, upright RGB. ImageError when it is none."""
+        name = Path(self.path).name
+        if self.row < 0 and self.size < 0:
+            return load_photo(self.path)
+        try:
+            with Image.open(io.BytesIO(self.read())) as image:
+                image.load()
+                upright = ImageOps.exif_transpose(image)
+                clear = "A" in upright.mode or "transparency" in upright.info
+                return as_photo(np.array(upright.convert("RGBA" if clear else "RGB")), name)
+        except (
+            OSError,
+            SyntaxError,
+            ValueError,
+            EOFError,
+            IndexError,
+            KeyError,
+            Image.DecompressionBombError,
+        ) as error:
+            if isinstance(error, ImageError):
+                raise
+            raise ImageError(f"a picture in {name} is damaged or no picture: {error}.") from error
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture of two people, and what there is about it.
+
+    name: what reports call it; unique in its source. annotation: where its JSON is, or the JSON itself.
+    masks: of the first and the second annotated person.
+    """
+
+    source: str
+    name: str
+    image: Part
+    caption: str = ""
+    annotation: Part | Mapping | None = None
+    masks: tuple[Part, ...] = ()
+
+    def read_annotation(self) -> Any:
+        """The parsed JSON, or None. TrainingError when it is no JSON."""
+        if not isinstance(self.annotation, Part):
+            return self.annotation
+        try:
+            return json.loads(self.annotation.read())
+        except (ValueError, ImageError) as error:
+            raise TrainingError(f"the annotation cannot be read: {error}") from error
+
+
+def list_pictures(source: Source) -> tuple[list[Picture], list[str]]:
+    """All pictures of a source, ordered by name, and notes on what could not be listed.
+
+    TrainingError when there are none, or when files beside them are wrong.
+    """
+    notes: list[str] = []
+    paths = _expand(source.path)
+    kind = source.kind if source.kind != "auto" else _guess(paths)
+    if kind == "folder":
+        pictures = _folder(source, paths[0])
+    else:
+        files = _files(paths, ".parquet" if kind == "parquet" else ".tar")
+        lister = _parquet if kind == "parquet" else _tar
+        pictures = list(itertools.chain.from_iterable(lister(source_name(source), file, notes) for file in files))
+    if not pictures:
+        raise TrainingError(
+            f"The source {source.path} has no pictures ({', '.join(PICTURES)}) in it. Correct its path."
+        )
+    return sorted(pictures, key=lambda picture: picture.name), notes
+
+
+def source_name(source: Source) -> str:
+    """What samples and reports call a source."""
+    return source.name or re.sub(r"[*{].*", "", Path(source.path).stem) or Path(source.path).parent.name or "data"
+
+
+def reference_photos(source: Source) -> dict[str, list[Part]]:
+    """Further photos of people, by identity: references/<identity>/*.jpg."""
+    root = Path(source.references or Path(source.path) / "references").expanduser()
+    if not root.is_dir():
+        if source.references:
+            raise TrainingError(
+                f"The source {source.path} has no folder of references at {root}. Correct `references`."
+            )
+        return {}
+    return {
+        person.name: [Part(str(file)) for file in sorted(person.iterdir()) if file.suffix.lower() in PICTURES]
+        for person in sorted(root.iterdir())
+        if person.is_dir()
+    }
+
+
+def _expand(pattern: str) -> list[Path]:
+    """The paths that a path or a pattern stands for."""
+    paths = [Path(pattern).expanduser()]
+    if not paths[0].exists():
+        names = import_module("webdataset.shardlists").expand_urls(str(paths[0]))
+        paths = [
+            path
+            for name in names
+            for path in (sorted(Path(name).parent.glob(Path(name).name)) if "*" in name else [Path(name)])
+        ]
+    missing = [path for path in paths if not path.exists()]
+    if missing or not paths:
+        raise TrainingError(
+            f"The source {pattern} does not exist. Give a folder, .parquet or .tar files, or a pattern."
+        )
+    return paths
+
+
+def _guess(paths: list[Path]) -> str:
+    if paths[0].is_file():
+        kinds = {".parquet": "parquet", ".tar": "webdataset"}
+        if paths[0].suffix not in kinds:
+            raise TrainingError(
+                f"The source {paths[0]} is one file, but no .parquet or .tar. Give the folder it is in."
+            )
+        return kinds[paths[0].suffix]
+    found = {path.suffix for path in paths[0].rglob("*") if path.suffix in (".parquet", ".tar")}
+    if found and not any(path.suffix.lower() in PICTURES for path in paths[0].rglob("*")):
+        return "parquet" if ".parquet" in found else "webdataset"
+    return "folder"
+
+
+def _files(paths: list[Path], ending: str) -> list[Path]:
+    files = [file for path in paths for file in (sorted(path.rglob(f"*{ending}")) if path.is_dir() else [path])]
+    if not files:
+        raise TrainingError(f"The source {paths[0]} has no {ending} file in it. Correct its path or kind.")
+    return files
+
+
+def _folder(source: Source, root: Path) -> list[Picture]:
+    name = source_name(source)
+    masks = Path(source.masks).expanduser() if source.masks else root / "masks"
+    captions = _captions(source, root)
+    annotated = _annotation_lookup(source, root)
+    pictures = []
+    for path in sorted(root.rglob("*")):
+        inside = path.relative_to(root)
+        hidden = any(part.startswith(".") for part in inside.parts)
+        if path.suffix.lower() not in PICTURES or hidden or inside.parts[0] in _ROOMS:
+            continue
+        given = [masks / inside.with_name(f"{path.stem}_{number}.png") for number in (1, 2)]
+        text = path.with_suffix(".txt")
+        caption = captions.get(inside.as_posix(), "")
+        if not caption and text.is_file():
+            caption = text.read_text(encoding="utf-8", errors="replace").strip()
+        pictures.append(
+            Picture(
+                name,
+                inside.as_posix(),
+                Part(str(path)),
+                caption,
+                annotated(path, inside),
+                tuple(Part(str(mask)) for mask in given) if all(mask.is_file() for mask in given) else (),
+            )
+        )
+    return pictures
+
+
+def _captions(source: Source, root: Path) -> dict[str, str]:
+    """File name -> caption, from a .jsonl."""
+    if source.captions:
+        wanted = [Path(source.captions).expanduser()]
+        if not wanted[0].is_file():
+            raise TrainingError(f"There is no file of captions {wanted[0]}. Correct `captions` of {source.path}.")
+    else:
+        wanted = sorted([*root.rglob("captions.jsonl"), *root.rglob("metadata.jsonl")])
+    found: dict[str, str] = {}
+    for path in wanted:
+        inside = path.parent.relative_to(root) if path.is_relative_to(root) else Path()
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+                name = (inside / str(row["file_name"])).as_posix()
+                found[name] = str(next((row[key] for key in _CAPTIONS if row.get(key)), ""))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise TrainingError(
+                    f"{path}, line {number} is not a JSON object with file_name and text ({error!r}). Correct the line."
+                ) from error
+    return found
+
+
+def _annotation_lookup(source: Source, root: Path) -> Any:
+    """(path, path inside the source) -> where its annotation is, or None."""
+    place = Path(source.annotations).expanduser() if source.annotations else root / "annotations"
+    if source.annotations and not place.exists():
+        raise TrainingError(f"There are no annotations at {place}. Correct `annotations` of {source.path}.")
+    whole = place if place.is_file() else root / "annotations.json"
+    every = _one_file(whole) if whole.is_file() else {}
+
+    def find(path: Path, inside: Path) -> Part | Mapping | None:
+        for name in (inside.as_posix(), path.name, inside.with_suffix("").as_posix(), path.stem):
+            if name in every:
+                return every[name]
+        for file in (path.with_suffix(".json"), place / inside.with_suffix(".json"), place / f"{path.stem}.json"):
+            if file.is_file():
+                return Part(str(file))
+        return None
+
+    return find
+
+
+def _one_file(path: Path) -> dict[str, Mapping]:
+    """One JSON for all pictures: {name: annotation}, or a list of annotations that carry their picture's name."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"The annotations {path} cannot be read: {error}. Correct the file.") from error
+    if isinstance(data, Mapping):
+        return {str(name): one for name, one in data.items() if isinstance(one, Mapping)}
+    names = ("file_name", "image", "image_name", "filename", "image_path", "image_id", "id")
+    found = {}
+    for one in data if isinstance(data, list) else []:
+        if isinstance(one, Mapping):
+            name = next((str(one[key]) for key in names if key in one), None)
+            if name is not None:
+                found[name] = one
+    return found
+
+
+def _parquet(source: str, path: Path, notes: list[str]) -> Iterator[Picture]:
+    file = _open_parquet(str(path))
+    columns = {field.name: field.type for field in file.schema_arrow}
+    types = import_module("pyarrow.types")
+    image = next((name for name, kind in columns.items() if types.is_struct(kind) or types.is_binary(kind)), None)
+    image = next((name for name in ("image", "img", "picture", "jpg", "png") if name in columns), image)
+    if image is None:
+        raise TrainingError(f"{path} has no column of pictures (it has {', '.join(columns)}). Name it `image`.")
+    texts = {}
+    for what, names in (("caption", _CAPTIONS), ("annotation", _ANNOTATIONS)):
+        column = next((name for name in names if name in columns), None)
+        texts[what] = file.read(columns=[column])[column].to_pylist() if column else None
+    for row in range(file.metadata.num_rows):
+        found = texts["annotation"] and texts["annotation"][row]
+        if isinstance(found, str):
+            try:
+                found = json.loads(found)
+            except ValueError:
+                notes.append(f"{path}, row {row}: the annotation is no JSON and is left out")
+        caption = str((texts["caption"] and texts["caption"][row]) or "")
+        part = Part(str(path), row=row, column=image)
+        yield Picture(source, f"{path.name}:{row:08d}", part, caption, found if isinstance(found, Mapping) else None)
+
+
+@lru_cache(maxsize=4)
+def _open_parquet(path: str) -> Any:
+    try:
+        parquet = import_module("pyarrow.parquet")
+    except ImportError as error:
+        raise TrainingError("Parquet files need pyarrow. Install it with: pip install pyarrow") from error
+    try:
+        return parquet.ParquetFile(path)
+    except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
+        raise TrainingError(f"{path} cannot be read as parquet: {error}. Download it again.") from error
+
+
+@lru_cache(maxsize=1)
+def _row_group(path: str, column: str, group: int) -> Any:
+    return _open_parquet(path).read_row_group(group, columns=[column])[column]
+
+
+def _cell(path: str, column: str, row: int) -> bytes:
+    """The bytes of one picture; neighbours come from the row group read last."""
+    file, first = _open_parquet(path), 0
+    for group in range(file.metadata.num_row_groups):
+        rows = file.metadata.row_group(group).num_rows
+        if row < first + rows:
+            break
+        first += rows
+    value = _row_group(path, column, group)[row - first].as_py()
+    if isinstance(value, Mapping):  # how Hugging Face stores pictures
+        value = value.get("bytes")
+    if not isinstance(value, bytes):
+        raise ImageError(f"row {row} of {Path(path).name} holds no picture.")
+    return value
+
+
+def _tar(source: str, path: Path, notes: list[str]) -> Iterator[Picture]:
+    samples: dict[str, dict[str, Part]] = {}
+    try:
+        with tarfile.open(path) as tar:
+            for member in tar:
+                if member.isfile():
+                    folder, _, base = member.name.rpartition("/")
+                    key, _, ending = base.partition(".")
+                    part = Part(str(path), member.offset_data, member.size)
+                    samples.setdefault(f"{folder}/{key}" if folder else key, {})[ending.lower()] = part
+    except (tarfile.TarError, OSError) as error:
+        if not samples:
+            raise TrainingError(f"{path} cannot be read as a tar: {error}. Download it again.") from error
+        notes.append(f"{path} is cut off ({error}): only the pictures before the damage are used. Download it again.")
+    for key, parts in samples.items():
+        image = next((parts[ending[1:]] for ending in PICTURES if ending[1:] in parts), None)
+        if image is None:
+            continue
+        text = next((parts[ending] for ending in ("txt", "caption", "text") if ending in parts), None)
+        caption = text.read().decode("utf-8", "replace").strip() if text else ""
+        masks = tuple(parts[name] for name in ("mask_1.png", "mask_2.png") if name in parts)
+        name = f"{path.name}:{key}"
+        yield Picture(source, name, image, caption, parts.get("json"), masks if len(masks) == 2 else ())

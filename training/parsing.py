@@ -1,0 +1,87 @@
+"""Configurations from YAML files and the command line, and back."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, fields, is_dataclass
+from typing import Any, TypeVar
+
+from . import TrainingError
+
+__all__ = ["as_dict", "differences", "parse"]
+
+Parsed = TypeVar("Parsed")
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """A configuration as plain values, for YAML and JSON."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in _plain(asdict(config)).items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def parse(
+    kind: type[Parsed], command: str, argv: Sequence[str] | None = None, switches: dict[str, str] | None = None
+) -> tuple[Parsed, dict[str, bool]]:
+    """Read a configuration: `--config FILE.yaml`, then overrides by the name of any field.
+
+    Args:
+        kind: the dataclass to fill.
+        command: of `python -m training`, for the help; its first lines are the dataclass's docstring.
+        argv: the words behind the command; None: this program's own.
+        switches: flags that are no part of the configuration, and their help.
+
+    Returns:
+        The configuration, and which flags were given.
+
+    Raises:
+        TrainingError: an unknown field, a value of another type, or one that `kind` refuses.
+    """
+    try:
+        import jsonargparse
+    except ImportError as error:
+        raise TrainingError(
+            f"Training needs jsonargparse ({error}). Install it with: pip install '.[train]'"
+        ) from error
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = jsonargparse.ArgumentParser(
+        prog=f"python -m training {command}", description=kind.__doc__, exit_on_error=False
+    )
+    parser.add_argument("--config", action="config", help="YAML file with the fields below; see training/configs/")
+    parser.add_class_arguments(kind, fail_untyped=False)
+    for name, text in (switches or {}).items():
+        parser.add_argument(f"--{name}", action="store_true", help=text)
+    try:
+        read = parser.parse_args(list(sys.argv[2:] if argv is None else argv))
+        given = {name: bool(read.pop(name)) for name in switches or {}}
+        filled = parser.instantiate(read)
+        return kind(**{entry.name: filled[entry.name] for entry in fields(kind)}), given
+    except TrainingError:
+        raise
+    except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
+        inner = error.__cause__ if isinstance(error.__cause__, TrainingError) else None
+        reason = " ".join(str(inner or error).split())
+        raise TrainingError(f"{reason} (`python -m training {command} --help` lists every field)") from error
+
+
+def differences(first: Any, second: Any, prefix: str = "") -> list[str]:
+    """The fields in which two configurations, or their `as_dict`, differ: "data.batch: 8 -> 16"."""
+    first, second = (as_dict(side) if is_dataclass(side) else side for side in (first, second))
+    lines = []
+    for name in [*first, *(name for name in second if name not in first)]:
+        before, after = first.get(name), second.get(name)
+        if isinstance(before, dict) and isinstance(after, dict):
+            lines += differences(before, after, f"{prefix}{name}.")
+        elif before != after:
+            lines.append(f"{prefix}{name}: {_short(before)} -> {_short(after)}")
+    return lines
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
