@@ -146,7 +146,7 @@ def test_a_native_file_without_a_needed_part_is_refused(tmp_path, part):
         ({"format_version": "2"}, "format version 2, this program knows version 1. Update DHumanDiff"),
         ({"format": "other"}, "the metadata lacks its format"),
         ({"licence": None, "source": None}, "the metadata lacks licence, source"),
-        ({"base_family": "flux"}, "the adapter was made for 'flux', not for SDXL"),
+        ({"base_family": "flux"}, "the adapter was made for 'flux'; sdxl, sd15, sd2 are known"),
         ({"identity_channels": "grb"}, "identity_channels is 'grb'; rgb-swapped or bgr was expected"),
     ],
 )

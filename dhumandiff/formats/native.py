@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import AdapterError
-from .reading import METADATA, TensorFile, Weights, check_dtypes
+from .reading import FAMILIES, METADATA, TensorFile, Weights, check_dtypes
 from .writing import at_once, plain, size
 
 __all__ = ["NAME", "VERSION", "load", "matches", "save"]
@@ -52,8 +52,12 @@ def check_metadata(metadata: Mapping[str, str], path: Path) -> None:
             f"{path}: the file has format version {metadata['format_version']}, this program knows version {VERSION}. "
             "Update DHumanDiff."
         )
-    if metadata["base_family"] != "sdxl":
-        raise AdapterError(f"{path}: the adapter was made for {metadata['base_family']!r}, not for SDXL.")
+    if (
+        metadata["base_family"] not in FAMILIES.values()
+    ):  # whether it fits the base at hand, the hosts see by its layers
+        raise AdapterError(
+            f"{path}: the adapter was made for {metadata['base_family']!r}; {', '.join(FAMILIES.values())} are known."
+        )
     if metadata["identity_channels"] not in CHANNELS:
         raise AdapterError(
             f"{path}: identity_channels is {metadata['identity_channels']!r}; {' or '.join(CHANNELS)} was expected."

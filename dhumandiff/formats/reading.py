@@ -19,6 +19,7 @@ from torch import Tensor
 from ..errors import AdapterError
 
 __all__ = [
+    "FAMILIES",
     "METADATA",
     "OTHER_BASES",
     "OTHER_TOWERS",
@@ -34,6 +35,9 @@ METADATA = ("base_family", "clip_tower", "recogniser", "identity_channels", "lic
 """What a file must say about an adapter because no tensor tells it."""
 
 # What a context width or a vision tower's width gives away about where a file belongs.
+FAMILIES = {2048: "sdxl", 768: "sd15", 1024: "sd2"}
+"""Context width -> name of the base's family in metadata."""
+
 OTHER_BASES = {768: "Stable Diffusion 1.5", 1024: "Stable Diffusion 2"}
 OTHER_TOWERS = {
     512: "a face recogniser's embedding (InstantID is built so)",

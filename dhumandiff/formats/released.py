@@ -18,8 +18,8 @@ from torch import Tensor
 from ..errors import AdapterError
 from .native import check_metadata, stamped
 from .reading import (
+    FAMILIES,
     METADATA,
-    OTHER_BASES,
     TensorFile,
     Weights,
     check_dtypes,
@@ -108,8 +108,8 @@ def load(folder: Path) -> Weights:
             tensors |= {f"{part}.{rest}": tensor for rest, tensor in file.tensors.items()}
     note = _read_note(folder)
     context = next((tensor.shape[1] for name, tensor in tensors.items() if name.startswith("attention.")), 0)
-    if note["base_family"] == AS_RELEASED["base_family"] and context in OTHER_BASES:
-        note["base_family"] = OTHER_BASES[context]  # somebody's own weights in this layout
+    if note["base_family"] == AS_RELEASED["base_family"] and context in FAMILIES:
+        note["base_family"] = FAMILIES[context]  # somebody's own weights in this layout
     return Weights(NAME, tensors, note, places)
 
 

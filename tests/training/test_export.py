@@ -15,6 +15,8 @@ from training import TrainingError, export
 from training.checkpoint import Run
 from training.loop import train
 
+pytestmark = pytest.mark.usefixtures("one_thread", "fresh_accelerate")
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):

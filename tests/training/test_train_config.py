@@ -15,6 +15,8 @@ from training.config import TrainConfig
 from training.estimate import dry_run
 from training.parsing import as_dict, differences, parse
 
+pytestmark = pytest.mark.usefixtures("one_thread", "fresh_accelerate")
+
 CONFIGS = Path(training.__file__).parent / "configs"
 DATA = ("--data.folders+", "{path: shards}")
 

@@ -1,25 +1,20 @@
 """`python -m training train` on a small base: what it learns, keeps, tells and refuses."""
 
-import json
-import os
-import signal
-import threading
 import time
 
 import pytest
 import torch
 from layouts import ip_adapter_file, released_folder
 from safetensors.torch import load_file
-from shards_for_tests import make_shards
 from small_base import make_base, make_config
 
 for package in ("accelerate", "diffusers", "jsonargparse", "transformers", "webdataset"):
     pytest.importorskip(package, reason="install it with: pip install '.[train]'")
 
 from dhumandiff import Adapter
-from training import TrainingError, checkpoint, loop
+from training import TrainingError, loop
 from training.base import load_base
-from training.checkpoint import Run, adapter_of_run
+from training.checkpoint import adapter_of_run
 from training.config import LocalisationConfig, ObjectivesConfig, StartConfig
 from training.data.batch import AS_THEY_ARE, BatchMaker
 from training.data.folder import Sample, open_folder
@@ -28,46 +23,12 @@ from training.loop import train
 from training.model import PairModel
 from training.objectives import build_objectives, losses_of
 from training.start import lighten, start_adapter
-from training.watch import Clock, Stop, read_log
+from training.watch import Clock, read_log
+
+pytestmark = pytest.mark.usefixtures("one_thread", "fresh_accelerate")
 
 LAYERS = {"hidden": (64,) * 4, "context_width": 192, "clip_width": 64, "text_width": 64, "face_width": 64, "depth": 1}
 """Sizes for `layouts` that fit the small base and the shards."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate():
-    """Accelerate keeps its precision for the life of a process, which here sees many runs."""
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state()
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return make_base(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory):
-    return make_shards(
-        tmp_path_factory.mktemp("data") / "shards", samples=8, buckets=((64, 64), (64, 96)), references=3
-    )
-
-
-@pytest.fixture
-def config(base, shards, tmp_path):
-    def make(run="run", **changes):
-        return make_config(base, shards, tmp_path / run, **changes)
-
-    return make
 
 
 def weights_of(ended, file="adapter.safetensors"):
@@ -80,9 +41,9 @@ def a_batch(folder, count=2):
     return BatchMaker([folder], AS_THEY_ARE, "identity", chance)(same, list(range(len(same))), 0)
 
 
-def test_a_step_lowers_the_loss_of_its_batch_and_leaves_the_base_bit_equal(base, shards):
-    frozen = load_base(str(base), text_encoder=True, vae=False)
-    folder = open_folder(str(shards))
+def test_a_step_lowers_the_loss_of_its_batch_and_leaves_the_base_bit_equal(small_base, small_shards):
+    frozen = load_base(str(small_base), text_encoder=True, vae=False)
+    folder = open_folder(str(small_shards))
     adapter = start_adapter(StartConfig(face_width=64, token_width=64, mapping_width=64), frozen, folder, 0)
     model = PairModel(frozen, adapter, folder.common["clip_hidden_zero"])
     before = {
@@ -104,9 +65,9 @@ def test_a_step_lowers_the_loss_of_its_batch_and_leaves_the_base_bit_equal(base,
             assert torch.equal(value, before[name]), name
 
 
-def test_localisation_alone_teaches_faces_to_stay_off_the_other_person(base, shards):
-    frozen = load_base(str(base), text_encoder=True, vae=False)
-    folder = open_folder(str(shards))
+def test_localisation_alone_teaches_faces_to_stay_off_the_other_person(small_base, small_shards):
+    frozen = load_base(str(small_base), text_encoder=True, vae=False)
+    folder = open_folder(str(small_shards))
     adapter = start_adapter(StartConfig(face_width=64, token_width=64, mapping_width=64), frozen, folder, 0)
     model = PairModel(frozen, adapter, folder.common["clip_hidden_zero"], frozenset({"faces"}), smallest=16)
     batch = a_batch(folder, 1)
@@ -124,9 +85,9 @@ def test_localisation_alone_teaches_faces_to_stay_off_the_other_person(base, sha
     assert losses[-1] < 0.4
 
 
-def test_the_first_prediction_from_scratch_is_the_bases_own(base, shards):
-    frozen = load_base(str(base), text_encoder=False, vae=False)
-    folder = open_folder(str(shards))
+def test_the_first_prediction_from_scratch_is_the_bases_own(small_base, small_shards):
+    frozen = load_base(str(small_base), text_encoder=False, vae=False)
+    folder = open_folder(str(small_shards))
     batch, times = a_batch(folder), torch.tensor([500, 20])
     added = {"text_embeds": batch.pooled, "time_ids": batch.time_ids}
     with torch.no_grad():
@@ -137,9 +98,9 @@ def test_the_first_prediction_from_scratch_is_the_bases_own(base, shards):
     torch.testing.assert_close(ours, plain)
 
 
-def test_a_fresh_mapping_makes_words_of_an_ordinary_length(base, shards):
-    frozen = load_base(str(base), text_encoder=True, vae=False)
-    folder = open_folder(str(shards))
+def test_a_fresh_mapping_makes_words_of_an_ordinary_length(small_base, small_shards):
+    frozen = load_base(str(small_base), text_encoder=True, vae=False)
+    folder = open_folder(str(small_shards))
     adapter = start_adapter(StartConfig(face_width=64, token_width=64, mapping_width=64), frozen, folder, 0)
     model = PairModel(frozen, adapter, folder.common["clip_hidden_zero"])
     table = frozen.text_encoder.get_input_embeddings().weight
@@ -169,38 +130,8 @@ def test_a_run_ends_with_a_checkpoint_a_log_a_plot_and_its_configuration(config)
     Adapter.from_pretrained(ended.checkpoint / "adapter.safetensors")
 
 
-def test_a_run_that_is_over_trains_nothing_when_started_again(config, capsys):
-    first = train(config(steps=2))
-    again = train(config(steps=2))
-    assert again.checkpoint == first.checkpoint
-    assert "Going on from" in capsys.readouterr().out
-
-
-def test_the_log_forgets_what_came_after_the_checkpoint_a_run_goes_on_from(config):
-    ended = train(config(steps=3))
-    with (ended.run / "log.jsonl").open("a") as file:
-        file.write(json.dumps({"step": 4, "loss": 9.0}) + '\n{"step": 5, "lo')
-    train(config(steps=5))
-    assert [entry["step"] for entry in read_log(ended.run / "log.jsonl")] == [1, 2, 3, 4, 5]
-
-
-def test_the_last_checkpoints_and_the_best_one_are_kept(config, monkeypatch):
-    scores = iter([3.0, 1.0, 2.0, 4.0, 5.0])
-    monkeypatch.setattr(loop, "_validate", lambda *_: next(scores))
-    made = config(steps=5, checkpoints={"every": 1, "keep": 2})
-    made.data.validation = made.data.folders
-    ended = train(made)
-    run = Run(ended.run)
-    assert run.steps() == [2, 4, 5]
-    assert run.best() == 2
-    assert torch.equal(
-        adapter_of_run(ended.run).mapping.fc1.weight,
-        load_file(run.path(2) / "average.safetensors")["mapping.fc1.weight"],
-    )
-
-
-def test_validation_is_the_same_number_for_the_same_weights(config, shards, capsys):
-    changes = {"optimiser": {"rate": 1e-12, "ema": 0.0}, "data": {"validation": shards, "validation_batches": 3}}
+def test_validation_is_the_same_number_for_the_same_weights(config, small_shards, capsys):
+    changes = {"optimiser": {"rate": 1e-12, "ema": 0.0}, "data": {"validation": small_shards, "validation_batches": 3}}
     train(config(steps=2, checkpoints={"every": 1}, **changes))
     found = [line.split()[-1] for line in capsys.readouterr().out.splitlines() if "validation" in line]
     assert len(found) == 2
@@ -239,10 +170,12 @@ def test_trained_weights_are_a_start(config, tmp_path, kind):
     assert source.endswith("trained further")
 
 
-def test_an_ip_adapters_one_projection_starts_both_persons_and_the_subject_path_is_fresh(base, shards, tmp_path):
+def test_an_ip_adapters_one_projection_starts_both_persons_and_the_subject_path_is_fresh(
+    small_base, small_shards, tmp_path
+):
     path = ip_adapter_file(tmp_path / "plus.safetensors", **{**LAYERS, "context_width": 192, "clip_width": 64})
     file = load_file(path)
-    frozen, folder = load_base(str(base), text_encoder=True, vae=False), open_folder(str(shards))
+    frozen, folder = load_base(str(small_base), text_encoder=True, vae=False), open_folder(str(small_shards))
     monkey = StartConfig(weights=str(path), token_width=64, mapping_width=64)
     adapter = start_adapter(monkey, frozen, folder, 0)
     assert adapter.has_subject_path
@@ -273,9 +206,9 @@ def test_parts_that_do_not_learn_stay_bit_equal_in_half_precision_too(config, tm
         assert torch.equal(after[name], value) != learns, name
 
 
-def test_what_does_not_learn_is_held_in_the_dtype_that_computes(base, shards, tmp_path):
+def test_what_does_not_learn_is_held_in_the_dtype_that_computes(small_base, small_shards, tmp_path):
     path = released_folder(tmp_path / "released", **LAYERS)
-    frozen, folder = load_base(str(base), text_encoder=True, vae=False), open_folder(str(shards))
+    frozen, folder = load_base(str(small_base), text_encoder=True, vae=False), open_folder(str(small_shards))
     adapter = start_adapter(StartConfig(weights=str(path), train=["mapping"]), frozen, folder, 0)
     exact = lighten(adapter, torch.bfloat16)
     assert adapter.attention[0].to_k_ip1.weight.dtype == torch.bfloat16
@@ -297,124 +230,6 @@ def test_weights_for_something_else_are_refused(config, tmp_path, sizes, message
     path = released_folder(tmp_path / "released", **{**LAYERS, **sizes})
     with pytest.raises(TrainingError, match=message):
         train(config(steps=1, start={"weights": str(path)}))
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"start": {"face_width": 128}}, r"run of another configuration: adapter.face_projection.*--run"),
-        ({"data": {"micro_batch": 4}}, r"data.micro_batch: 2 -> 4"),
-        ({"seed": 1}, r"seed: 0 -> 1"),
-        ({"start": {"subject_path": False}}, r"adapter.identity_projection"),
-        ({"optimiser": {"kind": "adafactor"}}, r"optimiser.kind: 'adamw' -> 'adafactor'"),
-    ],
-)
-def test_a_checkpoint_of_another_configuration_is_refused_with_what_differs(config, changes, message):
-    train(config(steps=1))
-    with pytest.raises(TrainingError, match=message):
-        train(config(steps=2, **changes))
-
-
-def test_a_run_on_other_shards_is_refused(config, base, tmp_path):
-    train(config(steps=1))
-    other = make_shards(tmp_path / "other", samples=200, per_shard=1)
-    with pytest.raises(TrainingError, match=r"shards: .{0,70}-> \[\[\['000000.tar', 1\].{0,60}\. Go on with the one"):
-        train(make_config(base, other, tmp_path / "run", steps=2))
-
-
-def test_a_changed_rate_is_told_and_taken(config, capsys):
-    train(config(steps=2))
-    ended = train(config(steps=3, optimiser={"rate": 5e-4}))
-    assert "Changed since the checkpoint: steps: 2 -> 3; optimiser.rate: 0.001 -> 0.0005." in capsys.readouterr().out
-    assert read_log(ended.run / "log.jsonl")[-1]["rate"] == pytest.approx(5e-4)
-
-
-def test_a_damaged_checkpoint_is_named(config):
-    ended = train(config(steps=1))
-    (ended.checkpoint / "state.pt").write_bytes(b"nothing")
-    with pytest.raises(TrainingError, match="step-00000001 is damaged .*Remove this folder"):
-        train(config(steps=2))
-
-
-def test_nan_stops_with_the_samples_written_down_and_the_checkpoint_intact(config, monkeypatch):
-    first = train(config(steps=2))
-    real = BatchMaker.__call__
-
-    def spoil(self, samples, draws, lane):
-        batch = real(self, samples, draws, lane)
-        batch.latents[:] = float("nan")
-        return batch
-
-    monkeypatch.setattr(BatchMaker, "__call__", spoil)
-    with pytest.raises(TrainingError, match=r"Step 3 came out as NaN.*nan-step-00000003-process-0.json"):
-        train(config(steps=4))
-    told = json.loads((first.run / "nan-step-00000003-process-0.json").read_text())
-    assert len(told["samples"]) == 4
-    assert all("sample 0000" in sample["name"] and 0 <= sample["level"] < 1 for sample in told["samples"])
-    assert Run(first.run).steps() == [2]
-
-
-def test_a_shard_that_breaks_off_ends_the_run_with_what_was_learnt_saved(base, tmp_path):
-    shards = make_shards(tmp_path / "shards", samples=16, per_shard=8)
-    shard = shards / "000001.tar"
-    shard.write_bytes(shard.read_bytes()[:9000])
-    made = make_config(base, shards, tmp_path / "run", steps=50, data={"shuffle": 2, "prefetch": 1, "batch": 2})
-    with pytest.raises(TrainingError, match=r"000001.tar is damaged"):
-        train(made)
-    steps = Run(made.run).steps()
-    assert steps == [] or steps[-1] >= 1  # none, when the broken shard comes first
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_ends(config, number, capsys):
-    threading.Timer(1.0, os.kill, (os.getpid(), number)).start()
-    ended = train(config(steps=100000, watch={"every": 1000}))
-    assert ended.signal == number
-    assert 0 < ended.step < 100000
-    assert Run(ended.run).steps() == [ended.step]
-    assert "Finishing this step, then saving" in capsys.readouterr().err
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
-def test_ctrl_c_twice_ends_at_once():
-    with Stop() as stop:
-        signal.raise_signal(signal.SIGINT)
-        assert stop.asked == signal.SIGINT
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-
-
-def test_no_room_for_a_checkpoint_is_told_and_the_earlier_one_is_intact(config, monkeypatch):
-    first = train(config(steps=2))
-    before = weights_of(first)
-    usage = checkpoint.shutil.disk_usage(first.run)
-    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: usage._replace(free=1000))
-    with pytest.raises(TrainingError, match=r"no space left on the disk\). The one of step 2 is intact. Make room"):
-        train(config(steps=3))
-    monkeypatch.undo()
-    assert [path.name for path in (first.run / "checkpoints").iterdir()] == ["step-00000002"]
-    assert all(torch.equal(value, before[name]) for name, value in weights_of(first).items())
-    assert train(config(steps=3)).step == 3
-
-
-def test_a_disk_that_fills_up_while_writing_leaves_nothing_half_written(config, monkeypatch):
-    first = train(config(steps=1))
-
-    def full(*_):
-        raise RuntimeError("[enforce fail at inline_container.cc:603] . unexpected pos 64 vs 0")
-
-    monkeypatch.setattr(checkpoint.torch, "save", full)
-    with pytest.raises(TrainingError, match="most likely because the disk is full.*The one of step 1 is intact"):
-        train(config(steps=2))
-    assert [path.name for path in (first.run / "checkpoints").iterdir()] == ["step-00000001"]
-
-
-def test_what_a_killed_process_left_half_written_is_removed(config):
-    first = train(config(steps=1))
-    for name in (".step-00000002.part", ".step-00000000.gone"):
-        (first.run / "checkpoints" / name).mkdir()
-    train(config(steps=2))
-    assert sorted(path.name for path in (first.run / "checkpoints").iterdir()) == ["step-00000001", "step-00000002"]
 
 
 def test_passes_that_cannot_be_shared_and_fp16_without_a_gpu_are_refused(config):
@@ -446,10 +261,10 @@ def test_bf16_learns_with_weights_in_float32(config):
     assert 0 < ended.loss < 10
 
 
-def test_sample_grids_show_the_faces_the_picture_and_what_is_drawn(tmp_path, shards):
+def test_sample_grids_show_the_faces_the_picture_and_what_is_drawn(tmp_path, small_shards):
     base = make_base(tmp_path / "base", vae=True)
     watch = {"samples_every": 2, "samples": 2, "sample_steps": 2, "tensorboard": True}
-    ended = train(make_config(base, shards, tmp_path / "run", steps=2, watch=watch))
+    ended = train(make_config(base, small_shards, tmp_path / "run", steps=2, watch=watch))
     from PIL import Image
 
     with Image.open(ended.grid) as grid:

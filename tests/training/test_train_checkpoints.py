@@ -1,0 +1,175 @@
+"""Checkpoints of a run: what is kept, what is refused, and how a run ends that does not end by itself."""
+
+import json
+import os
+import signal
+import threading
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from shards_for_tests import make_shards
+from small_base import make_config
+
+for package in ("accelerate", "diffusers", "jsonargparse", "transformers", "webdataset"):
+    pytest.importorskip(package, reason="install it with: pip install '.[train]'")
+
+from training import TrainingError, checkpoint, loop
+from training.checkpoint import Run, adapter_of_run
+from training.data.batch import BatchMaker
+from training.loop import train
+from training.watch import Stop, read_log
+
+pytestmark = pytest.mark.usefixtures("one_thread", "fresh_accelerate")
+
+
+def weights_of(ended, file="adapter.safetensors"):
+    return load_file(ended.checkpoint / file)
+
+
+def test_a_run_that_is_over_trains_nothing_when_started_again(config, capsys):
+    first = train(config(steps=2))
+    again = train(config(steps=2))
+    assert again.checkpoint == first.checkpoint
+    assert "Going on from" in capsys.readouterr().out
+
+
+def test_the_log_forgets_what_came_after_the_checkpoint_a_run_goes_on_from(config):
+    ended = train(config(steps=3))
+    with (ended.run / "log.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 4, "loss": 9.0}) + '\n{"step": 5, "lo')
+    train(config(steps=5))
+    assert [entry["step"] for entry in read_log(ended.run / "log.jsonl")] == [1, 2, 3, 4, 5]
+
+
+def test_the_last_checkpoints_and_the_best_one_are_kept(config, monkeypatch):
+    scores = iter([3.0, 1.0, 2.0, 4.0, 5.0])
+    monkeypatch.setattr(loop, "_validate", lambda *_: next(scores))
+    made = config(steps=5, checkpoints={"every": 1, "keep": 2})
+    made.data.validation = made.data.folders
+    ended = train(made)
+    run = Run(ended.run)
+    assert run.steps() == [2, 4, 5]
+    assert run.best() == 2
+    assert torch.equal(
+        adapter_of_run(ended.run).mapping.fc1.weight,
+        load_file(run.path(2) / "average.safetensors")["mapping.fc1.weight"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"start": {"face_width": 128}}, r"run of another configuration: adapter.face_projection.*--run"),
+        ({"data": {"micro_batch": 4}}, r"data.micro_batch: 2 -> 4"),
+        ({"seed": 1}, r"seed: 0 -> 1"),
+        ({"start": {"subject_path": False}}, r"adapter.identity_projection"),
+        ({"optimiser": {"kind": "adafactor"}}, r"optimiser.kind: 'adamw' -> 'adafactor'"),
+    ],
+)
+def test_a_checkpoint_of_another_configuration_is_refused_with_what_differs(config, changes, message):
+    train(config(steps=1))
+    with pytest.raises(TrainingError, match=message):
+        train(config(steps=2, **changes))
+
+
+def test_a_run_on_other_shards_is_refused(config, small_base, tmp_path):
+    train(config(steps=1))
+    other = make_shards(tmp_path / "other", samples=200, per_shard=1)
+    with pytest.raises(TrainingError, match=r"shards: .{0,70}-> \[\[\['000000.tar', 1\].{0,60}\. Go on with the one"):
+        train(make_config(small_base, other, tmp_path / "run", steps=2))
+
+
+def test_a_changed_rate_is_told_and_taken(config, capsys):
+    train(config(steps=2))
+    ended = train(config(steps=3, optimiser={"rate": 5e-4}))
+    assert "Changed since the checkpoint: steps: 2 -> 3; optimiser.rate: 0.001 -> 0.0005." in capsys.readouterr().out
+    assert read_log(ended.run / "log.jsonl")[-1]["rate"] == pytest.approx(5e-4)
+
+
+def test_a_damaged_checkpoint_is_named(config):
+    ended = train(config(steps=1))
+    (ended.checkpoint / "state.pt").write_bytes(b"nothing")
+    with pytest.raises(TrainingError, match="step-00000001 is damaged .*Remove this folder"):
+        train(config(steps=2))
+
+
+def test_nan_stops_with_the_samples_written_down_and_the_checkpoint_intact(config, monkeypatch):
+    first = train(config(steps=2))
+    real = BatchMaker.__call__
+
+    def spoil(self, samples, draws, lane):
+        batch = real(self, samples, draws, lane)
+        batch.latents[:] = float("nan")
+        return batch
+
+    monkeypatch.setattr(BatchMaker, "__call__", spoil)
+    with pytest.raises(TrainingError, match=r"Step 3 came out as NaN.*nan-step-00000003-process-0.json"):
+        train(config(steps=4))
+    told = json.loads((first.run / "nan-step-00000003-process-0.json").read_text())
+    assert len(told["samples"]) == 4
+    assert all("sample 0000" in sample["name"] and 0 <= sample["level"] < 1 for sample in told["samples"])
+    assert Run(first.run).steps() == [2]
+
+
+def test_a_shard_that_breaks_off_ends_the_run_with_what_was_learnt_saved(small_base, tmp_path):
+    shards = make_shards(tmp_path / "shards", samples=16, per_shard=8)
+    shard = shards / "000001.tar"
+    shard.write_bytes(shard.read_bytes()[:9000])
+    made = make_config(small_base, shards, tmp_path / "run", steps=50, data={"shuffle": 2, "prefetch": 1, "batch": 2})
+    with pytest.raises(TrainingError, match=r"000001.tar is damaged"):
+        train(made)
+    steps = Run(made.run).steps()
+    assert steps == [] or steps[-1] >= 1  # none, when the broken shard comes first
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_ends(config, number, capsys):
+    threading.Timer(1.0, os.kill, (os.getpid(), number)).start()
+    ended = train(config(steps=100000, watch={"every": 1000}))
+    assert ended.signal == number
+    assert 0 < ended.step < 100000
+    assert Run(ended.run).steps() == [ended.step]
+    assert "Finishing this step, then saving" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_twice_ends_at_once():
+    with Stop() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.asked == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_no_room_for_a_checkpoint_is_told_and_the_earlier_one_is_intact(config, monkeypatch):
+    first = train(config(steps=2))
+    before = weights_of(first)
+    usage = checkpoint.shutil.disk_usage(first.run)
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(TrainingError, match=r"no space left on the disk\). The one of step 2 is intact. Make room"):
+        train(config(steps=3))
+    monkeypatch.undo()
+    assert [path.name for path in (first.run / "checkpoints").iterdir()] == ["step-00000002"]
+    assert all(torch.equal(value, before[name]) for name, value in weights_of(first).items())
+    assert train(config(steps=3)).step == 3
+
+
+def test_a_disk_that_fills_up_while_writing_leaves_nothing_half_written(config, monkeypatch):
+    first = train(config(steps=1))
+
+    def full(*_):
+        raise RuntimeError("[enforce fail at inline_container.cc:603] . unexpected pos 64 vs 0")
+
+    monkeypatch.setattr(checkpoint.torch, "save", full)
+    with pytest.raises(TrainingError, match="most likely because the disk is full.*The one of step 1 is intact"):
+        train(config(steps=2))
+    assert [path.name for path in (first.run / "checkpoints").iterdir()] == ["step-00000001"]
+
+
+def test_what_a_killed_process_left_half_written_is_removed(config):
+    first = train(config(steps=1))
+    for name in (".step-00000002.part", ".step-00000000.gone"):
+        (first.run / "checkpoints" / name).mkdir()
+    train(config(steps=2))
+    assert sorted(path.name for path in (first.run / "checkpoints").iterdir()) == ["step-00000001", "step-00000002"]
