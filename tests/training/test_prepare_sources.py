@@ -226,3 +226,14 @@ def test_a_dry_run_needs_no_models_and_writes_nothing(tmp_path):
     assert "1 shards of 4 pictures" in told
     assert "Slice 1/1: 1 shards, 0 of them finished." in told
     assert not (tmp_path / "out").exists()
+
+
+def test_the_drawn_world_s_folder_is_read_with_annotations_masks_and_references(tmp_path):
+    from dhumandiff.mini.world import people, write_dataset
+    from training.data.sources import reference_photos
+
+    write_dataset(tmp_path, range(3), people("train", 12), references=2)
+    pictures = listed(tmp_path)
+    assert len(pictures) == 3
+    assert all(picture.annotation is not None and len(picture.masks) == 2 for picture in pictures)
+    assert all(len(photos) >= 2 for photos in reference_photos(Source(str(tmp_path))).values())

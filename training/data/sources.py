@@ -197,7 +197,10 @@ def _folder(source: Source, root: Path) -> list[Picture]:
         hidden = any(part.startswith(".") for part in inside.parts)
         if path.suffix.lower() not in PICTURES or hidden or inside.parts[0] in _ROOMS:
             continue
-        given = [masks / inside.with_name(f"{path.stem}_{number}.png") for number in (1, 2)]
+        # Beside the picture's own folders, or flat, as PairHuman's annotations are.
+        places = ([masks / inside.with_name(f"{path.stem}_{number}.png") for number in (1, 2)],)
+        places += ([masks / f"{path.stem}_{number}.png" for number in (1, 2)],)
+        given = next((pair for pair in places if all(mask.is_file() for mask in pair)), ())
         text = path.with_suffix(".txt")
         caption = captions.get(inside.as_posix(), "")
         if not caption and text.is_file():
@@ -209,7 +212,7 @@ def _folder(source: Source, root: Path) -> list[Picture]:
                 Part(str(path)),
                 caption,
                 annotated(path, inside),
-                tuple(Part(str(mask)) for mask in given) if all(mask.is_file() for mask in given) else (),
+                tuple(Part(str(mask)) for mask in given),
             )
         )
     return pictures
