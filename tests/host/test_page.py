@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ playwright = pytest.importorskip("playwright.sync_api", reason="pip install play
 
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium: install it, or set CHROMIUM_PATH")
 
-SCREENSHOTS = Path(os.environ.get("DHUMANDIFF_SCREENSHOTS") or "/tmp") / "dhumandiff_screenshots"
+SCREENSHOTS = Path(os.environ.get("DHUMANDIFF_SCREENSHOTS") or tempfile.gettempdir()) / "dhumandiff_screenshots"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 
 
