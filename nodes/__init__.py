@@ -2,6 +2,7 @@
 
 from .adapter import DHDLoadAdapter
 from .conditioning import DHDApplyPair
+from .miniature import DHDDrawPerson, DHDLoadMiniature
 from .prompt import DHDSubjectPrompt
 from .references import (
     DHDEncodeReference,
@@ -23,4 +24,6 @@ NODES = [
     DHDSubjectPrompt,
     DHDCascadeGuider,
     DHDCascadeKSampler,
+    DHDLoadMiniature,
+    DHDDrawPerson,
 ]

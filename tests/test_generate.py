@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,6 @@ pytest.importorskip("cv2", reason="photo quality is measured with OpenCV: pip in
 from dhumandiff import tiny
 from dhumandiff.__main__ import main
 from dhumandiff.cascade import FACE_STRENGTH, FOCUS_SHARE, SCENE_STRENGTH
-from dhumandiff.commands import generate
 from dhumandiff.encode import encode_reference
 from dhumandiff.hosts import diffusers_pipeline
 from dhumandiff.hosts.diffusers_pipeline import NEGATIVE
@@ -160,6 +160,58 @@ def test_the_command_s_defaults_are_the_library_s(arguments, asked):
         "end": 1.0,
     }
     assert not arguments["--out"][0].exists()
+
+
+@pytest.fixture
+def drawn(tmp_path):
+    """Two people of the miniature as saved references, and a command line about them."""
+    random = torch.Generator().manual_seed(0)
+    line = {"--base": ["mini"], "--device": ["cpu"], "--out": [tmp_path / "portrait.png"]}
+    line["--prompt"] = [
+        "A man@1 on the left in a red suit and a woman@2 on the right in a blue dress stand at the beach."
+    ]
+    for number in (1, 2):
+        identity = torch.nn.functional.normalize(torch.randn(1, 512, generator=random), dim=-1)
+        hidden, zero = (torch.randn(1, 65, 128, generator=random) for _ in range(2))
+        FaceReference(identity, hidden, zero, identity).save(tmp_path / f"{number}.safetensors")
+        line[f"--person-{number}"] = [tmp_path / f"{number}.safetensors"]
+    return line
+
+
+def test_with_the_base_mini_the_defaults_are_those_of_its_world(drawn, asked, capsys):
+    assert run(drawn) == 130
+    assert (asked["size"], asked["steps"], asked["cfg"], asked["negative"]) == ((128, 96), 20, 4.0, "")
+    assert "knows a small drawn world" in capsys.readouterr().out
+    more = {"--size": ["192x128"], "--steps": [3], "--cfg": [1.5], "--negative": ["snow"]}
+    assert run({**drawn, **more}) == 130
+    assert (asked["size"], asked["steps"], asked["cfg"], asked["negative"]) == ((192, 128), 3, 1.5, "snow")
+
+
+@pytest.mark.parametrize("size", [(128, 96), (64, 160)])
+def test_the_base_mini_needs_nothing_that_does_not_ship(drawn, tmp_path, size):
+    assert run({**drawn, "--steps": [1], "--size": ["{}x{}".format(*size)]}) == 0
+    picture = Image.open(tmp_path / "portrait.png")
+    assert picture.size == size
+    told = json.loads(picture.text["dhumandiff"])
+    assert (told["base"], told["steps"], told["cfg"], told["negative"]) == ("mini", 1, 4.0, "")
+    assert "Negative prompt: \nSteps: 1, Sampler: Euler, CFG scale: 4.0" in picture.text["parameters"]
+
+
+def test_drawn_people_are_seen_by_the_miniature_s_own_eyes_and_are_no_bad_photos(
+    drawn, asked, tmp_path, capsys, monkeypatch
+):
+    from known_faces import detect
+
+    from dhumandiff.mini.faces import MiniFaces
+    from dhumandiff.mini.world import draw_reference, sample_identity
+
+    monkeypatch.setattr(MiniFaces, "detect", detect)
+    for number in (1, 2):
+        Image.fromarray(draw_reference(sample_identity(number), 0).picture).save(tmp_path / f"{number}.png")
+        drawn[f"--person-{number}"] = [tmp_path / f"{number}.png"]
+    assert run(drawn) == 130
+    assert [person.clip_hidden.shape for person in asked["references"]] == [(1, 65, 128)] * 2
+    assert "face is small" not in capsys.readouterr().out
 
 
 def half_mask(path, size=(64, 96), mode="L"):
@@ -461,7 +513,7 @@ def test_a_disk_that_says_no_is_told_before_anything_heavy_loads(arguments, noth
     def full(**_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(generate.tempfile, "TemporaryFile", full)
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
     assert "No space left on device. Choose a folder" in refused(arguments, capsys)
 
 

@@ -2,6 +2,8 @@
 
     python -m training prepare --data photos --out shards     pictures of two people -> shards
     python -m training train --config ... --run runs/pair     shards -> trained weights
+    python -m training evaluate --run runs/pair --out scores  trained weights -> how good they are
+    python -m training mini                                   the miniature, from nothing
     python -m training export --run runs/pair --out pair      trained weights -> files that the nodes load
 
 Each command is a module with `main(argv) -> None`, imported when it is asked for; what goes wrong is raised as a
@@ -19,6 +21,8 @@ from dhumandiff.errors import DHumanDiffError
 COMMANDS = {
     "prepare": "turn pictures of two people into shards that training streams",
     "train": "train the adapter on shards",
+    "evaluate": "judge trained weights, by pictures on the base mini, by the loss on others",
+    "mini": "rebuild the miniature that ships, or train and judge a row of its table",
     "export": "write trained weights as files that the nodes load, with a model card",
 }
 """Name of the command, which is its module here -> what it does."""

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from dhumandiff.hosts.diffusers import cross_attention_layers
-from dhumandiff.hosts.diffusers_base import check_base, load_pipeline, package
+from dhumandiff.hosts.diffusers_base import BUILT_IN, check_base, load_pipeline, package
 
 from . import TrainingError
 from .data.folder import Folder
@@ -61,17 +61,17 @@ def pooled_width(config: Any) -> int:
 def load_base(path: str, *, text_encoder: bool, vae: bool, dtype: torch.dtype = torch.float32) -> Base:
     """Load the UNet and the scheduler of a base, and CLIP-L and the VAE (float32, where there is one) if asked for.
 
-    path: a diffusers folder (SDXL, or of SD 1.5's shape), one checkpoint .safetensors of SDXL, or "tiny".
+    path: a diffusers folder (SDXL, or of SD 1.5's shape), one checkpoint .safetensors of SDXL, "mini"
+        (the drawn world's base, which ships) or "tiny" (random weights).
 
     Raises:
         TrainingError, HostError: there is no such base, or a part of it cannot be loaded.
     """
     diffusers = package("diffusers")
-    if Path(path).expanduser().is_dir():
+    if path not in BUILT_IN and Path(path).expanduser().is_dir():
         parts = _from_folder(Path(path).expanduser(), text_encoder, vae, dtype)
     else:
-        if path != "tiny":
-            check_base(path)
+        check_base(path)
         pipeline = load_pipeline(path, dtype)
         parts = {"unet": pipeline.unet, "scheduler": pipeline.scheduler, "text_encoder": pipeline.text_encoder}
         parts |= {"vae": pipeline.vae}
@@ -96,7 +96,7 @@ def outline_base(path: str, *, text_encoder: bool) -> Base:
     Of a folder only the small configuration files are read. TrainingError, HostError as `load_base`.
     """
     folder = Path(path).expanduser()
-    if not (folder / "unet" / "config.json").is_file():
+    if path in BUILT_IN or not (folder / "unet" / "config.json").is_file():
         base = load_base(path, text_encoder=text_encoder, vae=False)
         base.to("meta")
         return base

@@ -49,7 +49,7 @@ class BaseConfig:
     """The base model. It is frozen; only its UNet is loaded, CLIP-L for the subject path, the VAE for sample grids."""
 
     path: str = "tiny"
-    """A diffusers folder, one checkpoint .safetensors of SDXL, or tiny (random weights, to try the machinery)."""
+    """A diffusers folder, one checkpoint .safetensors of SDXL, mini (the drawn world's), or tiny (random weights)."""
     gradient_checkpointing: bool = False
     """Compute the UNet's activations again in the backward pass instead of keeping them: a third slower, far less memory."""
 

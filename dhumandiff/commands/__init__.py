@@ -3,8 +3,8 @@
 Importing a command imports nothing heavy, so that --help answers at once; `run` imports what it needs.
 """
 
-from . import convert, download, generate, inspect
+from . import convert, demo, download, generate, inspect
 
 __all__ = ["COMMANDS"]
 
-COMMANDS = (generate, download, inspect, convert)
+COMMANDS = (demo, generate, download, inspect, convert)

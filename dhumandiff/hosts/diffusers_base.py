@@ -15,6 +15,7 @@ from ..errors import HostError
 from .diffusers_vision import IMAGE_ENCODER, ClipVision, package, reason
 
 __all__ = [
+    "BUILT_IN",
     "DTYPES",
     "IMAGE_ENCODER",
     "ClipVision",
@@ -26,6 +27,10 @@ __all__ = [
 ]
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+
+BUILT_IN = ("mini", "tiny")
+"""Bases that ship, by name: the drawn world's, which is trained, and one of random weights. A folder called like one is
+given as ./mini."""
 
 CONTEXT_WIDTH = 2048
 """Of SDXL's cross-attention."""
@@ -54,13 +59,13 @@ def choose_dtype(name: str, device: str) -> torch.dtype:
 
 
 def load_pipeline(base: str | Path, dtype: torch.dtype) -> Any:
-    """A StableDiffusionXLPipeline from a diffusers folder, a checkpoint in one .safetensors, or "tiny".
+    """A StableDiffusionXLPipeline from a diffusers folder, a checkpoint in one .safetensors, or by a name of `BUILT_IN`.
 
     HostError when there is no such base or it is not SDXL's.
     """
     pipeline_class = package("diffusers").StableDiffusionXLPipeline
-    if base == "tiny":
-        pipeline = _tiny_pipeline(pipeline_class)
+    if base in BUILT_IN:
+        pipeline = _mini_pipeline() if base == "mini" else _tiny_pipeline(pipeline_class)
         return pipeline if dtype == torch.float32 else pipeline.to(dtype)
     path = Path(base).expanduser()
     settings: dict[str, Any] = {"torch_dtype": dtype, "add_watermarker": False}
@@ -83,10 +88,12 @@ def load_pipeline(base: str | Path, dtype: torch.dtype) -> Any:
 
 def check_base(base: str | Path) -> None:
     """Refuse what is no SDXL base, without loading it. HostError says what it is instead."""
+    if base in BUILT_IN:
+        return
     path = Path(base).expanduser()
     if path.is_dir():
         _check_folder(path)
-    elif base != "tiny":
+    else:
         _check_file(path)
 
 
@@ -119,7 +126,7 @@ def _check_file(path: Path) -> None:
     if not path.exists():
         raise HostError(
             f"There is no base {path}. Give a diffusers folder or a checkpoint .safetensors of SDXL, for instance after "
-            "`hf download stabilityai/stable-diffusion-xl-base-1.0 --local-dir sdxl-base`; or tiny, to try without."
+            "`hf download stabilityai/stable-diffusion-xl-base-1.0 --local-dir sdxl-base`; or mini, which ships."
         )
     if path.suffix != ".safetensors":
         raise HostError(f"The base {path} is not a .safetensors, and other files may carry code. Choose the safe file.")
@@ -150,6 +157,12 @@ def _variant(folder: Path) -> str | None:
     unet = folder / "unet"
     plain = [path for path in unet.glob("*.safetensors") if ".fp16" not in path.name]
     return "fp16" if not plain and any(unet.glob("*.fp16*.safetensors")) else None
+
+
+def _mini_pipeline() -> Any:
+    from ..mini.base import mini_pipeline
+
+    return mini_pipeline()
 
 
 def _tiny_pipeline(pipeline_class: type) -> Any:

@@ -1,6 +1,6 @@
 """Portraits with diffusers: an SDXL base, the pair, and the cascade.
 
-    portrait = Portrait.from_base("models/sdxl-base-1.0")            # a diffusers folder, a checkpoint file, or "tiny"
+    portrait = Portrait.from_base("models/sdxl-base-1.0")            # a diffusers folder, a checkpoint file, "mini" or "tiny"
     image, focus = portrait.generate(adapter, [reference_1, reference_2], "A man@1 and a woman@2 in a garden")
 
 The cascade is that of the ComfyUI nodes, with the same listeners, masks and blend.
@@ -23,7 +23,7 @@ from ..errors import HostError
 from ..focus import FocusListener, ReleasedListener
 from ..prompt import Prompt, parse_prompt
 from .diffusers import Attached, attach
-from .diffusers_base import choose_device, choose_dtype, load_pipeline, package
+from .diffusers_base import BUILT_IN, choose_device, choose_dtype, load_pipeline, package
 from .diffusers_text import bound_words, encode_prompt
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Portrait:
         """Load a base.
 
         Args:
-            base: a diffusers folder (with model_index.json), a checkpoint in one .safetensors, or "tiny": random
+            base: a diffusers folder (with model_index.json), a checkpoint in one .safetensors, "mini" (the drawn world), or "tiny": random
                 weights, whose pictures are noise.
             device: "auto" (cuda, else mps, else cpu), or one of them.
             dtype: "auto" (fp16, on the CPU fp32), "fp16", "bf16" or "fp32".
@@ -72,8 +72,13 @@ class Portrait:
             HostError: a package is missing, there is no such base, or it is not SDXL's.
         """
         place = choose_device(device)
-        pipeline = load_pipeline(base, choose_dtype("fp32" if base == "tiny" and dtype == "auto" else dtype, place))
+        pipeline = load_pipeline(base, choose_dtype("fp32" if base in BUILT_IN and dtype == "auto" else dtype, place))
         return cls(pipeline, place)
+
+    def noise(self, seed: int, size: tuple[int, int]) -> Tensor:
+        """The noise of a seed for a picture (width, height) px, [1, C, height / 8, width / 8]; drawn on the CPU."""
+        channels = self.pipeline.unet.config.in_channels
+        return torch.randn(1, channels, size[1] // 8, size[0] // 8, generator=torch.Generator().manual_seed(seed))
 
     def generate(
         self,
@@ -131,7 +136,7 @@ class Portrait:
         if isinstance(prompt, str):
             prompt = parse_prompt(prompt, persons=len(references))
         conditions = self._conditions(adapter, references, prompt, negative if cfg != 1 else None, size)
-        noise = torch.randn(1, 4, size[1] // 8, size[0] // 8, generator=torch.Generator().manual_seed(seed))
+        noise = self.noise(seed, size)
         guidance = cfg != 1
         with (
             torch.no_grad(),
@@ -230,7 +235,7 @@ class _Sampler:
         return [self._last_time <= t <= self._first_time for t in times]
 
     def sample(self, noise: Tensor, steps: int, predict: Callable[[Tensor, Any, bool], Tensor]) -> Tensor:
-        """From noise [1, 4, H, W] of unit variance to a latent, in float32.
+        """From noise [N, C, H, W] of unit variance to latents, in float32.
 
         `predict` gets the latent as it is, the time, and whether this is the last step.
 
@@ -262,8 +267,8 @@ class _Sampler:
         self.attached.strength, self.attached.observe = strength if self.acts else 0.0, observe
         rows = len(self.conditions["encoder_hidden_states"])
         scaled = self.portrait.scheduler.scale_model_input(x, t).to(self.portrait.dtype)
-        out = self.portrait.pipeline.unet(scaled.expand(rows, -1, -1, -1), t, **self.conditions).sample.float()
-        if rows == 1:
+        out = self.portrait.pipeline.unet(scaled.repeat(rows // len(x), 1, 1, 1), t, **self.conditions).sample.float()
+        if rows == len(x):
             return out
         unconditional, conditional = out.chunk(2)
         return unconditional + self.cfg * (conditional - unconditional)
@@ -300,7 +305,7 @@ def _released(
         raise HostError(f"{_NO_MASK} The pair starts after the last of the {steps} steps. {_MASK_ADVICE}")
     listener = ReleasedListener()
     sampler.sample(noise, steps, lambda x, t, last: sampler.predict(scene, x, t, listener if last else None))
-    focus = listener.mask(1, 100 * (1 - share))
+    focus = listener.mask(len(noise), 100 * (1 - share))
 
     def predict(x: Tensor, t: Any, _: bool) -> Tensor:
         at_scene = sampler.predict(scene, x, t)

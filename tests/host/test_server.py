@@ -33,6 +33,8 @@ def test_every_node_is_there_with_tooltips_and_a_description(server):
         "DHDSaveReference",
         "DHDSubjectPrompt",
         "DHDSwapPersons",
+        "DHDLoadMiniature",
+        "DHDDrawPerson",
     }
     for name, node in nodes.items():
         assert node["description"], name

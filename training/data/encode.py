@@ -214,6 +214,10 @@ def _load_vision(name: str, device: str, dtype: torch.dtype) -> VisionTower:
         from dhumandiff.tiny import tiny_vision
 
         return tiny_vision()
+    if name == "mini":
+        from dhumandiff.mini.base import mini_vision
+
+        return mini_vision()
     if _is_function(name):
         return _call(name, "vision")
     return ClipVision.from_pretrained(name, device, dtype)
@@ -225,6 +229,10 @@ def load_faces(settings: FaceSettings) -> FaceAnalyser:
         from dhumandiff.tiny import tiny_faces
 
         return tiny_faces()
+    if settings.pack == "mini" and not settings.root:  # with a root it is somebody's own pack of that name
+        from dhumandiff.mini.faces import mini_faces
+
+        return mini_faces()
     if _is_function(settings.pack):
         return _call(settings.pack, "faces.pack")
     analyser = InsightFaceAnalyser.from_pack(settings.pack, settings.root or None, settings.provider)

@@ -45,7 +45,7 @@ class FaceSettings:
     """Which faces count."""
 
     pack: str = "buffalo_l"
-    """InsightFace pack by name or folder; tiny; or module:function, which makes a FaceAnalyser of your own."""
+    """InsightFace pack by name or folder; mini or tiny; or module:function, which makes a FaceAnalyser of your own."""
     root: str = ""
     """The folder with models/<pack>; ~/.insightface if left empty."""
     provider: str = "CPU"
@@ -94,9 +94,9 @@ class PrepareSettings:
     out: str = ""
     """The folder that shards go to."""
     base: str = "sdxl-base-1.0"
-    """The SDXL base whose VAE and text encoders are used: a diffusers folder, a .safetensors, or tiny."""
+    """The SDXL base whose VAE and text encoders are used: a diffusers folder, a .safetensors, mini, or tiny."""
     vision: str = "h94/IP-Adapter/models/image_encoder"
-    """The CLIP vision tower: a folder, owner/name/folder on Hugging Face, tiny, or module:function."""
+    """The CLIP vision tower: a folder, owner/name/folder on Hugging Face, mini, tiny, or module:function."""
     faces: FaceSettings = field(default_factory=FaceSettings)
     """Which faces count."""
     references: ReferenceSettings = field(default_factory=ReferenceSettings)

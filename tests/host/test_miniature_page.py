@@ -1,0 +1,51 @@
+"""The miniature's workflow in ComfyUI's page, in both looks: no red nodes, a portrait with one press. Screenshots are kept."""
+
+import json
+
+import pytest
+from comfyui import REPOSITORY
+
+pytest.importorskip("playwright.sync_api", reason="pip install playwright (no browser download needed)")
+
+from test_page import browser, page, pytestmark, screenshot  # noqa: F401 (fixtures)
+
+WORKFLOW = json.loads((REPOSITORY / "workflows" / "mini_dual_portrait.json").read_text())
+
+RUN = """async () => {
+    const api = window.app.api;
+    const end = new Promise(done => {
+        api.addEventListener('execution_success', e => done(['success', e.detail]));
+        api.addEventListener('execution_error', e => done(['error', e.detail.exception_message]));
+    });
+    await window.app.queuePrompt(0, 1);
+    return await Promise.race([end, new Promise(done => setTimeout(() => done(['timeout']), 200000))]);
+}"""
+
+
+def nodes(opened, expression):
+    return opened.evaluate(f"window.app.graph._nodes.{expression}")
+
+
+def people(opened):
+    prompt = opened.evaluate("async () => (await window.app.graphToPrompt()).output")
+    return [node["inputs"] for node in prompt.values() if node["class_type"] == "DHDDrawPerson"]
+
+
+def test_the_miniature_s_workflow_opens_without_red_nodes_and_runs_as_it_is(page):  # noqa: F811
+    page.evaluate("workflow => window.app.loadGraphData(workflow)", WORKFLOW)
+    page.wait_for_timeout(1500)
+    page.evaluate("window.app.extensionManager.command.execute('Comfy.Canvas.FitView')")
+    page.wait_for_timeout(1000)
+    screenshot(page, "mini_opened")
+    assert nodes(page, "length") == len(WORKFLOW["nodes"])
+    assert nodes(page, "filter(n => n.has_errors).map(n => n.type)") == []
+    assert nodes(page, "filter(n => !window.LiteGraph.registered_node_types[n.type]).map(n => n.type)") == []
+
+    before = people(page)
+    assert len(before) == 2
+    ended = page.evaluate(RUN)
+    page.wait_for_timeout(2500)
+    screenshot(page, "mini_done")
+    assert ended[0] == "success", ended
+    assert people(page) == before  # the sampler's seed is drawn anew after a run, they are not
+    assert [problem for problem in page.problems if "dhumandiff" in problem.lower()] == []

@@ -1,0 +1,281 @@
+"""`python -m training evaluate`, and the rows of the miniature's table."""
+
+import json
+import shutil
+
+import pytest
+from shards_for_tests import make_shards
+from small_base import make_base, make_config
+
+for package in ("accelerate", "diffusers", "jsonargparse", "transformers", "webdataset"):
+    pytest.importorskip(package, reason="install it with: pip install '.[train]'")
+
+from drawn_oracle import POOL, Oracle
+from PIL import Image
+
+from dhumandiff.errors import AdapterError
+from dhumandiff.hosts.diffusers_pipeline import Portrait
+from dhumandiff.mini.base import mini_pipeline, mini_vision
+from training import TrainingError, export
+from training.__main__ import main
+from training.checkpoint import Run
+from training.config import FolderConfig, TrainConfig
+from training.evaluate import EvaluateConfig, evaluate
+from training.loop import train
+from training.mini import judging, rows
+from training.mini.rows import ROWS, Easel, judge_row, load_rows, save_row
+from training.mini.sampling import Parts
+from training.mini.table import percent, plot, table
+from training.parsing import parse
+
+pytestmark = pytest.mark.usefixtures("one_thread", "fresh_accelerate")
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory):
+    return make_shards(tmp_path_factory.mktemp("others") / "others", samples=4, seed=9)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, others):
+    folder = tmp_path_factory.mktemp("evaluate")
+    shards, base = make_shards(folder / "shards", samples=4), make_base(folder / "base")
+    data = {"validation": [others], "validation_batches": 2}
+    changes = {"data": data, "objectives": {"localisation": {"weight": 0.1, "words": 0.05}}}
+    return train(make_config(base, shards, folder / "run", steps=3, **changes)).run
+
+
+# The loss.
+
+
+def test_the_loss_is_the_one_that_the_trainer_found(run, tmp_path):
+    said = evaluate(EvaluateConfig(run=str(run), out=str(tmp_path)))
+    score = Run(run).load(Run(run).best()).told["score"]
+    assert f"Validation loss: {score:.4f} (2 batches of" in said
+    assert json.loads((tmp_path / "scores.json").read_text()) == {"validation loss": f"{score:.4f}"}
+    assert "Pictures are judged on the base mini only" in said
+    assert f"python -m training export --run {run} --scores {tmp_path}/scores.json" in said
+
+
+def test_other_data_can_be_named_and_gives_another_loss(run, tmp_path, capsys):
+    data = make_shards(tmp_path / "more", samples=4, seed=3)
+    words = ["--run", str(run), "--data+", str(data), "--batches", "1", "--out", str(tmp_path / "out")]
+    assert main(["evaluate", *words]) == 0
+    out = capsys.readouterr().out
+    assert f"(1 batches of {data})" in out
+    score = Run(run).load(Run(run).best()).told["score"]
+    assert json.loads((tmp_path / "out" / "scores.json").read_text())["validation loss"] != f"{score:.4f}"
+
+
+def test_an_adapter_file_is_judged_on_a_base_and_data_that_are_named(run, tmp_path):
+    adapter = tmp_path / "pair.safetensors"
+    shutil.copy(Run(run).path(3) / "average.safetensors", adapter)
+    base = run.parent / "base"
+    data = make_shards(tmp_path / "more", samples=2)
+    said = evaluate(
+        EvaluateConfig(adapter=str(adapter), base=str(base), data=[str(data)], batches=1, out=str(tmp_path))
+    )
+    assert "Validation loss: " in said
+
+
+def test_a_dry_run_says_what_would_be_done_and_does_nothing(run, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["evaluate", "--run", str(run), "--out", str(out), "--dry_run"]) == 0
+    assert "Validation loss over 2 batches of 2 out of 4 samples" in capsys.readouterr().out
+    assert main(["evaluate", "--pairs", "20", "--seeds", "1", "--hardest", "0", "--out", str(out), "--dry_run"]) == 0
+    said = capsys.readouterr().out
+    assert "Would judge the adapter that ships (11 layers, K/V for 2 people) on the base mini." in said
+    assert "20 portraits (mode two_strength, 20 steps, guidance" in said
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"run": "a", "adapter": "b"}, "run and adapter are both given"),
+        ({"pairs": 0}, "pairs is 0, but it must be 1 or more"),
+        ({"seeds": 101}, "seeds is 101, but it lies from 1 to 100"),
+        ({"out": ""}, "out is '', but it names a folder"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(settings, message):
+    with pytest.raises(TrainingError, match=message):
+        EvaluateConfig(**settings)
+
+
+def test_what_is_not_there_is_named(run, tmp_path):
+    with pytest.raises(TrainingError, match=r"this is no folder of a run \(config.yaml is not there\)"):
+        evaluate(EvaluateConfig(run=str(tmp_path)))
+    with pytest.raises(TrainingError, match=r"Name what is to be judged on tiny: a run \(--run\) or an adapter"):
+        evaluate(EvaluateConfig(base="tiny"))
+    with pytest.raises(AdapterError, match="nowhere"):
+        evaluate(EvaluateConfig(adapter=str(tmp_path / "nowhere.safetensors")))
+
+
+def test_a_run_that_held_nothing_out_asks_for_data(small_base, small_shards, tmp_path):
+    run = train(make_config(small_base, small_shards, tmp_path / "run", steps=1)).run
+    with pytest.raises(TrainingError, match="this run held nothing out. Prepare pictures of other people"):
+        evaluate(EvaluateConfig(run=str(run), out=str(tmp_path / "out")))
+
+
+def test_a_folder_that_cannot_be_made_is_named(run, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TrainingError, match=r"The folder .*file/out cannot be made \(Not a directory\)"):
+        evaluate(EvaluateConfig(run=str(run), out=str(tmp_path / "file" / "out")))
+
+
+# Pictures. The oracle knows the people's photos and finds no face in anything that was generated, so all scores are 0.
+
+
+@pytest.fixture(scope="module")
+def easel():
+    oracle = Oracle(POOL[:60], (judging.GIVEN, judging.FRESH, *judging.ALIKE))
+    return Easel(Parts(Portrait(mini_pipeline()), mini_vision(), oracle, oracle))
+
+
+@pytest.fixture
+def few(monkeypatch, easel):
+    """Few people, and the oracle in place of the miniature's faces."""
+    monkeypatch.setattr(judging, "POOL", 60)
+    monkeypatch.setattr(judging.hardest_cases, "__defaults__", (60, 2))
+    monkeypatch.setattr(rows, "load_parts", lambda: easel.parts)
+
+
+def test_pictures_are_judged_on_mini(few, tmp_path, capsys):
+    words = [
+        "--base",
+        "mini",
+        "--pairs",
+        "2",
+        "--seeds",
+        "2",
+        "--hardest",
+        "1",
+        "--steps",
+        "2",
+        "--sheet",
+        "2",
+        "--out",
+    ]
+    assert main(["evaluate", *words, str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "2 held-out pairs, 2 seeds" in out
+    assert "| right person | 50 % | 95 % | 0.0 % (0.0 to 0.0) |" in out
+    assert "right person, 1 hardest pairs of one gender" in out
+    told = json.loads((tmp_path / "evaluation.json").read_text())
+    assert told["evaluated"]["held_out"]["pictures"] == 4
+    assert told["evaluated"]["sampling"]["steps"] == 2
+    assert (tmp_path / "scores.md").read_text() in out
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size == (2 * (192 + 6) + 2 * (256 + 6), 2 * (192 + 40))
+    card = export._scores(str(tmp_path / "scores.json"))
+    assert card["right person (held-out pairs)"] == "0.0 % (0.0 to 0.0)"
+    assert "right person (hardest pairs)" in card
+
+
+def test_a_row_is_kept_with_what_it_took(few, easel, tmp_path):
+    path = judge_row("off_0.7", pairs=2, seeds=1, hardest=1, out=tmp_path, easel=easel)
+    told = json.loads(path.read_text())
+    assert path.name == "off_0.7.json"
+    assert told["command"] == "python -m training mini --row off_0.7"
+    assert (told["sampling"]["mode"], told["sampling"]["strength"]) == ("none", 0.7)
+    assert told["held_out"]["measures"]["right"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
+    assert {"torch", "diffusers", "numpy"} < set(told["versions"])
+    assert {"unet", "judge", "adapter"} < set(told["weights"])
+    assert '"right": [0.0, 0.0]' in path.read_text()
+
+
+def test_the_quick_figure_is_right_person_on_a_few_pairs(few, easel):
+    assert rows.quick_right_person(2, easel) == {"mean": 0.0, "low": 0.0, "high": 0.0}
+
+
+def test_base_and_ceiling_have_no_adapter(few, easel, tmp_path):
+    for name in ("base", "ceiling"):
+        told = json.loads(judge_row(name, pairs=2, seeds=1, hardest=0, out=tmp_path, easel=easel).read_text())
+        assert "adapter" not in told["weights"]
+        assert "hardest" not in told
+    assert told["sampling"] is None
+
+
+def test_rows_that_do_not_exist_or_have_no_weights_are_refused(tmp_path):
+    with pytest.raises(TrainingError, match=r"There is no row 'best'. The rows are: full, base, ceiling"):
+        judge_row("best", out=tmp_path)
+    with pytest.raises(TrainingError, match=r"The row shared has weights of its own \(--start.shared true\)"):
+        judge_row("shared", out=tmp_path)
+
+
+@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.training])
+def test_what_a_row_changes_is_a_field_of_the_configuration(name):
+    words = ["--data.folders+", "{path: shards}", *ROWS[name].arguments]
+    config, _ = parse(TrainConfig, "train", words)
+    usual = TrainConfig(data=config.data)
+    assert config.data.folders == [FolderConfig("shards")]
+    for dotted, value in ROWS[name].training.items():
+        part, *inner = dotted.split(".")
+        found = getattr(config, part)
+        for field in inner:
+            found = getattr(found, field)
+        assert found == value
+    assert name == "no_localisation" or config != usual
+
+
+def row(name, right, words, pairs=40, **more):
+    """A row as it is kept, every pair alike."""
+    measures = dict.fromkeys(judging.MEASURES, right) | {"words": words}
+    summary = {
+        "pictures": pairs,
+        "pairs": pairs,
+        "measures": {measure: {"mean": value, "low": value - 0.02, "high": value + 0.02} for measure, value in measures.items()},
+        "groups": {},
+        "by_pair": {measure: [value] * pairs for measure, value in measures.items()},
+    }  # fmt: skip
+    what = ROWS[name]
+    sampling = None if name == "ceiling" else {**what.sampling.__dict__}
+    about = {"name": name, "title": what.title, "training": dict(what.training), "sampling": sampling}
+    return {**about, "pairs": pairs, "seeds": 3, "held_out": summary, "hardest": summary, **more}
+
+
+@pytest.fixture
+def judged(tmp_path):
+    made = [
+        ("ceiling", 0.99, 0.97),
+        ("full", 0.96, 0.9),
+        ("base", 0.5, 0.93),
+        ("off_0.4", 0.8, 0.92),
+        ("off_1", 0.97, 0.8),
+    ]
+    made += [("shared", 0.6, 0.9), ("released_0.7_1", 0.95, 0.88), ("two_strength_1_1.3", 0.98, 0.7)]
+    for name, right, words in made:
+        save_row(row(name, right, words), tmp_path)
+    return load_rows(tmp_path)
+
+
+def test_the_table_is_made_from_the_files(judged):
+    assert list(judged)[:4] == ["full", "base", "ceiling", "shared"]
+    text = table(judged)
+    assert (
+        "| right person | 50 % | 95 % | 96.0 % (94.0 to 98.0) | 99.0 % (97.0 to 101.0) | 50.0 % (48.0 to 52.0) |"
+        in text
+    )
+    assert "Words less those of the base: -3.0 points (-3.0 to -3.0)." in text
+    assert "| one shared K/V for both people | 60.0 % (58.0 to 62.0) |" in text
+    widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
+    assert widths == {7, 8}
+
+
+def test_the_plot_is_a_picture(judged, tmp_path):
+    pytest.importorskip("matplotlib")
+    with Image.open(plot(judged, tmp_path / "plot.png")) as picture:
+        assert picture.size == (1300, 585)
+    with pytest.raises(TrainingError, match="cannot be written"):
+        plot(judged, tmp_path / "no" / "plot.png")
+
+
+def test_a_damaged_row_is_named(tmp_path):
+    (tmp_path / "full.json").write_text('{"name": "full"')
+    with pytest.raises(TrainingError, match=r"The row .*full.json cannot be read"):
+        load_rows(tmp_path)
+
+
+def test_percentages_read_well():
+    assert percent({"mean": 0.9715, "low": 0.95, "high": 1.0}) == "97.2 % (95.0 to 100.0)"

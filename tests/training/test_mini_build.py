@@ -1,0 +1,203 @@
+"""Rebuilding the miniature: the loop of its frozen parts, its drawings, and the order of its stages."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dhumandiff.mini.world import people, sample_pair
+from training import TrainingError
+from training.__main__ import main as training_main
+from training.mini import build
+from training.mini.drawings import Drawings, draw_meetings, draw_people, draw_pictures
+from training.mini.fit import Muon, fit
+from training.mini.stages import STAGES, Stage, finished
+
+
+def small_model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(2, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.SiLU(), nn.Flatten(), nn.Linear(128, 3))
+
+
+def losses_of(model):
+    def losses(random, _):
+        x = torch.randn(16, 2, 4, 4, generator=random)
+        return {"apart": (model(x) - x.mean((2, 3))[:, [0, 1, 0]]).square().mean()}
+
+    return losses
+
+
+def weights_of(model):
+    return torch.cat([parameter.flatten() for parameter in model.parameters()])
+
+
+def test_fit_lowers_the_loss_notes_it_and_freezes_the_model(tmp_path):
+    model = small_model()
+    fit(tmp_path, "part", model, losses_of(model), steps=200)
+    rows = [line.split(",") for line in (tmp_path / "part.csv").read_text().splitlines()]
+    assert rows[0] == ["step", "apart"]
+    assert float(rows[-1][1]) < 0.3 * float(rows[1][1])
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_fit_that_was_interrupted_ends_in_the_same_weights(tmp_path):
+    whole = small_model()
+    fit(tmp_path / "whole", "part", whole, losses_of(whole), steps=40, save_every=10)
+
+    class Killed(Exception):
+        pass
+
+    broken = small_model()
+    inner = losses_of(broken)
+
+    def losses(random, step):
+        if step == 27:
+            raise Killed
+        return inner(random, step)
+
+    with pytest.raises(Killed):
+        fit(tmp_path / "run", "part", broken, losses, steps=40, save_every=10)
+    again = small_model()
+    fit(tmp_path / "run", "part", again, losses_of(again), steps=40, save_every=10)
+    assert torch.equal(weights_of(again), weights_of(whole))
+    assert (tmp_path / "run" / "part.csv").read_text() == (tmp_path / "whole" / "part.csv").read_text()
+
+
+def test_a_loss_that_is_no_number_ends_the_fit_and_names_part_and_step(tmp_path):
+    model = small_model()
+    with pytest.raises(TrainingError, match="part: the loss of step 3 is nan"):
+        fit(
+            tmp_path,
+            "part",
+            model,
+            lambda _, step: {"a": weights_of(model).sum() * (0 if step < 3 else float("nan"))},
+            steps=9,
+        )
+
+
+def test_muon_moves_a_matrix_by_an_orthogonal_one():
+    torch.manual_seed(0)
+    for shape in ((6, 20), (20, 6), (8, 3, 3, 3)):
+        weight = nn.Parameter(torch.zeros(shape))
+        weight.grad = torch.randn(shape)
+        Muon([weight], lr=1.0).step()
+        values = torch.linalg.svdvals(weight.detach().reshape(len(weight), -1))
+        scale = max(1.0, shape[0] / (weight.numel() / shape[0])) ** 0.5
+        assert ((values > 0.6 * scale) & (values < 1.3 * scale)).all(), shape
+
+
+def test_pictures_are_drawn_once_and_are_the_worlds(tmp_path):
+    drawn = draw_pictures(tmp_path / "pictures", 5, workers=1, first=40)
+    sample = sample_pair(42, references=0)
+    assert np.array_equal(drawn["images"][2], sample.picture)
+    assert drawn.told()[2]["caption"] == sample.caption
+    assert np.allclose(drawn["boxes"][2, 0], sample.people[0].face_box)
+    before = (tmp_path / "pictures" / "images.npy").stat().st_mtime_ns
+    draw_pictures(tmp_path / "pictures", 5, workers=1, first=40)
+    assert (tmp_path / "pictures" / "images.npy").stat().st_mtime_ns == before
+
+
+def test_a_crowd_says_whose_every_face_is(tmp_path):
+    alone = draw_people(tmp_path / "people", "judge", 4, views=2, workers=1)
+    met = draw_meetings(tmp_path / "meetings", "judge", 4, pictures=3, workers=1)
+    assert alone["aligned"].shape == (4, 2, 64, 64, 3)
+    assert alone["images"].dtype == np.uint8
+    assert [one["name"] for one in alone.told()] == [who.name for who in people("judge", 4)]
+    assert met["people"].max() < 4
+    assert met["heads"].shape == (3, 2, 96, 96, 3)
+    assert all(first != second for first, second in met["people"])
+
+
+def test_drawings_that_were_not_finished_are_drawn_again(tmp_path):
+    folder = tmp_path / "pictures"
+    draw_pictures(folder, 3, workers=1)
+    (folder / "told.json").unlink()
+    np.save(folder / "images.npy", np.zeros(1))
+    assert draw_pictures(folder, 3, workers=1)["images"].shape == (3, 96, 128, 3)
+    assert Drawings(folder).told()[0]["scene"]
+
+
+def test_every_stage_comes_after_what_it_needs():
+    names = list(STAGES)
+    for name, stage in STAGES.items():
+        assert all(names.index(needed) < names.index(name) for needed in stage.needs), name
+        assert 1 <= stage.processes <= build.CORES
+
+
+def test_one_stage_asks_for_what_it_stands_on_and_nothing_else():
+    assert build._wanted("vision") == ["crowd_train", "vision"]
+    assert build._wanted("") == list(STAGES)
+
+
+def _counting(folder):
+    (folder / "count").write_text((folder / "count").read_text() + "x" if (folder / "count").exists() else "x")
+
+
+def test_stages_run_once_in_order_and_a_failure_names_its_log(tmp_path, monkeypatch):
+    order = []
+
+    def start(folder, name, processes, weights, arguments=()):
+        order.append(name)
+        code = f"import pathlib, sys; d = pathlib.Path({str(folder)!r}, 'done'); d.mkdir(exist_ok=True); "
+        code += "sys.exit(3)" if name == "bad" else f"(d / '{name}.json').write_text('{{\"seconds\": 1}}')"
+        return [build.subprocess.Popen([sys.executable, "-c", code])]
+
+    stages = {
+        "a": Stage((), _counting, 1, "a"),
+        "b": Stage(("a",), _counting, 1, "b"),
+        "bad": Stage(("b",), _counting, 1, "c"),
+    }
+    monkeypatch.setattr(build, "STAGES", stages)
+    monkeypatch.setattr(build, "start", start)
+    monkeypatch.setattr(build.time, "sleep", lambda _: None)
+    build.build(tmp_path, ["a", "b"])
+    assert order == ["a", "b"]
+    assert finished(tmp_path, "b")
+    build.build(tmp_path, ["a", "b"])
+    assert order == ["a", "b"]
+    with pytest.raises(TrainingError, match=r"The stage bad failed.*bad\.log"):
+        build.build(tmp_path, ["a", "b", "bad"])
+
+
+def test_the_dry_run_lists_the_stages_and_does_nothing(tmp_path, capsys):
+    assert training_main(["mini", "--out", str(tmp_path / "run"), "--dry_run"]) == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in STAGES)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--row", "best"], "There is no row 'best'"),
+        (["--stage", "cooking"], "the stages are pictures"),
+        (["--outt", "x"], "outt"),
+    ],
+)
+def test_what_does_not_exist_is_refused_with_what_does(words, message, capsys):
+    assert training_main(["mini", *words]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_the_dry_run_of_a_row_says_what_is_trained_otherwise(capsys):
+    assert training_main(["mini", "--row", "no_order_swapping", "--dry_run"]) == 0
+    assert "--augment.swap_order 0.0" in capsys.readouterr().out
+
+
+def test_configurations_of_the_miniature_are_valid():
+    from training.config import TrainConfig
+    from training.data.settings import PrepareSettings
+    from training.mini.stages import CONFIGS
+    from training.parsing import parse
+
+    settings, _ = parse(
+        PrepareSettings, "prepare", ["--config", str(CONFIGS / "mini_prepare.yaml"), "--data", "d", "--out", "o"]
+    )
+    settings.check()
+    words = ["--config", str(CONFIGS / "mini.yaml"), "--data.folders", json.dumps([{"path": "shards"}]), "--run", "r"]
+    config, _ = parse(TrainConfig, "train", words)
+    assert settings.base == config.base.path == "mini"
+    assert config.data.passes % build.CORES == 0

@@ -1,0 +1,26 @@
+"""The miniature, from nothing: `python -m training mini` draws its world and trains everything that ships in dhumandiff/mini.
+
+    drawings.py      pictures, people and references of the world, drawn once by many processes
+    fit.py           the one small training loop that all frozen parts share: resumable, with averages and a log
+    autoencoder.py   8 px a latent, 8 channels
+    faces.py         detector, recogniser, and the judge, which conditions nothing
+    vision.py        a CLIP-like tower
+    text_to_image.py two text towers and the UNet: the base, which knows clothes, scenes and places but nobody's face
+    build.py         all of it in order, then prepare and train for the adapter
+
+    stages.py        the stages, each a process
+    sampling.py, judging.py, rows.py, table.py   portraits in batches, what the judge says of them, and the table of it
+
+The adapter is not trained here: `python -m training prepare` and `train` do that, with the config a user would copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """`python -m training mini`; see build.py."""
+    from .build import main
+
+    main(argv)
