@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import comfy.clip_vision
-import comfy.diffusers_convert
 import comfy.latent_formats
 import comfy.model_base
 import comfy.model_management as model_management
@@ -30,7 +29,8 @@ from torch import Tensor
 
 from ..dhumandiff.adapter import Adapter
 from ..dhumandiff.errors import AdapterError, HostError
-from ..dhumandiff.mini.base import END, LATENTS, START, TEXT_WIDTHS, UNET, VAE, VISION, whole_vocabulary
+from ..dhumandiff.mini.autoencoder import LATENTS, Autoencoder
+from ..dhumandiff.mini.base import END, START, TEXT_WIDTHS, UNET, VISION, whole_vocabulary
 from ..dhumandiff.mini.faces import MiniFaces, mini_faces
 from ..dhumandiff.mini.weights import FOLDER, load_part
 
@@ -173,33 +173,57 @@ def mini_clip() -> comfy.sd.CLIP:
 
 
 def mini_vae() -> comfy.sd.VAE:
-    """VAE: 8 pixels a latent pixel, as SDXL's, and eight channels."""
-    channels = VAE["block_out_channels"]
-    config = {
-        "embed_dim": VAE["latent_channels"],
-        "ddconfig": {
-            "double_z": True,
-            "z_channels": VAE["latent_channels"],
-            "resolution": VAE["sample_size"],
-            "in_channels": 3,
-            "out_ch": 3,
-            "ch": channels[0],
-            "ch_mult": [width // channels[0] for width in channels],
-            "num_res_blocks": VAE["layers_per_block"],
-            "attn_resolutions": [],
-            "dropout": 0.0,
-        },
-    }
+    """VAE: 8 pixels a latent pixel, as SDXL's, with channels and an architecture of its own."""
     with _shipped("vae"):
-        weights = comfy.diffusers_convert.convert_vae_state_dict(load_part("vae"))
-        made = comfy.sd.VAE(sd=weights, config={"params": config})
-        names = made.first_stage_model.state_dict().keys()
-        _complete(names - weights.keys(), weights.keys() - names)
-    made.latent_channels = LATENTS
-    for module in made.first_stage_model.modules():
-        if isinstance(module, torch.nn.GroupNorm):  # ComfyUI's always have 32 groups
-            module.num_groups = VAE["norm_num_groups"]
+        model = Autoencoder()
+        model.load_state_dict(load_part("vae"))
+    # ComfyUI recognises autoencoders by their weights; it gets the smallest one that it knows, which then makes room.
+    made = comfy.sd.VAE(sd=_placeholder(), config={"params": _PLACEHOLDER})
+    model = model.requires_grad_(False).eval().to(made.vae_dtype)
+    made.first_stage_model, made.latent_channels = _Latents(model), LATENTS
+    made.patcher = comfy.model_patcher.ModelPatcher(
+        made.first_stage_model, load_device=made.device, offload_device=model_management.vae_offload_device()
+    )
     return made
+
+
+class _Latents(torch.nn.Module):
+    """The autoencoder in ComfyUI's words: pixels <-> latents."""
+
+    def __init__(self, model: Autoencoder) -> None:
+        super().__init__()
+        self.model = model
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Pixels -1..1 [B, 3, H, W] -> latents [B, C, H / 8, W / 8]."""
+        return self.model.encode(pixels).latent_dist.mean
+
+    def decode(self, latents: Tensor, **_: Any) -> Tensor:
+        """Latents -> pixels -1..1."""
+        return self.model.decode(latents).sample
+
+
+_PLACEHOLDER = {
+    "embed_dim": 4,
+    "ddconfig": {
+        "double_z": True,
+        "z_channels": 4,
+        "resolution": 64,
+        "in_channels": 3,
+        "out_ch": 3,
+        "ch": 32,
+        "ch_mult": [1, 1, 1, 1],
+        "num_res_blocks": 1,
+        "attn_resolutions": [],
+        "dropout": 0.0,
+    },
+}
+
+
+def _placeholder() -> dict[str, Tensor]:
+    from comfy.ldm.models.autoencoder import AutoencoderKL
+
+    return AutoencoderKL(**_PLACEHOLDER).state_dict()
 
 
 # --- what looks at references, and the adapter ------------------------------------------------------------------------

@@ -45,7 +45,7 @@ def test_the_base_is_an_sdxl_in_small(pipeline):
     assert config.cross_attention_dim == sum(base.TEXT_WIDTHS)
     assert pipeline.text_encoder_2.config.projection_dim == base.TEXT_WIDTHS[1]
     assert 2 ** (len(pipeline.vae.config.block_out_channels) - 1) == 8
-    assert pipeline.vae.config.latent_channels == config.in_channels == 4
+    assert pipeline.vae.config.latent_channels == config.in_channels == 16
     assert pipeline.tokenizer("a").input_ids == pipeline.tokenizer_2("a").input_ids
     assert not any(parameter.requires_grad for parameter in (*pipeline.unet.parameters(), *pipeline.vae.parameters()))
 
@@ -67,7 +67,7 @@ def test_two_drawn_people_reach_the_unet(pipeline, monkeypatch):
     references = [encode_reference(photo, vision, faces, minimum_size=32)[0] for photo in photos]
     assert references[0].clip_hidden.shape == (1, 65, base.VISION_WIDTH)
     assert references[0].identity.shape == (1, 512)
-    latents = torch.randn(1, 4, 12, 16, generator=torch.Generator().manual_seed(0))
+    latents = torch.randn(1, 16, 12, 16, generator=torch.Generator().manual_seed(0))
     text = torch.zeros(1, 77, sum(base.TEXT_WIDTHS))
     added = {"text_embeds": torch.zeros(1, base.TEXT_WIDTHS[1]), "time_ids": torch.zeros(1, 6)}
 

@@ -2,8 +2,8 @@
 
     pipeline = mini_pipeline()            # a StableDiffusionXLPipeline, what hosts/diffusers_base.py hands out as "mini"
 
-Block types, layer order, the two text encoders, pooled and size embeddings, noise schedule and the 8-fold latents are
-SDXL's; latents have eight channels. Trained by `python -m training mini` on the world of `dhumandiff.mini.world`, without identity.
+Block types, layer order, the two text encoders, pooled and size embeddings, and noise schedule are SDXL's.
+Latents are 8 px wide, too; the autoencoder that makes them is the miniature's own. Trained by `python -m training mini` on the world of `dhumandiff.mini.world`, without identity.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from ..hosts.diffusers_vision import ClipVision, package
 from ..tiny import tiny_scheduler, tiny_tokenizer
+from .autoencoder import LATENTS, Autoencoder
 from .weights import load_part
 
 __all__ = [
     "SIZE",
     "build_text_encoders",
     "build_unet",
-    "build_vae",
     "build_vision",
     "compact_vocabulary",
     "mini_pipeline",
@@ -38,22 +38,6 @@ CONTEXT = sum(TEXT_WIDTHS)
 CHANNELS = (64, 64, 96)
 VISION_WIDTH = 128
 VOCABULARY, START, END = 49408, 49406, 49407
-
-LATENTS = 8
-"""Channels of a latent. SDXL's 4 would do for its 1024 px; here a face is 3.5 latents wide, and the best linear code of 4
-channels keeps 19.1 dB of these pictures, of 8 channels 21.4 dB."""
-
-VAE_GROUPS = 8
-VAE: dict[str, Any] = {
-    "block_out_channels": (32, 32, 64, 96),
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "layers_per_block": 1,
-    "latent_channels": LATENTS,
-    "norm_num_groups": VAE_GROUPS,  # groups of one channel could not tell a bright picture from a dark one
-    "sample_size": 128,
-    "scaling_factor": 0.13025,
-}
 
 UNET: dict[str, Any] = {
     "sample_size": 16,
@@ -83,11 +67,6 @@ VISION: dict[str, Any] = {
     "projection_dim": VISION_WIDTH,
     "hidden_act": "gelu",
 }
-
-
-def build_vae() -> nn.Module:
-    """The AutoencoderKL, untrained."""
-    return package("diffusers").AutoencoderKL(**VAE)
 
 
 def build_unet() -> nn.Module:
@@ -144,9 +123,9 @@ def mini_pipeline() -> Any:
     )
 
 
-def mini_vae() -> nn.Module:
+def mini_vae() -> Autoencoder:
     """The trained autoencoder."""
-    return _fill(build_vae(), load_part("vae"))
+    return _fill(Autoencoder(), load_part("vae"))
 
 
 def mini_vision() -> ClipVision:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dhumandiff.mini.faces import ALIGNED, SEEN, SIDE, STRIDE, UNIT, Detector, Recogniser, align_face
 
-from .autoencoder import picture_of
+from .autoencoder import picture_of, pixels_of
 from .drawings import Drawings
 from .fit import fit
 
@@ -88,8 +88,7 @@ def through_autoencoder(vae: nn.Module, meetings: Drawings, batch: int = 64) -> 
     images, landmarks = meetings["images"], meetings["landmarks"]
     found = np.empty((len(images), 2, ALIGNED, ALIGNED, 3), dtype=np.uint8)
     for start in range(0, len(images), batch):
-        pixels = torch.from_numpy(np.ascontiguousarray(images[start : start + batch])).permute(0, 3, 1, 2)
-        made = picture_of(vae.decode(vae.encode(pixels.float() / 127.5 - 1).latent_dist.mean).sample)
+        made = picture_of(vae.decode(vae.encode(pixels_of(images[start : start + batch])).latent_dist.mean).sample)
         for n, picture in enumerate(made, start):
             found[n] = [align_face(picture, landmarks[n, k]) for k in (0, 1)]
     return found

@@ -60,7 +60,7 @@ def _autoencoder(folder: Path) -> None:
     from .autoencoder import train_autoencoder
     from .drawings import Drawings
 
-    vae = train_autoencoder(folder, Drawings(folder / "pictures"), 2600)
+    vae = train_autoencoder(folder, Drawings(folder / "pictures"), 4000)
     save_part("vae", vae.state_dict(), folder / "weights")
 
 
