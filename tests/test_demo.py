@@ -21,6 +21,8 @@ from dhumandiff.mini.faces import MiniFaces
 from dhumandiff.mini.world import SPLITS, distance
 from dhumandiff.prompt import parse_prompt
 
+pytestmark = pytest.mark.miniature
+
 
 @pytest.fixture
 def quick(monkeypatch):

@@ -187,6 +187,7 @@ def test_with_the_base_mini_the_defaults_are_those_of_its_world(drawn, asked, ca
     assert (asked["size"], asked["steps"], asked["cfg"], asked["negative"]) == ((192, 128), 3, 1.5, "snow")
 
 
+@pytest.mark.miniature
 @pytest.mark.parametrize("size", [(128, 96), (64, 160)])
 def test_the_base_mini_needs_nothing_that_does_not_ship(drawn, tmp_path, size):
     assert run({**drawn, "--steps": [1], "--size": ["{}x{}".format(*size)]}) == 0
@@ -197,6 +198,7 @@ def test_the_base_mini_needs_nothing_that_does_not_ship(drawn, tmp_path, size):
     assert "Negative prompt: \nSteps: 1, Sampler: Euler, CFG scale: 4.0" in picture.text["parameters"]
 
 
+@pytest.mark.miniature
 def test_drawn_people_are_seen_by_the_miniature_s_own_eyes_and_are_no_bad_photos(
     drawn, asked, tmp_path, capsys, monkeypatch
 ):

@@ -7,7 +7,10 @@ from comfyui import REPOSITORY
 
 pytest.importorskip("playwright.sync_api", reason="pip install playwright (no browser download needed)")
 
-from test_page import browser, page, pytestmark, screenshot  # noqa: F401 (fixtures)
+from test_page import browser, page, screenshot  # noqa: F401 (fixtures)
+from test_page import pytestmark as of_pages
+
+pytestmark = [of_pages, pytest.mark.miniature]
 
 WORKFLOW = json.loads((REPOSITORY / "workflows" / "mini_dual_portrait.json").read_text())
 

@@ -38,6 +38,7 @@ class Muon(torch.optim.Optimizer):
     def step(self) -> None:  # type: ignore[override]
         """Move every parameter that has a gradient."""
         for group in self.param_groups:
+            alike: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}  # matrices of one shape are turned together
             for parameter in group["params"]:
                 if parameter.grad is None:
                     continue
@@ -46,20 +47,23 @@ class Muon(torch.optim.Optimizer):
                     state["momentum"] = torch.zeros_like(parameter)
                 momentum = state["momentum"].mul_(group["momentum"]).add_(parameter.grad)
                 move = (parameter.grad + group["momentum"] * momentum).reshape(len(parameter), -1)
-                move = _orthogonal(move)
-                scale = max(1.0, move.shape[0] / move.shape[1]) ** 0.5
-                parameter.add_(move.reshape(parameter.shape), alpha=-group["lr"] * scale)
+                alike.setdefault(move.shape, []).append((parameter, move))
+            for (rows, columns), some in alike.items():
+                scale = max(1.0, rows / columns) ** 0.5
+                turned = _orthogonal(torch.stack([move for _, move in some]))
+                for (parameter, _), move in zip(some, turned, strict=True):
+                    parameter.add_(move.reshape(parameter.shape), alpha=-group["lr"] * scale)
 
 
-def _orthogonal(matrix: Tensor) -> Tensor:
-    """The nearest matrix with singular values of about 1, by five Newton-Schulz steps with Muon's coefficients."""
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.T if tall else matrix
-    x = x / (x.norm() + 1e-7)
+def _orthogonal(matrices: Tensor) -> Tensor:
+    """The nearest matrices with singular values of about 1, by five Newton-Schulz steps with Muon's coefficients."""
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = matrices.mT if tall else matrices
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(5):
-        a = x @ x.T
+        a = x @ x.mT
         x = 3.4445 * x + (-4.775 * a + 2.0315 * a @ a) @ x
-    return x.T if tall else x
+    return x.mT if tall else x
 
 
 def fit(

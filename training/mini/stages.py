@@ -21,7 +21,7 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 
 PICTURES = 24_000
 """That the autoencoder and the base see; of strangers, so that the base learns nobody."""
-PEOPLE, MEETINGS = 3_000, 8_000
+PEOPLE, MEETINGS = 3_000, 6_000
 """Training identities, and pictures of two of them, for the vision tower and the adapter."""
 OTHERS = 4_000
 """Identities of the recogniser, and as many others of the judge."""
@@ -55,13 +55,17 @@ def _crowd(split: str, count: int, meetings: int) -> Callable[[Path], None]:
 
 
 def _autoencoder(folder: Path) -> None:
+    import numpy as np
+
     from dhumandiff.mini.weights import save_part
 
-    from .autoencoder import train_autoencoder
+    from .autoencoder import encode_all, train_autoencoder
     from .drawings import Drawings
 
-    vae = train_autoencoder(folder, Drawings(folder / "pictures"), 4000)
+    drawings = Drawings(folder / "pictures")
+    vae = train_autoencoder(folder, drawings, 4000)
     save_part("vae", vae.state_dict(), folder / "weights")
+    np.save(folder / "pictures" / "latents.npy", encode_all(vae, drawings["images"]).numpy())
 
 
 def _vision(folder: Path) -> None:
@@ -110,15 +114,13 @@ def _judge(folder: Path) -> None:
 
 
 def _text_to_image(folder: Path) -> None:
-    from dhumandiff.mini.base import mini_vae
+    import torch
 
-    from .autoencoder import encode_all
     from .drawings import Drawings
     from .text_to_image import save_text_to_image, train_text_to_image
 
     drawings = Drawings(folder / "pictures")
-    latents = encode_all(mini_vae(), drawings["images"])
-    model = train_text_to_image(folder, latents, drawings.told(), 4500)
+    model = train_text_to_image(folder, torch.tensor(drawings["latents"]), drawings.told(), 3000)
     save_text_to_image(model, folder / "weights")
 
 
@@ -164,7 +166,7 @@ def save_adapter(run: Path, path: Path) -> None:
 STAGES: dict[str, Stage] = {
     "pictures": Stage((), _pictures, 2, "draw pictures of strangers"),
     "autoencoder": Stage(("pictures",), _autoencoder, 24, "train the autoencoder"),
-    "crowd_train": Stage((), _crowd("train", PEOPLE, 6000), 3, "draw the people of the vision tower"),
+    "crowd_train": Stage((), _crowd("train", PEOPLE, MEETINGS), 3, "draw the people of the vision tower"),
     "vision": Stage(("crowd_train",), _vision, 18, "train the vision tower"),
     "text_to_image": Stage(("autoencoder",), _text_to_image, 45, "train text towers and UNet"),
     "crowd_recogniser": Stage((), _crowd("recogniser", OTHERS, 8000), 4, "draw the recogniser's people"),
