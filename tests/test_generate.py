@@ -178,6 +178,7 @@ def drawn(tmp_path):
     return line
 
 
+@pytest.mark.miniature
 def test_with_the_base_mini_the_defaults_are_those_of_its_world(drawn, asked, capsys):
     assert run(drawn) == 130
     assert (asked["size"], asked["steps"], asked["cfg"], asked["negative"]) == ((128, 96), 20, 4.0, "")

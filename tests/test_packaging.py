@@ -134,7 +134,7 @@ def test_every_folder_with_modules_is_a_package():
 def kinds(workflow):
     """Node types of a workflow, also inside its subgraphs."""
     graph = json.loads(workflow.read_text())
-    subgraphs = graph.get("definitions", {}).get("subgraphs", [])
+    subgraphs = (graph.get("definitions") or {}).get("subgraphs", [])
     inside = {node["type"] for part in (graph, *subgraphs) for node in part["nodes"]}
     return inside - {part["id"] for part in subgraphs}
 

@@ -31,8 +31,8 @@ class Muon(torch.optim.Optimizer):
     torch.optim.Muon takes matrices only; here a convolution [out, in, h, w] counts as the matrix [out, in * h * w].
     """
 
-    def __init__(self, parameters: Iterable[Tensor], lr: float, momentum: float = 0.95) -> None:
-        super().__init__(parameters, {"lr": lr, "momentum": momentum})
+    def __init__(self, parameters: Iterable[Tensor], lr: float, momentum: float = 0.95, decay: float = 0.0) -> None:
+        super().__init__(parameters, {"lr": lr, "momentum": momentum, "decay": decay})
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
@@ -52,6 +52,7 @@ class Muon(torch.optim.Optimizer):
                 scale = max(1.0, rows / columns) ** 0.5
                 turned = _orthogonal(torch.stack([move for _, move in some]))
                 for (parameter, _), move in zip(some, turned, strict=True):
+                    parameter.mul_(1 - group["lr"] * group["decay"])
                     parameter.add_(move.reshape(parameter.shape), alpha=-group["lr"] * scale)
 
 
@@ -75,6 +76,7 @@ def fit(
     steps: int,
     rate: float = 2e-3,
     turn: float = 0.03,
+    decay: float = 0.0,
     plain: Iterable[Tensor] = (),
     ema: float = 0.995,
     save_every: int = 100,
@@ -83,7 +85,7 @@ def fit(
     """Train `model` in place and leave the averages of its weights in it.
 
     losses: one batch's loss parts, drawn with the generator of this step; their sum is minimised.
-    rate, turn: learning rates of AdamW and of Muon. plain: matrices for AdamW all the same, such as tables of words.
+    rate, turn: learning rates of AdamW and of Muon. decay: Muon's weight decay. plain: matrices for AdamW all the same, such as tables of words.
     folder: keeps <name>.pt (to go on) and <name>.csv (the losses). A finished run is only loaded.
     """
     kept, log = folder / f"{name}.pt", folder / f"{name}.csv"
@@ -92,7 +94,10 @@ def fit(
     aside = {id(parameter) for parameter in plain}
     turned = [parameter for parameter in parameters if parameter.ndim > 1 and id(parameter) not in aside]
     rest = [parameter for parameter in parameters if parameter.ndim < 2 or id(parameter) in aside]
-    optimisers = (Muon(turned, turn), torch.optim.AdamW(rest, lr=rate, weight_decay=0.0, betas=(0.9, 0.99)))
+    optimisers = (
+        Muon(turned, turn, decay=decay),
+        torch.optim.AdamW(rest, lr=rate, weight_decay=0.0, betas=(0.9, 0.99)),
+    )
     averages = [parameter.detach().clone() for parameter in parameters]
     done, smooth = 0, {}
     if kept.exists():
@@ -120,8 +125,8 @@ def fit(
         nn.utils.clip_grad_norm_(rest, CLIP)
         for optimiser in optimisers:
             optimiser.step()
-        decay = min(ema, (step + 1) / (step + 10))
-        torch._foreach_lerp_(averages, [parameter.data for parameter in parameters], 1 - decay)
+        kept_share = min(ema, (step + 1) / (step + 10))
+        torch._foreach_lerp_(averages, [parameter.data for parameter in parameters], 1 - kept_share)
         for part, value in parts.items():
             smooth[part] = 0.98 * smooth.get(part, value.item()) + 0.02 * value.item()
         if (step + 1) % 20 == 0:
