@@ -30,9 +30,10 @@ from torch import Tensor
 from ..dhumandiff.adapter import Adapter
 from ..dhumandiff.errors import AdapterError, HostError
 from ..dhumandiff.mini.autoencoder import LATENTS, Autoencoder
-from ..dhumandiff.mini.base import END, START, TEXT_WIDTHS, UNET, VISION, whole_vocabulary
+from ..dhumandiff.mini.base import TEXT_HEADS, TEXT_WIDTHS, UNET, VISION, whole_vocabulary
 from ..dhumandiff.mini.faces import MiniFaces, mini_faces
 from ..dhumandiff.mini.weights import FOLDER, load_part
+from ..dhumandiff.tiny import END, START
 
 HEAD_CHANNELS = UNET["block_out_channels"][0] // UNET["attention_head_dim"][0]
 
@@ -149,8 +150,10 @@ class _MiniTextModel(comfy.sdxl_clip.SDXLClipModel):
         torch.nn.Module.__init__(self)  # SDXL's own would build its large towers
         options = {"device": device, "dtype": dtype, "model_options": model_options or {}}
         low, big = TEXT_WIDTHS
-        self.clip_l = _tower(low, 2, "quick_gelu", **options)
-        self.clip_g = _tower(big, 3, "gelu", special_tokens={"start": START, "end": END, "pad": 0}, **options)
+        self.clip_l = _tower(low, TEXT_HEADS[0], "quick_gelu", **options)
+        self.clip_g = _tower(
+            big, TEXT_HEADS[1], "gelu", special_tokens={"start": START, "end": END, "pad": 0}, **options
+        )
         self.dtypes = {dtype}
 
 

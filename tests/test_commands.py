@@ -138,7 +138,7 @@ def test_the_version_is_that_of_the_package():
     assert f'\nversion = "{dhumandiff.__version__}"\n' in project
     assert {"Adapter", "FaceReference"} <= set(dir(dhumandiff))
     with pytest.raises(AttributeError, match="has no attribute 'Adaptor'"):
-        dhumandiff.Adaptor  # noqa: B018
+        dhumandiff.Adaptor  # noqa: B018 (looking it up is the test)
 
 
 # Download

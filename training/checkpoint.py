@@ -187,7 +187,7 @@ def set_random_state(state: Mapping[str, Any]) -> None:
     if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
     kind, keys, *rest = state["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002 (as above)
     version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers), gauss))
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..hosts.diffusers_vision import ClipVision, package
-from ..tiny import tiny_scheduler, tiny_tokenizer
+from ..tiny import VOCABULARY, tiny_scheduler, tiny_tokenizer, untrained_text_encoders
 from .autoencoder import LATENTS, Autoencoder
 from .weights import load_part
 
@@ -34,10 +34,10 @@ SIZE = (128, 96)
 """Width and height of the pictures it was trained on, px."""
 
 TEXT_WIDTHS = (64, 96)
+TEXT_HEADS = (2, 3)
 CONTEXT = sum(TEXT_WIDTHS)
 CHANNELS = (64, 64, 96)
 VISION_WIDTH = 128
-VOCABULARY, START, END = 49408, 49406, 49407
 
 UNET: dict[str, Any] = {
     "sample_size": 16,
@@ -76,28 +76,7 @@ def build_unet() -> nn.Module:
 
 def build_text_encoders() -> tuple[nn.Module, nn.Module]:
     """(CLIP-L of width 64, CLIP-G of width 96 with a projection), untrained."""
-    transformers = package("transformers")
-    shared = {
-        "num_hidden_layers": 3,
-        "vocab_size": VOCABULARY,
-        "max_position_embeddings": 77,
-        "bos_token_id": START,
-        "eos_token_id": END,
-        "pad_token_id": END,
-    }
-    low, big = TEXT_WIDTHS
-    first = transformers.CLIPTextConfig(
-        hidden_size=low, intermediate_size=4 * low, num_attention_heads=2, hidden_act="quick_gelu", **shared
-    )
-    second = transformers.CLIPTextConfig(
-        hidden_size=big,
-        intermediate_size=4 * big,
-        num_attention_heads=3,
-        hidden_act="gelu",
-        projection_dim=big,
-        **shared,
-    )
-    return transformers.CLIPTextModel(first), transformers.CLIPTextModelWithProjection(second)
+    return untrained_text_encoders(TEXT_WIDTHS, TEXT_HEADS)
 
 
 def build_vision() -> nn.Module:

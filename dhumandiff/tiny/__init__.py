@@ -39,6 +39,7 @@ __all__ = [
     "tiny_unet",
     "tiny_vae",
     "tiny_vision",
+    "untrained_text_encoders",
 ]
 
 Depth = Literal["tiny", "sdxl"]
@@ -89,33 +90,34 @@ def tiny_unet(seed: int = 0, depth: Depth = "tiny") -> nn.Module:
     return _pass_input_through(_fill(unet, seed))
 
 
+def untrained_text_encoders(widths: tuple[int, int], heads: tuple[int, int]) -> tuple[nn.Module, nn.Module]:
+    """(CLIP-L, CLIP-G with a projection) of these widths, three layers each, SDXL's vocabulary; the library's own weights."""
+    transformers = package("transformers")
+
+    def config(width: int, heads: int, activation: str, **more: Any) -> Any:
+        return transformers.CLIPTextConfig(
+            hidden_size=width,
+            intermediate_size=4 * width,
+            num_attention_heads=heads,
+            hidden_act=activation,
+            num_hidden_layers=3,
+            vocab_size=VOCABULARY,
+            max_position_embeddings=77,
+            bos_token_id=START,
+            eos_token_id=END,
+            pad_token_id=END,
+            **more,
+        )
+
+    first = config(widths[0], heads[0], "quick_gelu")
+    second = config(widths[1], heads[1], "gelu", projection_dim=widths[1])
+    return transformers.CLIPTextModel(first), transformers.CLIPTextModelWithProjection(second)
+
+
 def tiny_text_encoders(seed: int = 0) -> tuple[nn.Module, nn.Module]:
     """(CLIP-L of width 64, CLIP-G of width 128 with a projection), three layers each, SDXL's vocabulary."""
-    transformers = package("transformers")
-    shared = {
-        "num_hidden_layers": 3,
-        "vocab_size": VOCABULARY,
-        "max_position_embeddings": 77,
-        "bos_token_id": START,
-        "eos_token_id": END,
-        "pad_token_id": END,
-    }
-    small, large = TEXT_WIDTHS
-    first = transformers.CLIPTextConfig(
-        hidden_size=small, intermediate_size=4 * small, num_attention_heads=1, hidden_act="quick_gelu", **shared
-    )
-    second = transformers.CLIPTextConfig(
-        hidden_size=large,
-        intermediate_size=4 * large,
-        num_attention_heads=2,
-        hidden_act="gelu",
-        projection_dim=large,
-        **shared,
-    )
-    return (
-        _fill(transformers.CLIPTextModel(first), seed + 1),
-        _fill(transformers.CLIPTextModelWithProjection(second), seed + 2),
-    )
+    first, second = untrained_text_encoders(TEXT_WIDTHS, heads=(1, 2))
+    return _fill(first, seed + 1), _fill(second, seed + 2)
 
 
 def tiny_tokenizer(second: bool = False) -> Any:

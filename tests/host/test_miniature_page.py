@@ -34,7 +34,7 @@ def people(opened):
     return [node["inputs"] for node in prompt.values() if node["class_type"] == "DHDDrawPerson"]
 
 
-def test_the_miniature_s_workflow_opens_without_red_nodes_and_runs_as_it_is(page):  # noqa: F811
+def test_the_miniature_s_workflow_opens_without_red_nodes_and_runs_as_it_is(page):  # noqa: F811 (the fixture)
     page.evaluate("workflow => window.app.loadGraphData(workflow)", WORKFLOW)
     page.wait_for_timeout(1500)
     page.evaluate("window.app.extensionManager.command.execute('Comfy.Canvas.FitView')")

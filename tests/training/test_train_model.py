@@ -59,7 +59,7 @@ def batch_of(encoders, people, sentences=SENTENCES, dropped=((False, False), (Fa
         text.append(embeds[0])
         pooled.append(pool[0])
         ids.append(torch.tensor(tokenizers[0](prompt.text, padding="max_length", max_length=77)["input_ids"])[None])
-        flat = lambda words: tokenizers[0](words, add_special_tokens=False)["input_ids"]  # noqa: E731
+        flat = lambda words: tokenizers[0](words, add_special_tokens=False)["input_ids"]  # noqa: E731 (a name for the next two lines)
         bound = [token for token in bind_tokens(prompt, flat) if not dropped[row][token.person - 1]]
         words += [[row, token.person - 1, 0, 1 + token.index] for token in bound]
     rows = len(sentences)
