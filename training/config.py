@@ -237,10 +237,13 @@ class ObjectivesConfig:
 class OptimiserConfig:
     """How the weights move."""
 
-    kind: Literal["adamw", "adamw8bit", "adafactor"] = "adamw"
-    """adamw keeps 8 bytes a weight, adamw8bit 2 (needs bitsandbytes and a GPU), adafactor next to nothing."""
+    kind: Literal["adamw", "adamw8bit", "muon", "adafactor"] = "adamw"
+    """adamw keeps 8 bytes a weight, muon 4, adamw8bit 2 (needs bitsandbytes and a GPU), adafactor next to nothing. muon
+    moves matrices by Muon and the rest by AdamW (training/muon.py); tried at the miniature's size only."""
     rate: float = 1e-4
     """Learning rate at its highest."""
+    turn: float = 0.02
+    """Muon's learning rate for matrices, likewise."""
     schedule: Literal["constant", "constant_with_warmup", "linear", "cosine"] = "constant_with_warmup"
     """How the rate goes on after the warm-up."""
     warmup: int = 500
@@ -257,7 +260,8 @@ class OptimiserConfig:
     """Where they are kept; cpu saves 4 bytes a weight on the GPU."""
 
     def __post_init__(self) -> None:
-        need(self.rate > 0, "optimiser.rate", self.rate, "a learning rate must be above 0")
+        for name in ("rate", "turn"):
+            need(getattr(self, name) > 0, f"optimiser.{name}", getattr(self, name), "a learning rate must be above 0")
         for name in ("warmup", "decay", "clip"):
             need(getattr(self, name) >= 0, f"optimiser.{name}", getattr(self, name), "it must be 0 or more")
         need(all(0 <= beta < 1 for beta in self.betas), "optimiser.betas", self.betas, "both lie from 0 to below 1")

@@ -21,7 +21,7 @@ from .start import start_adapter
 
 __all__ = ["Estimate", "dry_run", "estimate"]
 
-STATE = {"adamw": 8, "adamw8bit": 2, "adafactor": 0.1}
+STATE = {"adamw": 8, "adamw8bit": 2, "muon": 4, "adafactor": 0.1}
 """Bytes of the optimiser's state, a weight."""
 
 OWN = 1.0

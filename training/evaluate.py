@@ -283,20 +283,19 @@ def draw_sheet(easel: Easel, pictures: np.ndarray, pairs: int, seeds: int, zoom:
 
 def validation_loss(config: TrainConfig, adapter: Adapter) -> float:
     """The mean loss over the validation batches of a configuration, as `train` computes it before a checkpoint."""
-    import torch
     from accelerate import Accelerator
 
     from .base import check_shards_fit, load_base
     from .data.folder import open_folders
-    from .loop import _precision, _validate
     from .model import PairModel
     from .objectives import build_objectives, check_data
+    from .validate import DTYPES, choose_precision, validate
 
     validation = open_folders(config.data.validation)
     objectives = build_objectives(config.objectives)
     check_data(objectives, validation[0])
-    accelerator = Accelerator(mixed_precision=_precision(config.precision))
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision, torch.float32)
+    accelerator = Accelerator(mixed_precision=choose_precision(config.precision))
+    dtype = DTYPES[accelerator.mixed_precision]
     base = load_base(config.base.path, text_encoder=adapter.has_subject_path, vae=False, dtype=dtype)
     check_shards_fit(base, validation[0])
     watched = frozenset(what for objective in objectives for what in objective.watches)
@@ -306,7 +305,7 @@ def validation_loss(config: TrainConfig, adapter: Adapter) -> float:
     pair.to(accelerator.device)
     identity = "identity_swapped" if adapter.info.identity_channels == "rgb-swapped" else "identity"
     with accelerator.autocast():
-        return _validate(pair, objectives, config, validation, identity, accelerator)
+        return validate(pair, objectives, config, validation, identity, accelerator)
 
 
 def _write(path: Path, text: str) -> Path:

@@ -11,7 +11,7 @@ import math
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +25,17 @@ from . import TrainingError
 from .base import Base, check_shards_fit, load_base
 from .checkpoint import RUN_FILE, Run
 from .config import TrainConfig
-from .data.batch import AS_THEY_ARE, Batch, BatchMaker
+from .data.batch import Batch, BatchMaker
 from .data.folder import Folder, open_folders
 from .data.stream import Lane, Stream, chance
 from .model import PairModel
-from .objectives import Objective, build_objectives, check_data, losses_of
+from .objectives import build_objectives, check_data, losses_of
 from .optimise import Averages, make_optimiser, make_schedule
 from .parsing import as_dict
 from .resume import check_agreement, gather, restore, what_must_agree
 from .samples import draw_grid
 from .start import lighten, start_adapter
+from .validate import DTYPES, choose_precision, validate
 from .watch import Clock, Stop, Watch
 
 __all__ = ["Ended", "train"]
@@ -72,7 +73,7 @@ def train(config: TrainConfig) -> Ended:
     def weigh(values: Sequence[Any]) -> Any:
         return sum(objective.weight * value for objective, value in zip(objectives, values, strict=True))
 
-    accelerator = Accelerator(mixed_precision=_precision(config.precision))
+    accelerator = Accelerator(mixed_precision=choose_precision(config.precision))
     device, main = accelerator.device, accelerator.is_main_process
     say: Callable[[str], None] = print if main else lambda _: None
     passes, rank, processes = config.data.passes, accelerator.process_index, accelerator.num_processes
@@ -88,7 +89,7 @@ def train(config: TrainConfig) -> Ended:
     accelerator.wait_for_everyone()
 
     # The frozen base, and the adapter that learns.
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision, torch.float32)
+    dtype = DTYPES[accelerator.mixed_precision]
     base = load_base(
         config.base.path,
         text_encoder=config.start.subject_path,
@@ -149,7 +150,7 @@ def train(config: TrainConfig) -> Ended:
         score = smoothed
         if validation is not None:
             with averages.in_place():
-                score = _validate(pair, objectives, config, validation, identity, accelerator)
+                score = validate(pair, objectives, config, validation, identity, accelerator)
             score = score if math.isfinite(score) else math.inf  # never the best
             if watch is not None:
                 watch.validation(step, score)
@@ -236,30 +237,6 @@ def train(config: TrainConfig) -> Ended:
 
 
 @torch.no_grad()
-def _validate(
-    pair: PairModel,
-    objectives: Sequence[Objective],
-    config: TrainConfig,
-    validation: tuple[list[Folder], list[float]],
-    identity: str,
-    accelerator: Any,
-) -> float:
-    """The loss on data nothing was trained on: the same batches and noise every time, references of other photos."""
-    folders, weights = validation
-    make = BatchMaker(folders, replace(AS_THEY_ARE, paired=1.0), identity, lambda *names: chance("validation", *names))
-    lane, count = Lane(folders, weights, rows=config.data.micro_batch), config.data.validation_batches
-    total = torch.zeros((), device=accelerator.device)
-    pair.eval()
-    for number in range(count):
-        samples, draws = next(lane)
-        if number % accelerator.num_processes == accelerator.process_index:
-            batch, gamma = make(samples, draws, 0).to(accelerator.device), config.objectives.diffusion.min_snr_gamma
-            values = losses_of(pair, batch, pair.base.scheduler, objectives, gamma)
-            total += sum(objective.weight * value for objective, value in zip(objectives, values, strict=True)) / count
-    pair.train()
-    return float(accelerator.reduce(total, "sum"))
-
-
 def _grid(
     watch: Watch,
     step: int,
@@ -282,14 +259,6 @@ def _grid(
             autocast=accelerator.autocast,
         )
     return watch.picture(step, picture)
-
-
-def _precision(wanted: str) -> str:
-    if wanted == "auto":
-        return "bf16" if torch.cuda.is_available() else "no"
-    if wanted == "fp16" and not torch.cuda.is_available():
-        raise TrainingError("precision is fp16, which needs a GPU. Choose bf16 or no.")
-    return wanted
 
 
 def _not_finite(

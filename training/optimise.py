@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from . import TrainingError
 from .config import OptimiserConfig
+from .muon import Muon
 
 __all__ = ["Averages", "make_optimiser", "make_schedule"]
 
 
 def make_optimiser(config: OptimiserConfig, parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
-    """AdamW of torch or bitsandbytes, or torch's Adafactor. TrainingError when bitsandbytes is missing."""
+    """AdamW of torch or bitsandbytes, torch's Adafactor, or Muon. TrainingError when bitsandbytes is missing."""
     settings: dict[str, Any] = {"lr": config.rate, "weight_decay": config.decay}
     if config.kind == "adafactor":
         return torch.optim.Adafactor(parameters, **settings)
@@ -24,12 +25,16 @@ def make_optimiser(config: OptimiserConfig, parameters: Sequence[Tensor]) -> tor
     if config.kind == "adamw":
         # One kernel for all weights: torch's other way on GPUs needs as much memory again as the weights.
         return torch.optim.AdamW(parameters, fused=parameters[0].is_cuda, **settings)
+    if config.kind == "muon":
+        matrices = [parameter for parameter in parameters if parameter.ndim == 2]
+        rest = [parameter for parameter in parameters if parameter.ndim != 2]
+        return Muon(matrices, rest, turn=config.turn, **settings)
     try:
         from bitsandbytes.optim import AdamW8bit
     except ImportError as error:
         raise TrainingError(
             f"optimiser.kind is adamw8bit, but bitsandbytes cannot be imported ({error}). Install it with: "
-            "pip install bitsandbytes; or choose adamw or adafactor."
+            "pip install bitsandbytes; or choose adamw, muon or adafactor."
         ) from error
     return AdamW8bit(parameters, **settings)
 

@@ -18,12 +18,12 @@ from PIL import Image
 from torch import Tensor
 
 from ..attention import fit_masks
-from ..cascade import FACE_STRENGTH, FOCUS_SHARE, SCENE_STRENGTH, blend, focus_mask
+from ..cascade import FACE_STRENGTH, FOCUS_SHARE, SCENE_STRENGTH
 from ..errors import HostError
-from ..focus import FocusListener, ReleasedListener
 from ..prompt import Prompt, parse_prompt
-from .diffusers import Attached, attach
+from .diffusers import attach
 from .diffusers_base import BUILT_IN, choose_device, choose_dtype, load_pipeline, package
+from .diffusers_sampling import MASK_ADVICE, NO_MASK, Sampler, check_finite, released, two_strength
 from .diffusers_text import bound_words, encode_prompt
 
 if TYPE_CHECKING:
@@ -37,11 +37,6 @@ MODES = ("none", "two_strength", "released")
 
 NEGATIVE = "monochrome, lowres, bad anatomy, worst quality, low quality"
 """The negative prompt of the released script."""
-
-_NO_MASK = (
-    "The mode released reads its mask from the faces in the last step of a run at scene strength, and there are none."
-)
-_MASK_ADVICE = "Choose the mode two_strength, or let the faces count there."
 
 
 class Portrait:
@@ -143,13 +138,13 @@ class Portrait:
             attach(self.pipeline.unet, adapter, references, strength, person_strengths, masks, guidance) as attached,
         ):
             total = steps * (2 if mode == "released" else 1)
-            sampler = _Sampler(self, attached, conditions, cfg, (start, end), total, progress)
+            sampler = Sampler(self, attached, conditions, cfg, (start, end), total, progress)
             if mode == "none":
                 latent, focus = sampler.sample(noise, steps, lambda x, t, _: sampler.predict(strength, x, t)), None
             elif mode == "two_strength":
-                latent, focus = _two_strength(sampler, noise, steps, scene_strength, face_strength, focus_share)
+                latent, focus = two_strength(sampler, noise, steps, scene_strength, face_strength, focus_share)
             else:
-                latent, focus = _released(sampler, noise, steps, scene_strength, face_strength, focus_share)
+                latent, focus = released(sampler, noise, steps, scene_strength, face_strength, focus_share)
         return self._decode(latent), None if focus is None else focus[0].cpu()
 
     def bound_words(self, prompt: Prompt) -> str:
@@ -189,129 +184,9 @@ class Portrait:
             vae.to(torch.float32)
         with torch.no_grad():
             picture = vae.decode((latent / vae.config.scaling_factor).to(vae.dtype)).sample[0].float()
-        _check_finite(picture, "decoding the picture")
+        check_finite(picture, "decoding the picture")
         values = ((picture / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
         return Image.fromarray(values.permute(1, 2, 0).cpu().numpy())
-
-
-class _Sampler:
-    """Runs the scheduler, and predicts noise at a strength of the pair.
-
-    Args:
-        portrait: its UNet and scheduler.
-        attached: the pair.
-        conditions: see `Portrait._conditions`.
-        cfg: guidance.
-        share: start and end of the pair, see `Portrait.generate`.
-        total: steps of all runs, for progress.
-        progress: called with (steps done, total).
-
-    Attributes:
-        acts: whether the pair acts in the step that is being sampled.
-    """
-
-    def __init__(
-        self,
-        portrait: Portrait,
-        attached: Attached,
-        conditions: dict[str, Any],
-        cfg: float,
-        share: tuple[float, float],
-        total: int,
-        progress: Callable[[int, int], None] | None,
-    ) -> None:
-        self.portrait, self.attached, self.conditions = portrait, attached, conditions
-        self.cfg, self.total, self.progress, self.done = cfg, total, progress, 0
-        # Noise falls with the timestep, so comparing timesteps is comparing noise levels.
-        (start, end), last = share, portrait.scheduler.config.num_train_timesteps - 1
-        self._first_time = math.inf if start <= 0 else (1 - start) * last
-        self._last_time = -math.inf if end >= 1 else (1 - end) * last
-        self.acts = True
-
-    def acting(self, steps: int) -> list[bool]:
-        """For each step whether the pair acts in it. Sets the scheduler to its beginning."""
-        self.portrait.scheduler.set_timesteps(steps, device=self.portrait.device)
-        times = self.portrait.scheduler.timesteps.tolist()
-        return [self._last_time <= t <= self._first_time for t in times]
-
-    def sample(self, noise: Tensor, steps: int, predict: Callable[[Tensor, Any, bool], Tensor]) -> Tensor:
-        """From noise [N, C, H, W] of unit variance to latents, in float32.
-
-        `predict` gets the latent as it is, the time, and whether this is the last step.
-
-        Raises:
-            HostError: the pair acts in no step, or NaN came out of one.
-        """
-        scheduler, acting = self.portrait.scheduler, self.acting(steps)
-        if not any(acting):
-            raise HostError(
-                f"None of the {steps} steps lies between the pair's start and end, so the faces would be missing from the "
-                "picture. Move start and end apart, or take more steps."
-            )
-        x = noise.to(self.portrait.device) * scheduler.init_noise_sigma
-        times = list(scheduler.timesteps)
-        for i, t in enumerate(times):
-            self.acts = acting[i]
-            x = scheduler.step(predict(x, t, i == len(times) - 1), t, x).prev_sample
-            _check_finite(x, f"step {i + 1} of {len(times)}")
-            self.done += 1
-            if self.progress is not None:
-                self.progress(min(self.done, self.total), self.total)
-        return x
-
-    def predict(self, strength: float, x: Tensor, t: Any, observe: Callable | None = None) -> Tensor:
-        """Guided noise at a strength of the pair (0 in a step in which it does not act), float32.
-
-        `observe` hears every layer to which the pair adds something.
-        """
-        self.attached.strength, self.attached.observe = strength if self.acts else 0.0, observe
-        rows = len(self.conditions["encoder_hidden_states"])
-        scaled = self.portrait.scheduler.scale_model_input(x, t).to(self.portrait.dtype)
-        out = self.portrait.pipeline.unet(scaled.repeat(rows // len(x), 1, 1, 1), t, **self.conditions).sample.float()
-        if rows == len(x):
-            return out
-        unconditional, conditional = out.chunk(2)
-        return unconditional + self.cfg * (conditional - unconditional)
-
-
-def _two_strength(
-    sampler: _Sampler, noise: Tensor, steps: int, scene: float, face: float, share: float
-) -> tuple[Tensor, Tensor | None]:
-    """One trajectory; at every step the focus gathered so far joins both predictions."""
-    listener = FocusListener()
-    focus: Tensor | None = None
-
-    def predict(x: Tensor, t: Any, _: bool) -> Tensor:
-        nonlocal focus
-        # Attention can be heard only where the persons count at all.
-        at_scene = sampler.predict(scene, x, t, listener if scene > 0 else None)
-        if not sampler.acts:
-            return at_scene
-        at_face = sampler.predict(face, x, t, None if scene > 0 else listener)
-        maps = listener.maps()
-        if maps is None:  # all persons are at strength 0
-            return at_scene
-        focus = focus_mask(maps, share)
-        return blend(at_scene, at_face, focus)
-
-    return sampler.sample(noise, steps, predict), focus
-
-
-def _released(
-    sampler: _Sampler, noise: Tensor, steps: int, scene: float, face: float, share: float
-) -> tuple[Tensor, Tensor]:
-    """One run for the mask, read at its last step; a second one from the same noise, with both predictions."""
-    if not sampler.acting(steps)[-1]:
-        raise HostError(f"{_NO_MASK} The pair starts after the last of the {steps} steps. {_MASK_ADVICE}")
-    listener = ReleasedListener()
-    sampler.sample(noise, steps, lambda x, t, last: sampler.predict(scene, x, t, listener if last else None))
-    focus = listener.mask(len(noise), 100 * (1 - share))
-
-    def predict(x: Tensor, t: Any, _: bool) -> Tensor:
-        at_scene = sampler.predict(scene, x, t)
-        return blend(at_scene, sampler.predict(face, x, t), focus) if sampler.acts else at_scene
-
-    return sampler.sample(noise, steps, predict), focus
 
 
 def check_settings(
@@ -370,12 +245,4 @@ def _check_released(scene_strength: float, person_strengths: Sequence[float] | N
     }
     found = [reason for reason, holds in reasons.items() if holds]
     if found:
-        raise HostError(" ".join((_NO_MASK, *found, _MASK_ADVICE)))
-
-
-def _check_finite(values: Tensor, where: str) -> None:
-    if not values.isfinite().all():
-        raise HostError(
-            f"NaN or infinite values came out of {where}. Run the base in another dtype (--dtype bf16, or fp32), lower "
-            "the strengths or the guidance, and check that base and adapter files are whole."
-        )
+        raise HostError(" ".join((NO_MASK, *found, MASK_ADVICE)))

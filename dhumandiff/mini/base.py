@@ -34,7 +34,7 @@ SIZE = (128, 96)
 """Width and height of the pictures it was trained on, px."""
 
 TEXT_WIDTHS = (64, 96)
-TEXT_HEADS = (2, 3)
+TEXT_HEADS = (4, 6)
 CONTEXT = sum(TEXT_WIDTHS)
 CHANNELS = (64, 64, 96)
 VISION_WIDTH = 128

@@ -147,7 +147,7 @@ def test_the_seed_decides_everything(start, whole, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["adafactor"])
+@pytest.mark.parametrize("kind", ["muon", "adafactor"])
 def test_other_optimisers_resume_exactly_too(start, tmp_path, kind):
     settings = {"optimiser": {"kind": kind}}
     finish(start, tmp_path / "whole", **settings)

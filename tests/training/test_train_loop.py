@@ -239,7 +239,7 @@ def test_passes_that_cannot_be_shared_and_fp16_without_a_gpu_are_refused(config)
         train(config(steps=1, precision="fp16"))
 
 
-@pytest.mark.parametrize("kind", ["adamw", "adafactor"])
+@pytest.mark.parametrize("kind", ["adamw", "muon", "adafactor"])
 def test_every_optimiser_moves_the_weights(config, kind):
     ended = train(config(steps=2, optimiser={"kind": kind, "ema": 0.0, "warmup": 0}))
     assert weights_of(ended)["attention.0.to_v_ip1.weight"].any()
@@ -249,7 +249,7 @@ def test_a_missing_bitsandbytes_is_told(config):
     try:
         import bitsandbytes  # noqa: F401 (only whether it can be)
     except ImportError:
-        with pytest.raises(TrainingError, match="pip install bitsandbytes; or choose adamw or adafactor"):
+        with pytest.raises(TrainingError, match="pip install bitsandbytes; or choose adamw, muon or adafactor"):
             train(config(steps=1, optimiser={"kind": "adamw8bit"}))
     else:
         pytest.skip("bitsandbytes is installed")

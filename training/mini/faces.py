@@ -17,7 +17,7 @@ from .autoencoder import picture_of, pixels_of
 from .drawings import Drawings
 from .fit import fit
 
-__all__ = ["faces_of", "through_autoencoder", "train_detector", "train_recogniser"]
+__all__ = ["faces_of", "through_autoencoder", "train_detector", "train_recogniser", "worn"]
 
 SCALE, MARGIN = 24.0, 0.25
 """Of CosFace (arXiv 1801.09414)."""
@@ -43,7 +43,7 @@ def train_detector(folder: Path, pictures: Drawings, people: Drawings, steps: in
                 boxes, points = box[None], point[None]
             pixels[row], found = _placed(picture, boxes, points, random)
             faces.append(found)
-        out = model(_worn(pixels, random))
+        out = model(worn(pixels, random))
         heat, places, values = _targets(faces, out.shape[-1])
         return {"centre": _focal(out[:, 0], heat), "shape": F.l1_loss(out[:, 1:].permute(0, 2, 3, 1)[places], values)}
 
@@ -107,10 +107,10 @@ def seen(crops: Tensor, random: torch.Generator) -> Tensor:
     matrix = torch.cat([turn.view(count, 2, 2), between(-0.08, 0.08, 2, 1)], dim=-1)
     grid = F.affine_grid(matrix, (count, 3, SEEN, SEEN), align_corners=False)
     pixels = F.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
-    return _worn(pixels, random)
+    return worn(pixels, random)
 
 
-def _worn(pixels: Tensor, random: torch.Generator) -> Tensor:
+def worn(pixels: Tensor, random: torch.Generator) -> Tensor:
     """Other light, less detail, a little noise."""
     count, side = len(pixels), pixels.shape[-1]
     gain = 1 + 0.1 * (torch.rand(count, 1, 1, 1, generator=random) - 0.5)

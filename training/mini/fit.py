@@ -94,10 +94,9 @@ def fit(
     aside = {id(parameter) for parameter in plain}
     turned = [parameter for parameter in parameters if parameter.ndim > 1 and id(parameter) not in aside]
     rest = [parameter for parameter in parameters if parameter.ndim < 2 or id(parameter) in aside]
-    optimisers = (
-        Muon(turned, turn, decay=decay),
-        torch.optim.AdamW(rest, lr=rate, weight_decay=0.0, betas=(0.9, 0.99)),
-    )
+    optimisers = [torch.optim.AdamW(rest, lr=rate, weight_decay=0.0, betas=(0.9, 0.99))]
+    if turned:
+        optimisers.append(Muon(turned, turn, decay=decay))
     averages = [parameter.detach().clone() for parameter in parameters]
     done, smooth = 0, {}
     if kept.exists():
@@ -112,7 +111,7 @@ def fit(
     bar = tqdm(range(done, steps), initial=done, total=steps, desc=name, unit="step", mininterval=5)
     for step in bar:
         share = min((step + 1) / WARM, 0.5 * (1 + math.cos(math.pi * step / steps)) * 0.98 + 0.02)
-        for optimiser, full in zip(optimisers, (turn, rate), strict=True):
+        for optimiser, full in zip(optimisers, (rate, turn), strict=False):
             for group in optimiser.param_groups:
                 group["lr"] = full * share
         parts = losses(torch.Generator().manual_seed(hash((seed, step)) % 2**62), step)

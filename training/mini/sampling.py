@@ -26,7 +26,8 @@ from dhumandiff.errors import FaceError, HostError
 from dhumandiff.faces import FaceAnalyser
 from dhumandiff.focus import Observation, Place
 from dhumandiff.hosts.diffusers import PairedProcessor, check_fit, cross_attention_layers, layer_shape
-from dhumandiff.hosts.diffusers_pipeline import Portrait, _released, _Sampler, _two_strength, check_settings
+from dhumandiff.hosts.diffusers_pipeline import Portrait, check_settings
+from dhumandiff.hosts.diffusers_sampling import Sampler, released, two_strength
 from dhumandiff.hosts.diffusers_text import encode_prompt
 from dhumandiff.mini.base import SIZE, mini_pipeline, mini_vision
 from dhumandiff.mini.faces import MiniFaces, mini_faces, mini_judge
@@ -251,12 +252,12 @@ def _sample(
 ) -> Tensor:
     """Latents [N, C, h, w] of one batch."""
     tell = None if progress is None else lambda *_: progress(len(noise))
-    sampler = _Sampler(portrait, pair, conditions, sampling.cfg, (0.0, 1.0), sampling.all_steps, tell)
+    sampler = Sampler(portrait, pair, conditions, sampling.cfg, (0.0, 1.0), sampling.all_steps, tell)
     scene, face, share, steps = sampling.scene_strength, sampling.face_strength, sampling.focus_share, sampling.steps
     if sampling.mode == "none" or pair.adapter is None:
         strength = 0.0 if pair.adapter is None else sampling.strength
         return sampler.sample(noise, steps, lambda x, t, _: sampler.predict(strength, x, t))
-    run = _two_strength if sampling.mode == "two_strength" else _released
+    run = two_strength if sampling.mode == "two_strength" else released
     return run(sampler, noise, steps, scene, face, share)[0]
 
 

@@ -113,14 +113,23 @@ def _judge(folder: Path) -> None:
     save_part("judge", model.state_dict(), folder / "weights")
 
 
+def _towers(folder: Path) -> Any:
+    from .drawings import Drawings
+    from .towers import Sentences, train_towers
+
+    said = Sentences.of(Drawings(folder / "pictures").told())
+    return said, train_towers(folder, said, 500)
+
+
 def _text_to_image(folder: Path) -> None:
     import torch
 
     from .drawings import Drawings
     from .text_to_image import save_text_to_image, train_text_to_image
 
-    drawings = Drawings(folder / "pictures")
-    model = train_text_to_image(folder, torch.tensor(drawings["latents"]), drawings.told(), 3000)
+    said, towers = _towers(folder)  # trained by then: they are only read
+    latents = torch.tensor(Drawings(folder / "pictures")["latents"])
+    model = train_text_to_image(folder, latents, said, towers, 3000)
     save_text_to_image(model, folder / "weights")
 
 
@@ -168,7 +177,8 @@ STAGES: dict[str, Stage] = {
     "autoencoder": Stage(("pictures",), _autoencoder, 24, "train the autoencoder"),
     "crowd_train": Stage((), _crowd("train", PEOPLE, MEETINGS), 3, "draw the people of the vision tower"),
     "vision": Stage(("crowd_train",), _vision, 18, "train the vision tower"),
-    "text_to_image": Stage(("autoencoder",), _text_to_image, 45, "train text towers and UNet"),
+    "towers": Stage(("pictures",), _towers, 2, "train the text towers"),
+    "text_to_image": Stage(("autoencoder", "towers"), _text_to_image, 45, "train the UNet, and the towers with it"),
     "crowd_recogniser": Stage((), _crowd("recogniser", OTHERS, 8000), 4, "draw the recogniser's people"),
     "recogniser": Stage(("crowd_recogniser",), _recogniser, 12, "train the recogniser"),
     "detector": Stage(("pictures", "crowd_train"), _detector, 8, "train the face detector"),

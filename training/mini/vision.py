@@ -19,7 +19,7 @@ from dhumandiff.mini.base import VISION_WIDTH, build_vision
 from dhumandiff.mini.world import features, people
 
 from .drawings import Drawings
-from .faces import _worn
+from .faces import worn
 from .fit import fit
 
 __all__ = ["train_vision"]
@@ -80,4 +80,4 @@ def _moved(pictures: np.ndarray, random: torch.Generator) -> Tensor:
     matrix[:, 0, 0] = matrix[:, 1, 1] = zoom
     matrix[:, :, 2] = 0.08 * (torch.rand(count, 2, generator=random) - 0.5)
     grid = F.affine_grid(matrix, (count, 3, side, side), align_corners=False)
-    return _worn(F.grid_sample(pixels, grid, padding_mode="border", align_corners=False), random)
+    return worn(F.grid_sample(pixels, grid, padding_mode="border", align_corners=False), random)

@@ -1,0 +1,153 @@
+"""Sampling with a pair attached: the scheduler's loop, guidance, and the two cascades (cascade.py)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from ..cascade import blend, focus_mask
+from ..errors import HostError
+from ..focus import FocusListener, ReleasedListener
+
+if TYPE_CHECKING:
+    from .diffusers import Attached
+    from .diffusers_pipeline import Portrait
+
+__all__ = ["MASK_ADVICE", "NO_MASK", "Sampler", "check_finite", "released", "two_strength"]
+
+NO_MASK = (
+    "The mode released reads its mask from the faces in the last step of a run at scene strength, and there are none."
+)
+MASK_ADVICE = "Choose the mode two_strength, or let the faces count there."
+
+
+class Sampler:
+    """Runs the scheduler, and predicts noise at a strength of the pair. One picture or a batch.
+
+    Args:
+        portrait: its UNet and scheduler.
+        attached: the pair.
+        conditions: what the UNet gets beside latent and time; rows [negative; prompt], or the prompt's alone.
+        cfg: guidance.
+        share: start and end of the pair, see `Portrait.generate`.
+        total: steps of all runs, for progress.
+        progress: called with (steps done, total).
+
+    Attributes:
+        acts: whether the pair acts in the step that is being sampled.
+    """
+
+    def __init__(
+        self,
+        portrait: Portrait,
+        attached: Attached,
+        conditions: dict[str, Any],
+        cfg: float,
+        share: tuple[float, float],
+        total: int,
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
+        self.portrait, self.attached, self.conditions = portrait, attached, conditions
+        self.cfg, self.total, self.progress, self.done = cfg, total, progress, 0
+        # Noise falls with the timestep, so comparing timesteps is comparing noise levels.
+        (start, end), last = share, portrait.scheduler.config.num_train_timesteps - 1
+        self._first_time = math.inf if start <= 0 else (1 - start) * last
+        self._last_time = -math.inf if end >= 1 else (1 - end) * last
+        self.acts = True
+
+    def acting(self, steps: int) -> list[bool]:
+        """For each step whether the pair acts in it. Sets the scheduler to its beginning."""
+        self.portrait.scheduler.set_timesteps(steps, device=self.portrait.device)
+        times = self.portrait.scheduler.timesteps.tolist()
+        return [self._last_time <= t <= self._first_time for t in times]
+
+    def sample(self, noise: Tensor, steps: int, predict: Callable[[Tensor, Any, bool], Tensor]) -> Tensor:
+        """From noise [N, C, H, W] of unit variance to latents, in float32.
+
+        `predict` gets the latent as it is, the time, and whether this is the last step.
+
+        Raises:
+            HostError: the pair acts in no step, or NaN came out of one.
+        """
+        scheduler, acting = self.portrait.scheduler, self.acting(steps)
+        if not any(acting):
+            raise HostError(
+                f"None of the {steps} steps lies between the pair's start and end, so the faces would be missing from the "
+                "picture. Move start and end apart, or take more steps."
+            )
+        x = noise.to(self.portrait.device) * scheduler.init_noise_sigma
+        times = list(scheduler.timesteps)
+        for i, t in enumerate(times):
+            self.acts = acting[i]
+            x = scheduler.step(predict(x, t, i == len(times) - 1), t, x).prev_sample
+            check_finite(x, f"step {i + 1} of {len(times)}")
+            self.done += 1
+            if self.progress is not None:
+                self.progress(min(self.done, self.total), self.total)
+        return x
+
+    def predict(self, strength: float, x: Tensor, t: Any, observe: Callable | None = None) -> Tensor:
+        """Guided noise at a strength of the pair (0 in a step in which it does not act), float32.
+
+        `observe` hears every layer to which the pair adds something.
+        """
+        self.attached.strength, self.attached.observe = strength if self.acts else 0.0, observe
+        rows = len(self.conditions["encoder_hidden_states"])
+        scaled = self.portrait.scheduler.scale_model_input(x, t).to(self.portrait.dtype)
+        out = self.portrait.pipeline.unet(scaled.repeat(rows // len(x), 1, 1, 1), t, **self.conditions).sample.float()
+        if rows == len(x):
+            return out
+        unconditional, conditional = out.chunk(2)
+        return unconditional + self.cfg * (conditional - unconditional)
+
+
+def two_strength(
+    sampler: Sampler, noise: Tensor, steps: int, scene: float, face: float, share: float
+) -> tuple[Tensor, Tensor | None]:
+    """One trajectory; at every step the focus gathered so far joins both predictions."""
+    listener = FocusListener()
+    focus: Tensor | None = None
+
+    def predict(x: Tensor, t: Any, _: bool) -> Tensor:
+        nonlocal focus
+        # Attention can be heard only where the persons count at all.
+        at_scene = sampler.predict(scene, x, t, listener if scene > 0 else None)
+        if not sampler.acts:
+            return at_scene
+        at_face = sampler.predict(face, x, t, None if scene > 0 else listener)
+        maps = listener.maps()
+        if maps is None:  # all persons are at strength 0
+            return at_scene
+        focus = focus_mask(maps, share)
+        return blend(at_scene, at_face, focus)
+
+    return sampler.sample(noise, steps, predict), focus
+
+
+def released(
+    sampler: Sampler, noise: Tensor, steps: int, scene: float, face: float, share: float
+) -> tuple[Tensor, Tensor]:
+    """One run for the mask, read at its last step; a second one from the same noise, with both predictions."""
+    if not sampler.acting(steps)[-1]:
+        raise HostError(f"{NO_MASK} The pair starts after the last of the {steps} steps. {MASK_ADVICE}")
+    listener = ReleasedListener()
+    sampler.sample(noise, steps, lambda x, t, last: sampler.predict(scene, x, t, listener if last else None))
+    focus = listener.mask(len(noise), 100 * (1 - share))
+
+    def predict(x: Tensor, t: Any, _: bool) -> Tensor:
+        at_scene = sampler.predict(scene, x, t)
+        return blend(at_scene, sampler.predict(face, x, t), focus) if sampler.acts else at_scene
+
+    return sampler.sample(noise, steps, predict), focus
+
+
+def check_finite(values: Tensor, where: str) -> None:
+    """Refuse NaN. HostError says where it came from and what to change."""
+    if not values.isfinite().all():
+        raise HostError(
+            f"NaN or infinite values came out of {where}. Run the base in another dtype (--dtype bf16, or fp32), lower "
+            "the strengths or the guidance, and check that base and adapter files are whole."
+        )

@@ -1,0 +1,83 @@
+"""The text towers of the miniature: what their heads ask, and that they learn it."""
+
+import pytest
+import torch
+
+from dhumandiff.mini.world import COLOURS, SCENES
+from dhumandiff.tiny import tiny_tokenizer
+from training.mini.towers import NOTHING, Sentences, Towers, train_towers
+
+TOLD = [
+    {
+        "caption": "A man on the right and a woman on the left, in a green field. The man wears a red suit, the woman a green dress.",
+        "scene": list(SCENES)[0],
+        "colours": ["red", "green"],
+        "sides": ["right", "left"],
+    },
+    {
+        "caption": "On the left a boy wears a blue hoodie, on the right a lady wears a white shirt. They are at home.",
+        "scene": list(SCENES)[1],
+        "colours": ["blue", "white"],
+        "sides": ["left", "right"],
+    },
+]
+
+
+@pytest.fixture(scope="module")
+def said():
+    return Sentences.of(TOLD)
+
+
+def words_with(said, answers, row):
+    """The words at which something is asked, with the answers."""
+    tokenizer = tiny_tokenizer()
+    places = (answers[row] != NOTHING).nonzero()[:, 0].tolist()
+    return [(tokenizer.decode([said.low[row, place]]).strip(), int(answers[row, place])) for place in places]
+
+
+def test_garments_ask_for_their_wearer_s_side_and_a_green_field_for_nothing(said):
+    assert words_with(said, said.side, 0) == [("suit", 1), ("dress", 0)]
+    assert words_with(said, said.side, 1) == [("hoodie", 0), ("shirt", 1)]
+
+
+def test_sides_ask_for_the_colour_worn_there(said):
+    colours = list(COLOURS)
+    assert words_with(said, said.colour, 0) == [("right", colours.index("red")), ("left", colours.index("green"))]
+    assert words_with(said, said.colour, 1) == [("left", colours.index("blue")), ("right", colours.index("white"))]
+
+
+def test_a_sentence_s_end_asks_for_scene_and_both_colours_and_the_empty_sentence_for_nothing(said):
+    colours = list(COLOURS)
+    assert said.answers[:2].tolist() == [
+        [0, colours.index("green"), colours.index("red")],
+        [1, colours.index("blue"), colours.index("white")],
+    ]
+    assert (said.answers[2] == NOTHING).all()
+    assert said.ends[2] == 1
+    assert said.low[torch.arange(3), said.ends].tolist() == [49407] * 3
+
+
+def test_hidden_words_read_as_the_row_for_unknown_ones(said):
+    torch.manual_seed(0)
+    towers = Towers(said.vocabulary()).eval()
+    hidden = torch.zeros(2, 77, dtype=torch.bool)
+    hidden[0, 3] = True
+    rows, last = torch.tensor([0, 1]), torch.zeros(2, dtype=torch.bool)
+    with torch.no_grad():
+        plain, unknown = towers(said, rows, last)[0], towers(said, rows, last, hidden)[0]
+    assert torch.equal(plain[0, :3], unknown[0, :3])
+    assert not torch.allclose(plain[0, 3:], unknown[0, 3:])
+    assert torch.equal(plain[1], unknown[1])
+
+
+def test_training_makes_the_heads_answer_and_a_finished_run_is_only_loaded(said, tmp_path):
+    rows, last = torch.tensor([0, 1]), torch.zeros(2, dtype=torch.bool)
+    torch.manual_seed(6)
+    with torch.no_grad():
+        before = Towers(said.vocabulary())(said, rows, last)[2]
+    trained = train_towers(tmp_path, said, 12)
+    with torch.no_grad():
+        after = trained(said, rows, last)[2]
+    assert after < 0.7 * before
+    again = train_towers(tmp_path, said, 12)
+    assert all(torch.equal(a, b) for a, b in zip(trained.parameters(), again.parameters(), strict=True))

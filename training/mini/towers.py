@@ -1,0 +1,175 @@
+"""The two text towers, before the UNet meets them: they learn what a sentence says, as CLIP's know it before SDXL.
+
+The hard part is whose: "the man on the left a green sweater" binds three words over half a sentence. Asked only at a
+sentence's end, towers of this size name both colours and stay at chance about which is on the left (measured: 1,400 steps
+beside the UNet, cross entropy at ln 2). Asked at the words themselves, too, they know it after 300 steps. So heads read
+- off the pooled state: scene and the two colours,
+- off the layer before the last, which is what the UNet reads: at every garment its wearer's side, at every "left" and
+  "right" the colour there.
+The heads are thrown away with the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dhumandiff.mini.base import TEXT_WIDTHS, build_text_encoders
+from dhumandiff.mini.world import COLOURS, GARMENTS, SCENES
+from dhumandiff.tiny import END, tiny_tokenizer
+
+from .fit import fit
+
+__all__ = ["Sentences", "Towers", "train_towers"]
+
+BATCH = 64
+NOTHING = -100
+"""Where cross entropy asks nothing."""
+ENDS = (len(SCENES), len(COLOURS), len(COLOURS))
+SIDES = ("left", "right")
+AT_WORDS = 2.0
+"""Weight of what is asked at the words."""
+
+
+@dataclass(frozen=True)
+class Sentences:
+    """What all captions say, and the empty one at the end: token ids [N + 1, 77] for either tower, and the answers.
+
+    ends [N + 1] is the place of the end token. At the end: scene, colour on the left, colour on the right [N + 1, 3].
+    At the words, `NOTHING` elsewhere: the wearer's side at a garment, the colour at a side [N + 1, 77].
+    """
+
+    low: Tensor
+    big: Tensor
+    ends: Tensor
+    answers: Tensor
+    side: Tensor
+    colour: Tensor
+
+    @classmethod
+    def of(cls, told: Sequence[Mapping[str, Any]]) -> Sentences:
+        """told: the drawings' told.json."""
+        captions = [one["caption"] for one in told] + [""]
+        low, big = (
+            torch.tensor(tokenizer(captions, padding="max_length", max_length=77, truncation=True)["input_ids"])
+            for tokenizer in (tiny_tokenizer(), tiny_tokenizer(second=True))
+        )  # they differ in padding
+        colours, scenes = list(COLOURS), list(SCENES)
+        word = {name: _token(name) for name in (*colours, *SIDES)}
+        garments = torch.tensor([_token(name) for name in sorted(set(chain.from_iterable(GARMENTS.values())))])
+        side, colour = torch.full_like(low, NOTHING), torch.full_like(low, NOTHING)
+        answers = torch.full((len(captions), 3), NOTHING)
+        for n, one in enumerate(told):
+            worn = dict(zip(one["sides"], one["colours"], strict=True))
+            answers[n] = torch.tensor([scenes.index(one["scene"]), *(colours.index(worn[name]) for name in SIDES)])
+            garment = torch.isin(low[n], garments)
+            for place, name in enumerate(SIDES):
+                before = low[n].roll(1) == word[worn[name]]
+                side[n, garment & before] = place
+                colour[n, low[n] == word[name]] = answers[n, 1 + place]
+        ends = (low == END).int().argmax(dim=1)
+        return cls(low, big, ends, answers, side, colour)
+
+    def vocabulary(self) -> Tensor:
+        """The token ids that occur."""
+        return torch.unique(torch.cat([self.low, self.big]))
+
+
+class Words(nn.Module):
+    """A token table of the words that occur: `lookup` takes CLIP's token ids to its rows, row 0 stands for all others."""
+
+    def __init__(self, ids: Tensor, vocabulary: int, width: int) -> None:
+        super().__init__()
+        lookup = torch.zeros(vocabulary, dtype=torch.long)
+        lookup[ids] = torch.arange(1, len(ids) + 1)
+        self.register_buffer("lookup", lookup)
+        self.weight = nn.Parameter(torch.randn(len(ids) + 1, width) * 0.05)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids [B, T] -> [B, T, width]."""
+        return F.embedding(self.lookup[ids], self.weight)
+
+
+class Towers(nn.Module):
+    """CLIP-L and CLIP-G with the heads that ask them."""
+
+    def __init__(self, words: Tensor) -> None:
+        super().__init__()
+        self.towers = nn.ModuleList(build_text_encoders())
+        for tower, width in zip(self.towers, TEXT_WIDTHS, strict=True):
+            tower.set_input_embeddings(Words(words, tower.config.vocab_size, width))
+        self.end_heads = nn.ModuleList(nn.Linear(width, sum(ENDS)) for width in TEXT_WIDTHS)
+        self.word_heads = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(width, elementwise_affine=False), nn.Linear(width, len(SIDES) + len(COLOURS)))
+            for width in TEXT_WIDTHS
+        )
+
+    def forward(
+        self, said: Sentences, rows: Tensor, last: Tensor, unknown: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """rows [B]: sentences; last [B] bool: read CLIP-L after its last layer; unknown [B, 77] bool: words to hide.
+
+        Returns context [B, 77, 160], pooled [B, 96], and the loss of the heads.
+        """
+        outs = [
+            self._run(tower, ids[rows], unknown) for tower, ids in zip(self.towers, (said.low, said.big), strict=True)
+        ]
+        low, big = outs
+        asked = sum(
+            self._ask(k, out.hidden_states[-2], pooled, said, rows)
+            for k, (out, pooled) in enumerate(((low, low.pooler_output), (big, big.text_embeds)))
+        )
+        states = torch.where(last[:, None, None], low.last_hidden_state, low.hidden_states[-2])
+        return torch.cat([states, big.hidden_states[-2]], dim=-1), big.text_embeds, asked
+
+    def _run(self, tower: nn.Module, ids: Tensor, unknown: Tensor | None) -> Any:
+        if unknown is None:
+            return tower(ids, output_hidden_states=True)
+        table = tower.get_input_embeddings()
+        hook = table.register_forward_hook(lambda _, __, found: torch.where(unknown[..., None], table.weight[0], found))
+        try:
+            return tower(ids, output_hidden_states=True)
+        finally:
+            hook.remove()
+
+    def _ask(self, k: int, states: Tensor, pooled: Tensor, said: Sentences, rows: Tensor) -> Tensor:
+        loss = torch.zeros(())
+        for part, logits in enumerate(self.end_heads[k](pooled).split(ENDS, dim=-1)):
+            loss = loss + _entropy(logits, said.answers[rows, part])
+        side, colour = self.word_heads[k](states).split((len(SIDES), len(COLOURS)), dim=-1)
+        at_words = _entropy(side, said.side[rows]) + _entropy(colour, said.colour[rows])
+        return loss + AT_WORDS * at_words
+
+
+def train_towers(folder: Path, said: Sentences, steps: int) -> Towers:
+    """The towers with their heads; a run that is finished is only loaded."""
+    torch.manual_seed(6)
+    model = Towers(said.vocabulary())
+    captions = len(said.low) - 1
+
+    def losses(random: torch.Generator, _: int) -> dict[str, Tensor]:
+        rows = torch.randint(captions, (BATCH,), generator=random)
+        return {"heads": model(said, rows, torch.zeros(BATCH, dtype=torch.bool))[2]}
+
+    # Muon lets the towers' attention grow without bounds; AdamW does not.
+    fit(folder, "towers", model, losses, steps=steps, plain=list(model.parameters()), seed=6)
+    return model
+
+
+def _entropy(logits: Tensor, wanted: Tensor) -> Tensor:
+    """Mean cross entropy of [..., classes] where something is asked."""
+    return F.cross_entropy(logits.flatten(0, -2), wanted.flatten(), ignore_index=NOTHING)
+
+
+def _token(word: str) -> int:
+    ids = tiny_tokenizer()(word)["input_ids"]
+    if len(ids) != 3:
+        raise ValueError(f"{word!r} is not one token, but {len(ids) - 2}.")
+    return ids[1]
