@@ -3,13 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from layouts import random_reference, small_adapter
+from tiny_pair import MARKED, SMALL, far, two_people
 
 pytest.importorskip("diffusers", reason="install it with: pip install diffusers transformers accelerate")
 
 from dhumandiff import tiny
 from dhumandiff.cascade import released_focus_mask
-from dhumandiff.errors import HostError
 from dhumandiff.focus import FocusMap
 from dhumandiff.hosts import diffusers_pipeline
 from dhumandiff.hosts.diffusers import attach
@@ -17,9 +16,6 @@ from dhumandiff.hosts.diffusers_base import load_pipeline
 from dhumandiff.hosts.diffusers_pipeline import NEGATIVE, Portrait
 from dhumandiff.hosts.diffusers_text import encode_prompt
 from dhumandiff.prompt import parse_prompt
-
-MARKED = "A man@1 and a woman@2 in a garden"
-SMALL = {"steps": 3, "size": (64, 96)}
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +30,7 @@ def adapter():
 
 @pytest.fixture(scope="module")
 def people(adapter):
-    return [random_reference(adapter.info, seed=seed, clip_tokens=50) for seed in (1, 2)]
-
-
-def far(first, second):
-    """Largest difference of two pictures, 0..255."""
-    return np.abs(np.asarray(first).astype(int) - np.asarray(second).astype(int)).max()
+    return two_people(adapter)
 
 
 def noise_at(share):
@@ -248,47 +239,6 @@ def test_a_share_is_one_of_noise_however_the_steps_are_spaced(adapter, people, m
     assert strengths == [1.0 if step else 0.0 for step in acts]
 
 
-def unet_calls(portrait, generate):
-    """How often the UNet runs in a call."""
-    calls = []
-    hook = portrait.pipeline.unet.register_forward_pre_hook(lambda *_: calls.append(1))
-    try:
-        generate()
-    finally:
-        hook.remove()
-    return len(calls)
-
-
-def test_where_the_pair_does_not_act_one_prediction_is_enough(portrait, adapter, people):
-    late = {"start": 0.5, **SMALL}  # in two of the three steps
-    assert unet_calls(portrait, lambda: portrait.generate(adapter, people, MARKED, **late)) == 1 + 2 * 2
-    released = {"mode": "released", **late}
-    assert unet_calls(portrait, lambda: portrait.generate(adapter, people, MARKED, **released)) == 3 + 1 + 2 * 2
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"start": 0.4, "end": 0.6}, "None of the 3 steps lies between the pair's start and end"),
-        ({"start": 0.4, "end": 0.6, "mode": "none"}, "Move start and end apart, or take more steps"),
-        ({"start": 0.9995, "mode": "released"}, "starts after the last of the 3 steps. Choose the mode two_strength"),
-        ({"end": 0.9, "mode": "released"}, "The pair ends at 0.9 of sampling. Choose the mode two_strength"),
-        ({"scene_strength": 0.0, "mode": "released"}, "there are none. The scene strength is 0. Choose the mode"),
-        ({"person_strengths": [0.0, 0.0], "mode": "released"}, "All person strengths are 0. Choose the mode"),
-        ({"masks": torch.ones(2, 1, 64, 64)}, "mask is 64 x 64, but the picture is 64 x 96"),
-        ({"masks": torch.ones(2, 3, 96, 64)}, "3 masks of a person for 1 pictures"),
-        ({"masks": torch.ones(1, 1, 96, 64)}, "one mask a person"),
-        ({"person_strengths": [1.0]}, "1 person strengths for 2 references"),
-    ],
-)
-def test_what_would_fail_after_a_run_is_refused_before_it(portrait, adapter, people, settings, message):
-    def generate():
-        with pytest.raises(HostError, match=message):
-            portrait.generate(adapter, people, MARKED, **settings, **SMALL)
-
-    assert unet_calls(portrait, generate) == 0
-
-
 def test_without_faces_in_the_scene_the_focus_is_heard_from_the_faces(portrait, adapter, people):
     settings = {"scene_strength": 0.0, "face_strength": 1.5, "focus_share": 0.25}
     ours, focus = portrait.generate(adapter, people, MARKED, **settings, **SMALL)
@@ -341,109 +291,3 @@ def test_prompts_of_unlike_length_go_together(portrait, adapter, people, marked,
     ours, _ = portrait.generate(adapter, people, marked, negative, mode="none", **SMALL)
     expected = Straightforward(portrait, adapter, people, marked, negative)
     assert far(ours, expected.plain(1.0)) <= 1
-
-
-@pytest.mark.parametrize("size", [(104, 72), (72, 136), (64, 64)])
-@pytest.mark.parametrize("mode", ["two_strength", "released"])
-def test_any_picture_shape_works(portrait, adapter, people, size, mode):
-    image, focus = portrait.generate(adapter, people, MARKED, steps=2, size=size, mode=mode)
-    assert image.size == size
-    assert focus.shape == (size[1] // 8, size[0] // 8)
-
-
-def test_masks_and_person_strengths_reach_the_pair(portrait, adapter, people):
-    whole, _ = portrait.generate(adapter, people, MARKED, **SMALL)
-    full, _ = portrait.generate(adapter, people, MARKED, masks=torch.ones(2, 1, 96, 64), **SMALL)
-    assert far(whole, full) <= 1
-    one, _ = portrait.generate(adapter, people, MARKED, person_strengths=[1.0, 0.0], **SMALL)
-    hidden = torch.stack([torch.ones(1, 96, 64), torch.zeros(1, 96, 64)])
-    assert far(whole, one) > 5
-    assert far(one, portrait.generate(adapter, people, MARKED, masks=hidden, mode="none", **SMALL)[0]) > 0
-    two = portrait.generate(adapter, people, MARKED, person_strengths=[1.0, 0.0], mode="none", **SMALL)[0]
-    assert far(two, portrait.generate(adapter, people, MARKED, masks=hidden, mode="none", **SMALL)[0]) <= 1
-
-
-def test_persons_without_strength_leave_nothing_to_focus_on(portrait, adapter, people):
-    image, focus = portrait.generate(adapter, people, MARKED, person_strengths=[0.0, 0.0], **SMALL)
-    plain, _ = portrait.generate(adapter, people, MARKED, mode="none", strength=0.0, **SMALL)
-    assert focus is None
-    assert far(image, plain) == 0
-
-
-@pytest.mark.parametrize(("mode", "total"), [("none", 3), ("two_strength", 3), ("released", 6)])
-def test_progress_goes_once_from_start_to_end(portrait, adapter, people, mode, total):
-    told = []
-    portrait.generate(adapter, people, MARKED, mode=mode, progress=lambda *now: told.append(now), **SMALL)
-    assert told == [(done, total) for done in range(1, total + 1)]
-
-
-def test_an_interrupted_run_leaves_the_unet_clean(portrait, adapter, people):
-    before = dict(portrait.pipeline.unet.attn_processors)
-
-    def stop(done, total):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        portrait.generate(adapter, people, MARKED, progress=stop, **SMALL)
-    after = portrait.pipeline.unet.attn_processors
-    assert all(after[name] is before[name] for name in before)
-
-
-def test_one_person_makes_a_portrait_too(portrait, adapter, people):
-    image, focus = portrait.generate(adapter, people[:1], "a man@1 in a garden", **SMALL)
-    assert image.size == (64, 96)
-    assert focus.any()
-
-
-def test_weights_without_a_subject_path_leave_the_words_as_they_are(portrait, people):
-    shared = small_adapter(names=("",), context_width=192, clip_width=64)
-    marked, _ = portrait.generate(shared, people, MARKED, **SMALL)
-    assert far(marked, portrait.generate(shared, people, parse_prompt(MARKED), **SMALL)[0]) == 0
-
-
-@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
-def test_half_precision_runs_from_start_to_end(adapter, people, dtype):
-    half = Portrait.from_base("tiny", "cpu", dtype)
-    image, focus = half.generate(adapter, people, MARKED, **SMALL)
-    assert half.dtype in (torch.bfloat16, torch.float16)
-    assert np.asarray(image).std() > 10
-    assert focus.any()
-
-
-def test_nan_on_the_way_is_told_with_advice(adapter, people):
-    broken = Portrait.from_base("tiny", "cpu")
-    broken.pipeline.unet.conv_out.bias.data[0] = float("nan")
-    with pytest.raises(HostError, match=r"came out of step 1 of 3. Run the base in another dtype"):
-        broken.generate(adapter, people, MARKED, **SMALL)
-    broken = Portrait.from_base("tiny", "cpu")
-    broken.pipeline.vae.decoder.conv_out.bias.data[0] = float("inf")
-    with pytest.raises(HostError, match="came out of decoding the picture"):
-        broken.generate(adapter, people, MARKED, **SMALL)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"size": (500, 512)}, "500 x 512 cannot be made.*Nearest: 496 x 512"),
-        ({"size": (0, 512)}, "0 x 512 cannot be made"),
-        ({"steps": 0}, "0 steps make no picture"),
-        ({"seed": -1}, "seed is -1; it lies between 0 and"),
-        ({"cfg": 0.5}, "cfg is 0.5; it lies between 1 and 100"),
-        ({"cfg": float("nan")}, "cfg is nan"),
-        ({"mode": "cheap"}, "modes none, two_strength, released, not 'cheap'"),
-        ({"strength": -1.0}, "strength is -1.0; it lies between 0 and 3"),
-        ({"scene_strength": 3.5}, "scene strength is 3.5"),
-        ({"person_strengths": [1.0, -1.0]}, "strength of person 2 is -1.0; it lies between 0 and 3"),
-        ({"person_strengths": [float("nan"), 1.0]}, "strength of person 1 is nan"),
-        ({"start": 0.5, "end": 0.5}, "starts at 0.5 and ends at 0.5 of sampling: choose shares from 0 to 1, the start"),
-        ({"start": 0.8, "end": 0.2}, "starts at 0.8 and ends at 0.2"),
-        ({"start": -0.1}, "starts at -0.1"),
-        ({"end": 1.1}, "ends at 1.1"),
-        ({"start": float("nan")}, "starts at nan"),
-        ({"face_strength": -0.1}, "face strength is -0.1"),
-        ({"focus_share": 1.1}, "focus share is 1.1; it lies between 0 and 1"),
-    ],
-)
-def test_settings_that_make_no_picture_are_refused(portrait, adapter, people, settings, message):
-    with pytest.raises(HostError, match=message):
-        portrait.generate(adapter, people, MARKED, **settings)

@@ -10,7 +10,7 @@ from training.mini.towers import NOTHING, Sentences, Towers, train_towers
 TOLD = [
     {
         "caption": "A man on the right and a woman on the left, in a green field. The man wears a red suit, the woman a green dress.",
-        "scene": list(SCENES)[0],
+        "scene": next(iter(SCENES)),
         "colours": ["red", "green"],
         "sides": ["right", "left"],
     },

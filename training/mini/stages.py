@@ -59,11 +59,11 @@ def _autoencoder(folder: Path) -> None:
 
     from dhumandiff.mini.weights import save_part
 
-    from .autoencoder import encode_all, train_autoencoder
+    from .autoencoder import encode_all, train_autoencoder, train_decoder
     from .drawings import Drawings
 
     drawings = Drawings(folder / "pictures")
-    vae = train_autoencoder(folder, drawings, 4000)
+    vae = train_decoder(folder, train_autoencoder(folder, drawings, 3200), drawings, 800)
     save_part("vae", vae.state_dict(), folder / "weights")
     np.save(folder / "pictures" / "latents.npy", encode_all(vae, drawings["images"]).numpy())
 
@@ -129,7 +129,7 @@ def _text_to_image(folder: Path) -> None:
 
     said, towers = _towers(folder)  # trained by then: they are only read
     latents = torch.tensor(Drawings(folder / "pictures")["latents"])
-    model = train_text_to_image(folder, latents, said, towers, 3000)
+    model = train_text_to_image(folder, latents, said, towers, 2000)
     save_text_to_image(model, folder / "weights")
 
 
