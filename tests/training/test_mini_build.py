@@ -13,7 +13,7 @@ from training import TrainingError
 from training.__main__ import main as training_main
 from training.mini import build
 from training.mini.drawings import Drawings, draw_meetings, draw_people, draw_pictures
-from training.mini.fit import Muon, fit
+from training.mini.fit import fit
 from training.mini.stages import STAGES, Stage, finished
 
 
@@ -76,17 +76,6 @@ def test_a_loss_that_is_no_number_ends_the_fit_and_names_part_and_step(tmp_path)
             lambda _, step: {"a": weights_of(model).sum() * (0 if step < 3 else float("nan"))},
             steps=9,
         )
-
-
-def test_muon_moves_a_matrix_by_an_orthogonal_one():
-    torch.manual_seed(0)
-    for shape in ((6, 20), (20, 6), (8, 3, 3, 3)):
-        weight = nn.Parameter(torch.zeros(shape))
-        weight.grad = torch.randn(shape)
-        Muon([weight], lr=1.0).step()
-        values = torch.linalg.svdvals(weight.detach().reshape(len(weight), -1))
-        scale = max(1.0, shape[0] / (weight.numel() / shape[0])) ** 0.5
-        assert ((values > 0.6 * scale) & (values < 1.3 * scale)).all(), shape
 
 
 def test_pictures_are_drawn_once_and_are_the_worlds(tmp_path):

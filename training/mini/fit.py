@@ -18,53 +18,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .. import TrainingError
+from ..muon import Muon
 
-__all__ = ["Muon", "fit"]
+__all__ = ["fit"]
 
 CLIP, WARM = 1.0, 50
 """Largest norm of AdamW's gradient; steps until the full rates."""
-
-
-class Muon(torch.optim.Optimizer):
-    """Momentum whose matrices are made orthogonal before each step (Jordan et al. 2024; arXiv 2502.16982).
-
-    torch.optim.Muon takes matrices only; here a convolution [out, in, h, w] counts as the matrix [out, in * h * w].
-    """
-
-    def __init__(self, parameters: Iterable[Tensor], lr: float, momentum: float = 0.95, decay: float = 0.0) -> None:
-        super().__init__(parameters, {"lr": lr, "momentum": momentum, "decay": decay})
-
-    @torch.no_grad()
-    def step(self) -> None:  # type: ignore[override] (torch has a closure here)
-        """Move every parameter that has a gradient."""
-        for group in self.param_groups:
-            alike: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}  # matrices of one shape are turned together
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                state = self.state[parameter]
-                if not state:
-                    state["momentum"] = torch.zeros_like(parameter)
-                momentum = state["momentum"].mul_(group["momentum"]).add_(parameter.grad)
-                move = (parameter.grad + group["momentum"] * momentum).reshape(len(parameter), -1)
-                alike.setdefault(move.shape, []).append((parameter, move))
-            for (rows, columns), some in alike.items():
-                scale = max(1.0, rows / columns) ** 0.5
-                turned = _orthogonal(torch.stack([move for _, move in some]))
-                for (parameter, _), move in zip(some, turned, strict=True):
-                    parameter.mul_(1 - group["lr"] * group["decay"])
-                    parameter.add_(move.reshape(parameter.shape), alpha=-group["lr"] * scale)
-
-
-def _orthogonal(matrices: Tensor) -> Tensor:
-    """The nearest matrices with singular values of about 1, by five Newton-Schulz steps with Muon's coefficients."""
-    tall = matrices.shape[-2] > matrices.shape[-1]
-    x = matrices.mT if tall else matrices
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    for _ in range(5):
-        a = x @ x.mT
-        x = 3.4445 * x + (-4.775 * a + 2.0315 * a @ a) @ x
-    return x.mT if tall else x
 
 
 def fit(
@@ -94,9 +53,10 @@ def fit(
     aside = {id(parameter) for parameter in plain}
     turned = [parameter for parameter in parameters if parameter.ndim > 1 and id(parameter) not in aside]
     rest = [parameter for parameter in parameters if parameter.ndim < 2 or id(parameter) in aside]
-    optimisers = [torch.optim.AdamW(rest, lr=rate, weight_decay=0.0, betas=(0.9, 0.99))]
-    if turned:
-        optimisers.append(Muon(turned, turn, decay=decay))
+    optimiser = Muon(turned, rest, turn=turn, lr=rate)
+    for group in optimiser.param_groups:
+        group["weight_decay"] = decay if group["momentum"] else 0.0
+    full = [group["lr"] for group in optimiser.param_groups]
     averages = [parameter.detach().clone() for parameter in parameters]
     done, smooth = 0, {}
     if kept.exists():
@@ -104,26 +64,22 @@ def fit(
         for parameter, average, now, mean in zip(parameters, averages, found["now"], found["mean"], strict=True):
             parameter.data.copy_(now)
             average.copy_(mean)
-        for optimiser, state in zip(optimisers, found["optimisers"], strict=True):
-            optimiser.load_state_dict(state)
+        optimiser.load_state_dict(found["optimiser"])
         done, smooth = found["step"], found["smooth"]
         _forget_after(log, done)
     bar = tqdm(range(done, steps), initial=done, total=steps, desc=name, unit="step", mininterval=5)
     for step in bar:
         share = min((step + 1) / WARM, 0.5 * (1 + math.cos(math.pi * step / steps)) * 0.98 + 0.02)
-        for optimiser, full in zip(optimisers, (rate, turn), strict=False):
-            for group in optimiser.param_groups:
-                group["lr"] = full * share
+        for group, highest in zip(optimiser.param_groups, full, strict=True):
+            group["lr"] = highest * share
         parts = losses(torch.Generator().manual_seed(hash((seed, step)) % 2**62), step)
         loss = torch.stack(list(parts.values())).sum()
         if not loss.isfinite():
             raise TrainingError(f"{name}: the loss of step {step} is {loss.item()}. Lower its rates in training/mini.")
-        for optimiser in optimisers:
-            optimiser.zero_grad(set_to_none=True)
+        optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(rest, CLIP)
-        for optimiser in optimisers:
-            optimiser.step()
+        optimiser.step()
         kept_share = min(ema, (step + 1) / (step + 10))
         torch._foreach_lerp_(averages, [parameter.data for parameter in parameters], 1 - kept_share)
         for part, value in parts.items():
@@ -137,7 +93,7 @@ def fit(
                 "smooth": smooth,
                 "now": [parameter.data for parameter in parameters],
                 "mean": averages,
-                "optimisers": [optimiser.state_dict() for optimiser in optimisers],
+                "optimiser": optimiser.state_dict(),
             }
             _save(kept, state)
     for parameter, average in zip(parameters, averages, strict=True):
