@@ -255,7 +255,25 @@ def test_captions_fit_into_one_chunk_of_clip():
     tokenizer = tiny_tokenizer()
     for seed in range(300):
         script = sample_script(seed, (sample_identity(2 * seed), sample_identity(2 * seed + 1)))
-        assert len(tokenizer(write_caption(script, seed)[1].text).input_ids) <= 77
+        for looks in (False, True):
+            assert len(tokenizer(write_caption(script, seed, looks)[1].text).input_ids) <= 77
+
+
+def test_captions_for_the_base_describe_the_people_in_their_place_in_the_sentence():
+    hair = 0
+    for seed in range(200):
+        script = sample_script(seed, (sample_identity(2 * seed), sample_identity(2 * seed + 1)))
+        marked, prompt = write_caption(script, seed, looks=True)
+        first, second = (marked.index(f"@{person}") for person in (1, 2))
+        told = marked[first:second], marked[second:]
+        for who, (own, other) in zip(script.people, (told, told[::-1]), strict=True):
+            beard = {"full": "a full beard", "goatee": "a goatee", "moustache": "a moustache"}.get(who.beard)
+            assert (
+                beard is None or beard not in other or beard in own or script.people[0].beard == script.people[1].beard
+            )
+            hair += who.hair_colour in own
+        assert {mention.person for mention in prompt.mentions} == {1, 2}
+    assert hair > 120
 
 
 @pytest.mark.parametrize("seed", range(25))

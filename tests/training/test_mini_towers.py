@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from dhumandiff.mini.world import COLOURS, SCENES
+from dhumandiff.mini.world.identity import HAIR
 from dhumandiff.tiny import tiny_tokenizer
 from training.mini.towers import NOTHING, Sentences, Towers, train_towers
 
@@ -13,12 +14,16 @@ TOLD = [
         "scene": next(iter(SCENES)),
         "colours": ["red", "green"],
         "sides": ["right", "left"],
+        "genders": ["man", "woman"],
+        "hair": [None, None],
     },
     {
-        "caption": "On the left a boy wears a blue hoodie, on the right a lady wears a white shirt. They are at home.",
+        "caption": "On the left a boy with a ginger bob wears a blue hoodie, on the right a lady wears a white shirt. They are at home.",
         "scene": list(SCENES)[1],
         "colours": ["blue", "white"],
         "sides": ["left", "right"],
+        "genders": ["man", "woman"],
+        "hair": ["ginger", None],
     },
 ]
 
@@ -40,10 +45,15 @@ def test_garments_ask_for_their_wearer_s_side_and_a_green_field_for_nothing(said
     assert words_with(said, said.side, 1) == [("hoodie", 0), ("shirt", 1)]
 
 
-def test_sides_ask_for_the_colour_worn_there(said):
+def test_sides_ask_who_is_there(said):
     colours = list(COLOURS)
-    assert words_with(said, said.colour, 0) == [("right", colours.index("red")), ("left", colours.index("green"))]
-    assert words_with(said, said.colour, 1) == [("left", colours.index("blue")), ("right", colours.index("white"))]
+    worn, hair, gender, order = said.there
+    assert words_with(said, worn, 0) == [("right", colours.index("red")), ("left", colours.index("green"))]
+    assert words_with(said, worn, 1) == [("left", colours.index("blue")), ("right", colours.index("white"))]
+    assert words_with(said, hair, 0) == []
+    assert words_with(said, hair, 1) == [("left", list(HAIR).index("ginger"))]
+    assert words_with(said, gender, 0) == [("right", 1), ("left", 0)]
+    assert words_with(said, order, 0) == [("right", 0), ("left", 1)]
 
 
 def test_a_sentence_s_end_asks_for_scene_and_both_colours_and_the_empty_sentence_for_nothing(said):

@@ -21,10 +21,20 @@ from tqdm import tqdm
 
 from dhumandiff.faces import Face, crop_face
 from dhumandiff.mini.faces import ALIGNED, align_face
-from dhumandiff.mini.world import SIZE, Identity, draw_reference, people, sample_couple, sample_pair
+from dhumandiff.mini.world import (
+    SIZE,
+    Identity,
+    Script,
+    draw_reference,
+    people,
+    sample_couple,
+    sample_pair,
+    write_caption,
+)
+from dhumandiff.mini.world.looks import HAIR_WORDS
 from dhumandiff.mini.world.picture import REFERENCE_SIZE
 
-__all__ = ["Drawings", "draw_meetings", "draw_people", "draw_pictures"]
+__all__ = ["Drawings", "draw_meetings", "draw_people", "draw_pictures", "tell"]
 
 CHUNK = 64
 
@@ -90,13 +100,24 @@ def _one_picture(seed: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         "boxes": np.stack([person.face_box for person in sample.people]),
         "landmarks": np.stack([person.landmarks for person in sample.people]),
     }
-    told = {
-        "caption": sample.caption,
+    return arrays, tell(script, seed)
+
+
+def tell(script: Script, seed: int) -> dict[str, Any]:
+    """What a picture's sentence says, people in its order. hair: its colour where the sentence describes it, else null."""
+    caption = write_caption(script, seed, looks=True)[1].text
+    described = [HAIR_WORDS[who.hair_style].format(who.hair_colour) in caption for who in script.people]
+    return {
+        "caption": caption,
         "scene": script.scene,
         "colours": [outfit.colour for outfit in script.outfits],
         "sides": [script.side(k) for k in (0, 1)],
+        "genders": [who.gender for who in script.people],
+        "hair": [
+            who.hair_colour if named and who.hair_style != "bald" else None
+            for who, named in zip(script.people, described, strict=True)
+        ],
     }
-    return arrays, told
 
 
 def _one_person(job: tuple[Identity, int]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

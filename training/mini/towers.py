@@ -5,7 +5,7 @@ sentence's end, towers of this size name both colours and stay at chance about w
 beside the UNet, cross entropy at ln 2). Asked at the words themselves, too, they know it after 300 steps. So heads read
 - off the pooled state: scene and the two colours,
 - off the layer before the last, which is what the UNet reads: at every garment its wearer's side, at every "left" and
-  "right" the colour there.
+  "right" who is there: colour of clothes, of hair where it is described, gender, and whether the sentence named them first.
 The heads are thrown away with the run.
 """
 
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from dhumandiff.mini.base import TEXT_WIDTHS, build_text_encoders
 from dhumandiff.mini.world import COLOURS, GARMENTS, SCENES
+from dhumandiff.mini.world.identity import HAIR
 from dhumandiff.tiny import END, tiny_tokenizer
 
 from .fit import fit
@@ -33,7 +34,9 @@ BATCH = 64
 NOTHING = -100
 """Where cross entropy asks nothing."""
 ENDS = (len(SCENES), len(COLOURS), len(COLOURS))
-SIDES = ("left", "right")
+SIDES, GENDERS = ("left", "right"), ("woman", "man")
+AT_SIDES = (len(COLOURS), len(HAIR), len(GENDERS), 2)
+"""How many answers there are to what is asked at a side."""
 AT_WORDS = 2.0
 """Weight of what is asked at the words."""
 
@@ -43,7 +46,8 @@ class Sentences:
     """What all captions say, and the empty one at the end: token ids [N + 1, 77] for either tower, and the answers.
 
     ends [N + 1] is the place of the end token. At the end: scene, colour on the left, colour on the right [N + 1, 3].
-    At the words, `NOTHING` elsewhere: the wearer's side at a garment, the colour at a side [N + 1, 77].
+    At the words, `NOTHING` elsewhere: the wearer's side at a garment [N + 1, 77]; at a side, for each of `AT_SIDES`, what
+    holds for who is there [4, N + 1, 77].
     """
 
     low: Tensor
@@ -51,7 +55,7 @@ class Sentences:
     ends: Tensor
     answers: Tensor
     side: Tensor
-    colour: Tensor
+    there: Tensor
 
     @classmethod
     def of(cls, told: Sequence[Mapping[str, Any]]) -> Sentences:
@@ -64,18 +68,20 @@ class Sentences:
         colours, scenes = list(COLOURS), list(SCENES)
         word = {name: _token(name) for name in (*colours, *SIDES)}
         garments = torch.tensor([_token(name) for name in sorted(set(chain.from_iterable(GARMENTS.values())))])
-        side, colour = torch.full_like(low, NOTHING), torch.full_like(low, NOTHING)
+        side, there = torch.full_like(low, NOTHING), torch.full((len(AT_SIDES), *low.shape), NOTHING)
         answers = torch.full((len(captions), 3), NOTHING)
         for n, one in enumerate(told):
-            worn = dict(zip(one["sides"], one["colours"], strict=True))
-            answers[n] = torch.tensor([scenes.index(one["scene"]), *(colours.index(worn[name]) for name in SIDES)])
+            who = [one["sides"].index(name) for name in SIDES]
+            worn = [one["colours"][k] for k in who]
+            answers[n] = torch.tensor([scenes.index(one["scene"]), *(colours.index(name) for name in worn)])
             garment = torch.isin(low[n], garments)
-            for place, name in enumerate(SIDES):
-                before = low[n].roll(1) == word[worn[name]]
-                side[n, garment & before] = place
-                colour[n, low[n] == word[name]] = answers[n, 1 + place]
+            for place, (k, name) in enumerate(zip(who, SIDES, strict=True)):
+                side[n, garment & (low[n].roll(1) == word[worn[place]])] = place
+                hair = NOTHING if one["hair"][k] is None else list(HAIR).index(one["hair"][k])
+                known = (int(answers[n, 1 + place]), hair, GENDERS.index(one["genders"][k]), k)
+                there[:, n, low[n] == word[name]] = torch.tensor(known)[:, None]
         ends = (low == END).int().argmax(dim=1)
-        return cls(low, big, ends, answers, side, colour)
+        return cls(low, big, ends, answers, side, there)
 
     def vocabulary(self) -> Tensor:
         """The token ids that occur."""
@@ -107,7 +113,7 @@ class Towers(nn.Module):
             tower.set_input_embeddings(Words(words, tower.config.vocab_size, width))
         self.end_heads = nn.ModuleList(nn.Linear(width, sum(ENDS)) for width in TEXT_WIDTHS)
         self.word_heads = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(width, elementwise_affine=False), nn.Linear(width, len(SIDES) + len(COLOURS)))
+            nn.Sequential(nn.LayerNorm(width, elementwise_affine=False), nn.Linear(width, len(SIDES) + sum(AT_SIDES)))
             for width in TEXT_WIDTHS
         )
 
@@ -143,8 +149,10 @@ class Towers(nn.Module):
         loss = torch.zeros(())
         for part, logits in enumerate(self.end_heads[k](pooled).split(ENDS, dim=-1)):
             loss = loss + _entropy(logits, said.answers[rows, part])
-        side, colour = self.word_heads[k](states).split((len(SIDES), len(COLOURS)), dim=-1)
-        at_words = _entropy(side, said.side[rows]) + _entropy(colour, said.colour[rows])
+        side, *there = self.word_heads[k](states).split((len(SIDES), *AT_SIDES), dim=-1)
+        at_words = _entropy(side, said.side[rows])
+        for logits, wanted in zip(there, said.there[:, rows], strict=True):
+            at_words = at_words + _entropy(logits, wanted)
         return loss + AT_WORDS * at_words
 
 

@@ -1,6 +1,6 @@
 """What a picture shows, as a sentence in PairHuman's manner: who stands where, in what, doing what, before which scene.
 
-Faces are never described: who somebody is has to come from the reference. Person 1 is who is named first.
+Faces are described only in what the base learns from (looks.py). Person 1 is who is named first.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from ...prompt import Prompt, parse_prompt
 from .body import Outfit
 from .dice import Dice
 from .identity import Identity
+from .looks import describe
 
 __all__ = ["SCENE_WORDS", "Script", "category", "write_caption"]
 
@@ -68,15 +69,25 @@ def _is_wedding(script: Script) -> bool:
     return worn.get("woman") == ("dress", "white") and worn.get("man", ("",))[0] == "suit"
 
 
-def write_caption(script: Script, seed: int) -> tuple[str, Prompt]:
-    """(the sentence with its marks @1 and @2, the sentence without and every mention of a person)."""
+def write_caption(script: Script, seed: int, looks: bool = False) -> tuple[str, Prompt]:
+    """(the sentence with its marks @1 and @2, the sentence without and every mention of a person).
+
+    looks: describe either person now and then, in fewer words about what they do: what the base learns from. Sentences for
+    portraits never do, since who somebody is has to come from the reference.
+    """
     dice = Dice("caption", seed)
     first, second = _nouns(script, dice)
     place = dice.pick(SCENE_WORDS[script.scene])
     sides = [f"on the {script.side(k)}" for k in (0, 1)]
     worn = [f"a {outfit.colour} {outfit.garment}" for outfit in script.outfits]
-    a = f"{_a(first[0])} {first[0]}@1"
-    b = f"another {second[0]}@2" if first[0] == second[0] else f"{_a(second[0])} {second[0]}@2"
+    looking = Dice("looks", seed)
+    described = [describe(who, looking) if looks and looking.chance(0.75) else ("", "") for who in script.people]
+    a, b = (
+        " ".join(filter(None, (before, f"{noun[0]}@{k + 1}", after)))
+        for k, (noun, (before, after)) in enumerate(zip((first, second), described, strict=True))
+    )
+    a = f"{_a(a)} {a}"
+    b = f"another {b}" if first[0] == second[0] else f"{_a(b)} {b}"
     # Later on: "the man", or "the woman on the left" when both are women.
     later = [f"the {noun[1]}@{k + 1}" for k, noun in enumerate((first, second))]
     if first[1] == second[1]:
@@ -95,6 +106,8 @@ def write_caption(script: Script, seed: int) -> tuple[str, Prompt]:
     deeds = [_deed(script, k, later, dice) for k in (0, 1) if script.actions[k] in _ACTION_WORDS and dice.chance(0.8)]
     if len(deeds) == 2 and dice.chance(0.5):
         deeds = [f"{deeds[0]} and {deeds[1]}"]
+    if any(map(any, described)) and looking.chance(0.7):
+        deeds = []
     sentences = [*sentences, *(f"{deed}." for deed in deeds)]
     if script.both_smile and dice.chance(0.5):
         sentences.append("both smile.")
