@@ -103,6 +103,8 @@ def _fresh(config: StartConfig, base: Base, folder: Folder) -> tuple[dict[str, T
         tokens=config.tokens,
         **_perceiver(config.face_width, vision["clip_width"], base.sizes["context_width"], config.face_depth),
     )
+    with torch.no_grad():  # short latents drown in what they read, and a person's tokens come out alike
+        face.latents.normal_()
     tensors = _named("face_projection", face)
     for number, (_, module) in enumerate(cross_attention_layers(base.unet)):
         for suffix in [""] if config.shared else [str(person + 1) for person in range(PERSONS)]:

@@ -15,6 +15,7 @@ from training.mini import build
 from training.mini.drawings import Drawings, draw_meetings, draw_people, draw_pictures
 from training.mini.fit import fit
 from training.mini.stages import STAGES, Stage, finished
+from training.mini.text_to_image import heads_of
 
 
 def small_model():
@@ -87,6 +88,14 @@ def test_pictures_are_drawn_once_and_are_the_worlds(tmp_path):
     before = (tmp_path / "pictures" / "images.npy").stat().st_mtime_ns
     draw_pictures(tmp_path / "pictures", 5, workers=1, first=40)
     assert (tmp_path / "pictures" / "images.npy").stat().st_mtime_ns == before
+
+
+def test_heads_are_counted_where_the_boxes_are_and_a_little_above():
+    heads = heads_of(np.array([[[16, 24, 40, 56], [80, 24, 104, 56]]] * 300, dtype=np.float32))
+    assert heads.shape == (300, 12, 16)
+    assert (heads[:, 2:7, 2:5] == 1).all()
+    assert (heads[:, 9:] == 0).all()
+    assert (heads[0, :, 7:9] == 0).all()
 
 
 def test_a_crowd_says_whose_every_face_is(tmp_path):

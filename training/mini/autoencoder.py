@@ -13,7 +13,7 @@ from dhumandiff.mini.autoencoder import NOISE, Autoencoder
 from .drawings import Drawings
 from .fit import fit
 
-__all__ = ["encode_all", "picture_of", "pixels_of", "train_autoencoder", "train_decoder"]
+__all__ = ["encode_all", "face_weights", "picture_of", "pixels_of", "train_autoencoder", "train_decoder"]
 
 BATCH = 4
 FACE_WEIGHT = 3.0
@@ -70,7 +70,7 @@ def _some(drawings: Drawings, random: torch.Generator) -> tuple[Tensor, Tensor]:
     """Pixels of a batch, and how much each counts."""
     images, boxes = drawings["images"], drawings["boxes"]
     numbers = torch.randint(len(images), (BATCH,), generator=random).numpy()
-    return pixels_of(images[numbers]), _weights(boxes[numbers], images.shape[1:3])
+    return pixels_of(images[numbers]), face_weights(boxes[numbers], images.shape[1:3])
 
 
 def _apart(made: Tensor, true: Tensor, weight: Tensor) -> dict[str, Tensor]:
@@ -90,7 +90,7 @@ def encode_all(vae: nn.Module, images: np.ndarray, batch: int = 64) -> Tensor:
     return torch.cat([vae.encode(pixels_of(images[n : n + batch])).latent_dist.mean * scale for n in starts])
 
 
-def _weights(boxes: np.ndarray, size: tuple[int, int]) -> Tensor:
+def face_weights(boxes: np.ndarray, size: tuple[int, int]) -> Tensor:
     """How much each pixel counts, [B, 1, H, W]: faces with their hair count more."""
     weight = torch.ones(len(boxes), 1, *size)
     for row, faces in enumerate(boxes):

@@ -8,26 +8,32 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dhumandiff.hosts.diffusers_base import package
+from dhumandiff.mini.autoencoder import PATCH
 from dhumandiff.mini.base import SIZE, build_unet, compact_vocabulary
 from dhumandiff.mini.weights import save_part
 from dhumandiff.tiny import tiny_scheduler
 
+from .autoencoder import face_weights
 from .fit import fit
 from .towers import Sentences, Towers
 
-__all__ = ["TextToImage", "save_text_to_image", "train_text_to_image"]
+__all__ = ["TextToImage", "heads_of", "save_text_to_image", "train_text_to_image"]
 
 BATCH = 32
 GAMMA = 5.0
 """Min-SNR weighting."""
 DROP_TEXT, UNKNOWN = 0.1, 0.02
 """Share of sentences left empty; share of words replaced by the row for words that the world does not use."""
-HEADS = 0.02
-"""Weight of what the towers' heads ask."""
+ASKED = 0.02
+"""Weight of what the towers are asked."""
+HEAD = 3.0
+"""How much more the places of a head count: there it is that words about looks show, and an adapter later on."""
 
 
 class TextToImage(nn.Module):
@@ -45,8 +51,20 @@ def sizes(count: int) -> Tensor:
     return torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32).expand(count, -1)
 
 
-def train_text_to_image(folder: Path, latents: Tensor, said: Sentences, towers: Towers, steps: int) -> TextToImage:
-    """latents [N, 16, 12, 16], scaled, of the pictures whose sentences are `said`."""
+def heads_of(boxes: np.ndarray) -> Tensor:
+    """The share of every latent place that a head with its hair covers: boxes [N, 2, 4] px -> [N, 12, 16]."""
+    width, height = SIZE
+    shares = []
+    for some in np.array_split(boxes, max(len(boxes) // 256, 1)):
+        inside = face_weights(some, (height, width)) > 1
+        shares.append(F.avg_pool2d(inside.float(), PATCH)[:, 0])
+    return torch.cat(shares)
+
+
+def train_text_to_image(
+    folder: Path, latents: Tensor, heads: Tensor, said: Sentences, towers: Towers, steps: int
+) -> TextToImage:
+    """latents [N, 16, 12, 16], scaled, of the pictures whose sentences are `said`; heads [N, 12, 16] 0..1: where they are."""
     torch.manual_seed(1)
     model = TextToImage(towers)
     scheduler = package("diffusers").DDPMScheduler.from_config(tiny_scheduler().config)
@@ -66,8 +84,10 @@ def train_text_to_image(folder: Path, latents: Tensor, said: Sentences, towers: 
         noisy = scheduler.add_noise(latents[rows], noise, times)
         added = {"text_embeds": pooled, "time_ids": sizes(BATCH)}
         made = model.unet(noisy, times, text, added_cond_kwargs=added).sample
-        apart = (made - noise).square().mean((1, 2, 3))
-        return {"noise": (weights[times] * apart).mean(), "heads": HEADS * asked}
+        apart = (made - noise).square().mean(1)
+        counts = 1 + HEAD * heads[rows]
+        apart = (counts * apart).sum((1, 2)) / counts.sum((1, 2))
+        return {"noise": (weights[times] * apart).mean(), "asked": ASKED * asked}
 
     # The decay holds the UNet's attention, which Muon would let grow without bounds.
     words = list(model.towers.parameters())
