@@ -1,7 +1,7 @@
 """Who a drawn person is: everything about a face that stays from picture to picture, drawn from one integer.
 
 This project's choice throughout. What tells people apart at a glance comes first (hair, skin, beard, glasses, the shape
-of the face), because a face is about 40 px high and an autoencoder keeps an eighth of that.
+of the face), because a face is about 34 px high and an autoencoder keeps an eighth of that.
 """
 
 from __future__ import annotations

@@ -27,8 +27,8 @@ REFERENCE_SIZE = 96
 UPRIGHT, PLAIN_LIGHT = Pose(), Light()
 
 _OVERSAMPLING = 4  # at the default size; larger pictures need less
-_COLUMN = 3.62  # head units that one person is wide, arms included
-_ROWS = 5.30  # head units that a half figure is high
+_COLUMN = 3.05  # head units that one person has; elbows may leave the picture
+_ROWS = 4.60  # head units that a picture is high: down to the chest
 
 
 @dataclass(frozen=True)
