@@ -12,7 +12,7 @@ from dhumandiff.mini.world import people, sample_pair
 from training import TrainingError
 from training.__main__ import main as training_main
 from training.mini import build
-from training.mini.drawings import Drawings, draw_meetings, draw_people, draw_pictures
+from training.mini.drawings import Drawings, draw_meetings, draw_people, draw_pictures, tell
 from training.mini.fit import fit
 from training.mini.stages import STAGES, Stage, finished
 from training.mini.text_to_image import heads_of
@@ -83,7 +83,10 @@ def test_pictures_are_drawn_once_and_are_the_worlds(tmp_path):
     drawn = draw_pictures(tmp_path / "pictures", 5, workers=1, first=40)
     sample = sample_pair(42, references=0)
     assert np.array_equal(drawn["images"][2], sample.picture)
-    assert drawn.told()[2]["caption"] == sample.caption
+    told = drawn.told()[2]
+    assert told == tell(sample.script, 42)
+    assert sample.script.scene == told["scene"]
+    assert "with" in " ".join(one["caption"] for one in drawn.told())  # looks are described
     assert np.allclose(drawn["boxes"][2, 0], sample.people[0].face_box)
     before = (tmp_path / "pictures" / "images.npy").stat().st_mtime_ns
     draw_pictures(tmp_path / "pictures", 5, workers=1, first=40)

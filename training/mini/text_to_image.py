@@ -26,8 +26,10 @@ from .towers import Sentences, Towers
 __all__ = ["TextToImage", "heads_of", "save_text_to_image", "train_text_to_image"]
 
 BATCH = 32
-GAMMA = 5.0
-"""Min-SNR weighting."""
+GAMMA = 0.2
+"""Min-SNR weighting (arXiv 2303.09556), far below its 5: at 16 x 12 latents what a sentence decides shows at high noise,
+where the loss is small. Measured on a trained base, what the sentence takes off the loss, over the loss squared (the weight
+that would make the most of it), goes 1 : 5 : 32 : 185 at the noise levels 300, 500, 700, 850; 1 / SNR goes 1 : 4 : 16 : 60."""
 DROP_TEXT, UNKNOWN = 0.1, 0.02
 """Share of sentences left empty; share of words replaced by the row for words that the world does not use."""
 ASKED = 0.02
