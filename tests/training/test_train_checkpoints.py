@@ -44,7 +44,7 @@ def test_the_log_forgets_what_came_after_the_checkpoint_a_run_goes_on_from(confi
 
 def test_the_last_checkpoints_and_the_best_one_are_kept(config, monkeypatch):
     scores = iter([3.0, 1.0, 2.0, 4.0, 5.0])
-    monkeypatch.setattr(loop, "_validate", lambda *_: next(scores))
+    monkeypatch.setattr(loop, "validate", lambda *_: next(scores))
     made = config(steps=5, checkpoints={"every": 1, "keep": 2})
     made.data.validation = made.data.folders
     ended = train(made)

@@ -50,8 +50,8 @@ def read_clothing_colour(picture: np.ndarray, face_box: Sequence[float] | np.nda
     x0, _, x1, y1, unit = _face(face_box)
     height, width = picture.shape[:2]
     middle = (x0 + x1) / 2
-    # Head units below the chin: from under the collar to the elbows.
-    top, bottom = y1 + 0.95 * unit, min(y1 + 2.3 * unit, height)
+    # Head units below the chin: from under the collar to the elbows, from the shoulders where the picture ends early.
+    top, bottom = min(y1 + 0.95 * unit, max(y1 + 0.6 * unit, height - 0.5 * unit)), min(y1 + 2.3 * unit, height)
     rows = slice(*np.clip((round(top), round(bottom)), 0, height))
     votes = np.zeros(len(_NAMES))
     for side in (-1, 1):
