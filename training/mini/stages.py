@@ -109,7 +109,7 @@ def _judge(folder: Path) -> None:
 
     people, meetings = Drawings(folder / "people_judge"), Drawings(folder / "meetings_judge")
     crops, labels = faces_of(people, meetings, through_autoencoder(mini_vae(), meetings))
-    model = train_recogniser(folder, "judge", crops, labels, 2000, 32, 5)
+    model = train_recogniser(folder, "judge", crops, labels, 1200, 32, 5)
     save_part("judge", model.state_dict(), folder / "weights")
 
 
@@ -178,18 +178,18 @@ STAGES: dict[str, Stage] = {
     "autoencoder": Stage(("pictures",), _autoencoder, 24, "train the autoencoder"),
     "crowd_train": Stage((), _crowd("train", PEOPLE, MEETINGS), 3, "draw the people of the vision tower"),
     "vision": Stage(("crowd_train",), _vision, 18, "train the vision tower"),
-    "towers": Stage(("pictures",), _towers, 2, "train the text towers"),
-    "text_to_image": Stage(("autoencoder", "towers"), _text_to_image, 45, "train the UNet, and the towers with it"),
+    "towers": Stage(("pictures",), _towers, 4, "train the text towers"),
+    "text_to_image": Stage(("autoencoder", "towers"), _text_to_image, 40, "train the UNet, and the towers with it"),
     "crowd_recogniser": Stage((), _crowd("recogniser", OTHERS, 8000), 4, "draw the recogniser's people"),
     "recogniser": Stage(("crowd_recogniser",), _recogniser, 12, "train the recogniser"),
     "detector": Stage(("pictures", "crowd_train"), _detector, 8, "train the face detector"),
     "crowd_judge": Stage((), _crowd("judge", OTHERS, 8000), 4, "draw the judge's people"),
-    "judge": Stage(("crowd_judge", "autoencoder"), _judge, 18, "train the judge"),
+    "judge": Stage(("crowd_judge", "autoencoder"), _judge, 14, "train the judge"),
     "data": Stage((), _data, 3, "write the adapter's data set"),
     "prepare": Stage(
-        ("data", "text_to_image", "vision", "recogniser", "detector"), _prepare, 6, "python -m training prepare", 2
+        ("data", "text_to_image", "vision", "recogniser", "detector"), _prepare, 12, "python -m training prepare", 2
     ),
-    "adapter": Stage(("prepare",), _adapter, 40, "python -m training train", 2),
+    "adapter": Stage(("prepare",), _adapter, 22, "python -m training train", 2),
 }
 """In the order in which they are started, whenever two of them can run."""
 
