@@ -33,6 +33,38 @@ def face_analyser(faces_root: Path):
     return InsightFaceAnalyser.from_pack("mini", root=faces_root, provider="CPU")
 
 
+@pytest.fixture(scope="module")
+def unet():
+    """The tiny SDXL's UNet; with diffusers only."""
+    from dhumandiff.tiny import tiny_unet
+
+    return tiny_unet()
+
+
+@pytest.fixture(scope="module")
+def adapter():
+    """Random weights that fit the tiny SDXL."""
+    from dhumandiff.tiny import tiny_adapter
+
+    return tiny_adapter()
+
+
+@pytest.fixture(scope="module")
+def people(adapter):
+    """Two people for `adapter`."""
+    from tiny_pair import two_people
+
+    return two_people(adapter)
+
+
+@pytest.fixture(scope="module")
+def portrait():
+    """The tiny SDXL that draws portraits; with diffusers only."""
+    from dhumandiff.hosts.diffusers_pipeline import Portrait
+
+    return Portrait.from_base("tiny", "cpu")
+
+
 def pytest_runtest_setup(item):
     if item.get_closest_marker("miniature") and not (WEIGHTS / "adapter.safetensors").is_file():
         pytest.skip(f"the miniature's weights are not in {WEIGHTS} yet: python -m training mini")

@@ -6,28 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from layouts import random_reference
-from tiny_pair import inputs, run, two_people
+from tiny_pair import inputs, run
 
 pytest.importorskip("diffusers", reason="install it with: pip install diffusers transformers accelerate")
 
 from dhumandiff import tiny
 from dhumandiff.attention import fit_masks, paired_attention, person_weights, released_attention_map
 from dhumandiff.hosts.diffusers import attach
-
-
-@pytest.fixture(scope="module")
-def unet():
-    return tiny.tiny_unet()
-
-
-@pytest.fixture(scope="module")
-def adapter():
-    return tiny.tiny_adapter()
-
-
-@pytest.fixture(scope="module")
-def people(adapter):
-    return two_people(adapter)
 
 
 class ReferenceProcessor:

@@ -3,28 +3,12 @@
 import pytest
 import torch
 from layouts import random_reference, small_adapter
-from tiny_pair import CONTEXT, inputs, run, two_people
+from tiny_pair import CONTEXT, inputs, run
 
 pytest.importorskip("diffusers", reason="install it with: pip install diffusers transformers accelerate")
 
-from dhumandiff import tiny
 from dhumandiff.errors import AdapterError, HostError, ReferenceError
 from dhumandiff.hosts.diffusers import attach
-
-
-@pytest.fixture(scope="module")
-def unet():
-    return tiny.tiny_unet()
-
-
-@pytest.fixture(scope="module")
-def adapter():
-    return tiny.tiny_adapter()
-
-
-@pytest.fixture(scope="module")
-def people(adapter):
-    return two_people(adapter)
 
 
 def test_three_references_are_refused_when_the_weights_hold_two_persons(unet, adapter, people):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from tiny_pair import MARKED, SMALL, far, two_people
+from tiny_pair import MARKED, SMALL, far
 
 pytest.importorskip("diffusers", reason="install it with: pip install diffusers transformers accelerate")
 
@@ -16,21 +16,6 @@ from dhumandiff.hosts.diffusers_base import load_pipeline
 from dhumandiff.hosts.diffusers_pipeline import NEGATIVE, Portrait
 from dhumandiff.hosts.diffusers_text import encode_prompt
 from dhumandiff.prompt import parse_prompt
-
-
-@pytest.fixture(scope="module")
-def portrait():
-    return Portrait.from_base("tiny", "cpu")
-
-
-@pytest.fixture(scope="module")
-def adapter():
-    return tiny.tiny_adapter()
-
-
-@pytest.fixture(scope="module")
-def people(adapter):
-    return two_people(adapter)
 
 
 def noise_at(share):

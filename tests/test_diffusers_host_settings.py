@@ -4,29 +4,13 @@ import numpy as np
 import pytest
 import torch
 from layouts import small_adapter
-from tiny_pair import MARKED, SMALL, far, two_people
+from tiny_pair import MARKED, SMALL, far
 
 pytest.importorskip("diffusers", reason="install it with: pip install diffusers transformers accelerate")
 
-from dhumandiff import tiny
 from dhumandiff.errors import HostError
 from dhumandiff.hosts.diffusers_pipeline import Portrait
 from dhumandiff.prompt import parse_prompt
-
-
-@pytest.fixture(scope="module")
-def portrait():
-    return Portrait.from_base("tiny", "cpu")
-
-
-@pytest.fixture(scope="module")
-def adapter():
-    return tiny.tiny_adapter()
-
-
-@pytest.fixture(scope="module")
-def people(adapter):
-    return two_people(adapter)
 
 
 def unet_calls(portrait, generate):

@@ -214,7 +214,7 @@ def train(config: TrainConfig) -> Ended:
                     step,
                     dict(zip(["loss", *names], (sums / since).tolist(), strict=True)),
                     seconds,
-                    rate=optimiser.param_groups[0]["lr"],
+                    rate=optimiser.param_groups[-1]["lr"],  # Muon's own comes first, where there is one
                     samples_per_second=config.data.batch / seconds,
                     outside=outside,
                     gradient=float(norm),

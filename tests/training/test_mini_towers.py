@@ -67,6 +67,11 @@ def test_a_sentence_s_end_asks_for_scene_and_both_colours_and_the_empty_sentence
     assert said.low[torch.arange(3), said.ends].tolist() == [49407] * 3
 
 
+def test_a_batch_that_asks_nothing_costs_nothing(said):
+    rows, last = torch.tensor([2, 2]), torch.zeros(2, dtype=torch.bool)
+    assert Towers(said.vocabulary())(said, rows, last)[2] == 0
+
+
 def test_hidden_words_read_as_the_row_for_unknown_ones(said):
     torch.manual_seed(0)
     towers = Towers(said.vocabulary()).eval()

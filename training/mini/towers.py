@@ -172,8 +172,9 @@ def train_towers(folder: Path, said: Sentences, steps: int) -> Towers:
 
 
 def _entropy(logits: Tensor, wanted: Tensor) -> Tensor:
-    """Mean cross entropy of [..., classes] where something is asked."""
-    return F.cross_entropy(logits.flatten(0, -2), wanted.flatten(), ignore_index=NOTHING)
+    """Mean cross entropy of [..., classes] where something is asked; 0 where nothing is, as in a batch of empty sentences."""
+    total = F.cross_entropy(logits.flatten(0, -2), wanted.flatten(), ignore_index=NOTHING, reduction="sum")
+    return total / (wanted != NOTHING).sum().clamp(min=1)
 
 
 def _token(word: str) -> int:
