@@ -187,6 +187,8 @@ class DiffusionConfig:
     """Of this part of the loss."""
     min_snr_gamma: float | None = 5.0
     """Min-SNR weighting (arXiv 2303.09556, 5 as published); null: every noise level counts alike."""
+    levels: Literal["uniform", "rising"] = "uniform"
+    """Which noise levels are drawn: all alike often, or the higher the more often (density 2t over t from 0 to 1)."""
 
     def __post_init__(self) -> None:
         need(self.weight > 0, "objectives.diffusion.weight", self.weight, "it must be above 0")

@@ -30,6 +30,7 @@ from .data.folder import Folder, open_folders
 from .data.stream import Lane, Stream, chance
 from .model import PairModel
 from .objectives import build_objectives, check_data, losses_of
+from .objectives.diffusion import noise_levels
 from .optimise import Averages, make_optimiser, make_schedule
 from .parsing import as_dict
 from .resume import check_agreement, gather, restore, what_must_agree
@@ -68,7 +69,6 @@ def train(config: TrainConfig) -> Ended:
     validation = open_folders(config.data.validation) if config.data.validation else None
     objectives = build_objectives(config.objectives)
     check_data(objectives, [*folders, *(validation[0] if validation else [])])
-    gamma = config.objectives.diffusion.min_snr_gamma
 
     def weigh(values: Sequence[Any]) -> Any:
         return sum(objective.weight * value for objective, value in zip(objectives, values, strict=True))
@@ -176,7 +176,9 @@ def train(config: TrainConfig) -> Ended:
             for number, batch in enumerate(data.batches, start=1):
                 with nullcontext() if number == len(data.batches) else accelerator.no_sync(model):
                     with clock("forward"):
-                        values = losses_of(model, batch.to(device), base.scheduler, objectives, gamma)
+                        values = losses_of(
+                            model, batch.to(device), base.scheduler, objectives, config.objectives.diffusion
+                        )
                         loss = weigh(values)
                     with clock("backward"):
                         accelerator.backward(loss / len(data.batches))
@@ -191,7 +193,7 @@ def train(config: TrainConfig) -> Ended:
             total = weigh(values)
             if not math.isfinite(total) or not (accelerator.scaler is not None or bool(norm.isfinite())):
                 raise _not_finite(
-                    run.folder, step + 1, rank, data.batches, dict(zip(names, values, strict=True)), float(norm)
+                    run.folder, step + 1, rank, data.batches, config, dict(zip(names, values, strict=True)), float(norm)
                 )
 
             with clock("optimiser"):
@@ -262,15 +264,22 @@ def _grid(
 
 
 def _not_finite(
-    folder: Path, step: int, rank: int, batches: Sequence[Batch], losses: Mapping[str, float], norm: float
+    folder: Path,
+    step: int,
+    rank: int,
+    batches: Sequence[Batch],
+    config: TrainConfig,
+    losses: Mapping[str, float],
+    norm: float,
 ) -> TrainingError:
     """Write down which samples a step that came out as NaN was made of."""
     path = folder / f"nan-step-{step:08d}-process-{rank}.json"
     content = {"step": step, "losses": {name: str(value) for name, value in losses.items()}, "gradient": str(norm)}
+    levels = [noise_levels(batch.levels, config.objectives.diffusion.levels).tolist() for batch in batches]
     content["samples"] = [
-        {"name": name, "level": float(level)}
-        for batch in batches
-        for name, level in zip(batch.names, batch.levels.tolist(), strict=True)
+        {"name": name, "level": level}
+        for batch, places in zip(batches, levels, strict=True)
+        for name, level in zip(batch.names, places, strict=True)
     ]
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return TrainingError(

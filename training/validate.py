@@ -48,8 +48,8 @@ def validate(
     for number in range(count):
         samples, draws = next(lane)
         if number % accelerator.num_processes == accelerator.process_index:
-            batch, gamma = make(samples, draws, 0).to(accelerator.device), config.objectives.diffusion.min_snr_gamma
-            values = losses_of(pair, batch, pair.base.scheduler, objectives, gamma)
+            batch = make(samples, draws, 0).to(accelerator.device)
+            values = losses_of(pair, batch, pair.base.scheduler, objectives, config.objectives.diffusion)
             total += sum(objective.weight * value for objective, value in zip(objectives, values, strict=True)) / count
     pair.train()
     return float(accelerator.reduce(total, "sum"))

@@ -16,7 +16,7 @@ from training.config import DiffusionConfig, FaceRegionConfig, LocalisationConfi
 from training.data.folder import open_folder
 from training.model import LayerMaps
 from training.objectives import OBJECTIVES, Seen, build_objectives, check_data
-from training.objectives.diffusion import min_snr_weights
+from training.objectives.diffusion import min_snr_weights, noise_levels
 from training.objectives.localisation import face_share, word_balance
 
 
@@ -79,6 +79,16 @@ def test_min_snr_weights_are_those_of_the_paper():
     assert min_snr_weights(scheduler("v_prediction"), times, 5.0).tolist() == pytest.approx(expected)
     assert min_snr_weights(scheduler(), times, 5.0)[0] < 0.01
     assert min_snr_weights(scheduler(), times, 5.0)[2] == 1
+
+
+def test_rising_noise_levels_are_drawn_the_more_often_the_higher_they_are():
+    drawn = torch.linspace(0, 1 - 2**-24, 100_001)
+    assert torch.equal(noise_levels(drawn, "uniform"), drawn)
+    rising = noise_levels(drawn, "rising")
+    assert rising.min() == 0
+    assert rising.max() < 1
+    counts = torch.histc(rising, bins=10, min=0, max=1) / len(drawn)
+    assert counts.tolist() == pytest.approx([(2 * tenth + 1) / 100 for tenth in range(10)], abs=1e-3)
 
 
 def test_the_face_region_counts_face_places_only():

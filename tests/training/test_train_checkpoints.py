@@ -1,9 +1,9 @@
 """Checkpoints of a run: what is kept, what is refused, and how a run ends that does not end by itself."""
 
+import itertools
 import json
 import os
 import signal
-import threading
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ from training import TrainingError, checkpoint, loop
 from training.checkpoint import Run, adapter_of_run
 from training.data.batch import BatchMaker
 from training.loop import train
-from training.watch import Stop, read_log
+from training.watch import Stop, Watch, read_log
 
 pytestmark = pytest.mark.usefixtures("one_thread", "fresh_accelerate")
 
@@ -124,12 +124,13 @@ def test_a_shard_that_breaks_off_ends_the_run_with_what_was_learnt_saved(small_b
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_ends(config, number, capsys):
+def test_a_signal_saves_and_ends(config, number, capsys, monkeypatch):
     before = signal.getsignal(signal.SIGINT)  # ignored, where the tests run in the background
-    threading.Timer(1.0, os.kill, (os.getpid(), number)).start()
+    steps = itertools.count(1)
+    monkeypatch.setattr(Watch, "tick", lambda _: os.kill(os.getpid(), number) if next(steps) == 3 else None)
     ended = train(config(steps=100000, watch={"every": 1000}))
     assert ended.signal == number
-    assert 0 < ended.step < 100000
+    assert 3 <= ended.step < 100
     assert Run(ended.run).steps() == [ended.step]
     assert "Finishing this step, then saving" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGINT) is before

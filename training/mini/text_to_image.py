@@ -82,7 +82,9 @@ def train_text_to_image(
         last = torch.rand(BATCH, generator=random) < 0.5
         text, pooled, asked = model.towers(said, spoken, last, unknown)
         noise = torch.randn(BATCH, *latents.shape[1:], generator=random)
-        times = torch.randint(len(alphas), (BATCH,), generator=random)
+        # As many at every height, and the higher the more: what a sentence decides shows in few of the low ones.
+        even = (torch.arange(BATCH) + torch.rand(BATCH, generator=random)) / BATCH
+        times = (even.sqrt() * len(alphas)).long().clamp(max=len(alphas) - 1)
         noisy = scheduler.add_noise(latents[rows], noise, times)
         added = {"text_embeds": pooled, "time_ids": sizes(BATCH)}
         made = model.unet(noisy, times, text, added_cond_kwargs=added).sample

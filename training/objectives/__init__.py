@@ -20,7 +20,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .. import TrainingError
-from ..config import ObjectivesConfig
+from ..config import DiffusionConfig, ObjectivesConfig
 from ..data.batch import Batch
 from ..data.folder import Folder, Sample
 from . import diffusion, face_region, localisation
@@ -58,15 +58,15 @@ def check_data(objectives: Sequence[Objective], folders: Sequence[Folder]) -> No
 
 
 def losses_of(
-    model: nn.Module, batch: Batch, scheduler: Any, objectives: Sequence[Objective], min_snr_gamma: float | None
+    model: nn.Module, batch: Batch, scheduler: Any, objectives: Sequence[Objective], noise: DiffusionConfig
 ) -> list[Tensor]:
     """The value of every objective for one micro batch. model: a PairModel, or what Accelerate made of it."""
-    times = (batch.levels * scheduler.config.num_train_timesteps).long()
+    times = (diffusion.noise_levels(batch.levels, noise.levels) * scheduler.config.num_train_timesteps).long()
     noisy = scheduler.add_noise(batch.latents, batch.noise, times)
     target = batch.noise
     if scheduler.config.prediction_type == "v_prediction":
         target = scheduler.get_velocity(batch.latents, batch.noise, times)
     prediction, maps = model(batch, noisy, times)
-    row_weights = diffusion.min_snr_weights(scheduler, times, min_snr_gamma)
+    row_weights = diffusion.min_snr_weights(scheduler, times, noise.min_snr_gamma)
     seen = Seen(batch, prediction, target, times, scheduler, maps, row_weights)
     return [objective(seen) for objective in objectives]
