@@ -1,13 +1,19 @@
 """Rebuilding the miniature: the loop of its frozen parts, its drawings, and the order of its stages."""
 
 import json
+import signal
+import subprocess
 import sys
+import time
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from dhumandiff.mini.base import build_unet
 from dhumandiff.mini.world import people, sample_pair
 from training import TrainingError
 from training.__main__ import main as training_main
@@ -15,7 +21,7 @@ from training.mini import build
 from training.mini.drawings import Drawings, draw_meetings, draw_people, draw_pictures, tell
 from training.mini.fit import fit
 from training.mini.stages import STAGES, Stage, finished
-from training.mini.text_to_image import heads_of
+from training.mini.text_to_image import Looks, heads_of
 
 
 def small_model():
@@ -101,6 +107,27 @@ def test_heads_are_counted_where_the_boxes_are_and_a_little_above():
     assert (heads[0, :, 7:9] == 0).all()
 
 
+@torch.no_grad()
+def test_attention_astray_is_what_a_sides_words_get_from_the_other_side():
+    torch.manual_seed(0)
+    unet = build_unet()
+    looks, placed = Looks(unet), torch.full((2, 77), -100)
+    placed[0, 3:5], placed[1, 7], placed[1, 9] = 0, 1, 0
+    unet(
+        torch.randn(2, 16, 12, 16),
+        500,
+        torch.randn(2, 77, 160),
+        added_cond_kwargs={"text_embeds": torch.randn(2, 96), "time_ids": torch.ones(2, 6)},
+    )
+    middle = torch.tensor([0.5, 0.25])
+    share = looks.astray(placed, middle)
+    assert 0.1 < share < 0.9
+    exchanged = torch.where(placed >= 0, 1 - placed, placed)
+    assert looks.astray(exchanged, middle) == pytest.approx(1 - share.item(), abs=1e-5)
+    assert looks.astray(placed[:1], middle[:1] * 0 + 1) == 0  # all of the picture is the left side
+    assert looks.astray(torch.full((2, 77), -100), middle) == 0
+
+
 def test_a_crowd_says_whose_every_face_is(tmp_path):
     alone = draw_people(tmp_path / "people", "judge", 4, views=2, workers=1)
     met = draw_meetings(tmp_path / "meetings", "judge", 4, pictures=3, workers=1)
@@ -161,6 +188,26 @@ def test_stages_run_once_in_order_and_a_failure_names_its_log(tmp_path, monkeypa
     assert order == ["a", "b"]
     with pytest.raises(TrainingError, match=r"The stage bad failed.*bad\.log"):
         build.build(tmp_path, ["a", "b", "bad"])
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks for processes where Linux shows them")
+def test_sigterm_ends_the_stages_too(tmp_path):
+    def running():
+        lines = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(OSError):  # a process that has ended
+                lines.append(path.read_bytes())
+        return [line for line in lines if b"training.mini.stages" in line and str(tmp_path).encode() in line]
+
+    command = [sys.executable, "-m", "training", "mini", "--out", str(tmp_path), "--stage", "pictures"]
+    process = subprocess.Popen(command)
+    until = time.monotonic() + 60
+    while not running() and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.1)
+    assert running()
+    process.terminate()
+    assert process.wait(60) == 128 + signal.SIGTERM
+    assert not running()
 
 
 def test_the_dry_run_lists_the_stages_and_does_nothing(tmp_path, capsys):

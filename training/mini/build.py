@@ -58,13 +58,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     config, given = parse(MiniConfig, "mini", argv, {"dry_run": "say what would be done; do nothing"})
     folder = Path(config.out)
-    if config.row:
-        print(_rows(config, folder, given["dry_run"]))
-    elif given["dry_run"]:
-        print(_plan(folder, _wanted(config.stage)))
-    else:
-        build(folder, _wanted(config.stage))
-        print(_end(folder, config))
+    before = signal.signal(
+        signal.SIGTERM, lambda number, _: sys.exit(128 + number)
+    )  # so that `finally` ends the stages
+    try:
+        if config.row:
+            print(_rows(config, folder, given["dry_run"]))
+        elif given["dry_run"]:
+            print(_plan(folder, _wanted(config.stage)))
+        else:
+            build(folder, _wanted(config.stage))
+            print(_end(folder, config))
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def build(folder: Path, wanted: Sequence[str], weights: Path | None = None) -> None:

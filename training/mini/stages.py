@@ -125,12 +125,12 @@ def _text_to_image(folder: Path) -> None:
     import torch
 
     from .drawings import Drawings
-    from .text_to_image import heads_of, save_text_to_image, train_text_to_image
+    from .text_to_image import save_text_to_image, train_text_to_image
 
     said, towers = _towers(folder)  # trained by then: they are only read
     drawings = Drawings(folder / "pictures")
-    latents, heads = torch.tensor(drawings["latents"]), heads_of(drawings["boxes"])
-    model = train_text_to_image(folder, latents, heads, said, towers, 2000)
+    latents = torch.tensor(drawings["latents"])
+    model = train_text_to_image(folder, latents, drawings["boxes"], said, towers, 2000)
     save_text_to_image(model, folder / "weights")
 
 

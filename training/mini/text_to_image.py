@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
+from dhumandiff.hosts.diffusers import cross_attention_layers, layer_shape
 from dhumandiff.hosts.diffusers_base import package
 from dhumandiff.mini.autoencoder import PATCH
 from dhumandiff.mini.base import SIZE, build_unet, compact_vocabulary
@@ -36,6 +38,10 @@ ASKED = 0.02
 """Weight of what the towers are asked."""
 HEAD = 3.0
 """How much more the places of a head count: there it is that words about looks show, and an adapter later on."""
+
+
+ASIDE = 0.05
+"""Weight of `astray`."""
 
 
 class TextToImage(nn.Module):
@@ -63,16 +69,51 @@ def heads_of(boxes: np.ndarray) -> Tensor:
     return torch.cat(shares)
 
 
+class Looks:
+    """Listens to a UNet's cross-attention: what its layers look at, of the last call."""
+
+    def __init__(self, unet: nn.Module) -> None:
+        self._layers = [module for _, module in cross_attention_layers(unet)]
+        self._heard: dict[nn.Module, Tensor] = {}
+        for layer in self._layers:
+            for part in (layer.to_q, layer.to_k):
+                part.register_forward_hook(lambda module, _, out: self._heard.update({module: out}))
+
+    def astray(self, placed: Tensor, middle: Tensor) -> Tensor:
+        """The share of the attention to words about one side that comes from the other side of the picture.
+
+        As FastComposer localises its subjects (arXiv 2305.10431), but for the base's own words: without it the UNet draws
+        both colours long before it learns whose is which. placed [B, L]: 0 left, 1 right, else neither; middle [B]: where
+        the one side ends, 0..1 of the width.
+        """
+        words = torch.stack([placed == 0, placed == 1], dim=-1).float()  # [B, L, sides]
+        shares = []
+        for layer in self._layers:
+            query, key = (
+                rearrange(self._heard[part], "b n (h d) -> b h n d", h=layer.heads) for part in (layer.to_q, layer.to_k)
+            )
+            looks = ((query * query.shape[-1] ** -0.5) @ key.mT).softmax(dim=-1)
+            given = (looks @ words[:, None]).mean(dim=1)  # [B, places, sides]
+            columns = layer_shape((SIZE[1] // PATCH, SIZE[0] // PATCH), given.shape[1])[1]
+            across = (torch.arange(given.shape[1]) % columns + 0.5) / columns
+            right = (across > middle[:, None]).float()
+            other = torch.stack([right, 1 - right], dim=-1)
+            shares.append((given * other).sum() / given.sum().clamp(min=1e-6))
+        return torch.stack(shares).mean()
+
+
 def train_text_to_image(
-    folder: Path, latents: Tensor, heads: Tensor, said: Sentences, towers: Towers, steps: int
+    folder: Path, latents: Tensor, boxes: np.ndarray, said: Sentences, towers: Towers, steps: int
 ) -> TextToImage:
-    """latents [N, 16, 12, 16], scaled, of the pictures whose sentences are `said`; heads [N, 12, 16] 0..1: where they are."""
+    """latents [N, 16, 12, 16], scaled, of the pictures whose sentences are `said`; boxes [N, 2, 4] px: of the faces."""
     torch.manual_seed(1)
     model = TextToImage(towers)
     scheduler = package("diffusers").DDPMScheduler.from_config(tiny_scheduler().config)
     alphas = scheduler.alphas_cumprod
     weights = (alphas / (1 - alphas)).clamp(max=GAMMA) / (alphas / (1 - alphas))
     places = torch.arange(said.low.shape[1])
+    heads, middles = heads_of(boxes), torch.tensor(boxes[:, :, ::2].mean(axis=(1, 2)) / SIZE[0])
+    looks = Looks(model.unet)
 
     def losses(random: torch.Generator, _: int) -> dict[str, Tensor]:
         rows = torch.randint(len(latents), (BATCH,), generator=random)
@@ -91,7 +132,11 @@ def train_text_to_image(
         apart = (made - noise).square().mean(1)
         counts = 1 + HEAD * heads[rows]
         apart = (counts * apart).sum((1, 2)) / counts.sum((1, 2))
-        return {"noise": (weights[times] * apart).mean(), "asked": ASKED * asked}
+        return {
+            "noise": (weights[times] * apart).mean(),
+            "asked": ASKED * asked,
+            "astray": ASIDE * looks.astray(said.placed[spoken], middles[rows]),
+        }
 
     # The decay holds the UNet's attention, which Muon would let grow without bounds.
     words = list(model.towers.parameters())

@@ -47,7 +47,8 @@ class Sentences:
 
     ends [N + 1] is the place of the end token. At the end: scene, colour on the left, colour on the right [N + 1, 3].
     At the words, `NOTHING` elsewhere: the wearer's side at a garment [N + 1, 77]; at a side, for each of `AT_SIDES`, what
-    holds for who is there [4, N + 1, 77].
+    holds for who is there [4, N + 1, 77]. placed [N + 1, 77]: the side that a word is about, at sides, garments and their
+    colours.
     """
 
     low: Tensor
@@ -56,6 +57,7 @@ class Sentences:
     answers: Tensor
     side: Tensor
     there: Tensor
+    placed: Tensor
 
     @classmethod
     def of(cls, told: Sequence[Mapping[str, Any]]) -> Sentences:
@@ -80,8 +82,11 @@ class Sentences:
                 hair = NOTHING if one["hair"][k] is None else list(HAIR).index(one["hair"][k])
                 known = (int(answers[n, 1 + place]), hair, GENDERS.index(one["genders"][k]), k)
                 there[:, n, low[n] == word[name]] = torch.tensor(known)[:, None]
+        placed = torch.where(side.roll(-1) == NOTHING, side, side.roll(-1))  # a colour comes before its garment
+        for place, name in enumerate(SIDES):
+            placed[low == word[name]] = place
         ends = (low == END).int().argmax(dim=1)
-        return cls(low, big, ends, answers, side, there)
+        return cls(low, big, ends, answers, side, there, placed)
 
     def vocabulary(self) -> Tensor:
         """The token ids that occur."""
