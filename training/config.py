@@ -121,6 +121,8 @@ class AugmentConfig:
     """Both faces and the text: the unconditional half of guidance."""
     drop_subject: float = 0.1
     """No word is mapped, so that face tokens learn to stand alone."""
+    drop_tokens: float = 0.0
+    """The reverse: both keep their mapped words, but no face tokens, so that words learn to carry a face to its place."""
     paired: float = 0.5
     """References of another photo of the person, where a sample has some; the rest are the person in the picture itself."""
     augmented: float = 0.5

@@ -72,7 +72,7 @@ class PairModel(nn.Module):
 
     def forward(self, batch: Batch, noisy: Tensor, times: Tensor) -> tuple[Tensor, list[LayerMaps]]:
         """The UNet's prediction for noisy latents [B, c, h, w] at times [B]; and the maps of the layers, if watched."""
-        tokens = self.face_tokens(batch.hidden, batch.dropped)
+        tokens = self.face_tokens(batch.hidden, batch.tokens_dropped)
         text, columns = self.text(batch)
         self._columns = columns
         prediction = self.predict(noisy, times, text, batch.pooled, batch.time_ids, tokens, watching=bool(self.watch))

@@ -37,6 +37,7 @@ def seen(**parts):
         masks=masks,
         faces=parts.pop("faces", faces),
         dropped=parts.pop("dropped", torch.zeros(2, 2, dtype=torch.bool)),
+        tokens_dropped=parts.pop("tokens_dropped", torch.zeros(2, 2, dtype=torch.bool)),
         words=parts.pop("words", torch.tensor([[0, 0, 0, 2], [0, 1, 0, 5], [1, 0, 0, 2], [1, 1, 0, 5]])),
     )
     return Seen(
@@ -141,14 +142,18 @@ def test_words_are_balanced_as_outside_minus_inside():
 def test_localisation_is_the_mean_over_layers_persons_and_rows_with_a_face():
     masks_side = torch.cat([left_right(1.0, 0.0), left_right(0.0, 1.0)], dim=1).repeat(2, 1, 1)
     indifferent = torch.ones(2, 2, 8)  # a layer of half the size
-    given = seen(maps=[LayerMaps(faces=masks_side), LayerMaps(faces=indifferent), LayerMaps(words=masks_side)])
+    given = seen(maps=[LayerMaps(faces=masks_side), LayerMaps(faces=indifferent), LayerMaps(words=masks_side.clone())])
     found = build(localisation=LocalisationConfig(weight=0.1, words=0.2))
     assert found["localisation"].weight == 0.1
     assert found["localisation"](given) == pytest.approx(0.25)
     assert found["localisation_words"](given) == pytest.approx(-1)
-    given.batch.dropped[0] = True
-    given.maps[0].faces[0] = 7.0  # a row without faces says nothing
+    given.batch.tokens_dropped[0] = True
+    given.maps[0].faces[0] = given.maps[1].faces[0] = 7.0  # a row without face tokens says nothing of them
     assert found["localisation"](given) == pytest.approx(0.25)
+    assert found["localisation_words"](given) == pytest.approx(-1)  # its words are mapped all the same
+    given.batch.dropped[0] = True
+    given.maps[2].words[0] = 7.0
+    assert found["localisation_words"](given) == pytest.approx(-1)
 
 
 def test_words_of_nobody_count_nothing():

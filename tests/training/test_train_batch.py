@@ -127,6 +127,24 @@ def test_a_dropped_subject_path_keeps_faces_and_text(batch):
     assert not made.dropped.any()
 
 
+def test_dropped_tokens_leave_the_mapped_words_alone_with_the_face(batch):
+    made = batch(drop_tokens=1)
+    assert made.tokens_dropped.all()
+    assert not made.dropped.any()
+    assert len(made.words) == 2
+    assert not batch().tokens_dropped.any()
+
+
+@pytest.mark.parametrize("share", ["drop_subject", "drop_text"])
+def test_tokens_stay_where_no_word_carries_the_face(batch, share):
+    assert not batch(**{"drop_tokens": 1, share: 1}).tokens_dropped.any()
+
+
+def test_a_dropped_face_has_no_tokens(batch):
+    rows = batch(50, drop_one_face=1)
+    assert torch.equal(rows.tokens_dropped, rows.dropped)
+
+
 def test_all_mentions_carry_the_face_if_asked(batch):
     assert batch(all_mentions=1).words.tolist() == [[0, 0, 0, 2], [0, 0, 1, 1], [0, 1, 0, 5], [0, 1, 1, 2]]
 

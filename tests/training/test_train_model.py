@@ -80,6 +80,7 @@ def batch_of(encoders, people, sentences=SENTENCES, dropped=((False, False), (Fa
             [torch.stack([p.identity_swapped[0] for p in people[2 * i : 2 * i + 2]]) for i in range(rows)]
         ),
         dropped=torch.tensor(dropped),
+        tokens_dropped=torch.tensor(dropped),
         masks=zeros,
         faces=zeros,
     )

@@ -34,7 +34,7 @@ class Batch:
     ids: [B, chunks, 77] tokens of CLIP-L.
     words: [W, 4] row, person (from 0), chunk, position of every token that carries a face.
     hidden: [B, 2, T, C] of the references' crops. identity: [B, 2, 512].
-    dropped: [B, 2] True where a person's face is left out.
+    dropped: [B, 2] True where a person's face is left out. tokens_dropped: [B, 2] True there, and where it has words alone.
     masks, faces: [B, 2, h, w] 0..1, where each person and their face are.
     """
 
@@ -50,6 +50,7 @@ class Batch:
     hidden: Tensor
     identity: Tensor
     dropped: Tensor
+    tokens_dropped: Tensor
     masks: Tensor
     faces: Tensor
 
@@ -77,6 +78,7 @@ class _Choice:
     dropped: tuple[bool, bool]
     text_dropped: bool
     mapped: bool
+    tokens_dropped: bool
     mentions: str
     rows: tuple[int, int]
 
@@ -146,6 +148,7 @@ class BatchMaker:
                 [tensors[f"ref_{person}.{self.identity}"][which].float() for _, person, which in people]
             ),
             "dropped": torch.tensor(choice.dropped),
+            "tokens_dropped": torch.tensor([gone or choice.tokens_dropped for gone in choice.dropped]),
             "masks": _regions(tensors, "mask", people, mean.shape),
             "faces": _regions(tensors, "face", people, mean.shape),
         }
@@ -161,11 +164,13 @@ def choose(augment: AugmentConfig, persons: Sequence[dict[str, Any]], chance: ra
     if len(persons) != 2:
         raise IndexError(f"it has {len(persons)} persons instead of 2")
     rows = [_reference(augment, person["references"], chance) for person in persons]
+    text_dropped, mapped = what in ("drop_text", "drop_all"), subject >= augment.drop_subject
     return _Choice(
         order=order,
         dropped=(both or one[0], both or one[1]),
-        text_dropped=what in ("drop_text", "drop_all"),
-        mapped=subject >= augment.drop_subject,
+        text_dropped=text_dropped,
+        mapped=mapped,
+        tokens_dropped=chance.random() < augment.drop_tokens and mapped and not text_dropped,
         mentions="tokens_all" if mentions < augment.all_mentions else "tokens_first",
         rows=(rows[order[0]], rows[order[1]]),
     )

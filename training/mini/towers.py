@@ -4,8 +4,10 @@ The hard part is whose: "the man on the left a green sweater" binds three words 
 sentence's end, towers of this size name both colours and stay at chance about which is on the left (measured: 1,400 steps
 beside the UNet, cross entropy at ln 2). Asked at the words themselves, too, they know it after 300 steps. So heads read
 - off the pooled state: scene and the two colours,
-- off the layer before the last, which is what the UNet reads: at every garment its wearer's side, at every "left" and
-  "right" who is there: colour of clothes, of hair where it is described, gender, and whether the sentence named them first.
+- off the layer before the last, which is what the UNet reads: at every garment its wearer's side; at every garment and every
+  "left" and "right" who that is: colour of clothes, of hair where it is described, gender, whether the sentence named them
+  first. Garments come after all that is said of a face, and are where the UNet looks for a person's colour: what they know,
+  it finds.
 The heads are thrown away with the run.
 """
 
@@ -35,8 +37,8 @@ NOTHING = -100
 """Where cross entropy asks nothing."""
 ENDS = (len(SCENES), len(COLOURS), len(COLOURS))
 SIDES, GENDERS = ("left", "right"), ("woman", "man")
-AT_SIDES = (len(COLOURS), len(HAIR), len(GENDERS), 2)
-"""How many answers there are to what is asked at a side."""
+ABOUT = (len(COLOURS), len(HAIR), len(GENDERS), 2)
+"""How many answers there are to what is asked about a person."""
 AT_WORDS = 2.0
 """Weight of what is asked at the words."""
 
@@ -46,8 +48,8 @@ class Sentences:
     """What all captions say, and the empty one at the end: token ids [N + 1, 77] for either tower, and the answers.
 
     ends [N + 1] is the place of the end token. At the end: scene, colour on the left, colour on the right [N + 1, 3].
-    At the words, `NOTHING` elsewhere: the wearer's side at a garment [N + 1, 77]; at a side, for each of `AT_SIDES`, what
-    holds for who is there [4, N + 1, 77]. placed [N + 1, 77]: the side that a word is about, at sides, garments and their
+    At the words, `NOTHING` elsewhere: the wearer's side at a garment [N + 1, 77]; at garments and sides, for each of `ABOUT`,
+    what holds for that person [4, N + 1, 77]. placed [N + 1, 77]: the side that a word is about, at sides, garments and their
     colours.
     """
 
@@ -70,18 +72,19 @@ class Sentences:
         colours, scenes = list(COLOURS), list(SCENES)
         word = {name: _token(name) for name in (*colours, *SIDES)}
         garments = torch.tensor([_token(name) for name in sorted(set(chain.from_iterable(GARMENTS.values())))])
-        side, there = torch.full_like(low, NOTHING), torch.full((len(AT_SIDES), *low.shape), NOTHING)
+        side, there = torch.full_like(low, NOTHING), torch.full((len(ABOUT), *low.shape), NOTHING)
         answers = torch.full((len(captions), 3), NOTHING)
         for n, one in enumerate(told):
             who = [one["sides"].index(name) for name in SIDES]
             worn = [one["colours"][k] for k in who]
             answers[n] = torch.tensor([scenes.index(one["scene"]), *(colours.index(name) for name in worn)])
-            garment = torch.isin(low[n], garments)
+            garment = torch.isin(low[n], garments) & (worn[0] != worn[1])  # else it is not clear whose it is
             for place, (k, name) in enumerate(zip(who, SIDES, strict=True)):
-                side[n, garment & (low[n].roll(1) == word[worn[place]])] = place
+                own = garment & (low[n].roll(1) == word[worn[place]])
+                side[n, own] = place
                 hair = NOTHING if one["hair"][k] is None else list(HAIR).index(one["hair"][k])
                 known = (int(answers[n, 1 + place]), hair, GENDERS.index(one["genders"][k]), k)
-                there[:, n, low[n] == word[name]] = torch.tensor(known)[:, None]
+                there[:, n, own | (low[n] == word[name])] = torch.tensor(known)[:, None]
         placed = torch.where(side.roll(-1) == NOTHING, side, side.roll(-1))  # a colour comes before its garment
         for place, name in enumerate(SIDES):
             placed[low == word[name]] = place
@@ -118,7 +121,7 @@ class Towers(nn.Module):
             tower.set_input_embeddings(Words(words, tower.config.vocab_size, width))
         self.end_heads = nn.ModuleList(nn.Linear(width, sum(ENDS)) for width in TEXT_WIDTHS)
         self.word_heads = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(width, elementwise_affine=False), nn.Linear(width, len(SIDES) + sum(AT_SIDES)))
+            nn.Sequential(nn.LayerNorm(width, elementwise_affine=False), nn.Linear(width, len(SIDES) + sum(ABOUT)))
             for width in TEXT_WIDTHS
         )
 
@@ -154,7 +157,7 @@ class Towers(nn.Module):
         loss = torch.zeros(())
         for part, logits in enumerate(self.end_heads[k](pooled).split(ENDS, dim=-1)):
             loss = loss + _entropy(logits, said.answers[rows, part])
-        side, *there = self.word_heads[k](states).split((len(SIDES), *AT_SIDES), dim=-1)
+        side, *there = self.word_heads[k](states).split((len(SIDES), *ABOUT), dim=-1)
         at_words = _entropy(side, said.side[rows])
         for logits, wanted in zip(there, said.there[:, rows], strict=True):
             at_words = at_words + _entropy(logits, wanted)

@@ -67,7 +67,7 @@ class Localisation:
 
     def __call__(self, seen: Seen) -> Tensor:
         batch = seen.batch
-        counts = ~batch.dropped
+        counts = ~(batch.tokens_dropped if self.what == "faces" else batch.dropped)
         if self.what == "words":
             named = torch.zeros_like(batch.dropped)
             named[batch.words[:, 0], batch.words[:, 1]] = True
