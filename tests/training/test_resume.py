@@ -196,7 +196,7 @@ def test_two_processes_give_one_processs_losses_and_weights(tmp_path):
     for process in pair:
         process.start()
     for process in pair:
-        process.join(120)
+        process.join(400)
         process.kill()  # nothing, unless they wait for each other
         process.join()
     assert [process.exitcode for process in (one, *pair)] == [0, 0, 0]
