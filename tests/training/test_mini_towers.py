@@ -45,15 +45,30 @@ def test_garments_ask_for_their_wearer_s_side_and_a_green_field_for_nothing(said
     assert words_with(said, said.side, 1) == [("hoodie", 0), ("shirt", 1)]
 
 
-def test_sides_ask_who_is_there(said):
-    colours = list(COLOURS)
+def test_sides_and_garments_ask_who_that_is(said):
+    red, green, blue, white = (list(COLOURS).index(name) for name in ("red", "green", "blue", "white"))
+    ginger = list(HAIR).index("ginger")
     worn, hair, gender, order = said.there
-    assert words_with(said, worn, 0) == [("right", colours.index("red")), ("left", colours.index("green"))]
-    assert words_with(said, worn, 1) == [("left", colours.index("blue")), ("right", colours.index("white"))]
+    assert words_with(said, worn, 0) == [("right", red), ("left", green), ("suit", red), ("dress", green)]
+    assert words_with(said, worn, 1) == [("left", blue), ("hoodie", blue), ("right", white), ("shirt", white)]
     assert words_with(said, hair, 0) == []
-    assert words_with(said, hair, 1) == [("left", list(HAIR).index("ginger"))]
-    assert words_with(said, gender, 0) == [("right", 1), ("left", 0)]
-    assert words_with(said, order, 0) == [("right", 0), ("left", 1)]
+    assert words_with(said, hair, 1) == [("left", ginger), ("hoodie", ginger)]
+    assert words_with(said, gender, 0) == [("right", 1), ("left", 0), ("suit", 1), ("dress", 0)]
+    assert words_with(said, order, 0) == [("right", 0), ("left", 1), ("suit", 0), ("dress", 1)]
+
+
+def test_sides_garments_and_their_colours_have_a_place(said):
+    assert words_with(said, said.placed, 0) == [
+        ("right", 1), ("left", 0), ("red", 1), ("suit", 1), ("green", 0), ("dress", 0),
+    ]  # fmt: skip
+    assert (said.placed[2] == NOTHING).all()
+
+
+def test_a_garment_is_nobody_s_where_both_wear_one_colour():
+    told = {**TOLD[0], "caption": TOLD[0]["caption"].replace("green dress", "red suit"), "colours": ["red", "red"]}
+    said = Sentences.of([told])
+    assert words_with(said, said.side, 0) == []
+    assert words_with(said, said.placed, 0) == [("right", 1), ("left", 0)]
 
 
 def test_a_sentence_s_end_asks_for_scene_and_both_colours_and_the_empty_sentence_for_nothing(said):
