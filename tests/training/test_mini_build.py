@@ -21,7 +21,7 @@ from training.mini import build
 from training.mini.drawings import Drawings, draw_meetings, draw_people, draw_pictures, tell
 from training.mini.fit import fit
 from training.mini.stages import STAGES, Stage, finished
-from training.mini.text_to_image import Looks, heads_of
+from training.mini.text_to_image import TextAttention, heads_of
 
 
 def small_model():
@@ -111,7 +111,7 @@ def test_heads_are_counted_where_the_boxes_are_and_a_little_above():
 def test_attention_astray_is_what_a_sides_words_get_from_the_other_side():
     torch.manual_seed(0)
     unet = build_unet()
-    looks, placed = Looks(unet), torch.full((2, 77), -100)
+    attention, placed = TextAttention(unet), torch.full((2, 77), -100)
     placed[0, 3:5], placed[1, 7], placed[1, 9] = 0, 1, 0
     unet(
         torch.randn(2, 16, 12, 16),
@@ -120,12 +120,12 @@ def test_attention_astray_is_what_a_sides_words_get_from_the_other_side():
         added_cond_kwargs={"text_embeds": torch.randn(2, 96), "time_ids": torch.ones(2, 6)},
     )
     middle = torch.tensor([0.5, 0.25])
-    share = looks.astray(placed, middle)
+    share = attention.astray(placed, middle)
     assert 0.1 < share < 0.9
     exchanged = torch.where(placed >= 0, 1 - placed, placed)
-    assert looks.astray(exchanged, middle) == pytest.approx(1 - share.item(), abs=1e-5)
-    assert looks.astray(placed[:1], middle[:1] * 0 + 1) == 0  # all of the picture is the left side
-    assert looks.astray(torch.full((2, 77), -100), middle) == 0
+    assert attention.astray(exchanged, middle) == pytest.approx(1 - share.item(), abs=1e-5)
+    assert attention.astray(placed[:1], middle[:1] * 0 + 1) == 0  # all of the picture is the left side
+    assert attention.astray(torch.full((2, 77), -100), middle) == 0
 
 
 def test_a_crowd_says_whose_every_face_is(tmp_path):

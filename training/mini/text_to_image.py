@@ -41,8 +41,8 @@ HEAD = 3.0
 
 
 ASTRAY, ASTRAY_FROM = 0.05, 0.5
-"""Weight of `Looks.astray`, and the share of the steps after which it begins. From the first step on it does harm: layers learn
-where words belong before they learn to read them, and at 1,200 steps clothes still had no clear colours."""
+"""Weight of `TextAttention.astray`, and the share of the steps after which it begins. From the first step on it does harm:
+layers learn where words belong before they learn to read them, and after 1,200 steps clothes had no clear colours."""
 
 
 class TextToImage(nn.Module):
@@ -70,7 +70,7 @@ def heads_of(boxes: np.ndarray) -> Tensor:
     return torch.cat(shares)
 
 
-class Looks:
+class TextAttention:
     """Listens to a UNet's cross-attention: what its layers look at, of the last call."""
 
     def __init__(self, unet: nn.Module) -> None:
@@ -93,8 +93,8 @@ class Looks:
             query, key = (
                 rearrange(self._heard[part], "b n (h d) -> b h n d", h=layer.heads) for part in (layer.to_q, layer.to_k)
             )
-            looks = ((query * query.shape[-1] ** -0.5) @ key.mT).softmax(dim=-1)
-            given = (looks @ words[:, None]).mean(dim=1)  # [B, places, sides]
+            given = ((query * query.shape[-1] ** -0.5) @ key.mT).softmax(dim=-1)
+            given = (given @ words[:, None]).mean(dim=1)  # [B, places, sides]
             columns = layer_shape((SIZE[1] // PATCH, SIZE[0] // PATCH), given.shape[1])[1]
             across = (torch.arange(given.shape[1]) % columns + 0.5) / columns
             right = (across > middle[:, None]).float()
@@ -114,7 +114,7 @@ def train_text_to_image(
     weights = (alphas / (1 - alphas)).clamp(max=GAMMA) / (alphas / (1 - alphas))
     places = torch.arange(said.low.shape[1])
     heads, middles = heads_of(boxes), torch.tensor(boxes[:, :, ::2].mean(axis=(1, 2)) / SIZE[0])
-    looks = Looks(model.unet)
+    attention = TextAttention(model.unet)
 
     def losses(random: torch.Generator, step: int) -> dict[str, Tensor]:
         rows = torch.randint(len(latents), (BATCH,), generator=random)
@@ -133,11 +133,12 @@ def train_text_to_image(
         apart = (made - noise).square().mean(1)
         counts = 1 + HEAD * heads[rows]
         apart = (counts * apart).sum((1, 2)) / counts.sum((1, 2))
+        localised = step >= ASTRAY_FROM * steps
+        astray = attention.astray(said.placed[spoken], middles[rows]) if localised else torch.zeros(())
         return {
             "noise": (weights[times] * apart).mean(),
             "asked": ASKED * asked,
-            "astray": (ASTRAY if step >= ASTRAY_FROM * steps else 0.0)
-            * looks.astray(said.placed[spoken], middles[rows]),
+            "astray": ASTRAY * astray,
         }
 
     # The decay holds the UNet's attention, which Muon would let grow without bounds.
