@@ -174,20 +174,20 @@ def save_adapter(run: Path, path: Path) -> None:
 
 
 STAGES: dict[str, Stage] = {
-    "pictures": Stage((), _pictures, 2, "draw pictures of strangers"),
-    "autoencoder": Stage(("pictures",), _autoencoder, 24, "train the autoencoder"),
-    "crowd_train": Stage((), _crowd("train", PEOPLE, MEETINGS), 3, "draw the people of the vision tower"),
-    "vision": Stage(("crowd_train",), _vision, 18, "train the vision tower"),
+    "pictures": Stage((), _pictures, 5, "draw pictures of strangers"),
+    "autoencoder": Stage(("pictures",), _autoencoder, 19, "train the autoencoder"),
+    "crowd_train": Stage((), _crowd("train", PEOPLE, MEETINGS), 4, "draw the people of the vision tower"),
+    "vision": Stage(("crowd_train",), _vision, 22, "train the vision tower"),
     "towers": Stage(("pictures",), _towers, 4, "train the text towers"),
-    "text_to_image": Stage(("autoencoder", "towers"), _text_to_image, 40, "train the UNet, and the towers with it"),
+    "text_to_image": Stage(("autoencoder", "towers"), _text_to_image, 38, "train the UNet, and the towers with it"),
     "crowd_recogniser": Stage((), _crowd("recogniser", OTHERS, 8000), 4, "draw the recogniser's people"),
-    "recogniser": Stage(("crowd_recogniser",), _recogniser, 12, "train the recogniser"),
-    "detector": Stage(("pictures", "crowd_train"), _detector, 8, "train the face detector"),
+    "recogniser": Stage(("crowd_recogniser",), _recogniser, 16, "train the recogniser"),
+    "detector": Stage(("pictures", "crowd_train"), _detector, 7, "train the face detector"),
     "crowd_judge": Stage((), _crowd("judge", OTHERS, 8000), 4, "draw the judge's people"),
     "judge": Stage(("crowd_judge", "autoencoder"), _judge, 14, "train the judge"),
-    "data": Stage((), _data, 3, "write the adapter's data set"),
+    "data": Stage((), _data, 4, "write the adapter's data set"),
     "prepare": Stage(
-        ("data", "text_to_image", "vision", "recogniser", "detector"), _prepare, 12, "python -m training prepare", 2
+        ("data", "text_to_image", "vision", "recogniser", "detector"), _prepare, 14, "python -m training prepare", 2
     ),
     "adapter": Stage(("prepare",), _adapter, 22, "python -m training train", 2),
 }

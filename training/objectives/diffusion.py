@@ -42,8 +42,8 @@ class Diffusion:
 def noise_levels(drawn: Tensor, levels: str) -> Tensor:
     """Places among the noise levels, [B] from 0 to below 1, of numbers drawn evenly; by `DiffusionConfig.levels`.
 
-    That faces are decided at high noise, and low levels teach an adapter next to nothing, is why T2I-Adapter draws "cubic"
-    (Mou et al., arXiv 2302.08453, section 3.4); the gentler slope here is this project's choice.
+    T2I-Adapter draws its levels likewise, "cubic", since guidance acts early in sampling (Mou et al., arXiv 2302.08453); the
+    gentler slope here is this project's choice.
     """
     return drawn.sqrt().clamp(max=1 - 2**-24) if levels == "rising" else drawn
 
