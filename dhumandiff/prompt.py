@@ -9,6 +9,7 @@ without a number behind it. Without any mark, person nouns are looked for (perso
 the method (METHOD.md section 1, "subject-augmented conditioning"); how they are found is this project's choice.
 """
 
+import itertools
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -55,6 +56,27 @@ class Prompt:
         """Those of persons 1..`persons` whom no word names: legal when others are marked, and worth a note."""
         named = {mention.person for mention in self.mentions}
         return tuple(person for person in range(1, persons + 1) if person not in named)
+
+    def notes(self, persons: int) -> tuple[str, ...]:
+        """What a user should know of this sentence about persons 1..`persons`: who is not named, and who is named too early.
+
+        The order matters since every person has key/value projections of their own, and what tells the picture which of
+        them belong where is the order in which the sentence names people (METHOD section 1: "person 1 is index 2, person 2
+        is index 5"); in weights trained with `augment.swap_order` it does not.
+        """
+        notes = [
+            f"No word names person {person}: the face counts, but no word carries it. Write word@{person}."
+            for person in self.unbound_persons(persons)
+        ]
+        order = list(dict.fromkeys(m.person for m in sorted(self.mentions, key=lambda mention: mention.start)))
+        for early, late in itertools.pairwise(order):
+            if early > late:
+                notes.append(
+                    f"Person {early} is named before person {late}, and weights tell people apart by who is named first. If the "
+                    "faces come out on the wrong people, exchange the two photos and the marks."
+                )
+                break
+        return tuple(notes)
 
 
 @dataclass(frozen=True)

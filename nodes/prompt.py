@@ -58,11 +58,7 @@ class DHDSubjectPrompt(io.ComfyNode):
     ) -> io.NodeOutput:
         references = [r for r in (reference_1, reference_2) if r is not None]
         prompt = parse_prompt(text, persons=len(references), mentions=mentions)
-        unbound = prompt.unbound_persons(len(references))
-        if unbound:
-            people = " and ".join(f"person {person}" for person in unbound)
-            tell(
-                cls, f"No word names {people}: the face still counts, but no word carries it. Write word@{unbound[0]}."
-            )
+        if notes := prompt.notes(len(references)):
+            tell(cls, " ".join(notes))
         conditioning, bound = encode_subject_prompt(clip, adapter, references, prompt)
         return io.NodeOutput(conditioning, describe_binding(prompt, bound, token_words(clip, prompt.text)))

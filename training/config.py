@@ -109,8 +109,10 @@ class DataConfig:
 class AugmentConfig:
     """What is changed by chance in a sample. Every share can be 0, so that its worth can be measured."""
 
-    swap_order: float = 0.5
-    """Person 1 and person 2 are exchanged: references, tokens, masks, words. 0.5 leaves no habit of who comes first."""
+    swap_order: float = 0.0
+    """Person 1 and person 2 are exchanged: references, tokens, masks, words. At 0 person 1 is who the caption names first, and
+    each person's key/value projections learn to find that one. At 0.5 the sentence no longer says whose projections belong
+    where, and the faces of the mapped words have to; for captions that always name the same side or gender first."""
     drop_one_face: float = 0.05
     """One of the two keeps neither face tokens (they become the unconditional ones) nor a mapped word."""
     drop_faces: float = 0.05

@@ -231,8 +231,8 @@ def _tell_warnings(adapter: Adapter, references: list[FaceReference], prompt: Pr
     if not adapter.has_subject_path:
         print("note: these weights have no subject path, so the faces act but no word of the prompt carries one.")
         return
-    for person in prompt.unbound_persons(len(references)):
-        print(f"note: no word names person {person}: the face counts, but no word carries it. Write word@{person}.")
+    for note in prompt.notes(len(references)):
+        print(f"note: {note}")
 
 
 def _with_progress(portrait: Portrait, *inputs: Any, **settings: Any) -> tuple[Any, Any]:

@@ -231,8 +231,8 @@ def test_what_does_not_exist_is_refused_with_what_does(words, message, capsys):
 
 
 def test_the_dry_run_of_a_row_says_what_is_trained_otherwise(capsys):
-    assert training_main(["mini", "--row", "no_order_swapping", "--dry_run"]) == 0
-    assert "--augment.swap_order 0.0" in capsys.readouterr().out
+    assert training_main(["mini", "--row", "order_swapping", "--dry_run"]) == 0
+    assert "--augment.swap_order 0.5" in capsys.readouterr().out
 
 
 def test_configurations_of_the_miniature_are_valid():

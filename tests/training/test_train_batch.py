@@ -76,7 +76,7 @@ def test_everything_follows_when_the_order_is_swapped(batch):
     assert torch.equal(swapped.text, plain.text)
 
 
-def test_half_are_swapped_by_default(batch):
+def test_about_half_are_swapped_at_a_share_of_a_half(batch):
     rows = batch(300, swap_order=0.5)
     plain = batch()
     share = (rows.masks[:, 0] == plain.masks[0, 0]).flatten(1).all(dim=1).float().mean()

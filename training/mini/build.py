@@ -2,7 +2,7 @@
 
     python -m training mini --dry_run                       the stages, and about how long each takes
     python -m training mini                                 everything from nothing, under two hours on two cores
-    python -m training mini --row no_order_swapping         one row, 40 minutes; --row table makes table and plot anew
+    python -m training mini --row order_swapping            one row, 40 minutes; --row table makes table and plot anew
 
 Kill it whenever you like: the same command goes on. Whatever was built lies in the run's folder until all of it is done;
 then the weights take the place of those that ship, and `git diff --stat` shows it.

@@ -85,7 +85,7 @@ _ALL = (
     Row("base", "base without adapter", sampling=Sampling("none"), what="base"),
     Row("ceiling", "ceiling: fresh drawings through the autoencoder", what="drawings"),
     Row("shared", "one shared K/V for both people", {"start.shared": True}),
-    Row("no_order_swapping", "no order swapping", {"augment.swap_order": 0.0}),
+    Row("order_swapping", "order swapped: person 1 is any of the two", {"augment.swap_order": 0.5}),
     Row("no_subject_prompt", "no subject prompt", {"start.subject_path": False}),
     Row(
         "no_localisation",
