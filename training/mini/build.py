@@ -209,6 +209,7 @@ def _end(folder: Path, config: MiniConfig) -> str:
     weights = folder / "weights"
     lines = [f"Made {weights}, {seconds / 60:.0f} minutes of all stages together."]
     if config.install:
+        SHIPPED.mkdir(exist_ok=True)
         for path in sorted(weights.glob("*.safetensors")):
             shutil.copyfile(path, SHIPPED / path.name)
         lines.append(f"They are in {SHIPPED} now.")
