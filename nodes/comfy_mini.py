@@ -6,6 +6,7 @@ Neither diffusers nor a download: what the stock checkpoint loader does for SDXL
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -81,25 +82,25 @@ class _MiniConfig(comfy.supported_models.SDXL):
 def _unet_config() -> dict[str, Any]:
     """`mini.base.UNET` in ComfyUI's words. Depths are listed per layer, those of the way down and up apart."""
     channels, layers = UNET["block_out_channels"], UNET["layers_per_block"]
-    depths = [
-        depth * ("CrossAttn" in kind)
-        for depth, kind in zip(UNET["transformer_layers_per_block"], UNET["down_block_types"], strict=True)
-    ]
+    down, up = (
+        [depth * ("CrossAttn" in kind) for depth, kind in zip(UNET["transformer_layers_per_block"], kinds, strict=True)]
+        for kinds in (UNET["down_block_types"], reversed(UNET["up_block_types"]))
+    )
     return {
         "image_size": 32,
         "in_channels": UNET["in_channels"],
         "out_channels": UNET["out_channels"],
         "model_channels": channels[0],
         "channel_mult": [_Times(width / channels[0]) for width in channels],
-        "num_res_blocks": [layers] * len(channels),
+        "num_res_blocks": list(layers),
         "num_classes": "sequential",
         "adm_in_channels": UNET["projection_class_embeddings_input_dim"],
         "context_dim": UNET["cross_attention_dim"],
         "use_spatial_transformer": True,
         "use_linear_in_transformer": UNET["use_linear_projection"],
-        "transformer_depth": [depth for depth in depths for _ in range(layers)],
-        "transformer_depth_middle": depths[-1],
-        "transformer_depth_output": [depth for depth in depths for _ in range(layers + 1)],
+        "transformer_depth": [depth for depth, count in zip(down, layers, strict=True) for _ in range(count)],
+        "transformer_depth_middle": down[-1],
+        "transformer_depth_output": [depth for depth, count in zip(up, layers, strict=True) for _ in range(count + 1)],
         "legacy": False,
         "use_checkpoint": False,
         "use_temporal_attention": False,
@@ -107,11 +108,27 @@ def _unet_config() -> dict[str, Any]:
     }
 
 
+def _names(config: dict[str, Any]) -> dict[str, str]:
+    """diffusers' names of the UNet's tensors -> ComfyUI's, whose own list counts on equally many layers in all levels."""
+    layers = {"down": config["num_res_blocks"], "up": config["num_res_blocks"][::-1]}
+
+    def right(diffusers: str, ours: str) -> str:
+        found = re.match(r"(down|up)_blocks\.(\d+)\.", diffusers)
+        if found is None:
+            return ours
+        block, number, rest = ours.split(".", 2)
+        level = int(found[2])
+        moved = sum(layers[found[1]][:level]) - level * layers[found[1]][level]
+        return f"{block}.{int(number) + moved}.{rest}"
+
+    return {name: right(name, ours) for name, ours in comfy.utils.unet_to_diffusers(config).items()}
+
+
 def mini_model() -> comfy.model_patcher.ModelPatcher:
     """MODEL: the base that was trained on drawn pairs, 128 x 96 px."""
     device = model_management.get_torch_device()
     config = _MiniConfig(_unet_config())
-    names = comfy.utils.unet_to_diffusers(config.unet_config)
+    names = _names(config.unet_config)
     with _shipped("unet"):
         weights = {names[name]: tensor for name, tensor in load_part("unet").items()}
     parameters = sum(tensor.numel() for tensor in weights.values())

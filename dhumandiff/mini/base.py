@@ -44,9 +44,10 @@ UNET: dict[str, Any] = {
     "in_channels": LATENTS,
     "out_channels": LATENTS,
     "block_out_channels": CHANNELS,
-    "layers_per_block": 2,
+    "layers_per_block": (1, 2, 2),
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    # SDXL's last block looks at nothing. Here it does: a face is 4 latents wide, 2 places of the layers below.
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
     "transformer_layers_per_block": (1, 1, 1),
     "attention_head_dim": (2, 2, 3),  # the number of heads, despite the name: 32 channels each
     "use_linear_projection": True,
@@ -70,7 +71,7 @@ VISION: dict[str, Any] = {
 
 
 def build_unet() -> nn.Module:
-    """The UNet2DConditionModel, untrained: 11 cross-attention layers, context 160 wide."""
+    """The UNet2DConditionModel, untrained: 13 cross-attention layers, context 160 wide."""
     return package("diffusers").UNet2DConditionModel(**UNET)
 
 

@@ -84,7 +84,7 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(run, tmp_path, capsy
     assert "Validation loss over 2 batches of 2 out of 4 samples" in capsys.readouterr().out
     assert main(["evaluate", "--pairs", "20", "--seeds", "1", "--hardest", "0", "--out", str(out), "--dry_run"]) == 0
     said = capsys.readouterr().out
-    assert "Would judge the adapter that ships (11 layers, K/V for 2 people) on the base mini." in said
+    assert "Would judge the adapter that ships (13 layers, K/V for 2 people) on the base mini." in said
     assert "20 portraits (mode two_strength, 20 steps, guidance" in said
     assert not out.exists()
 
