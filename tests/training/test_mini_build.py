@@ -1,7 +1,10 @@
 """Rebuilding the miniature: the loop of its frozen parts, its drawings, and the order of its stages."""
 
 import json
+import multiprocessing
+import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -48,6 +51,52 @@ def test_fit_lowers_the_loss_notes_it_and_freezes_the_model(tmp_path):
     assert rows[0] == ["step", "apart"]
     assert float(rows[-1][1]) < 0.3 * float(rows[1][1])
     assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def _fit_with_others(rank, processes, port, folder):
+    """A fit as one of several processes over gloo, each with its rows of the batch."""
+    from accelerate import Accelerator
+
+    where = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ |= {name: str(value) for name, value in where.items()} | {"ACCELERATE_USE_CPU": "true"}
+    accelerator, model = Accelerator(cpu=True), small_model()
+
+    def losses(random, _):
+        x = torch.randn(16, 2, 4, 4, generator=random)[rank::processes]
+        return {"apart": (model(x) - x.mean((2, 3))[:, [0, 1, 0]]).square().mean()}
+
+    fit(folder / str(rank), "part", model, losses, steps=10, accelerator=accelerator)
+    torch.save(weights_of(model), folder / f"{rank}.pt")
+    if processes > 1:
+        torch.distributed.destroy_process_group()
+
+
+def test_processes_that_share_a_fit_end_in_one_processs_weights_and_the_first_keeps_them(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("spawn")
+    for processes, name in ((1, "one"), (2, "two")):
+        (tmp_path / name).mkdir()
+        together = [
+            context.Process(target=_fit_with_others, args=(rank, processes, port, tmp_path / name))
+            for rank in range(processes)
+        ]
+        for process in together:
+            process.start()
+        for process in together:
+            process.join(300)
+            process.kill()  # nothing, unless they wait for each other
+            process.join()
+        assert [process.exitcode for process in together] == [0] * processes
+    one, first, second = (
+        torch.load(tmp_path / name, weights_only=True) for name in ("one/0.pt", "two/0.pt", "two/1.pt")
+    )
+    assert torch.equal(first, second)
+    torch.testing.assert_close(first, one, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(one, weights_of(small_model()), atol=1e-3)
+    assert (tmp_path / "two" / "0" / "part.pt").exists()
+    assert not (tmp_path / "two" / "1" / "part.pt").exists()
 
 
 def test_a_fit_that_was_interrupted_ends_in_the_same_weights(tmp_path):
@@ -152,7 +201,7 @@ def test_every_stage_comes_after_what_it_needs():
     names = list(STAGES)
     for name, stage in STAGES.items():
         assert all(names.index(needed) < names.index(name) for needed in stage.needs), name
-        assert 1 <= stage.processes <= build.CORES
+        assert 1 <= stage.cores <= build.CORES
 
 
 def test_one_stage_asks_for_what_it_stands_on_and_nothing_else():
@@ -167,7 +216,7 @@ def _counting(folder):
 def test_stages_run_once_in_order_and_a_failure_names_its_log(tmp_path, monkeypatch):
     order = []
 
-    def start(folder, name, processes, weights, arguments=()):
+    def start(folder, name, weights, arguments=()):
         order.append(name)
         code = f"import pathlib, sys; d = pathlib.Path({str(folder)!r}, 'done'); d.mkdir(exist_ok=True); "
         code += "sys.exit(3)" if name == "bad" else f"(d / '{name}.json').write_text('{{\"seconds\": 1}}')"

@@ -95,37 +95,32 @@ def build(folder: Path, wanted: Sequence[str], weights: Path | None = None) -> N
                 if all(code == 0 for code in codes):
                     del running[name]
                     print(f"{name}: done", flush=True)
-            free = CORES - sum(map(len, running.values()))
+            free = CORES - sum(STAGES[name].cores for name in running)
             for name in wanted:
                 stage = STAGES[name]
                 ready = all(finished(folder, need_) for need_ in stage.needs if need_ in wanted)
-                if not finished(folder, name) and name not in running and ready and stage.processes <= free:
+                if not finished(folder, name) and name not in running and ready and stage.cores <= free:
                     print(f"{name}: {stage.what}, about {stage.minutes:g} minutes", flush=True)
-                    running[name] = start(folder, name, stage.processes, weights or folder / "weights")
-                    free -= stage.processes
+                    running[name] = start(folder, name, weights or folder / "weights")
+                    free -= stage.cores
             time.sleep(1)
     finally:
         _stop([process for processes in running.values() for process in processes])
 
 
-def start(
-    folder: Path, name: str, processes: int, weights: Path, arguments: Sequence[str] = ()
-) -> list[subprocess.Popen]:
-    """Start a stage's processes, one thread each: two threads that fight for a core are slower than one.
-
-    Those of `train` find each other as `accelerate launch` has them do.
-    """
+def start(folder: Path, name: str, weights: Path, arguments: Sequence[str] = ()) -> list[subprocess.Popen]:
+    """Start a stage's processes, one thread each: two threads that fight for a core are slower than one."""
     alone = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "DHUMANDIFF_MINI": str(weights.absolute())}
     started = []
     shared: dict[str, str] = {}
-    if name == "adapter" or name.startswith("row:"):
+    stage = STAGES["adapter" if name.startswith("row:") else name]
+    processes = stage.cores if stage.together else 1
+    if stage.together:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         shared = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         shared["ACCELERATE_USE_CPU"] = "true"
-    else:
-        processes = 1
     for rank in range(processes):
         environment = {**os.environ, **alone, **shared}
         if shared:
@@ -145,7 +140,7 @@ def train_row(folder: Path, name: str, arguments: Sequence[str]) -> Path:
         if not finished(folder, "prepare"):
             build(folder, ["data", "prepare"], weights)
         (folder / "logs").mkdir(exist_ok=True)
-        processes = start(folder, f"row:{name}", CORES, weights, arguments)
+        processes = start(folder, f"row:{name}", weights, arguments)
         try:
             while (codes := [process.poll() for process in processes]) and None in codes:
                 if any(code not in (None, 0) for code in codes):

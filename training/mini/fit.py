@@ -12,9 +12,11 @@ import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from tqdm import tqdm
 
 from .. import TrainingError
@@ -40,11 +42,13 @@ def fit(
     ema: float = 0.995,
     save_every: int = 100,
     seed: int = 0,
+    accelerator: Any = None,
 ) -> None:
     """Train `model` in place and leave the averages of its weights in it.
 
     losses: one batch's loss parts, drawn with the generator of this step; their sum is minimised.
     rate, turn: learning rates of AdamW and of Muon. decay: Muon's weight decay. plain: matrices for AdamW all the same, such as tables of words.
+    accelerator: Accelerate's, where several processes compute a part of each batch; they step with the mean of their gradients.
     folder: keeps <name>.pt (to go on) and <name>.csv (the losses). A finished run is only loaded.
     """
     kept, log = folder / f"{name}.pt", folder / f"{name}.csv"
@@ -78,10 +82,16 @@ def fit(
             raise TrainingError(f"{name}: the loss of step {step} is {loss.item()}. Lower its rates in training/mini.")
         optimiser.zero_grad()
         loss.backward()
+        if accelerator is not None:
+            gradients = [parameter.grad for parameter in parameters]
+            mean = accelerator.reduce(parameters_to_vector(gradients), reduction="mean")
+            vector_to_parameters(mean, gradients)
         nn.utils.clip_grad_norm_(rest, CLIP)
         optimiser.step()
         kept_share = min(ema, (step + 1) / (step + 10))
         torch._foreach_lerp_(averages, [parameter.data for parameter in parameters], 1 - kept_share)
+        if accelerator is not None and not accelerator.is_main_process:
+            continue
         for part, value in parts.items():
             smooth[part] = 0.98 * smooth.get(part, value.item()) + 0.02 * value.item()
         if (step + 1) % 20 == 0:

@@ -25,17 +25,20 @@ PEOPLE, MEETINGS = 3_000, 6_000
 """Training identities, and pictures of two of them, for the vision tower and the adapter."""
 OTHERS = 4_000
 """Identities of the recogniser, and as many others of the judge."""
+TOWER_STEPS = 1000
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage: what has to be there, what it does, about how many minutes on one core, and its processes."""
+    """One stage: what has to be there, what it does, about how many minutes, the cores it keeps busy, and whether it has a
+    process for each that find each other as `accelerate launch` has them do."""
 
     needs: tuple[str, ...]
     run: Callable[[Path], Any]
     minutes: float
     what: str
-    processes: int = 1
+    cores: int = 1
+    together: bool = False
 
 
 def _pictures(folder: Path) -> None:
@@ -113,25 +116,31 @@ def _judge(folder: Path) -> None:
     save_part("judge", model.state_dict(), folder / "weights")
 
 
-def _towers(folder: Path) -> Any:
+def _towers(folder: Path) -> None:
     from .drawings import Drawings
-    from .towers import Sentences, train_towers
+    from .towers import Sentences, save_towers, train_towers
 
     said = Sentences.of(Drawings(folder / "pictures").told())
-    return said, train_towers(folder, said, 500)
+    save_towers(train_towers(folder, said, TOWER_STEPS), folder / "weights")
 
 
 def _text_to_image(folder: Path) -> None:
     import torch
+    from accelerate import Accelerator
+
+    from dhumandiff.mini.weights import save_part
 
     from .drawings import Drawings
-    from .text_to_image import save_text_to_image, train_text_to_image
+    from .text_to_image import train_text_to_image
+    from .towers import Sentences, train_towers
 
-    said, towers = _towers(folder)  # trained by then: they are only read
     drawings = Drawings(folder / "pictures")
-    latents = torch.tensor(drawings["latents"])
-    model = train_text_to_image(folder, latents, drawings["boxes"], said, towers, 2000)
-    save_text_to_image(model, folder / "weights")
+    said = Sentences.of(drawings.told())
+    towers = train_towers(folder, said, TOWER_STEPS)  # trained by then: they are only read
+    latents, accelerator = torch.tensor(drawings["latents"]), Accelerator(cpu=True)
+    unet = train_text_to_image(folder, latents, drawings["boxes"], said, towers, 3000, accelerator)
+    if accelerator.is_main_process:
+        save_part("unet", unet.state_dict(), folder / "weights")
 
 
 def _data(folder: Path) -> None:
@@ -178,8 +187,8 @@ STAGES: dict[str, Stage] = {
     "autoencoder": Stage(("pictures",), _autoencoder, 19, "train the autoencoder"),
     "crowd_train": Stage((), _crowd("train", PEOPLE, MEETINGS), 4, "draw the people of the vision tower"),
     "vision": Stage(("crowd_train",), _vision, 22, "train the vision tower"),
-    "towers": Stage(("pictures",), _towers, 4, "train the text towers"),
-    "text_to_image": Stage(("autoencoder", "towers"), _text_to_image, 38, "train the UNet, and the towers with it"),
+    "towers": Stage(("pictures",), _towers, 8, "train the text towers"),
+    "text_to_image": Stage(("autoencoder", "towers"), _text_to_image, 38, "train the UNet", 2, together=True),
     "crowd_recogniser": Stage((), _crowd("recogniser", OTHERS, 8000), 4, "draw the recogniser's people"),
     "recogniser": Stage(("crowd_recogniser",), _recogniser, 16, "train the recogniser"),
     "detector": Stage(("pictures", "crowd_train"), _detector, 7, "train the face detector"),
@@ -189,7 +198,7 @@ STAGES: dict[str, Stage] = {
     "prepare": Stage(
         ("data", "text_to_image", "vision", "recogniser", "detector"), _prepare, 14, "python -m training prepare", 2
     ),
-    "adapter": Stage(("prepare",), _adapter, 22, "python -m training train", 2),
+    "adapter": Stage(("prepare",), _adapter, 22, "python -m training train", 2, together=True),
 }
 """In the order in which they are started, whenever two of them can run."""
 

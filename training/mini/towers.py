@@ -4,7 +4,7 @@ The hard part is whose: "the man on the left a green sweater" binds three words 
 sentence's end, towers of this size name both colours and stay at chance about which is on the left (measured: 1,400 steps
 beside the UNet, cross entropy at ln 2). Asked at the words themselves, too, they know it after 300 steps. So heads read
 - off the pooled state: scene and the two colours,
-- off the layer before the last, which is what the UNet reads: at every garment its wearer's side; at every garment and every
+- off the layer before the last, which is what the UNet reads, and off CLIP-L's last, which subject prompting reads: at every garment its wearer's side; at every garment and every
   "left" and "right" who that is: colour of clothes, of hair where it is described, gender, whether the sentence named them
   first. Garments come after all that is said of a face, and are where the UNet looks for a person's colour: what they know,
   it finds.
@@ -23,14 +23,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dhumandiff.mini.base import TEXT_WIDTHS, build_text_encoders
+from dhumandiff.mini.base import TEXT_WIDTHS, build_text_encoders, compact_vocabulary
+from dhumandiff.mini.weights import save_part
 from dhumandiff.mini.world import COLOURS, GARMENTS, SCENES
 from dhumandiff.mini.world.identity import HAIR
 from dhumandiff.tiny import END, tiny_tokenizer
 
 from .fit import fit
 
-__all__ = ["Sentences", "Towers", "train_towers"]
+__all__ = ["Sentences", "Towers", "hide_words", "save_towers", "train_towers"]
 
 BATCH = 64
 NOTHING = -100
@@ -41,6 +42,8 @@ ABOUT = (len(COLOURS), len(HAIR), len(GENDERS), 2)
 """How many answers there are to what is asked about a person."""
 AT_WORDS = 2.0
 """Weight of what is asked at the words."""
+UNKNOWN = 0.02
+"""Share of words replaced by the row for words that the world does not use."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,7 @@ class Towers(nn.Module):
         self.end_heads = nn.ModuleList(nn.Linear(width, sum(ENDS)) for width in TEXT_WIDTHS)
         self.word_heads = nn.ModuleList(
             nn.Sequential(nn.LayerNorm(width, elementwise_affine=False), nn.Linear(width, len(SIDES) + sum(ABOUT)))
-            for width in TEXT_WIDTHS
+            for width in (*TEXT_WIDTHS, TEXT_WIDTHS[0])
         )
 
     def forward(
@@ -137,9 +140,10 @@ class Towers(nn.Module):
         ]
         low, big = outs
         asked = sum(
-            self._ask(k, out.hidden_states[-2], pooled, said, rows)
-            for k, (out, pooled) in enumerate(((low, low.pooler_output), (big, big.text_embeds)))
+            self._ask_ends(k, pooled, said, rows) for k, pooled in enumerate((low.pooler_output, big.text_embeds))
         )
+        read = (low.hidden_states[-2], big.hidden_states[-2], low.last_hidden_state)
+        asked = asked + AT_WORDS * sum(self._ask_words(k, states, said, rows) for k, states in enumerate(read))
         states = torch.where(last[:, None, None], low.last_hidden_state, low.hidden_states[-2])
         return torch.cat([states, big.hidden_states[-2]], dim=-1), big.text_embeds, asked
 
@@ -153,15 +157,14 @@ class Towers(nn.Module):
         finally:
             hook.remove()
 
-    def _ask(self, k: int, states: Tensor, pooled: Tensor, said: Sentences, rows: Tensor) -> Tensor:
-        loss = torch.zeros(())
-        for part, logits in enumerate(self.end_heads[k](pooled).split(ENDS, dim=-1)):
-            loss = loss + _entropy(logits, said.answers[rows, part])
+    def _ask_ends(self, k: int, pooled: Tensor, said: Sentences, rows: Tensor) -> Tensor:
+        parts = self.end_heads[k](pooled).split(ENDS, dim=-1)
+        return sum(_entropy(logits, said.answers[rows, part]) for part, logits in enumerate(parts))
+
+    def _ask_words(self, k: int, states: Tensor, said: Sentences, rows: Tensor) -> Tensor:
         side, *there = self.word_heads[k](states).split((len(SIDES), *ABOUT), dim=-1)
-        at_words = _entropy(side, said.side[rows])
-        for logits, wanted in zip(there, said.there[:, rows], strict=True):
-            at_words = at_words + _entropy(logits, wanted)
-        return loss + AT_WORDS * at_words
+        about = zip(there, said.there[:, rows], strict=True)
+        return _entropy(side, said.side[rows]) + sum(_entropy(logits, wanted) for logits, wanted in about)
 
 
 def train_towers(folder: Path, said: Sentences, steps: int) -> Towers:
@@ -172,11 +175,32 @@ def train_towers(folder: Path, said: Sentences, steps: int) -> Towers:
 
     def losses(random: torch.Generator, _: int) -> dict[str, Tensor]:
         rows = torch.randint(captions, (BATCH,), generator=random)
-        return {"heads": model(said, rows, torch.zeros(BATCH, dtype=torch.bool))[2]}
+        hidden = hide_words(said, rows, random)
+        return {"heads": model(said, rows, torch.zeros(BATCH, dtype=torch.bool), hidden)[2]}
 
     # Muon lets the towers' attention grow without bounds; AdamW does not.
     fit(folder, "towers", model, losses, steps=steps, plain=list(model.parameters()), seed=6)
     return model
+
+
+def hide_words(said: Sentences, rows: Tensor, random: torch.Generator) -> Tensor:
+    """Which tokens of sentences [B] are to be unknown words, [B, 77] bool; never the start, the end or what follows it."""
+    places = torch.arange(said.low.shape[1])
+    inside = (places[None] > 0) & (places[None] < said.ends[rows][:, None])
+    return inside & (torch.rand(inside.shape, generator=random) < UNKNOWN)
+
+
+def save_towers(model: Towers, folder: Path) -> None:
+    """Write text_encoder and text_encoder_2 as they ship, their tables cut down to the words that occur."""
+    for part, tower in zip(("text_encoder", "text_encoder_2"), model.towers, strict=True):
+        table = tower.get_input_embeddings()
+        kept = {
+            name: value
+            for name, value in tower.state_dict().items()
+            if "token_embedding" not in name and not name.endswith("position_ids")
+        }
+        ids = (table.lookup > 0).nonzero()[:, 0]
+        save_part(part, compact_vocabulary(kept, ids, table.weight.data), folder)
 
 
 def _entropy(logits: Tensor, wanted: Tensor) -> Tensor:
