@@ -40,6 +40,12 @@ def elsewhere(tmp_path, monkeypatch):
     return folder
 
 
+def test_all_weights_together_are_at_most_25_mb():
+    sizes = {path.name: path.stat().st_size for path in weights.FOLDER.glob("*.safetensors")}
+    assert len(sizes) == 9
+    assert sum(sizes.values()) <= 25_000_000
+
+
 def test_the_base_is_an_sdxl_in_small(pipeline):
     assert type(pipeline).__name__ == "StableDiffusionXLPipeline"
     config = pipeline.unet.config
@@ -55,7 +61,7 @@ def test_the_base_is_an_sdxl_in_small(pipeline):
 def test_the_adapter_fits_the_base_and_holds_two_people(pipeline):
     info = mini_adapter().info
     check_fit(cross_attention_layers(pipeline.unet), info)
-    assert (info.layers, info.persons, info.shared) == (11, 2, False)
+    assert (info.layers, info.persons, info.shared) == (13, 2, False)
     assert info.clip_width == base.VISION_WIDTH
     assert info.text_width == base.TEXT_WIDTHS[0]
     assert mini_adapter().has_subject_path

@@ -189,6 +189,14 @@ def test_the_quick_figure_is_right_person_on_a_few_pairs(few, easel):
     assert rows.quick_right_person(2, easel) == {"mean": 0.0, "low": 0.0, "high": 0.0}
 
 
+def test_the_miniature_that_ships_keeps_two_people_apart():
+    """20 held-out pairs: surely better than chance, and as good as its row of the table within their interval."""
+    found = rows.quick_right_person(20)
+    told = load_rows()["full"]["held_out"]["measures"]["right"]
+    assert found["low"] > 0.5, found
+    assert found["low"] <= told["mean"] <= found["high"], (found, told)
+
+
 def test_base_and_ceiling_have_no_adapter(few, easel, tmp_path):
     for name in ("base", "ceiling"):
         told = json.loads(judge_row(name, pairs=2, seeds=1, hardest=0, out=tmp_path, easel=easel).read_text())
