@@ -21,8 +21,6 @@ from dhumandiff.mini.faces import MiniFaces
 from dhumandiff.mini.world import SPLITS, distance
 from dhumandiff.prompt import parse_prompt
 
-pytestmark = pytest.mark.miniature
-
 
 @pytest.fixture
 def quick(monkeypatch):

@@ -132,28 +132,25 @@ def drawn(tmp_path):
     return line
 
 
-@pytest.mark.miniature
 def test_with_the_base_mini_the_defaults_are_those_of_its_world(drawn, asked, capsys):
     assert run(drawn) == 130
-    assert (asked["size"], asked["steps"], asked["cfg"], asked["negative"]) == ((128, 96), 20, 4.0, "")
+    assert (asked["size"], asked["steps"], asked["cfg"], asked["negative"]) == ((128, 96), 20, 2.0, "")
     assert "knows a small drawn world" in capsys.readouterr().out
     more = {"--size": ["192x128"], "--steps": [3], "--cfg": [1.5], "--negative": ["snow"]}
     assert run({**drawn, **more}) == 130
     assert (asked["size"], asked["steps"], asked["cfg"], asked["negative"]) == ((192, 128), 3, 1.5, "snow")
 
 
-@pytest.mark.miniature
 @pytest.mark.parametrize("size", [(128, 96), (64, 160)])
 def test_the_base_mini_needs_nothing_that_does_not_ship(drawn, tmp_path, size):
     assert run({**drawn, "--steps": [1], "--size": ["{}x{}".format(*size)]}) == 0
     picture = Image.open(tmp_path / "portrait.png")
     assert picture.size == size
     told = json.loads(picture.text["dhumandiff"])
-    assert (told["base"], told["steps"], told["cfg"], told["negative"]) == ("mini", 1, 4.0, "")
-    assert "Negative prompt: \nSteps: 1, Sampler: Euler, CFG scale: 4.0" in picture.text["parameters"]
+    assert (told["base"], told["steps"], told["cfg"], told["negative"]) == ("mini", 1, 2.0, "")
+    assert "Negative prompt: \nSteps: 1, Sampler: Euler, CFG scale: 2.0" in picture.text["parameters"]
 
 
-@pytest.mark.miniature
 def test_drawn_people_are_seen_by_the_miniature_s_own_eyes_and_are_no_bad_photos(
     drawn, asked, tmp_path, capsys, monkeypatch
 ):

@@ -21,8 +21,6 @@ from dhumandiff.mini.faces import Detector, MiniFaces, Recogniser, mini_faces, m
 from dhumandiff.mini.world import draw_reference, sample_identity, sample_pair
 from dhumandiff.prompt import parse_prompt
 
-pytestmark = pytest.mark.miniature
-
 
 @pytest.fixture(scope="module")
 def pipeline():

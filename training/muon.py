@@ -54,7 +54,6 @@ class Muon(torch.optim.AdamW):
         super().step(closure)  # which passes over parameters without a gradient
 
     def _turn(self, group: dict[str, Any]) -> None:
-        alike: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}  # matrices of one shape are turned together
         for parameter in group["params"]:
             if parameter.grad is None:
                 continue
@@ -64,22 +63,22 @@ class Muon(torch.optim.AdamW):
                 state |= {"step": torch.zeros(()), "momentum": torch.zeros_like(parameter)}
             momentum = state["momentum"].mul_(group["momentum"]).add_(parameter.grad)
             move = (parameter.grad + group["momentum"] * momentum).reshape(len(parameter), -1)
-            alike.setdefault(move.shape, []).append((parameter, move))
             parameter.grad = None
-        for (rows, columns), some in alike.items():
+            rows, columns = move.shape
+            parameter.mul_(1 - group["lr"] * group["weight_decay"])
             scale = max(1.0, rows / columns) ** 0.5
-            turned = _orthogonal(torch.stack([move for _, move in some]))
-            for (parameter, _), move in zip(some, turned, strict=True):
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(move.reshape(parameter.shape), alpha=-group["lr"] * scale)
+            parameter.add_(_orthogonal(move).reshape(parameter.shape), alpha=-group["lr"] * scale)
 
 
-def _orthogonal(matrices: Tensor) -> Tensor:
-    """The nearest matrices with singular values of about 1, by five Newton-Schulz steps with Muon's coefficients."""
-    tall = matrices.shape[-2] > matrices.shape[-1]
-    x = (matrices.mT if tall else matrices).float()
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+def _orthogonal(matrix: Tensor) -> Tensor:
+    """The nearest matrix with singular values of about 1, by five Newton-Schulz steps with Muon's coefficients.
+
+    One at a time: on a CPU stacks of alike matrices took twice as long (measured on the miniature's UNet).
+    """
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = (matrix.T.contiguous() if tall else matrix).float()
+    x = x / (x.norm() + 1e-7)
     for _ in range(5):
-        a = x @ x.mT
-        x = 3.4445 * x + (-4.775 * a + 2.0315 * a @ a) @ x
-    return (x.mT if tall else x).to(matrices.dtype)
+        a = x @ x.T
+        x = torch.addmm(x, torch.addmm(a, a, a, beta=-4.775, alpha=2.0315), x, beta=3.4445)
+    return (x.T if tall else x).to(matrix.dtype)

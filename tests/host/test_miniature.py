@@ -30,8 +30,6 @@ from PIL import Image
 from sampling import guider, predict, sigma_at
 from server import api_form
 
-pytestmark = pytest.mark.miniature
-
 WORKFLOW = REPOSITORY / "workflows" / "mini_dual_portrait.json"
 SENTENCE = (
     "A woman@1 on the left in a red dress and a man@2 on the right in a blue suit stand on a beach. The man@2 waves."

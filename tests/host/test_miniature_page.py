@@ -10,7 +10,7 @@ pytest.importorskip("playwright.sync_api", reason="pip install playwright (no br
 from test_page import browser, page, screenshot  # noqa: F401 (fixtures)
 from test_page import pytestmark as of_pages
 
-pytestmark = [of_pages, pytest.mark.miniature]
+pytestmark = of_pages
 
 WORKFLOW = json.loads((REPOSITORY / "workflows" / "mini_dual_portrait.json").read_text())
 

@@ -28,7 +28,7 @@ from training.mini.sampling import Parts
 from training.mini.table import percent, plot, table
 from training.parsing import parse
 
-pytestmark = [pytest.mark.miniature, pytest.mark.usefixtures("one_thread", "fresh_accelerate")]
+pytestmark = pytest.mark.usefixtures("one_thread", "fresh_accelerate")
 
 
 @pytest.fixture(scope="module")

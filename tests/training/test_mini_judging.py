@@ -22,7 +22,7 @@ from training.mini import judging, sampling
 from training.mini.judging import Judge, ceiling_pictures, difference, hardest_cases, held_out_cases, summarise
 from training.mini.sampling import Sampling, Wish, encode_person, sample_portraits
 
-pytestmark = [pytest.mark.miniature, pytest.mark.usefixtures("one_thread")]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

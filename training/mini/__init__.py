@@ -2,10 +2,11 @@
 
     drawings.py      pictures, people and references of the world, drawn once by many processes
     fit.py           the one small training loop that all frozen parts share: resumable, with averages and a log
-    autoencoder.py   8 px a latent, 8 channels
+    autoencoder.py   8 px a latent, 16 channels
     faces.py         detector, recogniser, and the judge, which conditions nothing
     vision.py        a CLIP-like tower
-    text_to_image.py two text towers and the UNet: the base, which knows clothes, scenes and places but nobody's face
+    towers.py        two text towers, which learn what a sentence says, and of whom
+    text_to_image.py the UNet: with the towers the base, which knows clothes, scenes and places but nobody's face
     build.py         all of it in order, then prepare and train for the adapter
 
     stages.py        the stages, each a process

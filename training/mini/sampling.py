@@ -61,7 +61,7 @@ class Sampling:
     face_strength: float = FACE_STRENGTH
     focus_share: float = FOCUS_SHARE
     strength: float = 1.0
-    cfg: float = 4.0
+    cfg: float = 2.0
     steps: int = 20
 
     @property
