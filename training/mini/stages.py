@@ -66,7 +66,7 @@ def _autoencoder(folder: Path) -> None:
     from .drawings import Drawings
 
     drawings = Drawings(folder / "pictures")
-    vae = train_decoder(folder, train_autoencoder(folder, drawings, 3200), drawings, 800)
+    vae = train_decoder(folder, train_autoencoder(folder, drawings, 2600), drawings, 800)
     save_part("vae", vae.state_dict(), folder / "weights")
     np.save(folder / "pictures" / "latents.npy", encode_all(vae, drawings["images"]).numpy())
 
@@ -77,7 +77,7 @@ def _vision(folder: Path) -> None:
     from .drawings import Drawings
     from .vision import train_vision
 
-    tower = train_vision(folder, Drawings(folder / "people_train"), Drawings(folder / "meetings_train"), 1800)
+    tower = train_vision(folder, Drawings(folder / "people_train"), Drawings(folder / "meetings_train"), 1500)
     kept = {name: value for name, value in tower.state_dict().items() if not name.endswith("position_ids")}
     save_part("vision", kept, folder / "weights")
 
@@ -99,7 +99,7 @@ def _recogniser(folder: Path) -> None:
     from .faces import faces_of, train_recogniser
 
     crops, labels = faces_of(Drawings(folder / "people_recogniser"), Drawings(folder / "meetings_recogniser"))
-    model = train_recogniser(folder, "recogniser", crops, labels, 1500, 24, 4)
+    model = train_recogniser(folder, "recogniser", crops, labels, 1100, 24, 4)
     save_part("recogniser", model.state_dict(), folder / "weights")
 
 
@@ -112,7 +112,7 @@ def _judge(folder: Path) -> None:
 
     people, meetings = Drawings(folder / "people_judge"), Drawings(folder / "meetings_judge")
     crops, labels = faces_of(people, meetings, through_autoencoder(mini_vae(), meetings))
-    model = train_recogniser(folder, "judge", crops, labels, 1200, 32, 5)
+    model = train_recogniser(folder, "judge", crops, labels, 1000, 32, 5)
     save_part("judge", model.state_dict(), folder / "weights")
 
 
@@ -153,7 +153,7 @@ def _prepare(folder: Path) -> None:
     from ..prepare import main
 
     config = str(CONFIGS / "mini_prepare.yaml")
-    main(["--config", config, "--data", str(folder / "data"), "--out", str(folder / "shards"), "--workers", "1"])
+    main(["--config", config, "--data", str(folder / "data"), "--out", str(folder / "shards"), "--workers", "2"])
 
 
 def train_adapter(folder: Path, run: str, arguments: tuple[str, ...] = ()) -> None:
@@ -184,21 +184,21 @@ def save_adapter(run: Path, path: Path) -> None:
 
 STAGES: dict[str, Stage] = {
     "pictures": Stage((), _pictures, 5, "draw pictures of strangers"),
-    "autoencoder": Stage(("pictures",), _autoencoder, 19, "train the autoencoder"),
+    "autoencoder": Stage(("pictures",), _autoencoder, 16, "train the autoencoder"),
     "crowd_train": Stage((), _crowd("train", PEOPLE, MEETINGS), 4, "draw the people of the vision tower"),
-    "vision": Stage(("crowd_train",), _vision, 22, "train the vision tower"),
+    "vision": Stage(("crowd_train",), _vision, 20, "train the vision tower"),
     "towers": Stage(("pictures",), _towers, 8, "train the text towers"),
-    "text_to_image": Stage(("autoencoder", "towers"), _text_to_image, 38, "train the UNet", 2, together=True),
+    "text_to_image": Stage(("autoencoder", "towers"), _text_to_image, 32, "train the UNet", 2, together=True),
     "crowd_recogniser": Stage((), _crowd("recogniser", OTHERS, 8000), 4, "draw the recogniser's people"),
-    "recogniser": Stage(("crowd_recogniser",), _recogniser, 16, "train the recogniser"),
+    "recogniser": Stage(("crowd_recogniser",), _recogniser, 12, "train the recogniser"),
     "detector": Stage(("pictures", "crowd_train"), _detector, 7, "train the face detector"),
     "crowd_judge": Stage((), _crowd("judge", OTHERS, 8000), 4, "draw the judge's people"),
-    "judge": Stage(("crowd_judge", "autoencoder"), _judge, 14, "train the judge"),
+    "judge": Stage(("crowd_judge", "autoencoder"), _judge, 12, "train the judge"),
     "data": Stage((), _data, 4, "write the adapter's data set"),
     "prepare": Stage(
-        ("data", "text_to_image", "vision", "recogniser", "detector"), _prepare, 14, "python -m training prepare", 2
+        ("data", "text_to_image", "vision", "recogniser", "detector"), _prepare, 10, "python -m training prepare", 2
     ),
-    "adapter": Stage(("prepare",), _adapter, 22, "python -m training train", 2, together=True),
+    "adapter": Stage(("prepare",), _adapter, 18, "python -m training train", 2, together=True),
 }
 """In the order in which they are started, whenever two of them can run."""
 
