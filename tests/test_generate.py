@@ -325,7 +325,7 @@ def test_one_person_given_twice_is_warned_of(arguments, photos, capsys):
 
 def test_a_person_whom_no_word_names_is_noted(arguments, capsys):
     assert run({**arguments, "--prompt": ["a man@1 and somebody"]}) == 0
-    assert "note: no word names person 2" in capsys.readouterr().out
+    assert "note: No word names person 2" in capsys.readouterr().out
 
 
 @pytest.mark.faces

@@ -18,7 +18,10 @@ __all__ = ["mini_adapter"]
 
 
 def mini_adapter() -> Adapter:
-    """The adapter that was trained for the miniature's base, vision tower and recogniser."""
+    """The adapter that was trained for the miniature's base, vision tower and recogniser.
+
+    In float32: its file is in half precision, in which a CPU would compute otherwise than ComfyUI does.
+    """
     from ..adapter import Adapter
 
-    return Adapter.from_pretrained(FOLDER / "adapter.safetensors")
+    return Adapter.from_pretrained(FOLDER / "adapter.safetensors").float()
