@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import time
@@ -40,7 +41,9 @@ from dhumandiff.mini.world import (
     write_dataset,
 )
 from dhumandiff.mini.world.__main__ import main
+from dhumandiff.mini.world.caption import looks_of
 from dhumandiff.mini.world.identity import STYLES
+from dhumandiff.mini.world.looks import LOOKS
 from dhumandiff.prompt import parse_prompt
 
 HASH = """
@@ -260,20 +263,21 @@ def test_captions_fit_into_one_chunk_of_clip():
 
 
 def test_captions_for_the_base_describe_the_people_in_their_place_in_the_sentence():
-    hair = 0
+    said = dict.fromkeys(LOOKS, 0)
     for seed in range(200):
         script = sample_script(seed, (sample_identity(2 * seed), sample_identity(2 * seed + 1)))
         marked, prompt = write_caption(script, seed, looks=True)
-        first, second = (marked.index(f"@{person}") for person in (1, 2))
-        told = marked[first:second], marked[second:]
-        for who, (own, other) in zip(script.people, (told, told[::-1]), strict=True):
-            beard = {"full": "a full beard", "goatee": "a goatee", "moustache": "a moustache"}.get(who.beard)
-            assert (
-                beard is None or beard not in other or beard in own or script.people[0].beard == script.people[1].beard
-            )
-            hair += who.hair_colour in own
+        for k, (who, look) in enumerate(zip(script.people, looks_of(script, seed), strict=True), 1):
+            words = filter(None, (re.escape(look.before), rf"\w+@{k}", re.escape(look.after)))
+            assert re.search(" ".join(words), marked)
+            own = {"age": who.age, "style": who.hair_style, "hair": who.hair_colour, "glasses": who.glasses}
+            own |= {"frame": who.frame_colour, "beard": who.beard, "headband": who.headband}
+            own |= {"skin": ("pale", "light", "tan", "brown", "dark")[int(who.skin * 5)]}
+            assert look.said.items() <= own.items()
+            for name in look.said:
+                said[name] += 1
         assert {mention.person for mention in prompt.mentions} == {1, 2}
-    assert hair > 120
+    assert min(said.values()) >= 20
 
 
 @pytest.mark.parametrize("seed", range(25))

@@ -225,9 +225,12 @@ class FaceRegionConfig:
 
     weight: float = 0.0
     """Of this part of the loss; 0 switches it off."""
+    margin: int = 0
+    """Latent places (8 px each) around a face that belong to it, too: hair, say, when faces are few places wide."""
 
     def __post_init__(self) -> None:
         need(self.weight >= 0, "objectives.face_region.weight", self.weight, "it must be 0 or more")
+        need(self.margin >= 0, "objectives.face_region.margin", self.margin, "it must be 0 or more")
 
 
 @dataclass

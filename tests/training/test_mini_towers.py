@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dhumandiff.mini.world import COLOURS, SCENES
-from dhumandiff.mini.world.identity import HAIR
+from dhumandiff.mini.world.looks import LOOKS
 from dhumandiff.tiny import tiny_tokenizer
 from training.mini.towers import NOTHING, Sentences, Towers, train_towers
 
@@ -15,15 +15,15 @@ TOLD = [
         "colours": ["red", "green"],
         "sides": ["right", "left"],
         "genders": ["man", "woman"],
-        "hair": [None, None],
+        "looks": [{}, {}],
     },
     {
-        "caption": "On the left a boy with a ginger bob wears a blue hoodie, on the right a lady wears a white shirt. They are at home.",
+        "caption": "On the left a pale boy with a ginger bob wears a blue hoodie, on the right a lady wears a white shirt. They are at home.",
         "scene": list(SCENES)[1],
         "colours": ["blue", "white"],
         "sides": ["left", "right"],
         "genders": ["man", "woman"],
-        "hair": ["ginger", None],
+        "looks": [{"skin": "pale", "style": "bob", "hair": "ginger"}, {}],
     },
 ]
 
@@ -47,12 +47,15 @@ def test_garments_ask_for_their_wearer_s_side_and_a_green_field_for_nothing(said
 
 def test_sides_and_garments_ask_who_that_is(said):
     red, green, blue, white = (list(COLOURS).index(name) for name in ("red", "green", "blue", "white"))
-    ginger = list(HAIR).index("ginger")
-    worn, hair, gender, order = said.there
+    worn, gender, order, *looks = said.there
+    looks = dict(zip(LOOKS, looks, strict=True))
     assert words_with(said, worn, 0) == [("right", red), ("left", green), ("suit", red), ("dress", green)]
     assert words_with(said, worn, 1) == [("left", blue), ("hoodie", blue), ("right", white), ("shirt", white)]
-    assert words_with(said, hair, 0) == []
-    assert words_with(said, hair, 1) == [("left", ginger), ("hoodie", ginger)]
+    assert all(words_with(said, asked, 0) == [] for asked in looks.values())
+    for name, word in (("skin", "pale"), ("style", "bob"), ("hair", "ginger")):
+        number = LOOKS[name].index(word)
+        assert words_with(said, looks.pop(name), 1) == [("left", number), ("hoodie", number)]
+    assert all(words_with(said, asked, 1) == [] for asked in looks.values())
     assert words_with(said, gender, 0) == [("right", 1), ("left", 0), ("suit", 1), ("dress", 0)]
     assert words_with(said, order, 0) == [("right", 0), ("left", 1), ("suit", 0), ("dress", 1)]
 

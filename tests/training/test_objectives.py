@@ -102,6 +102,13 @@ def test_the_face_region_counts_face_places_only():
     assert objective(given) == pytest.approx(float(expected))
 
 
+def test_a_margin_takes_in_what_is_around_a_face():
+    given = seen()
+    error = (given.prediction - given.target) ** 2
+    objective = build(face_region=FaceRegionConfig(weight=0.5, margin=1))["face_region"]
+    assert objective(given) == pytest.approx(float(0.5 * error[0, :, :3].mean() + 2 * error[1, :, :3].mean()) / 2)
+
+
 def test_a_dropped_face_has_no_face_region():
     given = seen(dropped=torch.tensor([[True, False], [True, True]]))
     objective = build(face_region=FaceRegionConfig(weight=0.5))["face_region"]

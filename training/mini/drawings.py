@@ -31,7 +31,7 @@ from dhumandiff.mini.world import (
     sample_pair,
     write_caption,
 )
-from dhumandiff.mini.world.looks import HAIR_WORDS
+from dhumandiff.mini.world.caption import looks_of
 from dhumandiff.mini.world.picture import REFERENCE_SIZE
 
 __all__ = ["Drawings", "draw_meetings", "draw_people", "draw_pictures", "tell"]
@@ -104,19 +104,14 @@ def _one_picture(seed: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 
 def tell(script: Script, seed: int) -> dict[str, Any]:
-    """What a picture's sentence says, people in its order. hair: its colour where the sentence describes it, else null."""
-    caption = write_caption(script, seed, looks=True)[1].text
-    described = [HAIR_WORDS[who.hair_style].format(who.hair_colour) in caption for who in script.people]
+    """What a picture's sentence says, people in its order. looks: what it says of each person's."""
     return {
-        "caption": caption,
+        "caption": write_caption(script, seed, looks=True)[1].text,
         "scene": script.scene,
         "colours": [outfit.colour for outfit in script.outfits],
         "sides": [script.side(k) for k in (0, 1)],
         "genders": [who.gender for who in script.people],
-        "hair": [
-            who.hair_colour if named and who.hair_style != "bald" else None
-            for who, named in zip(script.people, described, strict=True)
-        ],
+        "looks": [look.said for look in looks_of(script, seed)],
     }
 
 

@@ -5,8 +5,8 @@ sentence's end, towers of this size name both colours and stay at chance about w
 beside the UNet, cross entropy at ln 2). Asked at the words themselves, too, they know it after 300 steps. So heads read
 - off the pooled state: scene and the two colours,
 - off the layer before the last, which is what the UNet reads, and off CLIP-L's last, which subject prompting reads: at every garment its wearer's side; at every garment and every
-  "left" and "right" who that is: colour of clothes, of hair where it is described, gender, whether the sentence named them
-  first. Garments come after all that is said of a face, and are where the UNet looks for a person's colour: what they know,
+  "left" and "right" who that is: colour of clothes, gender, whether the sentence named them first, and all that it says of
+  their looks. Garments come after all that is said of a face, and are where the UNet looks for a person's colour: what they know,
   it finds.
 The heads are thrown away with the run.
 """
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from dhumandiff.mini.base import TEXT_WIDTHS, build_text_encoders, compact_vocabulary
 from dhumandiff.mini.weights import save_part
 from dhumandiff.mini.world import COLOURS, GARMENTS, SCENES
-from dhumandiff.mini.world.identity import HAIR
+from dhumandiff.mini.world.looks import LOOKS
 from dhumandiff.tiny import END, tiny_tokenizer
 
 from .fit import fit
@@ -38,8 +38,8 @@ NOTHING = -100
 """Where cross entropy asks nothing."""
 ENDS = (len(SCENES), len(COLOURS), len(COLOURS))
 SIDES, GENDERS = ("left", "right"), ("woman", "man")
-ABOUT = (len(COLOURS), len(HAIR), len(GENDERS), 2)
-"""How many answers there are to what is asked about a person."""
+ABOUT = (len(COLOURS), len(GENDERS), 2, *map(len, LOOKS.values()))
+"""How many answers there are to what is asked about a person: clothes, gender, whether named first, and looks."""
 AT_WORDS = 2.0
 """Weight of what is asked at the words."""
 UNKNOWN = 0.02
@@ -52,7 +52,7 @@ class Sentences:
 
     ends [N + 1] is the place of the end token. At the end: scene, colour on the left, colour on the right [N + 1, 3].
     At the words, `NOTHING` elsewhere: the wearer's side at a garment [N + 1, 77]; at garments and sides, for each of `ABOUT`,
-    what holds for that person [4, N + 1, 77]. placed [N + 1, 77]: the side that a word is about, at sides, garments and their
+    what holds for that person [11, N + 1, 77]. placed [N + 1, 77]: the side that a word is about, at sides, garments and their
     colours.
     """
 
@@ -85,8 +85,9 @@ class Sentences:
             for place, (k, name) in enumerate(zip(who, SIDES, strict=True)):
                 own = garment & (low[n].roll(1) == word[worn[place]])
                 side[n, own] = place
-                hair = NOTHING if one["hair"][k] is None else list(HAIR).index(one["hair"][k])
-                known = (int(answers[n, 1 + place]), hair, GENDERS.index(one["genders"][k]), k)
+                said = one["looks"][k]
+                looks = (words.index(said[name]) if name in said else NOTHING for name, words in LOOKS.items())
+                known = (int(answers[n, 1 + place]), GENDERS.index(one["genders"][k]), k, *looks)
                 there[:, n, own | (low[n] == word[name])] = torch.tensor(known)[:, None]
         placed = torch.where(side.roll(-1) == NOTHING, side, side.roll(-1))  # a colour comes before its garment
         for place, name in enumerate(SIDES):

@@ -6,6 +6,7 @@ face counts as much as a large one. Rows without a face region, and rows whose f
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import FaceRegionConfig
@@ -27,11 +28,11 @@ class FaceRegion:
     watches: frozenset[str] = frozenset()
 
     def __init__(self, config: FaceRegionConfig) -> None:
-        self.weight = config.weight
+        self.weight, self.margin = config.weight, config.margin
 
     def __call__(self, seen: Seen) -> Tensor:
         faces = seen.batch.faces * (~seen.batch.dropped)[..., None, None]
-        where = faces.amax(dim=1)
+        where = F.max_pool2d(faces.amax(dim=1), 2 * self.margin + 1, stride=1, padding=self.margin)
         error = (seen.prediction - seen.target).square().mean(dim=1)
         inside = (error * where).sum(dim=(1, 2)) / where.sum(dim=(1, 2)).clamp(min=1e-6)
         return (inside * seen.row_weights).mean()

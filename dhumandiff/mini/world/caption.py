@@ -11,9 +11,9 @@ from ...prompt import Prompt, parse_prompt
 from .body import Outfit
 from .dice import Dice
 from .identity import Identity
-from .looks import describe
+from .looks import Looks, describe
 
-__all__ = ["SCENE_WORDS", "Script", "category", "write_caption"]
+__all__ = ["SCENE_WORDS", "Script", "category", "looks_of", "write_caption"]
 
 SCENE_WORDS: dict[str, tuple[str, ...]] = {
     "beach": ("on a beach", "at the beach", "on a sunny beach"),
@@ -80,11 +80,10 @@ def write_caption(script: Script, seed: int, looks: bool = False) -> tuple[str, 
     place = dice.pick(SCENE_WORDS[script.scene])
     sides = [f"on the {script.side(k)}" for k in (0, 1)]
     worn = [f"a {outfit.colour} {outfit.garment}" for outfit in script.outfits]
-    looking = Dice("looks", seed)
-    described = [describe(who, looking) if looks and looking.chance(0.75) else ("", "") for who in script.people]
+    described = looks_of(script, seed) if looks else (Looks(), Looks())
     a, b = (
-        " ".join(filter(None, (before, f"{noun[0]}@{k + 1}", after)))
-        for k, (noun, (before, after)) in enumerate(zip((first, second), described, strict=True))
+        " ".join(filter(None, (look.before, f"{noun[0]}@{k + 1}", look.after)))
+        for k, (noun, look) in enumerate(zip((first, second), described, strict=True))
     )
     a = f"{_a(a)} {a}"
     b = f"another {b}" if first[0] == second[0] else f"{_a(b)} {b}"
@@ -106,13 +105,22 @@ def write_caption(script: Script, seed: int, looks: bool = False) -> tuple[str, 
     deeds = [_deed(script, k, later, dice) for k in (0, 1) if script.actions[k] in _ACTION_WORDS and dice.chance(0.8)]
     if len(deeds) == 2 and dice.chance(0.5):
         deeds = [f"{deeds[0]} and {deeds[1]}"]
-    if any(map(any, described)) and looking.chance(0.7):
+    told = [bool(look.said) for look in described]
+    if all(told) or (any(told) and dice.chance(0.5)):  # CLIP reads 77 tokens
         deeds = []
     sentences = [*sentences, *(f"{deed}." for deed in deeds)]
     if script.both_smile and dice.chance(0.5):
         sentences.append("both smile.")
     marked = " ".join(sentence[0].upper() + sentence[1:] for sentence in sentences)
     return marked, parse_prompt(marked, mentions="all")
+
+
+def looks_of(script: Script, seed: int) -> tuple[Looks, Looks]:
+    """How `write_caption` describes either person where it is to tell their looks: one sentence in five does not."""
+    dice = Dice("looks", seed)
+    told = dice.chance(0.8)
+    first, second = (describe(who, dice) if told and dice.chance(0.9) else Looks() for who in script.people)
+    return first, second
 
 
 def _a(noun: str) -> str:
