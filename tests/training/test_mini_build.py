@@ -2,9 +2,7 @@
 
 import json
 import multiprocessing
-import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from together import run_together
 from torch import nn
 
 from dhumandiff.mini.base import build_unet
@@ -53,42 +52,26 @@ def test_fit_lowers_the_loss_notes_it_and_freezes_the_model(tmp_path):
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
-def _fit_with_others(rank, processes, port, folder):
-    """A fit as one of several processes over gloo, each with its rows of the batch."""
+def _fit_with_others(folder):
+    """A fit as one of several processes, each with its rows of the batch."""
     from accelerate import Accelerator
 
-    where = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ |= {name: str(value) for name, value in where.items()} | {"ACCELERATE_USE_CPU": "true"}
     accelerator, model = Accelerator(cpu=True), small_model()
+    rank = accelerator.process_index
 
     def losses(random, _):
-        x = torch.randn(16, 2, 4, 4, generator=random)[rank::processes]
+        x = torch.randn(16, 2, 4, 4, generator=random)[rank :: accelerator.num_processes]
         return {"apart": (model(x) - x.mean((2, 3))[:, [0, 1, 0]]).square().mean()}
 
     fit(folder / str(rank), "part", model, losses, steps=10, accelerator=accelerator)
     torch.save(weights_of(model), folder / f"{rank}.pt")
-    if processes > 1:
-        torch.distributed.destroy_process_group()
 
 
 def test_processes_that_share_a_fit_end_in_one_processs_weights_and_the_first_keeps_them(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     context = multiprocessing.get_context("spawn")
     for processes, name in ((1, "one"), (2, "two")):
         (tmp_path / name).mkdir()
-        together = [
-            context.Process(target=_fit_with_others, args=(rank, processes, port, tmp_path / name))
-            for rank in range(processes)
-        ]
-        for process in together:
-            process.start()
-        for process in together:
-            process.join(300)
-            process.kill()  # nothing, unless they wait for each other
-            process.join()
-        assert [process.exitcode for process in together] == [0] * processes
+        assert run_together(context, processes, _fit_with_others, tmp_path / name) == [0] * processes
     one, first, second = (
         torch.load(tmp_path / name, weights_only=True) for name in ("one/0.pt", "two/0.pt", "two/1.pt")
     )

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 from shards_for_tests import make_shards
 from small_base import make_base, make_config
+from together import run_together
 
 for package in ("accelerate", "diffusers", "jsonargparse", "transformers", "webdataset"):
     pytest.importorskip(package, reason="install it with: pip install '.[train]'")
@@ -161,45 +162,15 @@ def test_other_optimisers_resume_exactly_too(start, tmp_path, kind):
     same(tmp_path / "run", tmp_path / "whole")
 
 
-def _train_with_others(rank, processes, port, base, shards, run, changes):
-    """One of several processes that train together over gloo, as `accelerate launch` starts them."""
-    os.environ |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(processes),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "ACCELERATE_USE_CPU": "true",
-    }
-    _train(base, shards, run, changes)
-    torch.distributed.destroy_process_group()
-
-
 def test_two_processes_give_one_processs_losses_and_weights(tmp_path):
     """At the same global batch, within 1e-5 relative; and a run of two goes on with one."""
-    import socket
-
     base = make_base(tmp_path / "base")
     shards = make_shards(tmp_path / "shards", samples=14, buckets=((64, 64), (64, 96)), references=3)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     changes = {**CHANGES, "steps": 5, "data": {**CHANGES["data"], "validation": shards, "validation_batches": 3}}
     context = multiprocessing.get_context("forkserver")
-    one = context.Process(target=_train, args=(base, shards, tmp_path / "one", changes))
-    one.start()
-    one.join()
-    pair = [
-        context.Process(target=_train_with_others, args=(rank, 2, port, base, shards, tmp_path / "two", changes))
-        for rank in range(2)
-    ]
-    for process in pair:
-        process.start()
-    for process in pair:
-        process.join(400)
-        process.kill()  # nothing, unless they wait for each other
-        process.join()
-    assert [process.exitcode for process in (one, *pair)] == [0, 0, 0]
+    for processes, name in ((1, "one"), (2, "two")):
+        codes = run_together(context, processes, _train, base, shards, tmp_path / name, changes)
+        assert codes == [0] * processes
     logs = [(tmp_path / name / "log.jsonl").read_text().splitlines() for name in ("one", "two")]
     for ours, theirs in zip(*([json.loads(line) for line in log] for log in logs), strict=True):
         for name in {"loss", "diffusion", "localisation", "face_region", "validation"} & {*ours}:
