@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from torch import nn
 
 from dhumandiff.errors import DHumanDiffError, ImageError
 from dhumandiff.faces import Face
+from dhumandiff.metrics import interval
 from dhumandiff.mini.faces import MiniFaces, align_face, mini_judge
 from dhumandiff.mini.world import (
     Identity,
@@ -292,11 +293,3 @@ def difference(
     if values[0].shape != values[1].shape:
         return None
     return interval(values[0] - values[1], draws)
-
-
-def interval(values: np.ndarray, draws: int = DRAWS) -> dict[Literal["mean", "low", "high"], float]:
-    """Mean of the pairs' values [pairs] and the middle 95 % of the means of resampled pairs; always the same draws."""
-    random = np.random.default_rng(0)
-    means = values[random.integers(len(values), size=(draws, len(values)))].mean(axis=1)
-    low, high = np.percentile(means, (2.5, 97.5))
-    return {"mean": float(values.mean()), "low": float(low), "high": float(high)}

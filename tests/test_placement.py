@@ -1,0 +1,134 @@
+"""Who should be where: from sentences, clothes, boxes and masks, and what is left undecided."""
+
+import re
+
+import numpy as np
+import pytest
+
+from dhumandiff.errors import ImageError
+from dhumandiff.faces import Face
+from dhumandiff.mini.world import sample_identity, sample_pair, sample_script, write_caption
+from dhumandiff.placement import clothes_of, owners_by_boxes, owners_by_masks, owners_by_sentence, sides_of
+from dhumandiff.prompt import parse_prompt
+
+
+def read(text):
+    return parse_prompt(text, mentions="all")
+
+
+def face(x, y, side=20):
+    box = np.array([x - side / 2, y - side / 2, x + side / 2, y + side / 2], dtype=np.float32)
+    return Face(box, np.full((5, 2), [x, y], dtype=np.float32))
+
+
+LEFT, RIGHT = face(30, 30), face(90, 34)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A man@1 on the left and a woman@2 on the right, in a park.",
+        "On the left a man@1 wears a red coat, on the right a woman@2 wears a blue dress.",
+        "A man@1 and a woman@2 in a cafe, the man@1 to the left of the woman@2.",
+        "A woman@2 stands on the right side of the picture, a man@1 beside her.",
+        "The man@1 is on the left.  He hugs the woman@2.",
+        "Left: a man@1 in black. Right: a woman@2 in white.",
+        "The leftmost man@1 smiles at a woman@2.",
+        "A man@1, on the left, and a woman@2, on the right, hold hands.",
+        "A man@1 at the far left looks at a woman@2.",
+        "A woman@2 to the right of a man@1.",
+        "A man@1 on the left-hand side with a woman@2.",
+        "A man@1 ON THE LEFT with a woman@2 in the right half of the image.",
+    ],
+)
+def test_sides_are_read_as_the_viewer_sees_them(text):
+    assert sides_of(read(text), 2) == ("left", "right")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A man@1 and a woman@2 in a park.",
+        "A man@1 puts his left hand on the right shoulder of a woman@2.",
+        "A man@1 on the left and a woman@2 on the left.",
+        "A man@1 on the left with a woman@2. The man@1 is on the right.",
+        "A man@1 right next to a woman@2, who has left the house.",
+        "A picture with a tree on the left.",
+    ],
+)
+def test_a_sentence_that_does_not_say_or_contradicts_itself_decides_nothing(text):
+    assert sides_of(read(text), 2) is None
+
+
+def test_three_people_stand_left_in_the_middle_and_right():
+    text = "A man@1 in the middle, a woman@2 on the right and a boy@3 on the left."
+    assert sides_of(parse_prompt(text, 3, mentions="all"), 3) == ("middle", "right", "left")
+    assert sides_of(parse_prompt("A man@1 on the left, a woman@2 and a boy@3.", 3, mentions="all"), 3) is None
+
+
+def test_the_sides_and_clothes_of_every_sentence_of_the_drawn_world_are_read():
+    for seed in range(200):
+        script = sample_script(seed, (sample_identity(2 * seed), sample_identity(2 * seed + 1)))
+        _, prompt = write_caption(script, seed, looks=seed % 2 == 1)
+        assert sides_of(prompt, 2) == (script.side(0), script.side(1))
+        assert clothes_of(prompt, 2) == tuple(outfit.colour for outfit in script.outfits)
+
+
+def test_faces_from_left_to_right_are_people_from_left_to_right():
+    prompt = read("A man@1 on the right and a woman@2 on the left.")
+    assert owners_by_sentence(prompt, 2, [LEFT, RIGHT]) == (1, 0)
+    assert owners_by_sentence(prompt, 2, [RIGHT, LEFT]) == (0, 1)
+
+
+def test_of_too_many_faces_the_largest_count_and_with_too_few_nobody_is_in_place():
+    prompt = read("A man@1 on the right and a woman@2 on the left.")
+    assert owners_by_sentence(prompt, 2, [LEFT, face(5, 5, 6), RIGHT]) == (2, 0)
+    assert owners_by_sentence(prompt, 2, [LEFT]) == (None, None)
+    assert owners_by_sentence(prompt, 2, []) == (None, None)
+    assert owners_by_sentence(read("A man@1 and a woman@2."), 2, []) is None
+
+
+def test_clothes_say_who_is_who_where_no_side_is_named():
+    for seed in range(30):
+        sample = sample_pair(seed, references=0)
+        text = re.sub(r"\bon the (left|right)\b", "", write_caption(sample.script, seed)[0], flags=re.IGNORECASE)
+        faces = [Face(person.face_box, person.landmarks) for person in sample.people]
+        prompt = read(text)
+        assert sides_of(prompt, 2) is None
+        assert owners_by_sentence(prompt, 2, faces[::-1], sample.picture) == (1, 0)
+        assert owners_by_sentence(prompt, 2, faces) is None  # no picture to read them from
+        assert owners_by_sentence(prompt, 2, faces[:1], sample.picture) == (None, None)
+
+
+def test_clothes_that_do_not_look_as_written_decide_nothing():
+    prompt = read("A man@1 in a red suit and a woman@2 in a green dress.")
+    grey = np.full((120, 120, 3), 128, dtype=np.uint8)
+    assert clothes_of(prompt, 2) == ("red", "green")
+    assert owners_by_sentence(prompt, 2, [LEFT, RIGHT], grey) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["A man@1 in a suit and a woman@2 in a green dress.", "A man@1 in a red suit and a woman@2 in a red dress."],
+)
+def test_clothes_of_one_person_or_of_one_colour_tell_nobody_apart(text):
+    assert clothes_of(read(text), 2) is None
+
+
+def test_boxes_of_people_own_the_faces_in_them():
+    people = [(60, 10, 120, 120), (0, 10, 60, 120)]
+    assert owners_by_boxes(people, [LEFT, RIGHT]) == (1, 0)
+    assert owners_by_boxes(people, [LEFT]) == (None, 0)
+    assert owners_by_boxes(people, []) == (None, None)
+    embraced = [(0, 10, 100, 120), (60, 10, 120, 120)]  # the right face is in both boxes
+    assert owners_by_boxes(embraced, [RIGHT, LEFT]) == (1, 0)
+
+
+def test_masks_own_the_faces_that_they_cover():
+    masks = np.zeros((2, 120, 120))
+    masks[0, :, 60:], masks[1, :, :60] = 1, 1
+    assert owners_by_masks(masks, [LEFT, RIGHT]) == (1, 0)
+    assert owners_by_masks(masks, [face(60, 30)]) in ((0, None), (None, 0))
+    assert owners_by_masks(np.zeros((2, 120, 120)), [LEFT, RIGHT]) == (None, None)
+    with pytest.raises(ImageError, match="persons, height, width"):
+        owners_by_masks(np.zeros((120, 120)), [LEFT])
