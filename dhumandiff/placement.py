@@ -1,9 +1,9 @@
 """Which face should be whose: what a sentence, boxes or masks say, never likeness.
 
-    owners = owners_by_sentence(parse_prompt(text, mentions="all"), 2, faces, picture)    # (1, 0): face 1 is person 1's
+    owners, said_by = place(2, faces, picture, prompt=parse_prompt(text, mentions="all"))    # (1, 0), "sides": face 1 is person 1's
 
-A face is one of a picture's, by its number; `None` for a person whose face is missing. Where nothing says who should be
-where, the answer as a whole is None: not decidable. Everything here is this project's choice.
+Owners have, for each person, the number of a face, or None where that face is missing; where nothing says who should be where
+they are None as a whole: not decidable. Everything here is this project's choice.
 """
 
 from __future__ import annotations
@@ -20,7 +20,17 @@ from .faces.face import Face
 from .metrics import match
 from .prompt import Mention, Prompt
 
-__all__ = ["Owners", "clothes_of", "owners_by_boxes", "owners_by_masks", "owners_by_sentence", "sides_of"]
+__all__ = [
+    "Owners",
+    "clothes_of",
+    "colour_of",
+    "owners_by_boxes",
+    "owners_by_clothes",
+    "owners_by_masks",
+    "owners_by_sides",
+    "place",
+    "sides_of",
+]
 
 Owners = tuple[int | None, ...] | None
 
@@ -72,24 +82,75 @@ CLEAR = 0.1
 """Share of a chest by which the colours' right way round has to be ahead of the wrong one; below, clothes decide nothing."""
 
 
-def owners_by_sentence(
-    prompt: Prompt, persons: int, faces: Sequence[Face], picture: np.ndarray | None = None
-) -> Owners:
-    """By sides ("the man on the left"), or where there are none by the colour of clothes, for which a picture is needed.
+def place(
+    persons: int,
+    faces: Sequence[Face],
+    picture: np.ndarray,
+    *,
+    prompt: Prompt | None = None,
+    boxes: Sequence[Sequence[float]] | None = None,
+    masks: np.ndarray | None = None,
+    clothes: Sequence[str] | None = None,
+) -> tuple[Owners, str]:
+    """Who should be which face, by the first of these that says so: masks, boxes, sides in the sentence, colours of clothes.
 
     Args:
-        prompt: with every mention (`parse_prompt(..., mentions="all")`).
         persons: how many people there should be.
-        faces: those found. Of more than `persons`, the largest count.
-        picture: uint8 [H, W, 3] RGB, or None to read no clothes.
+        faces: those found. Of more than `persons` the largest count, where sides or clothes decide.
+        picture: uint8 [H, W, 3] RGB.
+        prompt: the sentence with every mention (`parse_prompt(..., mentions="all")`).
+        boxes: of each person, x0 y0 x1 y1 px. masks: of each person, [P, H, W] 0..1 of the picture's size.
+        clothes: a few words about those of each person; without any, the sentence's.
+
+    Returns:
+        Owners, and what decided: "masks", "boxes", "sides", "clothes" or "".
     """
-    sides = sides_of(prompt, persons)
-    colours = clothes_of(prompt, persons) if sides is None and picture is not None else None
-    if sides is None and colours is None:
-        return None
-    if len(faces) < persons:  # who is missing cannot be told without likeness: nobody is where they should be
-        return (None,) * persons
-    return _by_sides(sides, faces) if sides is not None else _by_clothes(colours, faces, picture)
+    if masks is not None:
+        return owners_by_masks(masks, faces), "masks"
+    if boxes is not None:
+        return owners_by_boxes(boxes, faces), "boxes"
+    sides = sides_of(prompt, persons) if prompt is not None else None
+    if sides is not None:
+        return owners_by_sides(sides, faces), "sides"
+    colours = None
+    if clothes is not None:
+        found = [colour_of(words) for words in clothes]
+        colours = tuple(found) if None not in found and len({*found}) == persons else None
+    elif prompt is not None:
+        colours = clothes_of(prompt, persons)
+    owners = owners_by_clothes(colours, faces, picture) if colours is not None else None
+    return owners, "clothes" if owners is not None else ""
+
+
+def owners_by_sides(sides: Sequence[str], faces: Sequence[Face]) -> tuple[int | None, ...]:
+    """By sides ("left", "middle", "right") of each person: the largest faces from left to right are people from left to right.
+
+    With too few faces it cannot be told without likeness who is missing, so nobody is where they should be.
+    """
+    if len(faces) < len(sides):
+        return (None,) * len(sides)
+    people = sorted(range(len(sides)), key=lambda k: _ORDER.index(sides[k]))
+    across = sorted(_largest(faces, len(sides)), key=lambda n: faces[n].centre[0])
+    owners = dict(zip(people, across, strict=True))
+    return tuple(owners[k] for k in range(len(sides)))
+
+
+def owners_by_clothes(colours: Sequence[str], faces: Sequence[Face], picture: np.ndarray) -> Owners:
+    """By the colour of each person's clothes: the faces above the chests that show them.
+
+    None where the colours do not clearly say so; with too few faces nobody is where they should be.
+    """
+    if len(faces) < len(colours):
+        return (None,) * len(colours)
+    seen = {n: _chest(picture, faces[n]) for n in _largest(faces, len(colours))}
+    wanted = [list(COLOURS).index(name) for name in colours]
+    ways = {
+        owners: float(np.mean([seen[n][k] for n, k in zip(owners, wanted, strict=True)]))
+        for owners in permutations(seen)
+    }
+    best, *others = sorted(ways, key=ways.__getitem__, reverse=True)
+    clear = ways[best] - (ways[others[0]] if others else 0.0) >= CLEAR
+    return best if clear else None
 
 
 def owners_by_boxes(boxes: Sequence[Sequence[float]], faces: Sequence[Face]) -> tuple[int | None, ...]:
@@ -189,38 +250,23 @@ def clothes_of(prompt: Prompt, persons: int) -> tuple[str, ...] | None:
             before = [mention for mention in mentions if mention.end <= found.start()]
             near = before[-1:] or mentions[:1]
             if near:
-                colour = found["colour"].lower()
-                said[near[0].person - 1].append(_SAME.get(colour, colour))
+                said[near[0].person - 1].append(colour_of(found[0]))
     worn = [each[0] if each else "" for each in said]
     if "" in worn or len(set(worn)) < persons:
         return None
     return tuple(worn)
 
 
+def colour_of(words: str) -> str | None:
+    """The colour of the first garment that a few words name, one of `COLOURS`: "a red wool coat, jeans" -> "red"."""
+    found = _WORN.search(words)
+    colour = found["colour"].lower() if found else None
+    return _SAME.get(colour, colour)
+
+
 def _sentences(text: str) -> list[tuple[int, int]]:
     ends = [*(found.end() for found in _SENTENCE.finditer(text)), len(text)]
     return [(start, end) for start, end in zip([0, *ends], ends, strict=False) if start < end]
-
-
-def _by_sides(sides: Sequence[str], faces: Sequence[Face]) -> Owners:
-    """Faces from left to right are people from left to right."""
-    people = sorted(range(len(sides)), key=lambda k: _ORDER.index(sides[k]))
-    across = sorted(_largest(faces, len(sides)), key=lambda n: faces[n].centre[0])
-    owners = dict(zip(people, across, strict=True))
-    return tuple(owners[k] for k in range(len(sides)))
-
-
-def _by_clothes(colours: Sequence[str], faces: Sequence[Face], picture: np.ndarray) -> Owners:
-    """The faces above the chests that show each person's colour; None where the colours do not clearly say so."""
-    seen = {n: _chest(picture, faces[n]) for n in _largest(faces, len(colours))}
-    wanted = [list(COLOURS).index(name) for name in colours]
-    ways = {
-        owners: float(np.mean([seen[n][k] for n, k in zip(owners, wanted, strict=True)]))
-        for owners in permutations(seen)
-    }
-    best, *others = sorted(ways, key=ways.__getitem__, reverse=True)
-    clear = ways[best] - (ways[others[0]] if others else 0.0) >= CLEAR
-    return best if clear else None
 
 
 def _chest(picture: np.ndarray, face: Face) -> np.ndarray:

@@ -144,7 +144,7 @@ def test_the_base_comes_in_the_dtype_asked_for():
 
 def test_training_finds_the_miniature_under_its_name():
     from training.base import load_base, outline_base
-    from training.data.encode import _load_vision, load_faces
+    from training.data.encode import load_faces, load_vision
     from training.data.settings import FaceSettings
 
     outline = outline_base("mini", text_encoder=True)
@@ -154,7 +154,7 @@ def test_training_finds_the_miniature_under_its_name():
     assert found.sizes["hidden"] == list(mini_adapter().info.hidden)
     assert found.sizes["pooled_width"] == base.TEXT_WIDTHS[1]
     assert type(found.scheduler).__name__ == "DDPMScheduler"
-    assert _load_vision("mini", "cpu", torch.float32).image_size == 96
+    assert load_vision("mini", "cpu", torch.float32).image_size == 96
     assert load_faces(FaceSettings(pack="mini")).name == "mini"
 
 

@@ -8,7 +8,15 @@ import pytest
 from dhumandiff.errors import ImageError
 from dhumandiff.faces import Face
 from dhumandiff.mini.world import sample_identity, sample_pair, sample_script, write_caption
-from dhumandiff.placement import clothes_of, owners_by_boxes, owners_by_masks, owners_by_sentence, sides_of
+from dhumandiff.placement import (
+    clothes_of,
+    colour_of,
+    owners_by_boxes,
+    owners_by_masks,
+    owners_by_sides,
+    place,
+    sides_of,
+)
 from dhumandiff.prompt import parse_prompt
 
 
@@ -22,6 +30,7 @@ def face(x, y, side=20):
 
 
 LEFT, RIGHT = face(30, 30), face(90, 34)
+GREY = np.full((120, 120, 3), 128, dtype=np.uint8)
 
 
 @pytest.mark.parametrize(
@@ -76,16 +85,15 @@ def test_the_sides_and_clothes_of_every_sentence_of_the_drawn_world_are_read():
 
 def test_faces_from_left_to_right_are_people_from_left_to_right():
     prompt = read("A man@1 on the right and a woman@2 on the left.")
-    assert owners_by_sentence(prompt, 2, [LEFT, RIGHT]) == (1, 0)
-    assert owners_by_sentence(prompt, 2, [RIGHT, LEFT]) == (0, 1)
+    assert place(2, [LEFT, RIGHT], GREY, prompt=prompt) == ((1, 0), "sides")
+    assert place(2, [RIGHT, LEFT], GREY, prompt=prompt) == ((0, 1), "sides")
 
 
 def test_of_too_many_faces_the_largest_count_and_with_too_few_nobody_is_in_place():
-    prompt = read("A man@1 on the right and a woman@2 on the left.")
-    assert owners_by_sentence(prompt, 2, [LEFT, face(5, 5, 6), RIGHT]) == (2, 0)
-    assert owners_by_sentence(prompt, 2, [LEFT]) == (None, None)
-    assert owners_by_sentence(prompt, 2, []) == (None, None)
-    assert owners_by_sentence(read("A man@1 and a woman@2."), 2, []) is None
+    assert owners_by_sides(("right", "left"), [LEFT, face(5, 5, 6), RIGHT]) == (2, 0)
+    assert owners_by_sides(("right", "left"), [LEFT]) == (None, None)
+    assert owners_by_sides(("right", "left"), []) == (None, None)
+    assert place(2, [], GREY, prompt=read("A man@1 and a woman@2.")) == (None, "")
 
 
 def test_clothes_say_who_is_who_where_no_side_is_named():
@@ -95,16 +103,23 @@ def test_clothes_say_who_is_who_where_no_side_is_named():
         faces = [Face(person.face_box, person.landmarks) for person in sample.people]
         prompt = read(text)
         assert sides_of(prompt, 2) is None
-        assert owners_by_sentence(prompt, 2, faces[::-1], sample.picture) == (1, 0)
-        assert owners_by_sentence(prompt, 2, faces) is None  # no picture to read them from
-        assert owners_by_sentence(prompt, 2, faces[:1], sample.picture) == (None, None)
+        assert place(2, faces[::-1], sample.picture, prompt=prompt) == ((1, 0), "clothes")
+        assert place(2, faces[:1], sample.picture, prompt=prompt) == ((None, None), "clothes")
+        worn = [f"a {outfit.colour} {outfit.garment}" for outfit in sample.script.outfits]
+        assert place(2, faces, sample.picture, clothes=worn) == ((0, 1), "clothes")
 
 
 def test_clothes_that_do_not_look_as_written_decide_nothing():
     prompt = read("A man@1 in a red suit and a woman@2 in a green dress.")
-    grey = np.full((120, 120, 3), 128, dtype=np.uint8)
     assert clothes_of(prompt, 2) == ("red", "green")
-    assert owners_by_sentence(prompt, 2, [LEFT, RIGHT], grey) is None
+    assert place(2, [LEFT, RIGHT], GREY, prompt=prompt) == (None, "")
+    assert place(2, [LEFT, RIGHT], GREY, clothes=["a red coat", "a hat"]) == (None, "")
+
+
+def test_the_colour_of_a_garment_is_found_among_other_words():
+    assert colour_of("brown shoes, a navy-blue wool coat") == "blue"
+    assert colour_of("a gray cotton T-shirt and jeans") == "grey"
+    assert colour_of("red lips") is None
 
 
 @pytest.mark.parametrize(
@@ -132,3 +147,14 @@ def test_masks_own_the_faces_that_they_cover():
     assert owners_by_masks(np.zeros((2, 120, 120)), [LEFT, RIGHT]) == (None, None)
     with pytest.raises(ImageError, match="persons, height, width"):
         owners_by_masks(np.zeros((120, 120)), [LEFT])
+
+
+def test_masks_count_before_boxes_and_boxes_before_words():
+    prompt = read("A man@1 on the left and a woman@2 on the right.")
+    masks = np.zeros((2, 120, 120))
+    masks[0, :, 60:], masks[1, :, :60] = 1, 1
+    boxes = [(60, 0, 120, 120), (0, 0, 60, 120)]
+    given = {"prompt": prompt, "boxes": boxes, "masks": masks}
+    assert place(2, [LEFT, RIGHT], GREY, **given) == ((1, 0), "masks")
+    assert place(2, [LEFT, RIGHT], GREY, **{**given, "masks": None}) == ((1, 0), "boxes")
+    assert place(2, [LEFT, RIGHT], GREY, prompt=prompt) == ((0, 1), "sides")

@@ -1,11 +1,15 @@
 """Judge an adapter by what it draws, or by its loss on data that nothing was trained on.
 
-    python -m training evaluate --base mini --out scores                     the miniature that ships
-    python -m training evaluate --run runs/mini --out scores                 a run on the miniature's base
-    python -m training evaluate --run runs/pair --data+ shards-of-others     a run on another base
+    python -m training evaluate --cases pairs.jsonl --base sdxl-base --run runs/pair --out scores    draw and score
+    python -m training evaluate --cases pairs.jsonl --pictures folder --out scores                   score what is finished
+    python -m training evaluate --bench MultiID-Bench/out --out scores                               any other system's
+    python -m training evaluate --cases pairs.jsonl --pictures folder --out new --against scores     pair by pair
+    python -m training evaluate --base mini --out scores                     the miniature, by its world's own judge
+    python -m training evaluate --run runs/pair --data+ shards-of-others     the loss alone
 
-On the base `mini` pictures are judged by the miniature's world and its second recogniser (training/mini/judging.py). Other
-bases get the validation loss, computed as `train` does; metrics of their pictures are not part of this version.
+Cases are photos of people and a sentence (training/scoring/cases.py); what is measured is in dhumandiff/metrics.py. Kill it
+whenever you like: the same command goes on. On the base `mini` without cases pictures are judged by the miniature's world and
+its second recogniser (training/mini/judging.py).
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from typing import TYPE_CHECKING, Literal
 
 from . import TrainingError
 from .config import TrainConfig, need
+from .data.settings import FaceSettings
 from .parsing import parse
 
 if TYPE_CHECKING:
@@ -38,7 +43,7 @@ SECONDS = 0.45
 
 @dataclass
 class EvaluateConfig:
-    """Judge an adapter: pictures on the base mini, elsewhere the loss on data that nothing was trained on."""
+    """Judge an adapter, or any system's pictures: by who is on them, where cases say who should be."""
 
     run: str = ""
     """Folder of a run; the averaged weights of its best checkpoint are judged."""
@@ -46,13 +51,33 @@ class EvaluateConfig:
     """Weights instead of a run: a native .safetensors, or a folder with the four released files. With neither, the miniature
     that ships is judged."""
     base: str = ""
-    """The base model; if left empty the run's, or mini. Pictures are judged on mini only."""
+    """The base model to draw with; if left empty the run's, and without cases mini."""
     out: str = "evaluation"
     """Folder that the results go to; what lies there under the same names is replaced."""
+    cases: str = ""
+    """A .jsonl of cases, each the photos of people and a sentence; see training/scoring/cases.py."""
+    pictures: str = ""
+    """Folder with the finished pictures of the cases, <id>.png or <id>_<seed>.png; nothing is drawn then."""
+    bench: str = ""
+    """Folder in MultiID-Bench's layout, instead of cases: <id>/out.jpg, ori.jpg, ref_1.jpg ..., meta.json."""
+    against: str = ""
+    """The --out folder of another evaluation of the same cases, to compare with picture by picture."""
+    faces: FaceSettings = field(default_factory=FaceSettings)
+    """Who recognises. Best another recogniser than the adapter was trained with: it would be its own judge."""
+    clip: str = ""
+    """CLIP for CLIP-T and CLIP-I: a folder, or an id such as openai/clip-vit-base-patch16. Left empty, neither is computed."""
+    scorers: list[str] = field(default_factory=list)
+    """Further scores, such as aesthetics, each a module:function that makes a dhumandiff.metrics.PictureScorer."""
+    image_encoder: str = ""
+    """Drawing cases: CLIP ViT-H/14, a folder or id; IP-Adapter's if left empty."""
+    size: list[int] | None = None
+    """Drawing cases: width and height, px; null: as published, 512 x 512."""
+    strengths: list[float] = field(default_factory=list)
+    """Drawing cases: factors of all strengths to compare, such as [0.5, 1.0, 1.5]."""
     pairs: int = 200
     """mini: held-out pairs of people."""
     seeds: int = 3
-    """mini: portraits of each pair."""
+    """Portraits of each pair or case."""
     hardest: int = 50
     """mini: pairs of one gender that look most alike, judged beside the others; 0: none."""
     sheet: int = 8
@@ -81,6 +106,12 @@ class EvaluateConfig:
         need(1 <= self.seeds <= 100, "seeds", self.seeds, "it lies from 1 to 100")
         for name in ("hardest", "sheet", "batches"):
             need(getattr(self, name) >= 0, name, getattr(self, name), "it must be 0 or more")
+        for name in ("pictures", "strengths", "size"):
+            if getattr(self, name) and not self.cases:
+                raise TrainingError(f"{name} goes with cases: name their .jsonl with --cases.")
+        if self.bench and self.cases:
+            raise TrainingError("bench and cases are both given. Name one of them: what the pictures should show.")
+        need(self.size is None or len(self.size) == 2, "size", self.size, "it is width and height")
         if self.run and self.adapter:
             raise TrainingError("run and adapter are both given. Name one of them: what is to be judged.")
 
@@ -100,6 +131,8 @@ def evaluate(config: EvaluateConfig, dry: bool = False) -> str:
             read or do not fit the base.
     """
     trained = _config_of(config.run) if config.run else None
+    if config.cases or config.bench:
+        return _score_cases(config, config.base or (trained.base.path if trained else ""), dry)
     base = config.base or (trained.base.path if trained else "mini")
     if base != "mini" and not (config.run or config.adapter):
         raise TrainingError(f"Name what is to be judged on {base}: a run (--run) or an adapter (--adapter).")
@@ -109,11 +142,7 @@ def evaluate(config: EvaluateConfig, dry: bool = False) -> str:
         trained = _with_data(config, trained, base)
     if dry:
         return _plan(config, base, adapter, trained if losses else None)
-    out = Path(config.out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TrainingError(f"The folder {out} cannot be made ({error.strerror}). Choose another (--out).") from error
+    out = _folder(config.out)
     scores, lines, made = {}, [], []
     if base == "mini":
         scores, lines, made = _judge_pictures(config, adapter, out)
@@ -123,14 +152,49 @@ def evaluate(config: EvaluateConfig, dry: bool = False) -> str:
         lines.append(f"Validation loss: {loss:.4f} ({trained.data.validation_batches} batches of {_names(trained)}).")
     if base != "mini":
         lines.append("Pictures are judged on the base mini only, so far; look at some: python -m dhumandiff generate.")
-    made.append(_write(out / "scores.json", json.dumps(scores, indent=1, ensure_ascii=False) + "\n"))
-    lines.append(f"Made {', '.join(str(path) for path in made)}.")
-    if config.run:
-        export = f"python -m training export --run {config.run} --scores {made[-1]}"
-        lines.append(f"Next: {export} --out {config.run}/export")
-    else:
-        lines.append(f"Next: python -m training export ... --scores {made[-1]} puts them on a model card.")
-    return "\n".join(lines)
+    return _ending(config, out, scores, lines, made)
+
+
+def _ending(config: EvaluateConfig, out: Path, scores: dict[str, str], lines: list[str], made: list[Path]) -> str:
+    """Write the scores for a model card; all lines for people."""
+    made = [*made, _write(out / "scores.json", json.dumps(scores, indent=1, ensure_ascii=False) + "\n")]
+    run = config.run or "..."
+    export = f"python -m training export --run {run} --scores {made[-1]}"
+    next_ = f"{export} --out {run}/export" if config.run else f"{export} puts them on a model card."
+    return "\n".join([*lines, f"Made {', '.join(map(str, made))}.", f"Next: {next_}"])
+
+
+def _score_cases(config: EvaluateConfig, base: str, dry: bool) -> str:
+    """Cases or a bench: draw what is missing, measure, tell."""
+    from .scoring.run import gather, score
+
+    cases, notes = gather(config)
+    aside = [case for case in cases if case.problem]
+    waiting = [] if config.bench else [case for case in cases if case.picture is None and not case.problem]
+    if dry:
+        count = len(waiting) * config.seeds * max(len(config.strengths), 1)
+        drawing = f"{count} portraits to draw{f' on {base}' if base else ''}"
+        lines = [f"{len(cases)} cases: {drawing}, {len(aside)} cannot be scored.", *notes]
+        lines += [f"- {case.name}: {case.problem}" for case in aside[:10]]
+        return "\n".join([*lines, f"Results would go to {config.out}. Leave out --dry_run to do it."])
+    if waiting and not base:
+        raise TrainingError(
+            f"{len(waiting)} cases have no picture. Name the base to draw with (--base), or the folder of finished pictures "
+            "(--pictures)."
+        )
+    if waiting and base != "mini" and not (config.run or config.adapter):
+        raise TrainingError(f"Name what is to draw on {base}: a run (--run) or an adapter (--adapter).")
+    out = _folder(config.out)
+    return _ending(config, out, *score(config, lambda: _adapter(config), base, out))
+
+
+def _folder(path: str) -> Path:
+    out = Path(path)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingError(f"The folder {out} cannot be made ({error.strerror}). Choose another (--out).") from error
+    return out
 
 
 def _config_of(run: str) -> TrainConfig:

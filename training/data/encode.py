@@ -30,7 +30,7 @@ from training import TrainingError
 from .people import Aside, Looked
 from .settings import FaceSettings, PrepareSettings
 
-__all__ = ["Encoded", "Encoders", "load_faces"]
+__all__ = ["Encoded", "Encoders", "call", "load_faces", "load_vision"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +75,7 @@ class Encoders:
             vae.to(device),
             (pipeline.tokenizer, pipeline.tokenizer_2),
             (pipeline.text_encoder.to(device), pipeline.text_encoder_2.to(device)),
-            _load_vision(settings.vision, device, dtype),
+            load_vision(settings.vision, device, dtype),
             Path(settings.base).name,
             settings.vision,
         )
@@ -209,7 +209,8 @@ def _half(tensor: Tensor, what: str) -> Tensor:
     return half
 
 
-def _load_vision(name: str, device: str, dtype: torch.dtype) -> VisionTower:
+def load_vision(name: str, device: str, dtype: torch.dtype) -> VisionTower:
+    """The CLIP vision tower of a folder, a Hugging Face id, mini, tiny, or module:function."""
     if name == "tiny":
         from dhumandiff.tiny import tiny_vision
 
@@ -219,7 +220,7 @@ def _load_vision(name: str, device: str, dtype: torch.dtype) -> VisionTower:
 
         return mini_vision()
     if _is_function(name):
-        return _call(name, "vision")
+        return call(name, "vision")
     return ClipVision.from_pretrained(name, device, dtype)
 
 
@@ -234,7 +235,7 @@ def load_faces(settings: FaceSettings) -> FaceAnalyser:
 
         return mini_faces()
     if _is_function(settings.pack):
-        return _call(settings.pack, "faces.pack")
+        return call(settings.pack, "faces.pack")
     analyser = InsightFaceAnalyser.from_pack(settings.pack, settings.root or None, settings.provider)
     folder = Path(getattr(analyser.app, "model_dir", "") or "")
     model = next(iter(sorted(folder.glob("*genderage*.onnx"))), None)
@@ -269,7 +270,7 @@ def _is_function(name: str) -> bool:
     return re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name) is not None
 
 
-def _call(name: str, field: str) -> Any:
+def call(name: str, field: str) -> Any:
     """What the function of "module:function" makes."""
     module, _, function = name.partition(":")
     try:

@@ -1,0 +1,350 @@
+"""Scoring pictures from end to end: records, tables, the page, going on after a stop, and bad pictures."""
+
+import json
+import math
+import re
+from contextlib import suppress
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+for package in ("jsonargparse", "matplotlib", "scipy", "webdataset"):
+    pytest.importorskip(package, reason="install it with: pip install '.[train]'")
+
+from dhumandiff.faces import Face
+from training import TrainingError
+from training.__main__ import main as training_main
+from training.scoring.cases import read_cases
+from training.scoring.measure import Clip, Measurer, measure_all, read_records
+from training.scoring.page import page
+from training.scoring.tables import compare, csv_text, groups_of, markdown, summarise_records
+
+RED, GREEN, BLUE = (220, 30, 40), (40, 160, 60), (40, 70, 200)
+
+
+class ColourFaces:
+    """Faces are squares of 20 px on black; who it is, is the colour."""
+
+    name = "colours"
+
+    def detect(self, image):
+        found = []
+        for y in range(0, image.shape[0] - 19, 20):
+            for x in range(0, image.shape[1] - 19, 20):
+                if image[y + 10, x + 10].any():
+                    box = np.array([x, y, x + 20, y + 20], dtype=np.float32)
+                    found.append(Face(box, np.full((5, 2), [x + 10, y + 10], dtype=np.float32)))
+        return found
+
+    def identity(self, image, face, swap_channels=False):
+        x, y = map(int, face.centre)
+        vector = np.zeros(512, dtype=np.float32)
+        vector[:3] = image[y, x]
+        return vector / np.linalg.norm(vector)
+
+
+def paint(path, *colours, width=120):
+    """A picture with a face of each colour from left to right; None leaves a gap."""
+    pixels = np.zeros((40, width, 3), dtype=np.uint8)
+    for place, colour in enumerate(colours):
+        if colour is not None:
+            pixels[0:20, 40 * place : 40 * place + 20] = colour
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    paint(tmp_path / "red.png", RED)
+    paint(tmp_path / "green.png", GREEN)
+    return tmp_path
+
+
+LEFT_RIGHT = "A man@1 on the left and a woman@2 on the right."
+
+
+def cases_of(folder, *pictures, **more):
+    lines = []
+    for number, (colours, prompt) in enumerate(pictures):
+        name = f"made_{number}.png"
+        if colours is not None:
+            paint(folder / name, *colours)
+        line = {"id": f"c{number}", "prompt": prompt, "references": ["red.png", "green.png"], "picture": name, **more}
+        lines.append(json.dumps(line))
+    (folder / "cases.jsonl").write_text("\n".join(lines))
+    return read_cases(folder / "cases.jsonl")
+
+
+def measure(folder, *pictures, **more):
+    return measure_all(cases_of(folder, *pictures, **more), Measurer(ColourFaces()), folder / "scores.jsonl")
+
+
+def test_right_swapped_and_undecidable_pairs_are_told_apart(folder):
+    right, swapped, undecided = measure(
+        folder, ((RED, GREEN), LEFT_RIGHT), ((GREEN, RED), LEFT_RIGHT), ((RED, GREEN), "A man@1 and a woman@2.")
+    )
+    assert [person["right"] for person in right["persons"]] == [True, True]
+    assert [person["right"] for person in swapped["persons"]] == [False, False]
+    assert [person["right"] for person in undecided["persons"]] == [None, None]
+    assert (right["said_by"], undecided["said_by"]) == ("sides", "")
+    for record in (right, swapped, undecided):
+        assert [person["sim_ref"] for person in record["persons"]] == pytest.approx([1, 1])
+    assert right["scores"] == {"present": True, "all_right": True, "blending": right["scores"]["blending"]}
+
+
+def test_masks_and_boxes_of_a_case_decide(folder):
+    for number, x in ((1, 80), (2, 0)):
+        mask = np.zeros((40, 120), dtype=np.uint8)
+        mask[:, x : x + 40] = 255
+        Image.fromarray(mask).save(folder / f"mask_{number}.png")
+    boxes = [[80, 0, 120, 40], [0, 0, 40, 40]]
+    (by_boxes,) = measure(folder, ((GREEN, None, RED), "A man@1 and a woman@2."), boxes=boxes)
+    (by_masks,) = measure(folder, ((GREEN, None, RED), LEFT_RIGHT), masks=["mask_1.png", "mask_2.png"])
+    assert (by_boxes["said_by"], by_masks["said_by"]) == ("boxes", "masks")
+    assert by_boxes["scores"]["all_right"]
+    assert by_masks["scores"]["all_right"]
+
+
+def test_faces_that_miss_or_are_too_many_count_as_failed(folder):
+    none, one, three = measure(folder, ((), LEFT_RIGHT), ((RED,), LEFT_RIGHT), ((RED, GREEN, BLUE), LEFT_RIGHT))
+    for record in (none, one, three):
+        assert not record["scores"]["present"]
+        assert [person["right"] for person in record["persons"]] == [False, False]
+    assert [person["sim_ref"] for person in none["persons"]] == [0, 0]
+    assert [person["sim_ref"] for person in one["persons"]] == pytest.approx([1, 0])
+    assert summarise_records([none, one, three])["right"].mean == 0
+    assert "Too few faces: 2 pictures, too many: 1." in markdown([none, one, three])
+
+
+def test_truth_gives_sim_gt_and_copy_paste(folder):
+    red = tuple(int(value) for value in np.array(RED) * 0.6 + np.array(BLUE) * 0.4)
+    paint(folder / "truth.png", GREEN, red)
+    (copied,) = measure(folder, ((RED, GREEN), LEFT_RIGHT), truth="truth.png")
+    (real,) = measure(folder, ((red, GREEN), LEFT_RIGHT), truth="truth.png")
+    assert copied["persons"][0]["copy_paste"] == pytest.approx(1)
+    assert real["persons"][0]["copy_paste"] == pytest.approx(-1)
+    assert real["persons"][0]["sim_gt"] == pytest.approx(1)
+    assert copied["persons"][1]["copy_paste"] == 0  # her real picture is her reference
+    paint(folder / "truth.png", GREEN)
+    (record,) = measure(folder, ((RED, GREEN), LEFT_RIGHT), truth="truth.png")
+    assert "shows 1 faces of 2 people" in record["problem"]
+
+
+def test_pictures_that_cannot_be_used_are_told_and_set_aside(folder):
+    (folder / "made_1.png").write_bytes(b"not a picture")
+    paint(folder / "green.png")
+    nobody, damaged, missing = measure(folder, ((RED, GREEN), LEFT_RIGHT), (None, LEFT_RIGHT), (None, LEFT_RIGHT))
+    assert "green.png: No face was found" in nobody["problem"]
+    assert "problem" in damaged
+    assert "made_2.png" in missing["problem"]
+    text = markdown([nobody, damaged, missing])
+    assert text.startswith("0 pictures scored, 3 set aside")
+    assert all(f"- c{number}: " in text for number in range(3))
+    assert summarise_records([nobody]) == {}
+
+
+def test_pictures_of_any_size_and_kind_are_scored(folder):
+    cases = cases_of(folder, ((RED, GREEN), LEFT_RIGHT), ((RED, GREEN), LEFT_RIGHT))
+    paint(folder / "made_1.png", RED, GREEN, width=400)
+    grey = Image.open(folder / "made_0.png").convert("RGBA")
+    grey.save(folder / "made_0.png")
+    records = measure_all(cases, Measurer(ColourFaces()), folder / "scores.jsonl")
+    assert [record["size"] for record in records] == [[120, 40], [400, 40]]
+    assert all(record["scores"]["all_right"] for record in records)
+
+
+def test_a_run_goes_on_where_it_was_and_measures_again_what_changed(folder):
+    cases = cases_of(folder, *[((RED, GREEN), LEFT_RIGHT)] * 4)
+    path = folder / "scores.jsonl"
+    counted = Measurer(ColourFaces())
+    seen = []
+    inner = counted.measure
+    counted.measure = lambda case: seen.append(case.name) or inner(case)
+    first = measure_all(cases[:2], counted, path)
+    with path.open("a") as file:
+        file.write('{"id": "c2", "pro')  # killed while it wrote
+    assert [record["id"] for record in read_records(path)] == ["c0", "c1"]
+    assert measure_all(cases, counted, path)[:2] == first
+    assert seen == ["c0", "c1", "c2", "c3"]
+    paint(folder / "made_1.png", GREEN, RED)
+    again = measure_all(cases, counted, path)
+    assert seen[4:] == ["c1"]
+    assert again[1]["scores"]["all_right"] is False
+    assert read_records(path) == again
+    measure_all([replace(cases[0], sentence="A man@1 and a woman@2.")], counted, path)
+    assert seen[5:] == ["c0"]
+    path.write_text('{"id": 1}\nrubbish\n{"id": 2}\n')
+    with pytest.raises(TrainingError, match="Line 2"):
+        measure_all(cases, counted, path)
+
+
+def test_a_run_killed_twice_loses_one_line(folder):
+    cases = cases_of(folder, *[((RED, GREEN), LEFT_RIGHT)] * 3)
+    path = folder / "scores.jsonl"
+    measure_all(cases[:1], Measurer(ColourFaces()), path)
+    for done in (1, 2):
+        with path.open("a") as file:
+            file.write('{"id": "c')
+        killed = Measurer(ColourFaces())
+        inner = killed.measure
+
+        def measure_one(case, inner=inner, last=cases[done]):
+            if case is not last:
+                raise KeyboardInterrupt
+            return inner(case)
+
+        killed.measure = measure_one
+        with suppress(KeyboardInterrupt):
+            measure_all(cases, killed, path)
+        assert len(read_records(path)) == done + 1
+
+
+def test_scores_of_others_get_a_column_and_their_errors_set_the_picture_aside(folder):
+    class Brightness:
+        name = "brightness"
+
+        def __call__(self, picture, sentence):
+            if len(sentence) > 60:
+                raise KeyError("too long")
+            return picture.mean()
+
+    cases = cases_of(folder, ((RED, GREEN), LEFT_RIGHT), ((RED, GREEN), LEFT_RIGHT + " They smile at each other."))
+    fine, failed = measure_all(cases, Measurer(ColourFaces(), scorers=[Brightness()]), folder / "scores.jsonl")
+    assert fine["scores"]["brightness"] > 0
+    assert "brightness failed with KeyError" in failed["problem"]
+    assert "| brightness ↑ |" in markdown([fine])
+    assert fine["measured_with"] == "colours, brightness"
+
+
+def test_groups_are_told_apart_by_their_own_people(folder):
+    people = [{"gender": "male"}, {"gender": "female"}]
+    records = measure(folder, ((RED, BLUE), LEFT_RIGHT), ((RED, GREEN), LEFT_RIGHT), people=people)
+    groups = groups_of(records)
+    assert {value: len(found) for value, found in groups["gender"].items()} == {"female": 2, "male": 2}
+    assert summarise_records(records, ("gender", "male"))["sim_ref"].mean == pytest.approx(1)
+    assert summarise_records(records, ("gender", "female"))["sim_ref"].mean < 0.9
+    assert "By gender:" in markdown(records)
+
+
+def test_two_runs_compare_picture_by_picture(folder):
+    worse = [(BLUE, GREEN) if number % 2 else (RED, GREEN) for number in range(12)]
+    ours = measure(folder, *[((RED, GREEN), LEFT_RIGHT)] * 12)
+    theirs = measure(folder, *[(colours, LEFT_RIGHT) for colours in worse])
+    found = compare(ours, theirs)
+    assert found["sim_ref"].pictures == 12
+    assert found["sim_ref"].low > 0
+    assert found["sim_ref"].p < 0.05
+    assert compare(ours, ours)["sim_ref"].p == 1
+    assert compare(ours, theirs[:3])["right"].pictures == 3
+    assert compare(ours, []) == {}
+    assert "Against theirs, picture by picture" in markdown(ours, theirs, "theirs")
+
+
+def test_figures_come_as_rows_for_a_spreadsheet(folder):
+    text = csv_text(measure(folder, ((RED, GREEN), LEFT_RIGHT), (None, LEFT_RIGHT)))
+    head, *rows = [line.split(",") for line in text.splitlines()]
+    assert [row[head.index("id")] for row in rows] == ["c0", "c0", "c1"]
+    assert rows[0][head.index("right")] == "True"
+    assert math.isclose(float(rows[1][head.index("sim_ref")]), 1)
+    assert rows[2][head.index("problem")]
+
+
+def test_the_page_shows_every_picture_and_escapes_what_people_wrote(folder):
+    records = measure(folder, ((RED, GREEN), '<b>"A man@1"</b> on the left & a woman@2.'), (None, LEFT_RIGHT))
+    (folder / "out").mkdir()
+    text = page(records, folder / "out", "<title>", "| a | b |")
+    assert len(re.findall("<figure", text)) == 2
+    assert "&lt;b&gt;" in text
+    assert "<b>" not in text
+    assert "<title>&lt;title&gt;" in text
+    assert 'src="../made_0.png"' in text
+    assert len(re.findall("<rect", text)) == 2
+    assert not re.search(r"https?://(?!www\.w3\.org)", text)
+
+
+def test_clip_scores_fit_and_the_real_picture(folder, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    from dhumandiff.tiny import tiny_tokenizer
+
+    text = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = {**text, "image_size": 32, "patch_size": 16}
+    config = transformers.CLIPConfig(text_config={**text, "vocab_size": 49408}, vision_config=vision, projection_dim=8)
+    transformers.CLIPModel(config).save_pretrained(tmp_path / "clip")
+    size = {"shortest_edge": 32}
+    images = transformers.CLIPImageProcessor(size=size, crop_size={"height": 32, "width": 32})
+    transformers.CLIPProcessor(images, tiny_tokenizer()).save_pretrained(tmp_path / "clip")
+    clip = Clip.load(str(tmp_path / "clip"))
+    cases = cases_of(folder, ((RED, GREEN), LEFT_RIGHT + " word" * 200), truth="made_0.png")
+    (record,) = measure_all(cases, Measurer(ColourFaces(), clip), folder / "scores.jsonl")
+    assert record["scores"]["clip_i"] == pytest.approx(1)
+    assert -1 <= record["scores"]["clip_t"] <= 1
+    with pytest.raises(TrainingError, match="CLIP cannot be loaded"):
+        Clip.load(str(tmp_path / "nothing"))
+
+
+def test_the_command_draws_scores_and_compares_on_the_miniature(tmp_path, capsys):
+    pytest.importorskip("diffusers")
+    from dhumandiff.mini.world import draw_reference, people
+
+    lines = []
+    for number, (first, second) in enumerate([people("test", 2)]):
+        for who in (first, second):
+            Image.fromarray(draw_reference(who, 1).picture).save(tmp_path / f"{who.name}.png")
+        prompt = "A person@1 on the left in a red suit and a person@2 on the right in a blue dress stand at the beach."
+        photos = [f"{who.name}.png" for who in (first, second)]
+        lines.append(json.dumps({"id": f"p{number}", "prompt": prompt, "references": photos}))
+    (tmp_path / "cases.jsonl").write_text("\n".join(lines))
+    out = tmp_path / "out"
+    command = [
+        "evaluate",
+        "--cases",
+        str(tmp_path / "cases.jsonl"),
+        "--base",
+        "mini",
+        "--out",
+        str(out),
+        "--seeds",
+        "2",
+    ]
+    command += ["--steps", "2", "--strengths", "[0.5,1.0]"]
+    training_main([*command, "--dry_run"])
+    assert "4 portraits to draw on mini" in capsys.readouterr().out
+    assert not out.exists()
+    training_main(command)
+    told = capsys.readouterr().out
+    assert "4 pictures scored" in told
+    assert {path.name for path in (out / "pictures").iterdir()} == {
+        f"p0_x{factor}_{seed}.png" for factor in ("0.5", "1") for seed in (0, 1)
+    }
+    for name in ("scores.jsonl", "scores.md", "scores.csv", "scores.html", "scores.json", "spread.png"):
+        assert (out / name).stat().st_size > 0
+    before = {path: path.stat().st_mtime_ns for path in (out / "pictures").iterdir()}
+    training_main([*command, "--against", str(out)])
+    assert "picture by picture" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in (out / "pictures").iterdir()} == before
+    finished = [
+        "evaluate",
+        "--cases",
+        str(tmp_path / "cases.jsonl"),
+        "--pictures",
+        str(out / "pictures"),
+        "--base",
+        "mini",
+    ]
+    training_main([*finished, "--out", str(tmp_path / "again")])
+    assert "belong to no case" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--pictures", "x"], "pictures goes with cases"),
+        (["--cases", "a", "--bench", "b"], "Name one of them"),
+        (["--cases", "nothing.jsonl"], "cannot be read"),
+        (["--bench", "nowhere"], "no folder"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(given, said, tmp_path, capsys):
+    assert training_main(["evaluate", "--out", str(tmp_path / "out"), *given]) != 0
+    assert said in capsys.readouterr().err
