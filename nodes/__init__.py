@@ -12,6 +12,7 @@ from .references import (
     DHDSwapPersons,
 )
 from .sampling import DHDCascadeGuider, DHDCascadeKSampler
+from .scoring import DHDFaceMasks, DHDIdentityScore, DHDPickBest
 
 NODES = [
     DHDLoadAdapter,
@@ -24,6 +25,9 @@ NODES = [
     DHDSubjectPrompt,
     DHDCascadeGuider,
     DHDCascadeKSampler,
+    DHDIdentityScore,
+    DHDPickBest,
+    DHDFaceMasks,
     DHDLoadMiniature,
     DHDDrawPerson,
 ]

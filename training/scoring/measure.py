@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from dhumandiff.errors import DHumanDiffError, FaceError, ImageError, PromptError
-from dhumandiff.faces import Face, FaceAnalyser, choose_face, load_photo
-from dhumandiff.metrics import PictureScorer, cosines, match, score_picture
-from dhumandiff.placement import place
-from dhumandiff.prompt import Prompt, parse_prompt
+from dhumandiff.errors import DHumanDiffError, FaceError, ImageError
+from dhumandiff.faces import FaceAnalyser, choose_face, load_photo
+from dhumandiff.judge import judge_picture, look, prompt_of
+from dhumandiff.metrics import PictureScorer, cosines, match
 from training import TrainingError
 
 from ..data.shards import write_file
@@ -79,15 +77,6 @@ def _pooled(found: Any) -> np.ndarray:
     return tensor[0].float().cpu().numpy()
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """A picture's pixels, its faces from left to right, and their embeddings [F, D]."""
-
-    pixels: np.ndarray
-    faces: tuple[Face, ...]
-    identities: np.ndarray
-
-
 class Measurer:
     """Measures cases with one face recogniser and whatever else is there.
 
@@ -137,15 +126,12 @@ class Measurer:
             raise TrainingError("it has no picture")
         references = np.stack([self._person(photos) for photos in case.references])
         truth = None if case.truth is None else self._in_order(case.truth, references)
-        seen = self._look(case.picture)
-        masks = None if case.masks is None else _read_masks(case.masks, seen.pixels.shape[:2])
-        prompt = _parsed(case.sentence, len(references))
-        given = {"prompt": prompt, "boxes": case.boxes, "masks": masks, "clothes": case.clothes}
-        owners, said_by = place(len(references), seen.faces, seen.pixels, **given)
-        score = score_picture(seen.identities, references, truth=truth, owners=owners)
-        matched = (
-            owners or match(cosines(seen.identities, references)) if len(seen.faces) else (None,) * len(references)
-        )
+        pixels = load_photo(case.picture).pixels
+        masks = None if case.masks is None else _read_masks(case.masks, pixels.shape[:2])
+        prompt = prompt_of(case.sentence, len(references))
+        said = {"prompt": prompt, "boxes": case.boxes, "masks": masks, "clothes": case.clothes}
+        judged = judge_picture(pixels, references, self.faces, truth, **said)
+        score = judged.score
         persons = [
             {
                 "face": face,
@@ -156,20 +142,22 @@ class Measurer:
                 "margin": person.margin,
                 **dict(groups),
             }
-            for face, person, groups in zip(matched, score.persons, case.groups or [{}] * len(references), strict=True)
+            for face, person, groups in zip(
+                judged.people, score.persons, case.groups or [{}] * len(references), strict=True
+            )
         ]
         return {
             "digest": _digest(case.picture),
-            "size": list(seen.pixels.shape[1::-1]),
+            "size": list(pixels.shape[1::-1]),
             "found": score.faces,
-            "said_by": said_by,
-            "boxes": [[round(float(value), 1) for value in face.box] for face in seen.faces],
+            "said_by": judged.said_by,
+            "boxes": [[round(float(value), 1) for value in face.box] for face in judged.faces],
             "persons": persons,
             "scores": {
                 "present": score.present,
                 "all_right": score.right,
                 "blending": score.blending if len(references) > 1 else None,
-                **self._scores(case, seen.pixels, prompt.text if prompt else case.sentence),
+                **self._scores(case, pixels, prompt.text if prompt else case.sentence),
             },
         }
 
@@ -183,12 +171,6 @@ class Measurer:
             scores["clip_i"] = None if real is None else _cosine(ours, real)
         scores |= {scorer.name: _score(scorer, pixels, sentence) for scorer in self.scorers}
         return scores
-
-    def _look(self, path: Path) -> _Seen:
-        pixels = load_photo(path).pixels
-        faces = tuple(sorted(self.faces.detect(pixels), key=lambda face: face.centre[0]))
-        found = [self.faces.identity(pixels, face) for face in faces]
-        return _Seen(pixels, faces, np.stack(found) if found else np.empty((0, 512)))
 
     def _person(self, photos: Sequence[Path]) -> np.ndarray:
         """The mean identity [D] of a person's photos, on the sphere."""
@@ -207,7 +189,7 @@ class Measurer:
         return self.faces.identity(pixels, face)
 
     def _truth_identities(self, path: Path) -> np.ndarray:
-        return self._look(path).identities
+        return look(load_photo(path).pixels, self.faces)[1]
 
     def _in_order(self, path: Path, references: np.ndarray) -> np.ndarray:
         """The identities of a real picture's people, [P, D], in the order of the references: as alike as they can be."""
@@ -296,14 +278,6 @@ def _digest(path: Path) -> str:
         return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     except OSError as error:
         raise ImageError(f"{path} cannot be read: {error.strerror or error}.") from error
-
-
-def _parsed(sentence: str, persons: int) -> Prompt | None:
-    """The sentence with everybody it names; None where it is not clear who that is, so that it decides nothing."""
-    try:
-        return parse_prompt(sentence, persons=persons, mentions="all")
-    except PromptError:
-        return None
 
 
 def _read_masks(paths: Sequence[Path], size: tuple[int, int]) -> np.ndarray:

@@ -1,0 +1,194 @@
+"""The scoring nodes on drawn pictures of known people: right, swapped, missing, batches, masks, and the server's workflow."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from dhd_pack.dhumandiff.errors import HostError, ImageError, ReferenceError
+from dhd_pack.dhumandiff.faces import Face
+from dhd_pack.dhumandiff.metrics import PersonScore, PictureScore
+from dhd_pack.dhumandiff.mini.faces import mini_faces
+from dhd_pack.dhumandiff.mini.world import draw_script, sample_script, write_caption
+from dhd_pack.dhumandiff.references import FaceReference
+from dhd_pack.nodes.miniature import drawn_person
+from dhd_pack.nodes.references import DHDEncodeReference
+from dhd_pack.nodes.scoring import DHDFaceMasks, DHDIdentityScore, DHDPickBest, ranking
+
+
+@pytest.fixture(scope="module")
+def faces():
+    return mini_faces()
+
+
+@pytest.fixture(scope="module")
+def scene(faces):
+    """A woman and a man: their references, a picture of both as its sentence says, and the sentence."""
+    from dhd_pack.nodes.comfy_mini import mini_clip_vision
+    from dhd_pack.nodes.miniature import DHDDrawPerson
+
+    tower, couple, references = mini_clip_vision(), [], []
+    for gender in ("woman", "man"):
+        couple.append(drawn_person(0, gender))
+        photo = DHDDrawPerson.execute(0, gender, 1, 384).result[0]
+        references.append(DHDEncodeReference.execute(photo, tower, faces, "largest", 0, False, gender).result[0])
+    script = sample_script(1, tuple(couple))
+    drawn = draw_script(script, 1, (256, 192))
+    picture = torch.from_numpy(drawn.picture.copy())[None].float() / 255
+    return SimpleNamespace(
+        references=references, picture=picture, text=write_caption(script, 1)[0], drawn=drawn, script=script
+    )
+
+
+def score(scene, faces, picture=None, **given):
+    given = {"least_similarity": 0.3, "least_margin": 0.0, "text": scene.text, **given}
+    people = given.pop("references", scene.references)
+    people = {"reference_1": people[0], "reference_2": people[1] if len(people) > 1 else None}
+    picture = scene.picture if picture is None else picture
+    return DHDIdentityScore.execute(image=picture, face_analysis=faces, **people, **given).result
+
+
+def test_a_right_picture_passes_and_exchanged_people_fail_though_they_are_as_alike(scene, faces):
+    boxed, first, second, passed, report = score(scene, faces)
+    assert passed == [True]
+    assert min(*first, *second) > 0.3
+    assert "passed" in report
+    assert boxed.shape == scene.picture.shape
+    assert not torch.equal(boxed, scene.picture)
+    _, first_, second_, passed, report = score(scene, faces, references=scene.references[::-1])
+    assert passed == [False]
+    assert "WRONG" in report
+    assert (first_, second_) == (pytest.approx(second), pytest.approx(first))
+
+
+def test_without_a_sentence_likeness_decides_nothing(scene, faces):
+    *_, passed, report = score(scene, faces, references=scene.references[::-1], text="")
+    assert passed == [True]
+    assert "not decidable" in report
+    assert "not decidable" in score(scene, faces, text="two people at the beach")[4]
+
+
+def test_masks_say_who_should_be_where(scene, faces):
+    left = torch.zeros(1, 96, 128)
+    left[..., :64] = 1
+    woman_left = scene.script.side(0) == "left"
+    masks = {"mask_1": left if woman_left else 1 - left, "mask_2": 1 - left if woman_left else left}
+    assert score(scene, faces, text="", **masks)[3] == [True]
+    swapped = {"mask_1": masks["mask_2"], "mask_2": masks["mask_1"]}
+    assert score(scene, faces, **swapped)[3] == [False]
+    with pytest.raises(ImageError, match="One of two masks"):
+        score(scene, faces, mask_1=left)
+    with pytest.raises(ImageError, match="another shape"):
+        score(scene, faces, mask_1=torch.ones(1, 64, 64), mask_2=torch.ones(1, 64, 64))
+
+
+def test_an_empty_picture_and_a_person_too_many_fail(scene, faces):
+    empty = torch.full_like(scene.picture, 0.5)
+    _, first, second, passed, _ = score(scene, faces, torch.cat([empty, empty]))
+    assert (first, second, passed) == ([0, 0], [0, 0], [False, False])
+    third = Face(np.array([100, 10, 130, 40], dtype=np.float32), np.zeros((5, 2), dtype=np.float32) + 100)
+    third.landmarks[:] += [[0, 0], [20, 0], [10, 10], [4, 20], [16, 20]]
+    more = SimpleNamespace(detect=lambda image: [third, *faces.detect(image)], identity=faces.identity)
+    *_, passed, report = score(scene, more)
+    assert passed == [False]
+    assert "3 faces for 2 people" in report
+
+
+def test_thresholds_decide_what_passes(scene, faces):
+    assert score(scene, faces, least_similarity=0.999)[3] == [False]
+    assert score(scene, faces, least_margin=1.9)[3] == [False]
+
+
+def test_one_person_is_scored_alone(scene, faces):
+    picture = torch.full_like(scene.picture, 0.5)
+    side = scene.script.side(0)
+    half = slice(0, 128) if side == "left" else slice(128, 256)
+    picture[:, :, half] = scene.picture[:, :, half]
+    _, first, second, passed, report = score(scene, faces, picture, references=scene.references[:1], text="")
+    assert first[0] > 0.3
+    assert (second, passed) == ([0], [True])
+    assert "decidable" not in report
+
+
+def test_a_reference_without_identity_is_refused(scene, faces):
+    plain = FaceReference(None, scene.references[0].clip_hidden, scene.references[0].clip_hidden_zero, name="nobody")
+    with pytest.raises(ReferenceError, match="nobody.*recogniser"):
+        score(scene, faces, references=[plain, scene.references[1]])
+
+
+def person(sim, right=None):
+    return PersonScore(sim, right=right)
+
+
+def test_most_right_people_come_first_then_likeness_then_words():
+    both = PictureScore((person(0.3, True), person(0.3, True)), 2, 0.0)
+    one = PictureScore((person(0.9, True), person(0.9, False)), 2, 0.0)
+    nobody = PictureScore((person(0.9, False), person(0.0, False)), 1, 0.0)
+    closer = PictureScore((person(0.31, True), person(0.31, True)), 2, 0.0)
+    assert ranking([nobody, one, both, closer]) == [3, 2, 1, 0]
+    assert ranking([nobody, one, both, closer], [0.9, 0.9, 0.5, 0.2]) == [2, 3, 1, 0]
+    far = PictureScore((person(0.4, True), person(0.4, True)), 2, 0.0)
+    assert ranking([both, far], [1.0, 0.0]) == [1, 0]
+
+
+def test_the_best_of_a_batch_is_the_one_with_both_people(scene, faces):
+    empty = torch.full_like(scene.picture, 0.5)
+    mirrored = scene.picture.flip(2)  # everybody on the wrong side
+    batch = torch.cat([empty, mirrored, scene.picture])
+    given = {"image": batch, "face_analysis": faces, "text": scene.text}
+    best, index, report = DHDPickBest.execute(
+        **given, reference_1=scene.references[0], reference_2=scene.references[1]
+    ).result
+    assert index == 2
+    assert torch.equal(best, scene.picture)
+    assert [line.split()[2].rstrip(";:") for line in report.splitlines()] == ["3", "2", "1"]
+
+
+def test_words_decide_with_both_towers_of_one_clip_only(scene, faces):
+    clip = SimpleNamespace(
+        tokenize=lambda text: text, encode_from_tokens=lambda text, return_pooled: (None, torch.ones(1, 4))
+    )
+    seen = torch.tensor([[1.0, 0, 0, 0], [1, 1, 1, 1]])
+    vision = SimpleNamespace(encode_image=lambda image: {"image_embeds": seen[: len(image)]})
+    given = {"image": scene.picture.repeat(2, 1, 1, 1), "face_analysis": faces, "text": scene.text}
+    given |= {"reference_1": scene.references[0], "reference_2": scene.references[1]}
+    assert DHDPickBest.execute(**given, clip=clip, clip_vision=vision).result[1] == 1
+    assert DHDPickBest.execute(**given).result[1] == 0
+    with pytest.raises(HostError, match="all three"):
+        DHDPickBest.execute(**given, clip=clip)
+    seen = torch.ones(2, 3)
+    with pytest.raises(HostError, match="two CLIPs: 4 and 3"):
+        DHDPickBest.execute(**given, clip=clip, clip_vision=vision)
+
+
+def test_masks_lie_on_each_person_s_face_in_the_order_of_the_references(scene, faces):
+    first, second = scene.references
+    given = {"image": scene.picture, "face_analysis": faces, "grow": 0.0, "feather": 0.0, "text": scene.text}
+    masks = DHDFaceMasks.execute(**given, reference_1=first, reference_2=second).result
+    truth = scene.drawn.people if scene.script.first_is_left else scene.drawn.people[::-1]
+    for mask, portrait in zip(masks, truth, strict=True):
+        assert mask.shape == (1, 192, 256)
+        rows, columns = np.nonzero(mask[0].numpy() > 0.5)
+        x0, y0, x1, y1 = portrait.face_box
+        assert x0 < columns.mean() < x1
+        assert y0 < rows.mean() < y1
+    swapped = DHDFaceMasks.execute(**{**given, "text": ""}, reference_1=second, reference_2=first).result
+    assert torch.equal(swapped[0], masks[1])
+    assert torch.equal(swapped[1], masks[0])
+    larger = DHDFaceMasks.execute(
+        **{**given, "grow": 1.0, "feather": 0.2}, reference_1=first, reference_2=second
+    ).result
+    assert larger[0].sum() > 2 * masks[0].sum()
+    assert ((larger[0] > 0.05) & (larger[0] < 0.95)).sum() > 0
+
+
+def test_a_missing_person_has_a_black_mask(scene, faces):
+    empty = torch.full_like(scene.picture, 0.5)
+    batch = torch.cat([scene.picture, empty])
+    given = {"image": batch, "face_analysis": faces, "grow": 0.3, "feather": 0.1}
+    first, _ = DHDFaceMasks.execute(**given, reference_1=scene.references[0], reference_2=scene.references[1]).result
+    assert first.shape == (2, 192, 256)
+    assert first[0].any()
+    assert not first[1].any()
+    alone = DHDFaceMasks.execute(**given, reference_1=scene.references[0]).result
+    assert not alone[1].any()
