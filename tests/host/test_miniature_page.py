@@ -1,4 +1,4 @@
-"""The miniature's workflow in ComfyUI's page, in both looks: no red nodes, a portrait with one press. Screenshots are kept."""
+"""The miniature's workflows in ComfyUI's page, in both looks: no red nodes, a portrait with one press. Screenshots are kept."""
 
 import json
 
@@ -12,7 +12,7 @@ from test_page import pytestmark as of_pages
 
 pytestmark = of_pages
 
-WORKFLOW = json.loads((REPOSITORY / "workflows" / "mini_dual_portrait.json").read_text())
+WORKFLOWS = REPOSITORY / "workflows"
 
 RUN = """async () => {
     const api = window.app.api;
@@ -34,13 +34,15 @@ def people(opened):
     return [node["inputs"] for node in prompt.values() if node["class_type"] == "DHDDrawPerson"]
 
 
-def test_the_miniature_s_workflow_opens_without_red_nodes_and_runs_as_it_is(page):  # noqa: F811 (the fixture)
-    page.evaluate("workflow => window.app.loadGraphData(workflow)", WORKFLOW)
+@pytest.mark.parametrize("name", ["mini_dual_portrait", "mini_score"])
+def test_the_miniature_s_workflows_open_without_red_nodes_and_run_as_they_are(page, name):  # noqa: F811 (the fixture)
+    workflow = json.loads((WORKFLOWS / f"{name}.json").read_text())
+    page.evaluate("workflow => window.app.loadGraphData(workflow)", workflow)
     page.wait_for_timeout(1500)
     page.evaluate("window.app.extensionManager.command.execute('Comfy.Canvas.FitView')")
     page.wait_for_timeout(1000)
-    screenshot(page, "mini_opened")
-    assert nodes(page, "length") == len(WORKFLOW["nodes"])
+    screenshot(page, f"{name}_opened")
+    assert nodes(page, "length") == len(workflow["nodes"])
     assert nodes(page, "filter(n => n.has_errors).map(n => n.type)") == []
     assert nodes(page, "filter(n => !window.LiteGraph.registered_node_types[n.type]).map(n => n.type)") == []
 
@@ -48,7 +50,8 @@ def test_the_miniature_s_workflow_opens_without_red_nodes_and_runs_as_it_is(page
     assert len(before) == 2
     ended = page.evaluate(RUN)
     page.wait_for_timeout(2500)
-    screenshot(page, "mini_done")
+    screenshot(page, f"{name}_done")
     assert ended[0] == "success", ended
+    assert nodes(page, "filter(n => n.has_errors).map(n => n.type)") == []  # a run succeeds without the nodes that cannot
     assert people(page) == before  # the sampler's seed is drawn anew after a run, they are not
     assert [problem for problem in page.problems if "dhumandiff" in problem.lower()] == []

@@ -33,6 +33,9 @@ def test_every_node_is_there_with_tooltips_and_a_description(server):
         "DHDSaveReference",
         "DHDSubjectPrompt",
         "DHDSwapPersons",
+        "DHDIdentityScore",
+        "DHDPickBest",
+        "DHDFaceMasks",
         "DHDLoadMiniature",
         "DHDDrawPerson",
     }
