@@ -36,7 +36,7 @@ class DHDLoadMiniature(io.ComfyNode):
             search_aliases=["mini", "tiny", "demo", "example", "drawn people", "checkpoint", "dhumandiff"],
             inputs=[],
             outputs=[
-                io.Model.Output("model", tooltip="The base model. Its pictures are 128 x 96 px; 20 steps, CFG 2."),
+                io.Model.Output("model", tooltip="The base model. Its pictures are 128 x 96 px; 10 steps, CFG 2."),
                 io.Clip.Output(
                     "clip", tooltip="Knows the words of the drawn world: clothes, colours, places, actions."
                 ),

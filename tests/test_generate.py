@@ -134,7 +134,7 @@ def drawn(tmp_path):
 
 def test_with_the_base_mini_the_defaults_are_those_of_its_world(drawn, asked, capsys):
     assert run(drawn) == 130
-    assert (asked["size"], asked["steps"], asked["cfg"], asked["negative"]) == ((128, 96), 20, 2.0, "")
+    assert (asked["size"], asked["steps"], asked["cfg"], asked["negative"]) == ((128, 96), 10, 2.0, "")
     assert "knows a small drawn world" in capsys.readouterr().out
     more = {"--size": ["192x128"], "--steps": [3], "--cfg": [1.5], "--negative": ["snow"]}
     assert run({**drawn, **more}) == 130

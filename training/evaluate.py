@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
 __all__ = ["EvaluateConfig", "evaluate", "main"]
 
-SECONDS = 0.45
-"""Of one thread for a portrait of the miniature in 20 steps with two_strength, about; without the cascade half."""
+SECONDS = 0.25
+"""Of one thread for a portrait of the miniature in 10 steps with two_strength, about; without the cascade half."""
 
 
 @dataclass
@@ -253,7 +253,7 @@ def _plan(config: EvaluateConfig, base: str, adapter: Adapter, losses: TrainConf
         sampling.check()
         count = (config.pairs + config.hardest) * config.seeds
         cost = {"none": 0.5, "two_strength": 1.0, "released": 1.5}[sampling.mode]
-        minutes = max(1, round(count * SECONDS / 60 * cost * sampling.steps / 20))
+        minutes = max(1, round(count * SECONDS / 60 * cost * sampling.steps / 10))
         lines.append(
             f"{config.pairs} held-out pairs and the {config.hardest} hardest, {config.seeds} portraits each: {count} portraits "
             f"(mode {sampling.mode}, {sampling.steps} steps, guidance {sampling.cfg:g}), about {minutes} min on one thread."

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 ADAPTER = Path("models/dhumandiff/DHumanDiff")
 """Where `python -m dhumandiff download` puts the released weights."""
 
-MINI: dict[str, Any] = {"size": "128x96", "steps": 20, "cfg": 2.0, "negative": ""}
+MINI: dict[str, Any] = {"size": "128x96", "steps": 10, "cfg": 2.0, "negative": ""}
 """What is meant with --base mini where the command line says nothing: how its world was trained and is measured."""
 
 

@@ -52,6 +52,8 @@ def test_the_miniature_s_workflows_open_without_red_nodes_and_run_as_they_are(pa
     page.wait_for_timeout(2500)
     screenshot(page, f"{name}_done")
     assert ended[0] == "success", ended
-    assert nodes(page, "filter(n => n.has_errors).map(n => n.type)") == []  # a run succeeds without the nodes that cannot
+    assert (
+        nodes(page, "filter(n => n.has_errors).map(n => n.type)") == []
+    )  # a run succeeds without the nodes that cannot
     assert people(page) == before  # the sampler's seed is drawn anew after a run, they are not
     assert [problem for problem in page.problems if "dhumandiff" in problem.lower()] == []

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from dhumandiff import Adapter, FaceReference
 from dhumandiff.attention import paired_attention
 from dhumandiff.cascade import FACE_STRENGTH, FOCUS_SHARE, SCENE_STRENGTH
+from dhumandiff.commands.generate import MINI
 from dhumandiff.encode import VisionTower, encode_reference
 from dhumandiff.errors import FaceError, HostError
 from dhumandiff.faces import FaceAnalyser
@@ -61,8 +62,8 @@ class Sampling:
     face_strength: float = FACE_STRENGTH
     focus_share: float = FOCUS_SHARE
     strength: float = 1.0
-    cfg: float = 2.0
-    steps: int = 20
+    cfg: float = MINI["cfg"]
+    steps: int = MINI["steps"]
 
     @property
     def all_steps(self) -> int:

@@ -139,11 +139,12 @@ def _draw(config: EvaluateConfig, cases: Sequence[Case], adapter: Adapter, base:
 
 def settings_of(config: EvaluateConfig, base: str) -> Settings:
     """How portraits are drawn: as the configuration says, else as the base wants it."""
+    from dhumandiff.commands.generate import MINI
     from dhumandiff.mini.base import SIZE
 
     given = {
         name: getattr(config, name) for name in ("mode", "scene_strength", "face_strength", "strength", "cfg", "steps")
     }
     given |= {"size": tuple(config.size) if config.size else None}
-    usual = {"size": SIZE, "steps": 20, "cfg": 2.0, "negative": ""} if base == "mini" else {}
+    usual = {**MINI, "size": SIZE} if base == "mini" else {}
     return Settings(**{**usual, **{name: value for name, value in given.items() if value is not None}})
