@@ -20,6 +20,7 @@ __all__ = [
     "DiffusionConfig",
     "FaceRegionConfig",
     "FolderConfig",
+    "IdentityConfig",
     "LocalisationConfig",
     "ObjectivesConfig",
     "OptimiserConfig",
@@ -234,12 +235,48 @@ class FaceRegionConfig:
 
 
 @dataclass
+class IdentityConfig:
+    """See objectives/identity.py; WithAnyone's losses (arXiv 2510.14975)."""
+
+    weight: float = 0.0
+    """Of the cosine to the person in the training picture (0.1 as published); 0 switches it off."""
+    contrast: float = 0.0
+    """Of the contrastive part (0.1 as published); 0 switches it off."""
+    recogniser: str = ""
+    """What looks: mini, an ArcFace .onnx such as buffalo_l/w600k_r50.onnx, or module:function that makes a Recogniser."""
+    aligned_by: Literal["truth", "prediction"] = "truth"
+    """Whose landmarks align the predicted face: the training picture's, or those that a detector finds in the prediction (for
+    comparison; a face that it does not find counts nothing)."""
+    below: float = 0.6
+    """Noise levels from which the prediction is clear enough, 0..1 (1 is noise): 0.6 as in the released code, 1 as in the paper."""
+    temperature: float = 0.1
+    """Of the contrastive part, as published."""
+    negatives: int = 4096
+    """Other people to tell apart from, in all; 0: those of the batch alone."""
+    same: float = 0.5
+    """Faces of this cosine or more to the truth are no negatives: they may be the same person."""
+    window: int = 0
+    """Latent places of the square around a face that is decoded; 0: the whole picture. 48 are 384 px."""
+
+    def __post_init__(self) -> None:
+        for name in ("weight", "contrast", "negatives", "window"):
+            need(getattr(self, name) >= 0, f"objectives.identity.{name}", getattr(self, name), "it must be 0 or more")
+        need(0 < self.below <= 1, "objectives.identity.below", self.below, "it lies above 0 and up to 1")
+        need(self.temperature > 0, "objectives.identity.temperature", self.temperature, "it must be above 0")
+        if (self.weight or self.contrast) and not self.recogniser:
+            raise TrainingError(
+                "objectives.identity needs a recogniser: mini, the .onnx of an InsightFace pack, or module:function."
+            )
+
+
+@dataclass
 class ObjectivesConfig:
     """The parts of the loss; one file each in training/objectives/."""
 
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     localisation: LocalisationConfig = field(default_factory=LocalisationConfig)
     face_region: FaceRegionConfig = field(default_factory=FaceRegionConfig)
+    identity: IdentityConfig = field(default_factory=IdentityConfig)
 
 
 @dataclass

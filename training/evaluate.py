@@ -356,11 +356,12 @@ def validation_loss(config: TrainConfig, adapter: Adapter) -> float:
     from .validate import DTYPES, choose_precision, validate
 
     validation = open_folders(config.data.validation)
-    objectives = build_objectives(config.objectives)
+    objectives = build_objectives(config.objectives, validation[0])
     check_data(objectives, validation[0])
     accelerator = Accelerator(mixed_precision=choose_precision(config.precision))
     dtype = DTYPES[accelerator.mixed_precision]
-    base = load_base(config.base.path, text_encoder=adapter.has_subject_path, vae=False, dtype=dtype)
+    decodes = any(objective.decodes for objective in objectives)
+    base = load_base(config.base.path, text_encoder=adapter.has_subject_path, vae=decodes, dtype=dtype)
     check_shards_fit(base, validation[0])
     watched = frozenset(what for objective in objectives for what in objective.watches)
     smallest = config.objectives.localisation.smallest

@@ -67,7 +67,7 @@ def train(config: TrainConfig) -> Ended:
     # What can be refused without a model is refused first.
     folders, weights = open_folders(config.data.folders)
     validation = open_folders(config.data.validation) if config.data.validation else None
-    objectives = build_objectives(config.objectives)
+    objectives = build_objectives(config.objectives, folders)
     check_data(objectives, [*folders, *(validation[0] if validation else [])])
 
     def weigh(values: Sequence[Any]) -> Any:
@@ -93,7 +93,7 @@ def train(config: TrainConfig) -> Ended:
     base = load_base(
         config.base.path,
         text_encoder=config.start.subject_path,
-        vae=main and config.watch.samples_every > 0,
+        vae=(main and config.watch.samples_every > 0) or any(objective.decodes for objective in objectives),
         dtype=dtype,
     )
     check_shards_fit(base, folders)
@@ -176,9 +176,7 @@ def train(config: TrainConfig) -> Ended:
             for number, batch in enumerate(data.batches, start=1):
                 with nullcontext() if number == len(data.batches) else accelerator.no_sync(model):
                     with clock("forward"):
-                        values = losses_of(
-                            model, batch.to(device), base.scheduler, objectives, config.objectives.diffusion
-                        )
+                        values = losses_of(model, batch.to(device), base, objectives, config.objectives.diffusion)
                         loss = weigh(values)
                     with clock("backward"):
                         accelerator.backward(loss / len(data.batches))

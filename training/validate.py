@@ -49,7 +49,7 @@ def validate(
         samples, draws = next(lane)
         if number % accelerator.num_processes == accelerator.process_index:
             batch = make(samples, draws, 0).to(accelerator.device)
-            values = losses_of(pair, batch, pair.base.scheduler, objectives, config.objectives.diffusion)
+            values = losses_of(pair, batch, pair.base, objectives, config.objectives.diffusion)
             total += sum(objective.weight * value for objective, value in zip(objectives, values, strict=True)) / count
     pair.train()
     return float(accelerator.reduce(total, "sum"))

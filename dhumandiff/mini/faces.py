@@ -21,7 +21,7 @@ from ..faces.face import Face
 from ..faces.geometry import align_matrix
 from .weights import load_part
 
-__all__ = ["Detector", "MiniFaces", "Recogniser", "align_face", "mini_faces", "mini_judge"]
+__all__ = ["Detector", "MiniFaces", "Recogniser", "align_face", "aligned_matrix", "mini_faces", "mini_judge"]
 
 SIDE = 128
 """Px of the longer side of a picture as the detector sees it."""
@@ -100,21 +100,33 @@ class Recogniser(nn.Module):
 
 def align_face(image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     """The face upright in a square: uint8 [H, W, 3] and landmarks [5, 2] px -> uint8 [64, 64, 3]."""
-    matrix = align_matrix(landmarks, ALIGNED)
-    scale = float(np.hypot(matrix[0, 0], matrix[1, 0])) * SHARE
+    matrix = _wide_matrix(landmarks)
+    scale = float(np.hypot(matrix[0, 0], matrix[1, 0]))
     picture = Image.fromarray(np.ascontiguousarray(image))
     if scale < 0.6:  # shrink first, with a filter that does not alias
         factor = max(1, int(1 / scale))
         picture = picture.reduce(factor)
         matrix[:, 2] += matrix[:, :2].sum(axis=1) * (factor - 1) / 2
         matrix[:, :2] *= factor
-    middle = np.array([ALIGNED / 2, 0.56 * ALIGNED])
-    matrix = np.concatenate([matrix[:, :2] * SHARE, (matrix[:, 2] * SHARE + middle * (1 - SHARE))[:, None]], axis=1)
     back = np.linalg.inv(np.vstack([matrix, [0, 0, 1]]))[:2]
     # Pixel centres lie at halves for Pillow, at whole numbers for landmarks.
     back[:, 2] += 0.5 - back[:, :2] @ [0.5, 0.5]
     turned = picture.transform((ALIGNED, ALIGNED), Image.Transform.AFFINE, back.ravel(), Image.Resampling.BILINEAR)
     return np.asarray(turned)
+
+
+def _wide_matrix(landmarks: np.ndarray) -> np.ndarray:
+    """[2, 3] from a picture's px to those of `align_face`: ArcFace's template, smaller, so that hair is seen."""
+    matrix = align_matrix(landmarks, ALIGNED) * SHARE
+    matrix[:, 2] += np.array([ALIGNED / 2, 0.56 * ALIGNED]) * (1 - SHARE)
+    return matrix
+
+
+def aligned_matrix(landmarks: np.ndarray) -> np.ndarray:
+    """[2, 3] from a picture's px to those of the square of `SEEN` px that the recognisers look at."""
+    matrix = _wide_matrix(landmarks)
+    matrix[:, 2] -= (ALIGNED - SEEN) // 2
+    return matrix
 
 
 class MiniFaces:

@@ -45,8 +45,9 @@ def seen(**parts):
             "batch": batch,
             "prediction": torch.randn(2, 4, 4, 8, generator=generator),
             "target": torch.randn(2, 4, 4, 8, generator=generator),
+            "noisy": torch.randn(2, 4, 4, 8, generator=generator),
             "times": torch.tensor([10, 900]),
-            "scheduler": scheduler(),
+            "base": SimpleNamespace(scheduler=scheduler()),
             "maps": [],
             "row_weights": torch.tensor([0.5, 2.0]),
             **parts,
@@ -60,7 +61,7 @@ def build(**configs):
 
 def test_only_the_diffusion_loss_is_on_by_default():
     assert list(build()) == ["diffusion"]
-    assert {*OBJECTIVES} == {"diffusion", "localisation", "face_region"}
+    assert {*OBJECTIVES} == {"diffusion", "localisation", "face_region", "identity"}
 
 
 def test_the_diffusion_loss_is_the_weighted_mean_square():

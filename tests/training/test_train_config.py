@@ -49,6 +49,16 @@ def test_what_is_written_for_a_run_is_read_back_the_same(tmp_path):
     assert differences(config, again) == []
 
 
+def test_the_four_phases_go_on_from_each_other():
+    phases = sorted(CONFIGS.glob("phase_*.yaml"))
+    found = [read("--config", str(CONFIGS / "sdxl.yaml"), "--config", str(path)) for path in phases]
+    assert [config.start.weights for config in found] == ["scratch", "runs/phase_1", "runs/phase_2", "runs/phase_3"]
+    assert [config.steps for config in found] == [20_000, 40_000, 30_000, 10_000]
+    assert [config.augment.paired for config in found] == [0, 0, 0.5, 0.5]
+    assert [config.objectives.identity.weight for config in found] == [0, 0, 0.1, 0.1]
+    assert [config.optimiser.rate for config in found] == [1e-4, 1e-4, 1e-4, 1e-5]
+
+
 @pytest.mark.parametrize("memory", ["", "12", "16", "24", "48"])
 def test_the_presets_are_valid(memory, tmp_path):
     words = ["--config", str(CONFIGS / "sdxl.yaml")]

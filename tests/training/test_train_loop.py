@@ -53,7 +53,7 @@ def test_a_step_lowers_the_loss_of_its_batch_and_leaves_the_base_bit_equal(small
     optimiser = torch.optim.AdamW(adapter.parameters(), lr=1e-3)
     losses = []
     for _ in range(5):
-        (loss,) = losses_of(model, batch, frozen.scheduler, objectives, DiffusionConfig())
+        (loss,) = losses_of(model, batch, frozen, objectives, DiffusionConfig())
         losses.append(loss.item())
         loss.backward()
         optimiser.step()
@@ -75,7 +75,7 @@ def test_localisation_alone_teaches_faces_to_stay_off_the_other_person(small_bas
     optimiser = torch.optim.AdamW(adapter.parameters(), lr=3e-3)
     losses = []
     for _ in range(60):
-        (loss,) = losses_of(model, batch, frozen.scheduler, [objective], DiffusionConfig())
+        (loss,) = losses_of(model, batch, frozen, [objective], DiffusionConfig())
         diffusion = 0.0 if losses else 1e-3 * model(batch, batch.latents, torch.tensor([5]))[0].square().mean()
         (loss + diffusion).backward()  # values start at zero: one step of the other loss wakes them
         optimiser.step()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -36,6 +37,8 @@ class Batch:
     hidden: [B, 2, T, C] of the references' crops. identity: [B, 2, 512].
     dropped: [B, 2] True where a person's face is left out. tokens_dropped: [B, 2] True there, and where it has words alone.
     masks, faces: [B, 2, h, w] 0..1, where each person and their face are.
+    truth: [B, 2, 512] the identities of the faces in the picture itself. landmarks: [B, 2, 5, 2] of them, px of the picture.
+    people: [B, 2] a number for each person's identity, 0 where it is not known.
     """
 
     names: list[str]
@@ -53,6 +56,9 @@ class Batch:
     tokens_dropped: Tensor
     masks: Tensor
     faces: Tensor
+    truth: Tensor
+    landmarks: Tensor
+    people: Tensor
 
     def to(self, device: torch.device) -> Batch:
         """The same on a device."""
@@ -151,6 +157,10 @@ class BatchMaker:
             "tokens_dropped": torch.tensor([gone or choice.tokens_dropped for gone in choice.dropped]),
             "masks": _regions(tensors, "mask", people, mean.shape),
             "faces": _regions(tensors, "face", people, mean.shape),
+            # The first reference is the face in the picture. Losses look at it as recognisers do, in its true channels.
+            "truth": torch.stack([tensors[f"ref_{person}.identity"][0].float() for _, person, _ in people]),
+            "landmarks": torch.tensor([meta["persons"][person - 1]["landmarks"] for _, person, _ in people]),
+            "people": torch.tensor([number_of(meta["persons"][person - 1].get("identity")) for _, person, _ in people]),
         }
 
 
@@ -205,6 +215,11 @@ def _words(meta: dict[str, Any], choice: _Choice) -> Iterator[tuple[int, int, in
         if not dropped:
             for chunk, position in meta["persons"][source][choice.mentions]:
                 yield person, int(chunk), int(position)
+
+
+def number_of(identity: str | None) -> int:
+    """A number for a name, the same in every process; 0 for none."""
+    return int.from_bytes(hashlib.blake2b(identity.encode(), digest_size=7).digest(), "big") if identity else 0
 
 
 def _regions(

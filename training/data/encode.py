@@ -30,7 +30,7 @@ from training import TrainingError
 from .people import Aside, Looked
 from .settings import FaceSettings, PrepareSettings
 
-__all__ = ["Encoded", "Encoders", "call", "load_faces", "load_vision"]
+__all__ = ["Encoded", "Encoders", "call", "is_function", "load_faces", "load_vision"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,7 +219,7 @@ def load_vision(name: str, device: str, dtype: torch.dtype) -> VisionTower:
         from dhumandiff.mini.base import mini_vision
 
         return mini_vision()
-    if _is_function(name):
+    if is_function(name):
         return call(name, "vision")
     return ClipVision.from_pretrained(name, device, dtype)
 
@@ -234,7 +234,7 @@ def load_faces(settings: FaceSettings) -> FaceAnalyser:
         from dhumandiff.mini.faces import mini_faces
 
         return mini_faces()
-    if _is_function(settings.pack):
+    if is_function(settings.pack):
         return call(settings.pack, "faces.pack")
     analyser = InsightFaceAnalyser.from_pack(settings.pack, settings.root or None, settings.provider)
     folder = Path(getattr(analyser.app, "model_dir", "") or "")
@@ -266,7 +266,8 @@ def _age_group(age: float) -> str:
     return "elderly"
 
 
-def _is_function(name: str) -> bool:
+def is_function(name: str) -> bool:
+    """Whether a name is of the form module:function."""
     return re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name) is not None
 
 

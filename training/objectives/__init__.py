@@ -6,6 +6,7 @@ An objective is a class made of its configuration, with
     weight   of this part
     needs    what it reads of a sample's tensors, as prefixes: "mask" stands for mask_1 and mask_2
     watches  which attention it looks at, of "faces" and "words"
+    decodes  whether it needs the base's VAE
     __call__(Seen) -> Tensor, one number: the mean over the rows
 
 To add one: a file with its class, its configuration as a field of `config.ObjectivesConfig`, and a line in OBJECTIVES.
@@ -20,25 +21,27 @@ from typing import Any
 from torch import Tensor, nn
 
 from .. import TrainingError
+from ..base import Base
 from ..config import DiffusionConfig, ObjectivesConfig
 from ..data.batch import Batch
 from ..data.folder import Folder, Sample
-from . import diffusion, face_region, localisation
+from . import diffusion, face_region, identity, localisation
 from .seen import Objective, Seen
 
 __all__ = ["OBJECTIVES", "Objective", "Seen", "build_objectives", "check_data", "losses_of"]
 
-OBJECTIVES: dict[str, Callable[[Any], list[Objective]]] = {
+OBJECTIVES: dict[str, Callable[[Any, Sequence[Folder]], list[Objective]]] = {
     "diffusion": diffusion.build,
     "localisation": localisation.build,
     "face_region": face_region.build,
+    "identity": identity.build,
 }
 """Field of ObjectivesConfig -> what makes the objectives of that configuration; none when it is switched off."""
 
 
-def build_objectives(config: ObjectivesConfig) -> list[Objective]:
-    """Those that are switched on."""
-    return [objective for name, build in OBJECTIVES.items() for objective in build(getattr(config, name))]
+def build_objectives(config: ObjectivesConfig, folders: Sequence[Folder] = ()) -> list[Objective]:
+    """Those that are switched on. folders: the data, for those that look at all of it."""
+    return [objective for name, build in OBJECTIVES.items() for objective in build(getattr(config, name), folders)]
 
 
 def check_data(objectives: Sequence[Objective], folders: Sequence[Folder]) -> None:
@@ -58,9 +61,10 @@ def check_data(objectives: Sequence[Objective], folders: Sequence[Folder]) -> No
 
 
 def losses_of(
-    model: nn.Module, batch: Batch, scheduler: Any, objectives: Sequence[Objective], noise: DiffusionConfig
+    model: nn.Module, batch: Batch, base: Base, objectives: Sequence[Objective], noise: DiffusionConfig
 ) -> list[Tensor]:
-    """The value of every objective for one micro batch. model: a PairModel, or what Accelerate made of it."""
+    """The value of every objective for one micro batch. model: a PairModel on that base, or what Accelerate made of it."""
+    scheduler = base.scheduler
     times = (diffusion.noise_levels(batch.levels, noise.levels) * scheduler.config.num_train_timesteps).long()
     noisy = scheduler.add_noise(batch.latents, batch.noise, times)
     target = batch.noise
@@ -68,5 +72,5 @@ def losses_of(
         target = scheduler.get_velocity(batch.latents, batch.noise, times)
     prediction, maps = model(batch, noisy, times)
     row_weights = diffusion.min_snr_weights(scheduler, times, noise.min_snr_gamma)
-    seen = Seen(batch, prediction, target, times, scheduler, maps, row_weights)
+    seen = Seen(batch, prediction, target, noisy, times, base, maps, row_weights)
     return [objective(seen) for objective in objectives]

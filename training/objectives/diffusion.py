@@ -8,18 +8,20 @@ gradient. That the other objectives on the prediction take the same weights is t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..config import DiffusionConfig
+from ..data.folder import Folder
 from .seen import Objective, Seen
 
 __all__ = ["Diffusion", "build", "min_snr_weights", "noise_levels"]
 
 
-def build(config: DiffusionConfig) -> list[Objective]:
+def build(config: DiffusionConfig, folders: Sequence[Folder] = ()) -> list[Objective]:
     """The diffusion loss is always on."""
     return [Diffusion(config)]
 
@@ -30,6 +32,7 @@ class Diffusion:
     name = "diffusion"
     needs: frozenset[str] = frozenset()
     watches: frozenset[str] = frozenset()
+    decodes = False
 
     def __init__(self, config: DiffusionConfig) -> None:
         self.weight = config.weight

@@ -6,16 +6,19 @@ face counts as much as a large one. Rows without a face region, and rows whose f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import FaceRegionConfig
+from ..data.folder import Folder
 from .seen import Objective, Seen
 
 __all__ = ["FaceRegion", "build"]
 
 
-def build(config: FaceRegionConfig) -> list[Objective]:
+def build(config: FaceRegionConfig, folders: Sequence[Folder] = ()) -> list[Objective]:
     """None at weight 0."""
     return [FaceRegion(config)] if config.weight > 0 else []
 
@@ -26,6 +29,7 @@ class FaceRegion:
     name = "face_region"
     needs = frozenset({"face"})
     watches: frozenset[str] = frozenset()
+    decodes = False
 
     def __init__(self, config: FaceRegionConfig) -> None:
         self.weight, self.margin = config.weight, config.margin

@@ -14,7 +14,7 @@ Both are means over persons whose face is there, rows and layers of at least `sm
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -24,12 +24,13 @@ from dhumandiff.hosts.diffusers import layer_shape
 
 from .. import TrainingError
 from ..config import LocalisationConfig
+from ..data.folder import Folder
 from .seen import Objective, Seen
 
 __all__ = ["Localisation", "build", "face_share", "word_balance"]
 
 
-def build(config: LocalisationConfig) -> list[Objective]:
+def build(config: LocalisationConfig, folders: Sequence[Folder] = ()) -> list[Objective]:
     """The parts whose weight is above 0."""
     parts = (
         ("localisation", config.weight, "faces", face_share),
@@ -63,7 +64,7 @@ class Localisation:
 
     def __init__(self, name: str, weight: float, what: str, formula: Callable[[Tensor, Tensor], Tensor]) -> None:
         self.name, self.weight, self.what, self.formula = name, weight, what, formula
-        self.watches = frozenset({what})
+        self.watches, self.decodes = frozenset({what}), False
 
     def __call__(self, seen: Seen) -> Tensor:
         batch = seen.batch

@@ -1,0 +1,149 @@
+"""Face recognisers that gradients pass through, and the alignment before them: what identity losses look with.
+
+    recogniser = load_recogniser("mini")                     # or buffalo_l/w600k_r50.onnx, or module:function
+    embeddings = recogniser(align_faces(pictures, landmarks, recogniser))    # [N, 3, H, W] -1..1 -> [N, 512]
+
+Pictures are RGB from -1 to 1 everywhere, truth and prediction alike (WithAnyone's released code mixes two ranges).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from dhumandiff.faces.geometry import align_matrix
+
+from . import TrainingError
+from .data.encode import call, is_function
+
+__all__ = ["ArcFace", "MiniRecogniser", "Recogniser", "align_faces", "load_recogniser"]
+
+FINEST = 4
+"""Times finer than its crop that a face is sampled at most, so that large faces do not alias."""
+
+
+class Recogniser(Protocol):
+    """Aligned faces [N, 3, side, side], RGB -1..1 -> embeddings [N, D] of unit length, differentiably.
+
+    side: px of an aligned face. matrix: five landmarks [5, 2] px -> [2, 3], what takes a picture's px to an aligned face's.
+    One that finds faces, too, has find: uint8 [H, W, 3] -> faces.
+    """
+
+    side: int
+
+    def matrix(self, landmarks: np.ndarray) -> np.ndarray: ...
+
+    def __call__(self, faces: Tensor) -> Tensor: ...
+
+    def to(self, device: Any) -> Any: ...
+
+
+class ArcFace(nn.Module):
+    """An ArcFace model of InsightFace's packs, such as w600k_r50.onnx of buffalo_l, as torch.
+
+    Args:
+        network: [N, 3, 112, 112] RGB -1..1 -> [N, 512] of any length.
+    """
+
+    side = 112
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network.requires_grad_(False).eval()
+
+    @classmethod
+    def from_onnx(cls, path: str | Path) -> ArcFace:
+        """Convert an .onnx file with onnx2torch. TrainingError when that cannot be done."""
+        path = Path(path).expanduser()
+        if not path.is_file():
+            raise TrainingError(
+                f"There is no recogniser {path}. Name the .onnx of a pack, such as buffalo_l/w600k_r50.onnx."
+            )
+        try:
+            from onnx2torch import convert
+        except ImportError as error:
+            raise TrainingError(
+                f"A recogniser as torch needs onnx2torch ({error}). Install it with: pip install --no-deps onnx2torch onnx"
+            ) from error
+        try:
+            return cls(convert(str(path)))
+        except Exception as error:  # onnx and the converter have a family of errors each
+            raise TrainingError(f"The recogniser {path} cannot be converted to torch: {error}") from error
+
+    def matrix(self, landmarks: np.ndarray) -> np.ndarray:
+        """ArcFace's own alignment."""
+        return align_matrix(landmarks, self.side)
+
+    def forward(self, faces: Tensor) -> Tensor:
+        """[N, 3, 112, 112] -> [N, 512]."""
+        return F.normalize(self.network(faces.float()), dim=-1)
+
+
+class MiniRecogniser(nn.Module):
+    """The miniature's recogniser, the one that conditions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from dhumandiff.mini.faces import SEEN, mini_faces
+
+        faces = mini_faces()
+        self.side, self.network, self.find = SEEN, faces.recogniser, faces.detect
+
+    def matrix(self, landmarks: np.ndarray) -> np.ndarray:
+        """Its alignment: ArcFace's at its scale, and a little more around it."""
+        from dhumandiff.mini.faces import aligned_matrix
+
+        return aligned_matrix(landmarks)
+
+    def forward(self, faces: Tensor) -> Tensor:
+        """[N, 3, 56, 56] -> [N, 512]."""
+        return self.network(faces.float())
+
+
+def load_recogniser(name: str) -> Recogniser:
+    """mini, an ArcFace .onnx, or module:function that makes a Recogniser. TrainingError when it cannot be had."""
+    if name == "mini":
+        return MiniRecogniser()
+    return call(name, "objectives.identity.recogniser") if is_function(name) else ArcFace.from_onnx(name)
+
+
+def align_faces(pictures: Tensor, landmarks: Tensor, recogniser: Recogniser) -> Tensor:
+    """Faces as a recogniser wants them, differentiably: pictures [N, 3, H, W], landmarks [N, 5, 2] px -> [N, 3, side, side].
+
+    Bilinear, as InsightFace's warp; a face larger than the crop is sampled finer and averaged. Outside of the picture is black.
+    """
+    height, width = pictures.shape[-2:]
+    side = recogniser.side
+    matrices = [recogniser.matrix(points) for points in landmarks.detach().cpu().double().numpy()]
+    scales = [float(np.hypot(matrix[0, 0], matrix[1, 0])) for matrix in matrices]
+    finer = int(np.clip(round(1 / min(scales)), 1, FINEST)) if scales else 1
+    places = (torch.arange(side * finer, dtype=torch.float64) + 0.5) / finer - 0.5  # whole numbers are px's middles
+    y, x = torch.meshgrid(places, places, indexing="ij")
+    corners = torch.stack([x, y, torch.ones_like(x)], dim=-1)
+    grids = []
+    for matrix in matrices:
+        back = torch.from_numpy(np.linalg.inv(np.vstack([matrix, [0.0, 0.0, 1.0]]))[:2])
+        at = corners @ back.T
+        grids.append((at + 0.5) * 2 / at.new_tensor([width, height]) - 1)
+    grid = torch.stack(grids).to(pictures)
+    found = F.grid_sample(pictures + 1, grid, align_corners=False) - 1  # black is -1 here
+    return F.avg_pool2d(found, finer) if finer > 1 else found
+
+
+def face_windows(landmarks: Tensor, size: tuple[int, int], window: tuple[int, int], factor: int) -> Tensor:
+    """Where windows of latent places (height, width) lie around faces so that they stay in a latent of `size`: [N, 2] y, x.
+
+    landmarks [N, 5, 2] px; factor: px of a latent place.
+    """
+    middle = rearrange(landmarks.mean(dim=1) / factor, "n c -> c n").flip(0)
+    starts = [
+        (place - span / 2).round().clamp(0, max(length - span, 0))
+        for place, span, length in zip(middle, window, size, strict=True)
+    ]
+    return torch.stack(starts, dim=1).long()
