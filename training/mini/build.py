@@ -1,7 +1,7 @@
 """`python -m training mini`: rebuild the miniature that ships, or train and judge one row of its table.
 
     python -m training mini --dry_run                       the stages, and about how long each takes
-    python -m training mini                                 everything from nothing, about 100 minutes on two cores by the stages
+    python -m training mini                                 everything from nothing, 113 minutes on two cores
     python -m training mini --row order_swapping            one row, 40 minutes; --row table makes table and plot anew
 
 Kill it whenever you like: the same command goes on. Whatever was built lies in the run's folder until all of it is done;
