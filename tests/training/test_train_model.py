@@ -83,6 +83,9 @@ def batch_of(encoders, people, sentences=SENTENCES, dropped=((False, False), (Fa
         tokens_dropped=torch.tensor(dropped),
         masks=zeros,
         faces=zeros,
+        truth=torch.zeros(rows, 2, 512),
+        landmarks=torch.zeros(rows, 2, 5, 2),
+        people=torch.zeros(rows, 2, dtype=torch.long),
     )
 
 
