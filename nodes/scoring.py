@@ -114,6 +114,8 @@ class DHDIdentityScore(io.ComfyNode):
         mask_2: Tensor | None = None,
     ) -> io.NodeOutput:
         references = _people(reference_1, reference_2)
+        if reference_2 is None and mask_2 is not None:
+            raise HostError("mask_2 is connected, but reference_2 is not: connect person 2, or take the mask away.")
         masks = _masks(image, (mask_1, mask_2)[: len(references)])
         judged = _judge(image, face_analysis, references, text, masks)
         boxed = torch.stack([_boxed(picture, one, references) for picture, one in zip(image, judged, strict=True)])
@@ -171,7 +173,7 @@ class DHDPickBest(io.ComfyNode):
     ) -> io.NodeOutput:
         references = _people(reference_1, reference_2)
         judged = _judge(image, face_analysis, references, text)
-        words = _words(image, text, clip, clip_vision)
+        words = _words(image, text, clip, clip_vision, len(references))
         order = ranking([one.score for one in judged], words)
         lines = [
             f"{place}. {_line(n + 1, judged[n], None, references)}{'' if words is None else f', words {words[n]:.3f}'}"
@@ -370,7 +372,7 @@ def _oval(box: np.ndarray | None, size: tuple[int, int], grow: float, feather: f
     return torch.from_numpy(np.asarray(mask).copy()).float() / 255
 
 
-def _words(image: Tensor, text: str, clip: Any, clip_vision: Any) -> list[float] | None:
+def _words(image: Tensor, text: str, clip: Any, clip_vision: Any, persons: int) -> list[float] | None:
     """How well each picture fits the text: cosine of CLIP's two embeddings. None without both towers or a text."""
     if clip is None and clip_vision is None:
         return None
@@ -378,7 +380,7 @@ def _words(image: Tensor, text: str, clip: Any, clip_vision: Any) -> list[float]
         raise HostError(
             "Words decide with clip, clip_vision and a text. Connect and write all three, or take clip away."
         )
-    prompt = prompt_of(text, 2)
+    prompt = prompt_of(text, persons)
     said = clip.encode_from_tokens(clip.tokenize(prompt.text if prompt else text), return_pooled=True)[1]
     seen = clip_vision.encode_image(image[..., :3])["image_embeds"]
     said, seen = said.float().cpu().reshape(1, -1), seen.float().cpu()

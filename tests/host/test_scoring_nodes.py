@@ -78,6 +78,8 @@ def test_masks_say_who_should_be_where(scene, faces):
     assert score(scene, faces, **swapped)[3] == [False]
     with pytest.raises(ImageError, match="One of two masks"):
         score(scene, faces, mask_1=left)
+    with pytest.raises(HostError, match="reference_2 is not"):
+        score(scene, faces, references=scene.references[:1], mask_2=left)
     with pytest.raises(ImageError, match="another shape"):
         score(scene, faces, mask_1=torch.ones(1, 64, 64), mask_2=torch.ones(1, 64, 64))
 

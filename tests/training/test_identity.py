@@ -172,6 +172,13 @@ def test_a_detector_may_align_instead_and_what_it_does_not_find_counts_nothing(s
     assert len(grey.notes["looked"].embeddings) == 0
 
 
+def test_half_precision_around_them_does_not_change_what_they_see(scene):
+    (identity,) = objectives(weight=1.0).values()
+    with torch.autocast("cpu", torch.bfloat16):
+        half = identity(scene.make()).item()
+    assert half == identity(scene.make()).item()
+
+
 def test_both_losses_look_once(scene, monkeypatch):
     both = build(IdentityConfig(recogniser="mini", weight=0.1, contrast=0.1))
     seen = scene.make()

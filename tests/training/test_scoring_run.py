@@ -264,7 +264,7 @@ def test_the_page_shows_every_picture_and_escapes_what_people_wrote(folder):
 
 
 def test_clip_scores_fit_and_the_real_picture(folder, tmp_path):
-    transformers = pytest.importorskip("transformers")
+    transformers = pytest.importorskip("transformers", reason="install it with: pip install '.[train]'")
     from dhumandiff.tiny import tiny_tokenizer
 
     text = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -284,7 +284,7 @@ def test_clip_scores_fit_and_the_real_picture(folder, tmp_path):
 
 
 def test_the_command_draws_scores_and_compares_on_the_miniature(tmp_path, capsys):
-    pytest.importorskip("diffusers")
+    pytest.importorskip("diffusers", reason="install it with: pip install '.[train]'")
     from dhumandiff.mini.world import draw_reference, people
 
     lines = []

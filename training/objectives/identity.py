@@ -69,7 +69,9 @@ class Eye:
     def look(self, seen: Seen) -> Looked:
         """The faces whose noise level is low enough and whose reference was not dropped."""
         if "looked" not in seen.notes:
-            seen.notes["looked"] = self._look(seen)
+            # SDXL's decoder overflows in fp16, and a recogniser tells people apart by small differences.
+            with torch.autocast(seen.prediction.device.type, enabled=False):
+                seen.notes["looked"] = self._look(seen)
         return seen.notes["looked"]
 
     def _look(self, seen: Seen) -> Looked:
