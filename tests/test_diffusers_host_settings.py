@@ -158,3 +158,53 @@ def test_nan_on_the_way_is_told_with_advice(adapter, people):
 def test_settings_that_make_no_picture_are_refused(portrait, adapter, people, settings, message):
     with pytest.raises(HostError, match=message):
         portrait.generate(adapter, people, MARKED, **settings)
+
+
+@pytest.fixture
+def ancestral():
+    """A portrait of its own that adds noise at every step."""
+    portrait = Portrait.from_base("tiny", "cpu")
+    portrait.use_sampler("euler_ancestral")
+    return portrait
+
+
+def test_an_ancestral_sampler_draws_another_picture_and_the_same_seed_the_same(portrait, ancestral, adapter, people):
+    plain, _ = portrait.generate(adapter, people, MARKED, **SMALL)
+    first, _ = ancestral.generate(adapter, people, MARKED, **SMALL)
+    again, _ = ancestral.generate(adapter, people, MARKED, **SMALL)
+    assert far(first, again) == 0
+    assert far(first, plain) > 0
+
+
+def test_the_noise_on_the_way_is_that_seed_s_but_not_the_noise_of_the_beginning(
+    ancestral, adapter, people, monkeypatch
+):
+    added = []
+    step = type(ancestral.scheduler).step
+
+    def listen(self, *given, generator, **more):
+        added.append([one.get_state() for one in generator])
+        return step(self, *given, generator=generator, **more)
+
+    monkeypatch.setattr(type(ancestral.scheduler), "step", listen)
+    ancestral.generate(adapter, people, MARKED, mode="released", seed=3, steps=2, size=(64, 64))
+    (first,), *_ = added
+    fresh = torch.Generator()
+    fresh.set_state(first)
+    begun = ancestral.noise(3, (64, 64))
+    assert (torch.randn(begun.shape, generator=fresh) - begun).abs().max() > 1
+    assert len(added) == 4
+    for one, other in zip(added[:2], added[2:], strict=True):  # both runs meet the same noise
+        assert torch.equal(one[0], other[0])
+
+
+def test_another_sampler_is_refused(portrait):
+    with pytest.raises(HostError, match="no sampler 'dpm': choose euler or euler_ancestral"):
+        portrait.use_sampler("dpm")
+
+
+def test_a_scheduler_that_knows_no_generators_still_draws(ancestral, adapter, people):
+    from diffusers import DEISMultistepScheduler
+
+    ancestral.scheduler = DEISMultistepScheduler.from_config(ancestral.scheduler.config)
+    ancestral.generate(adapter, people, MARKED, mode="none", steps=2, size=(64, 64))

@@ -74,7 +74,7 @@ def test_the_settings_are_in_the_png_without_the_places_of_files(arguments, tmp_
     assert told["persons"] == [["a.png"], ["b.png"]]
     assert (told["base"], told["device"], told["dtype"]) == ("tiny", "cpu", "float32")
     assert (
-        "Negative prompt: naïve, 雨\nSteps: 2, Sampler: Euler, CFG scale: 3.5, Seed: 5, Size: 64x96"
+        "Negative prompt: naïve, 雨\nSteps: 2, Sampler: euler, CFG scale: 3.5, Seed: 5, Size: 64x96"
         in text["parameters"]
     )
     assert str(tmp_path) not in str(text)
@@ -148,7 +148,7 @@ def test_the_base_mini_needs_nothing_that_does_not_ship(drawn, tmp_path, size):
     assert picture.size == size
     told = json.loads(picture.text["dhumandiff"])
     assert (told["base"], told["steps"], told["cfg"], told["negative"]) == ("mini", 1, 2.0, "")
-    assert "Negative prompt: \nSteps: 1, Sampler: Euler, CFG scale: 2.0" in picture.text["parameters"]
+    assert "Negative prompt: \nSteps: 1, Sampler: euler_ancestral, CFG scale: 2.0" in picture.text["parameters"]
 
 
 def test_drawn_people_are_seen_by_the_miniature_s_own_eyes_and_are_no_bad_photos(

@@ -24,6 +24,15 @@ __all__ = ["Estimate", "dry_run", "estimate"]
 STATE = {"adamw": 8, "adamw8bit": 2, "muon": 4, "adafactor": 0.1}
 """Bytes of the optimiser's state, a weight."""
 
+SDXL_VAE = {
+    "latent_channels": 4,
+    "block_out_channels": (128, 256, 512, 512),
+    "layers_per_block": 2,
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+}
+"""The sizes of SDXL's autoencoder (its config.json on Hugging Face)."""
+
 OWN = 1.0
 """GB that CUDA, its libraries and fragments take, about."""
 
@@ -46,7 +55,7 @@ class Estimate:
 def dry_run(config: TrainConfig) -> str:
     """What `train` would do with this configuration, in words. Raises what `train` would raise before loading weights."""
     folders, _ = open_folders(config.data.folders)
-    objectives = build_objectives(config.objectives)
+    objectives = build_objectives(config.objectives, folders)
     check_data(objectives, folders)
     base, pair = _outline(config, folders)
     memory = estimate(config, folders, base, pair)
@@ -96,8 +105,15 @@ def estimate(config: TrainConfig, folders: Sequence[Folder], base: Base, pair: P
         parts["averages"] = learning * 4
     if bytes_each == 2:
         parts["what learns, as cast for computing"] = learning * 2
-    if config.watch.samples_every:
-        parts["VAE for sample grids (SDXL's)"] = 84e6 * 4
+    looks = bool(config.objectives.identity.weight or config.objectives.identity.contrast)
+    if config.watch.samples_every or looks:
+        used = [
+            what for what, used in (("sample grids", config.watch.samples_every), ("identity losses", looks)) if used
+        ]
+        parts[f"VAE for {' and '.join(used)} (SDXL's, float32)"] = 84e6 * 4
+    if looks:
+        faces = 2 * config.data.micro_batch
+        parts[f"decoding {faces} faces for identity losses (SDXL's VAE)"] = _decoded(config, folders)
     kept = _kept(config, folders, base, pair, torch.float32 if bytes_each == 4 else torch.bfloat16)
     again = ", layers run again in the backward pass" if config.base.gradient_checkpointing else ""
     parts[f"activations of {config.data.micro_batch} sample(s){again}"] = kept
@@ -139,6 +155,24 @@ def _kept(config: TrainConfig, folders: Sequence[Folder], base: Base, pair: Pair
     base.unet.enable_gradient_checkpointing()
     base.unet.train()
     return _saved(run, base.unet, set(map(id, pair.parameters())))[0] + largest
+
+
+def _decoded(config: TrainConfig, folders: Sequence[Folder]) -> float:
+    """Bytes that autograd keeps of decoding the faces of one micro batch, all of them at a noise level that counts.
+
+    By SDXL's decoder in float32, whose file need not be there: every face's window, or every picture once.
+    """
+    from diffusers import AutoencoderKL
+
+    window, rows = config.objectives.identity.window, config.data.micro_batch
+    largest = max((bucket for folder in folders for bucket in folder.header["buckets"]), key=lambda b: b[0] * b[1])
+    sides = [side // 8 for side in largest]
+    windows = 0 < window < max(sides)
+    shape = [min(window, side) for side in sides] if windows else sides
+    with torch.device("meta"):
+        vae = AutoencoderKL(**SDXL_VAE).requires_grad_(False)
+        latents = torch.empty(rows * (2 if windows else 1), 4, *shape, requires_grad=True)
+    return _saved(lambda: vae.decode(latents).sample, vae, set())[0]
 
 
 def _saved(run: Callable[[], Tensor], unet: nn.Module, parameters: set[int]) -> tuple[float, float]:

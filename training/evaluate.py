@@ -94,6 +94,8 @@ class EvaluateConfig:
     """mini: guidance; null: what the miniature is measured with."""
     steps: int | None = None
     """mini: of the sampler; null: what the miniature is measured with."""
+    sampler: Literal["euler", "euler_ancestral"] | None = None
+    """Drawing: null: euler; mini: what the miniature is measured with."""
     data: list[str] = field(default_factory=list)
     """Prepared folders (`python -m training prepare`) of people that were not trained on, for the loss. If left empty, those
     that the run held out."""
@@ -272,7 +274,7 @@ def _plan(config: EvaluateConfig, base: str, adapter: Adapter, losses: TrainConf
 def _sampling(config: EvaluateConfig) -> Sampling:
     from .mini.sampling import Sampling
 
-    names = ("mode", "scene_strength", "face_strength", "strength", "cfg", "steps")
+    names = ("mode", "scene_strength", "face_strength", "strength", "cfg", "steps", "sampler")
     given = {name: getattr(config, name) for name in names}
     return Sampling(**{name: value for name, value in given.items() if value is not None})
 

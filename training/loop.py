@@ -125,7 +125,8 @@ def train(config: TrainConfig) -> Ended:
         step, smoothed = found.told["step"], found.told["smoothed"]
         positions = {int(lane): position for lane, position in found.told["positions"].items()}
         say(f"Going on from {run.path(step)}.")
-    if main and config.watch.samples_every and base.vae is None:
+    sampling = config.watch.samples_every > 0 and base.vae is not None
+    if main and config.watch.samples_every and not sampling:
         say(f"No sample grids: the base {base.name} has no VAE.")
     say(_summary(config, base, adapter, folders, learning, processes, str(device)))
 
@@ -221,7 +222,7 @@ def train(config: TrainConfig) -> Ended:
                 )
                 sums, since = sums * 0, 0
             with clock("pause"):
-                if watch is not None and base.vae is not None and step % config.watch.samples_every == 0:
+                if watch is not None and sampling and step % config.watch.samples_every == 0:
                     grid = _grid(
                         watch, step, pair, averages, validation or (folders, weights), identity, config, accelerator
                     )

@@ -305,14 +305,17 @@ def _shards(settings: PrepareSettings, count: int) -> range:
 
 def _common(encoders: Encoders, faces: FaceAnalyser) -> bytes:
     import numpy as np
+    import torch
     from safetensors.torch import save
 
     from dhumandiff.faces import ARCFACE_TEMPLATE, Face
 
+    from .recognisers import probe_picture
+
     tensors, header = encoders.common()
-    grey = np.arange(112 * 112 * 3, dtype=np.uint32).reshape(112, 112, 3) % 251  # any picture will do
-    width = len(faces.identity(grey.astype(np.uint8), Face(np.float32([0, 0, 112, 112]), ARCFACE_TEMPLATE)))
-    header["recogniser"] = {"name": faces.name, "width": width}
+    probe = faces.identity(probe_picture(), Face(np.float32([0, 0, 112, 112]), ARCFACE_TEMPLATE))
+    tensors["recogniser_probe"] = torch.from_numpy(np.asarray(probe, dtype=np.float32))
+    header["recogniser"] = {"name": faces.name, "width": len(probe)}
     return save(tensors, metadata={"header": json.dumps(header, sort_keys=True)})
 
 

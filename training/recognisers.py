@@ -8,6 +8,8 @@ Pictures are RGB from -1 to 1 everywhere, truth and prediction alike (WithAnyone
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,12 +19,24 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from dhumandiff.faces.geometry import align_matrix
+from dhumandiff.faces.geometry import ARCFACE_TEMPLATE, align_matrix
 
 from . import TrainingError
 from .data.encode import call, is_function
+from .data.folder import Folder
 
-__all__ = ["ArcFace", "MiniRecogniser", "Recogniser", "align_faces", "load_recogniser"]
+__all__ = [
+    "ArcFace",
+    "MiniRecogniser",
+    "Recogniser",
+    "align_faces",
+    "check_recogniser",
+    "load_recogniser",
+    "probe_picture",
+]
+
+SAME = 0.98
+"""Cosine from which two looks at the probe are one recogniser's: the same face aligned here and there has 0.99 and more."""
 
 FINEST = 4
 """Times finer than its crop that a face is sampled at most, so that large faces do not alias."""
@@ -48,14 +62,17 @@ class ArcFace(nn.Module):
     """An ArcFace model of InsightFace's packs, such as w600k_r50.onnx of buffalo_l, as torch.
 
     Args:
-        network: [N, 3, 112, 112] RGB -1..1 -> [N, 512] of any length.
+        network: [N, 3, 112, 112] RGB -> [N, 512] of any length.
+        raw: the network wants 0..255 and normalises by itself.
+        one_by_one: it was exported for a single face at a time.
     """
 
     side = 112
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, raw: bool = False, one_by_one: bool = False) -> None:
         super().__init__()
         self.network = network.requires_grad_(False).eval()
+        self.raw, self.one_by_one = raw, one_by_one
 
     @classmethod
     def from_onnx(cls, path: str | Path) -> ArcFace:
@@ -66,15 +83,29 @@ class ArcFace(nn.Module):
                 f"There is no recogniser {path}. Name the .onnx of a pack, such as buffalo_l/w600k_r50.onnx."
             )
         try:
+            import onnx
             from onnx2torch import convert
         except ImportError as error:
             raise TrainingError(
                 f"A recogniser as torch needs onnx2torch ({error}). Install it with: pip install --no-deps onnx2torch onnx"
             ) from error
         try:
-            return cls(convert(str(path)))
+            model = onnx.load(str(path))
+            network = convert(model)
         except Exception as error:  # onnx and the converter have a family of errors each
             raise TrainingError(f"The recogniser {path} cannot be converted to torch: {error}") from error
+        weights = {tensor.name for tensor in model.graph.initializer}  # which old exporters list as inputs, too
+        given = [one for one in model.graph.input if one.name not in weights]
+        shape = [axis.dim_value for axis in given[0].type.tensor_type.shape.dim] if given else []
+        if len(given) != 1 or len(shape) != 4 or shape[1:] != [3, cls.side, cls.side]:
+            raise TrainingError(
+                f"{path} takes {shape or 'no picture'}, and an ArcFace recogniser faces of [N, 3, {cls.side}, {cls.side}]. Name "
+                "the pack's recogniser, such as w600k_r50.onnx, not its detector."
+            )
+        # As InsightFace tells them apart (model_zoo/arcface_onnx.py): models from MXNet begin with a normalisation.
+        begin = [node.name for node in model.graph.node[:8]]
+        raw = all(any(name.startswith(kinds) for name in begin) for kinds in (("Sub", "_minus"), ("Mul", "_mul")))
+        return cls(network, raw, one_by_one=shape[0] == 1)
 
     def matrix(self, landmarks: np.ndarray) -> np.ndarray:
         """ArcFace's own alignment."""
@@ -82,7 +113,9 @@ class ArcFace(nn.Module):
 
     def forward(self, faces: Tensor) -> Tensor:
         """[N, 3, 112, 112] -> [N, 512]."""
-        return F.normalize(self.network(faces.float()), dim=-1)
+        pixels = (faces.float() + 1) * 127.5 if self.raw else faces.float()
+        parts = pixels.split(1) if self.one_by_one else [pixels]
+        return F.normalize(torch.cat([self.network(part).flatten(1) for part in parts]), dim=-1)
 
 
 class MiniRecogniser(nn.Module):
@@ -111,6 +144,39 @@ def load_recogniser(name: str) -> Recogniser:
     if name == "mini":
         return MiniRecogniser()
     return call(name, "objectives.identity.recogniser") if is_function(name) else ArcFace.from_onnx(name)
+
+
+def probe_picture() -> np.ndarray:
+    """A smooth coloured picture, uint8 [112, 112, 3]: what `prepare` shows its recogniser, so that `train` knows it again."""
+    y, x = np.mgrid[0:112, 0:112] / 112
+    waves = [np.sin(2 * np.pi * (a * x + b * y)) for a, b in ((1, 0.5), (0.5, -1), (-1.5, 1))]
+    return (127.5 + 127.5 * np.stack(waves, axis=-1)).round().astype(np.uint8)
+
+
+def check_recogniser(recogniser: Recogniser, folders: Sequence[Folder]) -> None:
+    """Refuse a recogniser other than the one whose embeddings the data holds. TrainingError.
+
+    Cosines between two recognisers mean nothing, and no number would tell. Data of one's own making may lack the probe
+    (`recogniser_probe` of common.safetensors); then a warning says that nobody looked.
+    """
+    picture = rearrange(torch.from_numpy(probe_picture()), "h w c -> 1 c h w") / 127.5 - 1
+    with torch.no_grad():
+        seen = recogniser(align_faces(picture, torch.from_numpy(ARCFACE_TEMPLATE)[None], recogniser))[0]
+    for folder in folders:
+        kept, name = folder.common.get("recogniser_probe"), folder.header["recogniser"]["name"]
+        if kept is None:
+            warnings.warn(
+                f"{folder.path} does not tell how its recogniser ({name}) sees, so whether objectives.identity.recogniser is "
+                "the same one is not known. Prepare the data again to be sure.",
+                stacklevel=2,
+            )
+            continue
+        same = len(kept) == len(seen) and float(F.cosine_similarity(kept.float(), seen.cpu(), dim=0))
+        if same < SAME:
+            raise TrainingError(
+                f"objectives.identity.recogniser is not the recogniser of {folder.path} ({name}): they see one picture "
+                f"differently (cosine {float(same):.3f}). Name that pack's own recogniser, or prepare the data with this one."
+            )
 
 
 def align_faces(pictures: Tensor, landmarks: Tensor, recogniser: Recogniser) -> Tensor:

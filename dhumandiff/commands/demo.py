@@ -89,6 +89,7 @@ def run(args: argparse.Namespace) -> None:
 
     adapter = mini_adapter()
     base = Portrait.from_base("mini", "cpu")
+    base.use_sampler(MINI["sampler"])
     steps, cfg, size = MINI["steps"], MINI["cfg"], MINI["size"].split("x")
     common = {"steps": steps, "cfg": cfg, "size": (int(size[0]), int(size[1]))}
     weights = {"portrait": adapter, "plain": without_people(adapter), "shared": with_one_for_both(adapter)}

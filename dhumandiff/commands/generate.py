@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 ADAPTER = Path("models/dhumandiff/DHumanDiff")
 """Where `python -m dhumandiff download` puts the released weights."""
 
-MINI: dict[str, Any] = {"size": "128x96", "steps": 10, "cfg": 2.0, "negative": ""}
+MINI: dict[str, Any] = {"size": "128x96", "steps": 10, "cfg": 2.0, "sampler": "euler_ancestral", "negative": ""}
 """What is meant with --base mini where the command line says nothing: how its world was trained and is measured."""
 
 
@@ -74,6 +74,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     size = f"px, multiples of 8 (default: 512x512; mini: {MINI['size']})"
     add("--size", metavar="WxH", help=size)
     add("--steps", type=int, help=f"of the sampler (default: 50; mini: {MINI['steps']})")
+    add("--sampler", choices=("euler", "euler_ancestral"), help=f"default: euler; mini: {MINI['sampler']}")
     add("--cfg", type=float, help=f"guidance (default: 5; mini: {MINI['cfg']:g}); 1 switches it off")
     add("--mode", default="two_strength", help="of the cascade: two_strength, released, none (default: two_strength)")
     add("--scene-strength", type=float, default=0.7, help="of the faces outside of the faces (default: 0.7)")
@@ -135,6 +136,7 @@ def run(args: argparse.Namespace) -> None:
     )
     _tell_warnings(adapter, references, prompt)
     portrait = Portrait.from_base(args.base, device, args.dtype)
+    portrait.use_sampler(args.sampler)
     if adapter.has_subject_path:
         print(portrait.bound_words(prompt))
     started = time.monotonic()
@@ -154,7 +156,7 @@ _BUILT_IN_NOTES = {
 
 def _fill_defaults(args: argparse.Namespace) -> None:
     """What the command line leaves open and the base decides."""
-    usual = {"size": "512x512", "steps": 50, "cfg": 5.0}
+    usual = {"size": "512x512", "steps": 50, "cfg": 5.0, "sampler": "euler"}
     for name, value in (MINI if args.base == "mini" else usual).items():
         if getattr(args, name) is None:
             setattr(args, name, value)
@@ -265,12 +267,13 @@ def _record(
         "normalise_light": args.normalise_light,
         "base": Path(args.base).name,
         "adapter": Path(args.adapter).name if args.adapter else adapter.info.source,
+        "sampler": args.sampler,
         "device": portrait.device.type,
         "dtype": str(portrait.dtype).removeprefix("torch."),
     }
     readable = {
         "Steps": args.steps,
-        "Sampler": type(portrait.scheduler).__name__.removesuffix("DiscreteScheduler"),
+        "Sampler": args.sampler,
         "CFG scale": args.cfg,
         "Seed": args.seed,
         "Size": "x".join(map(str, settings["size"])),

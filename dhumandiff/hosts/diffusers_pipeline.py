@@ -23,7 +23,7 @@ from ..errors import HostError
 from ..prompt import Prompt, parse_prompt
 from .diffusers import attach
 from .diffusers_base import BUILT_IN, choose_device, choose_dtype, load_pipeline, package
-from .diffusers_sampling import MASK_ADVICE, NO_MASK, Sampler, check_finite, released, two_strength
+from .diffusers_sampling import MASK_ADVICE, NO_MASK, Sampler, check_finite, first_noise, released, two_strength
 from .diffusers_text import bound_words, encode_prompt
 
 if TYPE_CHECKING:
@@ -34,6 +34,9 @@ __all__ = ["MODES", "NEGATIVE", "Portrait", "check_settings"]
 
 MODES = ("none", "two_strength", "released")
 """Of the cascade: without it, with one trajectory, or as published (cascade.py)."""
+
+SAMPLERS = {"euler": "EulerDiscreteScheduler", "euler_ancestral": "EulerAncestralDiscreteScheduler"}
+"""Samplers by ComfyUI's names. The ancestral one adds noise at every step, with which it gets out of early mistakes."""
 
 NEGATIVE = "monochrome, lowres, bad anatomy, worst quality, low quality"
 """The negative prompt of the released script."""
@@ -51,7 +54,13 @@ class Portrait:
     def __init__(self, pipeline: Any, device: torch.device | str = "cpu") -> None:
         self.pipeline = pipeline.to(device)
         self.device, self.dtype = torch.device(device), pipeline.unet.dtype
-        self.scheduler = package("diffusers").EulerDiscreteScheduler.from_config(pipeline.scheduler.config)
+        self.use_sampler("euler")
+
+    def use_sampler(self, name: str) -> None:
+        """Sample with one of `SAMPLERS` from now on. HostError for another name."""
+        if name not in SAMPLERS:
+            raise HostError(f"There is no sampler {name!r}: choose {' or '.join(SAMPLERS)}.")
+        self.scheduler = getattr(package("diffusers"), SAMPLERS[name]).from_config(self.pipeline.scheduler.config)
 
     @classmethod
     def from_base(cls, base: str | Path, device: str = "auto", dtype: str = "auto") -> Portrait:
@@ -73,7 +82,7 @@ class Portrait:
     def noise(self, seed: int, size: tuple[int, int]) -> Tensor:
         """The noise of a seed for a picture (width, height) px, [1, C, height / 8, width / 8]; drawn on the CPU."""
         channels = self.pipeline.unet.config.in_channels
-        return torch.randn(1, channels, size[1] // 8, size[0] // 8, generator=torch.Generator().manual_seed(seed))
+        return first_noise(seed, (channels, size[1] // 8, size[0] // 8))[None]
 
     def generate(
         self,
@@ -138,7 +147,7 @@ class Portrait:
             attach(self.pipeline.unet, adapter, references, strength, person_strengths, masks, guidance) as attached,
         ):
             total = steps * (2 if mode == "released" else 1)
-            sampler = Sampler(self, attached, conditions, cfg, (start, end), total, progress)
+            sampler = Sampler(self, attached, conditions, cfg, [seed], (start, end), total, progress)
             if mode == "none":
                 latent, focus = sampler.sample(noise, steps, lambda x, t, _: sampler.predict(strength, x, t)), None
             elif mode == "two_strength":

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from ..cascade import blend, focus_mask
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from .diffusers import Attached
     from .diffusers_pipeline import Portrait
 
-__all__ = ["MASK_ADVICE", "NO_MASK", "Sampler", "check_finite", "released", "two_strength"]
+__all__ = ["MASK_ADVICE", "NO_MASK", "Sampler", "check_finite", "first_noise", "released", "two_strength"]
 
 NO_MASK = (
     "The mode released reads its mask from the faces in the last step of a run at scene strength, and there are none."
@@ -32,6 +34,8 @@ class Sampler:
         attached: the pair.
         conditions: what the UNet gets beside latent and time; rows [negative; prompt], or the prompt's alone.
         cfg: guidance.
+        seeds: one a picture, of the noise it began with; a sampler that adds noise on the way goes on with theirs, so that a
+            picture is the same alone and in a batch, and both runs of the mode released meet the same noise.
         share: start and end of the pair, see `Portrait.generate`.
         total: steps of all runs, for progress.
         progress: called with (steps done, total).
@@ -46,12 +50,13 @@ class Sampler:
         attached: Attached,
         conditions: dict[str, Any],
         cfg: float,
+        seeds: Sequence[int],
         share: tuple[float, float],
         total: int,
         progress: Callable[[int, int], None] | None,
     ) -> None:
         self.portrait, self.attached, self.conditions = portrait, attached, conditions
-        self.cfg, self.total, self.progress, self.done = cfg, total, progress, 0
+        self.cfg, self.seeds, self.total, self.progress, self.done = cfg, seeds, total, progress, 0
         # Noise falls with the timestep, so comparing timesteps is comparing noise levels.
         (start, end), last = share, portrait.scheduler.config.num_train_timesteps - 1
         self._first_time = math.inf if start <= 0 else (1 - start) * last
@@ -79,10 +84,12 @@ class Sampler:
                 "picture. Move start and end apart, or take more steps."
             )
         x = noise.to(self.portrait.device) * scheduler.init_noise_sigma
+        adds = "generator" in inspect.signature(scheduler.step).parameters
+        more = {"generator": [after_first_noise(seed, noise.shape[1:]) for seed in self.seeds]} if adds else {}
         times = list(scheduler.timesteps)
         for i, t in enumerate(times):
             self.acts = acting[i]
-            x = scheduler.step(predict(x, t, i == len(times) - 1), t, x).prev_sample
+            x = scheduler.step(predict(x, t, i == len(times) - 1), t, x, **more).prev_sample
             check_finite(x, f"step {i + 1} of {len(times)}")
             self.done += 1
             if self.progress is not None:
@@ -142,6 +149,18 @@ def released(
         return blend(at_scene, sampler.predict(face, x, t), focus) if sampler.acts else at_scene
 
     return sampler.sample(noise, steps, predict), focus
+
+
+def first_noise(seed: int, shape: Sequence[int]) -> Tensor:
+    """The noise [*shape] that a picture begins with, drawn on the CPU and so the same on every device."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def after_first_noise(seed: int, shape: Sequence[int]) -> torch.Generator:
+    """Where that seed's numbers go on. Beginning anew would add the first noise again."""
+    generator = torch.Generator().manual_seed(seed)
+    torch.randn(*shape, generator=generator)
+    return generator
 
 
 def check_finite(values: Tensor, where: str) -> None:

@@ -218,9 +218,12 @@ def wishes():
     return [Wish(text, couple, seed) for seed, (text, couple) in enumerate(zip(texts, couples, strict=True), 11)]
 
 
-@pytest.mark.parametrize("mode", ["none", "two_strength", "released"])
-def test_a_batch_gives_the_pictures_that_generate_gives_one_by_one(portrait, adapter, wishes, mode):
-    how = Sampling(mode=mode, steps=3, scene_strength=0.5, face_strength=1.2, strength=0.8, cfg=3.0)
+@pytest.mark.parametrize(
+    ("mode", "sampler"),
+    [("none", "euler"), ("none", "euler_ancestral"), ("two_strength", "euler"), ("released", "euler_ancestral")],
+)
+def test_a_batch_gives_the_pictures_that_generate_gives_one_by_one(portrait, adapter, wishes, mode, sampler):
+    how = Sampling(mode=mode, sampler=sampler, steps=3, scene_strength=0.5, face_strength=1.2, strength=0.8, cfg=3.0)
     told = []
     made = sample_portraits(portrait, adapter, wishes, how, progress=told.append)
     for wish, picture in zip(wishes, made, strict=True):

@@ -283,6 +283,50 @@ def test_clip_scores_fit_and_the_real_picture(folder, tmp_path):
         Clip.load(str(tmp_path / "nothing"))
 
 
+@pytest.mark.slow
+def test_memory_stays_flat_over_thousands_of_pictures(folder):
+    """1,000 pictures of 4 MB each: 4 GB, were they kept."""
+    psutil = pytest.importorskip("psutil")
+    paint(folder / "large.png", RED, GREEN)
+    Image.open(folder / "large.png").resize((17 * 120, 17 * 40), Image.Resampling.NEAREST).save(folder / "large.png")
+
+    class Large(ColourFaces):
+        def detect(self, image):
+            return super().detect(self._small(image))
+
+        def identity(self, image, face, swap_channels=False):
+            return super().identity(self._small(image), face)
+
+        def _small(self, image):
+            return image[::17, ::17] if image.shape[1] > 1000 else image
+
+    lines = [
+        json.dumps(
+            {
+                "id": f"c{number}",
+                "prompt": LEFT_RIGHT,
+                "references": ["red.png", "green.png"],
+                "picture": f"{number}.png",
+            }
+        )
+        for number in range(1000)
+    ]
+    (folder / "cases.jsonl").write_text("\n".join(lines))
+    for number in range(1000):
+        (folder / f"{number}.png").symlink_to(folder / "large.png")
+    cases, process, used = read_cases(folder / "cases.jsonl"), psutil.Process(), []
+    measurer = Measurer(Large())
+    for part in (cases[:300], cases[300:]):
+        measure_all(part, measurer, folder / "scores.jsonl")
+        used.append(process.memory_info().rss)
+    assert {record.get("problem") for record in read_records(folder / "scores.jsonl")} == {None}
+    assert used[1] - used[0] < 60e6
+    records = measure_all(cases, measurer, folder / "scores.jsonl")
+    before = process.memory_info().rss
+    page(records, folder, "many", markdown(records))
+    assert process.memory_info().rss - before < 100e6
+
+
 def test_the_command_draws_scores_and_compares_on_the_miniature(tmp_path, capsys):
     pytest.importorskip("diffusers", reason="install it with: pip install '.[train]'")
     from dhumandiff.mini.world import draw_reference, people

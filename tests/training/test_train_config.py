@@ -165,6 +165,19 @@ def test_the_estimate_counts_what_each_choice_costs(settings):
     assert plain > 1
 
 
+def test_the_estimate_counts_the_decoder_of_identity_losses(settings):
+    def of_decoding(window):
+        identity = ["weight", "0.1", "recogniser", "mini", "window", str(window)]
+        words = [f"--objectives.identity.{word}" if n % 2 == 0 else word for n, word in enumerate(identity)]
+        with pytest.warns(UserWarning, match="Prepare the data again to be sure"):  # made by a test, without a probe
+            told = dry_run(parse(TrainConfig, "train", [*settings, *words])[0])
+        assert "VAE for sample grids and identity losses (SDXL's, float32)" in told
+        (line,) = [line for line in told.splitlines() if "decoding 2 faces" in line]
+        return float(line.split()[0])
+
+    assert of_decoding(0) > 2 * of_decoding(16) > 0
+
+
 def test_a_base_for_other_shards_is_refused_in_the_dry_run(settings, tmp_path):
     base = make_base(tmp_path / "other", kind="sd15")
     with pytest.raises(TrainingError, match="was prepared for another base"):

@@ -279,6 +279,17 @@ def test_a_base_without_a_vae_has_no_sample_grids_and_says_so(config, capsys):
     assert "No sample grids: the base" in capsys.readouterr().out
 
 
+def test_identity_losses_train_with_and_without_sample_grids(tmp_path, small_shards):
+    base = make_base(tmp_path / "base", vae=True)
+    identity = {"weight": 0.1, "contrast": 0.1, "recogniser": "mini", "below": 1.0}
+    made = make_config(base, small_shards, tmp_path / "run", steps=2, objectives={"identity": identity})
+    ended = train(made)
+    assert ended.grid is None
+    for entry in read_log(ended.run / "log.jsonl"):
+        assert 0 < entry["identity"] < 2
+        assert entry["contrast"] > 0
+
+
 def test_the_clock_says_where_the_time_goes():
     clock = Clock()
     for name, seconds in (

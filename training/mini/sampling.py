@@ -54,7 +54,7 @@ class Sampling:
     """How pictures are sampled.
 
     mode: none, two_strength or released (cascade.py). strength: of both people where the mode is none. scene_strength,
-    face_strength, focus_share: of the cascade. cfg, steps: guidance, and steps of the Euler scheduler.
+    face_strength, focus_share: of the cascade. cfg, steps, sampler: guidance, steps, and which sampler takes them.
     """
 
     mode: str = "two_strength"
@@ -64,6 +64,7 @@ class Sampling:
     strength: float = 1.0
     cfg: float = MINI["cfg"]
     steps: int = MINI["steps"]
+    sampler: str = MINI["sampler"]
 
     @property
     def all_steps(self) -> int:
@@ -149,6 +150,7 @@ def sample_portraits(
         HostError: settings that make no picture, an adapter that does not fit the base, or NaN on the way.
     """
     sampling.check()
+    portrait.use_sampler(sampling.sampler)
     nothing = _text(portrait, None, Wish("", (), 0)) if sampling.cfg != 1 else None
     known: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
     pictures = [np.empty((0, size[1], size[0], 3), dtype=np.uint8)]
@@ -161,7 +163,7 @@ def sample_portraits(
         conditions = _conditions(portrait, texts, nothing, size)
         noise = torch.cat([portrait.noise(wish.seed, size) for wish in some])
         with RowPair(portrait.pipeline.unet, adapter, [wish.references for wish in some], nothing is not None) as pair:
-            latents = _sample(portrait, pair, conditions, noise, sampling, progress)
+            latents = _sample(portrait, pair, conditions, noise, [wish.seed for wish in some], sampling, progress)
         pictures.append(decode(portrait.pipeline.vae, latents))
     return np.concatenate(pictures)
 
@@ -248,12 +250,13 @@ def _sample(
     pair: RowPair,
     conditions: dict[str, Any],
     noise: Tensor,
+    seeds: Sequence[int],
     sampling: Sampling,
     progress: Callable[[int], Any] | None,
 ) -> Tensor:
     """Latents [N, C, h, w] of one batch."""
     tell = None if progress is None else lambda *_: progress(len(noise))
-    sampler = Sampler(portrait, pair, conditions, sampling.cfg, (0.0, 1.0), sampling.all_steps, tell)
+    sampler = Sampler(portrait, pair, conditions, sampling.cfg, seeds, (0.0, 1.0), sampling.all_steps, tell)
     scene, face, share, steps = sampling.scene_strength, sampling.face_strength, sampling.focus_share, sampling.steps
     if sampling.mode == "none" or pair.adapter is None:
         strength = 0.0 if pair.adapter is None else sampling.strength

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from .. import TrainingError
 from ..config import IdentityConfig
 from ..data.folder import Folder, Sample
-from ..recognisers import Recogniser, align_faces, face_windows, load_recogniser
+from ..recognisers import Recogniser, align_faces, check_recogniser, face_windows, load_recogniser
 from .seen import Objective, Seen
 
 __all__ = ["Contrast", "Identity", "bank_of", "build", "info_nce"]
@@ -35,7 +35,9 @@ def build(config: IdentityConfig, folders: Sequence[Folder] = ()) -> list[Object
     """Those of the two whose weight is not 0; they share one look at the picture."""
     if not (config.weight or config.contrast):
         return []
-    eye = Eye(load_recogniser(config.recogniser), config)
+    recogniser = load_recogniser(config.recogniser)
+    check_recogniser(recogniser, folders)
+    eye = Eye(recogniser, config)
     found: list[Objective] = [Identity(config.weight, eye)] if config.weight else []
     if config.contrast:
         found.append(Contrast(config, eye, bank_of(folders, config.negatives)))

@@ -31,11 +31,12 @@ KEPT = 64
 
 @dataclass(frozen=True)
 class Settings:
-    """How portraits are drawn; see `Portrait.generate`."""
+    """How portraits are drawn; see `Portrait.generate` and `SAMPLERS`."""
 
     size: tuple[int, int] = (512, 512)
     steps: int = 50
     cfg: float = 5.0
+    sampler: str = "euler"
     negative: str = NEGATIVE
     mode: str = "two_strength"
     scene_strength: float = 0.7
@@ -68,6 +69,7 @@ def draw_cases(
         A case a picture, with the picture, or with the problem why there is none.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    portrait.use_sampler(settings.sampler)
     kept = lru_cache(KEPT)(encode)
     made_of = _digest(adapter)
     wanted = []
@@ -96,7 +98,7 @@ def draw_cases(
 
 
 def _arguments(settings: Settings) -> dict:
-    return {name: getattr(settings, name) for name in asdict(settings)}
+    return {name: getattr(settings, name) for name in asdict(settings) if name != "sampler"}
 
 
 def _made_as(path: Path) -> str | None:

@@ -142,9 +142,8 @@ def settings_of(config: EvaluateConfig, base: str) -> Settings:
     from dhumandiff.commands.generate import MINI
     from dhumandiff.mini.base import SIZE
 
-    given = {
-        name: getattr(config, name) for name in ("mode", "scene_strength", "face_strength", "strength", "cfg", "steps")
-    }
+    names = ("mode", "scene_strength", "face_strength", "strength", "cfg", "steps", "sampler")
+    given = {name: getattr(config, name) for name in names}
     given |= {"size": tuple(config.size) if config.size else None}
     usual = {**MINI, "size": SIZE} if base == "mini" else {}
     return Settings(**{**usual, **{name: value for name, value in given.items() if value is not None}})
