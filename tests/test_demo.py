@@ -206,7 +206,7 @@ def test_the_sheet_grows_with_its_sentences_and_shows_words_in_the_people_s_colo
     def sheet(sentence, rows=1):
         focus = np.zeros((12, 16), dtype=bool)
         row = Row(sentence, (reference, reference), dict.fromkeys(names, picture), focus, dict.fromkeys(names, seen))
-        return np.asarray(draw_sheet([row] * rows, same=0.8, stranger=0.3, seed=0, steps=20, cfg=4.0))
+        return np.asarray(draw_sheet([row] * rows, same=0.8, stranger=0.3, how="Seed 0. euler, 20 steps"))
 
     one, long = sheet("A man@1 and a woman@2."), sheet("A man@1 and a woman@2 stand " * 20)
     assert one.shape[1] == long.shape[1]

@@ -117,7 +117,8 @@ def run(args: argparse.Namespace) -> None:
             rows.append(Row(shot.marked, tuple(photos[who] for who in people), pictures, focus, seen))
 
     # As numbers, and in words on the sheet: how the judge's similarities are to be read.
-    sheet = draw_sheet(rows, same=same, stranger=stranger, seed=args.seed, steps=steps, cfg=cfg)
+    how = f"Seed {args.seed} (--seed draws others). {MINI['sampler']}, {steps} steps, guidance {cfg:g}"
+    sheet = draw_sheet(rows, same=same, stranger=stranger, how=how)
     write_png(sheet, args.out, {"dhumandiff": json.dumps(_record(args.seed, shots, rows), ensure_ascii=False)})
     _tell(args, shots, rows, photos, time.monotonic() - started)
 

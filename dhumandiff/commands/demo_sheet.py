@@ -81,11 +81,11 @@ class Row:
     seen: Mapping[str, tuple[Seen, Seen]]
 
 
-def draw_sheet(rows: Sequence[Row], *, same: float, stranger: float, seed: int, steps: int, cfg: float) -> Image.Image:
+def draw_sheet(rows: Sequence[Row], *, same: float, stranger: float, how: str) -> Image.Image:
     """All rows below each other with headings and a legend.
 
-    same: similarity of two drawings of one person, on average. stranger: up to here a face is a stranger's. seed, steps,
-    cfg: of the sampler, for the legend.
+    same: similarity of two drawings of one person, on average. stranger: up to here a face is a stranger's. how: seed and
+    settings, for the legend.
     """
     wide, high = (ZOOM * side for side in rows[0].pictures["portrait"].size)
     small = (high - GAP) // 2
@@ -98,7 +98,7 @@ def draw_sheet(rows: Sequence[Row], *, same: float, stranger: float, seed: int, 
     tall = [round(SENTENCE * 1.35) * len(lines) + 14 + high + UNDER + 40 for lines in sentences]
     about = _lines(ABOUT, width - 2 * MARGIN, NOTE)
     notes = [
-        line for note in _legend(same, stranger, seed, steps, cfg) for line in _lines(note, width - 2 * MARGIN, NOTE)
+        line for note in _legend(same, stranger, how) for line in _lines(note, width - 2 * MARGIN, NOTE)
     ]
     head = 96 + NOTE_LINE * len(about)
     sheet = Image.new("RGB", (width, head + 100 + sum(tall) + 30 + NOTE_LINE * len(notes) + MARGIN), PAPER)
@@ -124,13 +124,13 @@ def draw_sheet(rows: Sequence[Row], *, same: float, stranger: float, seed: int, 
     return sheet
 
 
-def _legend(same: float, stranger: float, seed: int, steps: int, cfg: float) -> list[str]:
+def _legend(same: float, stranger: float, how: str) -> list[str]:
     return [
         "Bars: how similar a face is to the picture of @1 and of @2, by a recogniser of other people that took no part in "
         "drawing. A tick: it takes the face for whom the sentence puts there.",
         f"Two drawings of one person measure {same:.2f} on average. A stranger is who measures no more than {stranger:.2f} "
         "(the grey mark), which 19 of 20 other people do not exceed.",
-        f"Seed {seed} (--seed draws others). Euler, {steps} steps, guidance {cfg:g}; cascade two_strength. In the last "
+        f"{how}; cascade two_strength. In the last "
         "column everything but the K/V is as in the second, and the noise of a row is the same throughout.",
     ]
 
