@@ -137,6 +137,7 @@ def easel():
 def few(monkeypatch, easel):
     """Few people, and the oracle in place of the miniature's faces."""
     monkeypatch.setattr(judging, "POOL", 60)
+    monkeypatch.setattr(judging.Judge, "truth", lambda self, script: self.drawn(script.people))
     monkeypatch.setattr(judging.hardest_cases, "__defaults__", (60, 2))
     monkeypatch.setattr(rows, "load_parts", lambda: easel.parts)
 
@@ -268,7 +269,9 @@ def test_the_table_is_made_from_the_files(judged):
     assert "Words less those of the base: -3.0 points (-3.0 to -3.0)." in text
     assert "| one shared K/V for both people | 60.0 % (58.0 to 62.0) |" in text
     widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
-    assert widths == {7, 8}
+    assert widths == {6, 7, 8}
+    assert "| row | Sim_GT | Sim_Ref | Copy-Paste | Blending |" in text
+    assert "| one shared K/V for both people | 0.600 (0.580 to 0.620) |" in text
 
 
 def test_the_plot_is_a_picture(judged, tmp_path):

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def oracle():
-    return Oracle(POOL[:60], (judging.FRESH, *judging.ALIKE))
+    return Oracle(POOL[:60], (judging.GIVEN, judging.FRESH, *judging.ALIKE))
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,10 @@ def cases(oracle):
     """Of few people, so that few have to be drawn."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(judging, "POOL", 60)
-        return held_out_cases(12)
+        found = held_out_cases(12)
+    for case in found:
+        drawn(oracle, case, judging.TRUTH)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +63,10 @@ def test_a_picture_as_asked_for_is_right_in_everything(judge, oracle, cases):
     assert all((values[name] == 1).all() for name in ("present", "right", "both_right", "recognition"))
     assert values["words"].mean() > 0.95
     assert (values["margin"] > 0.1).all()
+    for name in ("sim_ref", "sim_gt"):  # the oracle sees a person alike in every drawing
+        assert values[name] == pytest.approx(1)
+    assert values["copy_paste"] == pytest.approx(0)
+    assert (values["blending"] < 0.9).all()
 
 
 def test_exchanged_people_are_wrong_though_both_are_there(judge, oracle, cases):
@@ -68,6 +75,7 @@ def test_exchanged_people_are_wrong_though_both_are_there(judge, oracle, cases):
     assert all((values[name] == 0).all() for name in ("right", "both_right"))
     assert values["recognition"].mean() < 0.2  # among strangers a partner is a stranger, too
     assert (values["margin"] < 0).all()
+    assert values["sim_ref"] == pytest.approx(1)  # likeness knows no places
 
 
 def test_one_face_twice_is_half_right(judge, oracle, cases):
@@ -102,7 +110,10 @@ def test_more_or_fewer_than_two_faces_fail_in_everything(judge, oracle, cases, f
     small = replace(found[0], box=found[0].box * 0.2)
     oracle.faces[picture.tobytes()] = [small, *found][:3] if faces == 3 else found[:faces]
     values = judge.judge(picture[None], [case]).values
-    assert all(values[name][0] == 0 for name in values if name != "margin")
+    likeness = ("sim_ref", "sim_gt", "copy_paste", "blending")
+    assert all(values[name][0] == 0 for name in values if name not in ("margin", *likeness))
+    assert values["sim_ref"][0] == pytest.approx({0: 0, 1: 0.5, 3: 1}[faces])
+    assert values["copy_paste"][0] == pytest.approx({0: 1, 1: 0.5, 3: 0}[faces])
     # With a third one, the margin is that of the two largest faces; without two it says nothing either way.
     assert (values["margin"][0] > 0.1) == (faces == 3)
 

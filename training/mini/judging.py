@@ -23,7 +23,7 @@ from torch import nn
 
 from dhumandiff.errors import DHumanDiffError, ImageError
 from dhumandiff.faces import Face
-from dhumandiff.metrics import interval
+from dhumandiff.metrics import interval, score_picture
 from dhumandiff.mini.faces import MiniFaces, align_face, mini_judge
 from dhumandiff.mini.world import (
     Identity,
@@ -63,6 +63,9 @@ GIVEN, FRESH, ALIKE = 1, 2, (3, 4)
 """Numbers of a person's photos: the one that conditions, the one that likeness is judged by, and those that say who looks
 alike. They are three kinds so that no measure is helped or hurt by the choice of the pairs."""
 
+TRUTH = 1
+"""Seed of the world's drawing that a picture's people are compared with for Sim_GT."""
+
 SCRIPTS = 900_000_000
 """Seeds of the sentences start here, far from those of any training picture."""
 
@@ -77,9 +80,14 @@ MEASURES: dict[str, str] = {
     "colour": "clothing colour as written",
     "scene": "scene as written",
     "words": "words: mean over scene and the two colours",
-    "joint": "words: scene and both colours at once",
+    "joint": "all words: scene and both colours at once",
+    "sim_ref": "Sim_Ref: cosine to the photo that was given",
+    "sim_gt": "Sim_GT: cosine to the world's own drawing of the scene",
+    "copy_paste": "Copy-Paste: 1 is a copy of the given photo's face, -1 that of the world's drawing",
+    "blending": "Blending: cosine to the partner in the world's drawing",
 }
-"""What `Scores.values` holds of every picture, 0..1 (the margin from -2 to 2)."""
+"""What `Scores.values` holds of every picture, 0..1 (the margin from -2 to 2, cosines and Copy-Paste from -1). The last four are
+dhumandiff/metrics.py's, means over both people, and match faces by likeness."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,6 +175,16 @@ class Judge:
     def __init__(self, faces: MiniFaces | None = None) -> None:
         self.faces = faces or mini_judge()
         self._known: dict[tuple[Identity, int], np.ndarray] = {}
+        self._truths: dict[Script, np.ndarray] = {}
+
+    def truth(self, script: Script) -> np.ndarray:
+        """Embeddings [2, 512] of its people, in the order of the sentence, in a drawing of the world's own."""
+        if script not in self._truths:
+            drawing = draw_script(script, TRUTH)
+            people = drawing.people if script.first_is_left else drawing.people[::-1]
+            crops = [align_face(drawing.picture, person.landmarks) for person in people]
+            self._truths[script] = self.faces.identities(np.stack(crops))
+        return self._truths[script]
 
     def drawn(self, who: Sequence[Identity], view: int = FRESH) -> np.ndarray:
         """Embeddings [N, 512] of one photo of each person, aligned by the landmarks that it was drawn with."""
@@ -195,10 +213,14 @@ class Judge:
         values = {name: np.zeros(len(cases)) for name in MEASURES}
         found = [faces for start in range(0, len(cases), 64) for faces in self._found(pictures[start : start + 64])]
         for n, (picture, case, faces) in enumerate(zip(pictures, cases, found, strict=True)):
+            seen = self._seen(picture, faces)
+            for name, value in self._likeness(seen, case).items():
+                values[name][n] = value
             if len(faces) < 2:
                 continue
             placed = _by_sentence(faces, case.script)
-            own, partner, others = self._likeness(picture, placed, case)
+            chosen = seen[[next(at for at, face in enumerate(faces) if face is one) for one in placed]]
+            own, partner, others = self._nearness(chosen, case)
             values["margin"][n] = (own - partner).mean()
             if len(faces) > 2:
                 continue
@@ -214,11 +236,20 @@ class Judge:
     def _found(self, pictures: np.ndarray) -> list[list[Face]]:
         return self.faces.detect_all(list(pictures))
 
-    def _likeness(
-        self, picture: np.ndarray, placed: Sequence[Face], case: Case
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _seen(self, picture: np.ndarray, faces: Sequence[Face]) -> np.ndarray:
+        """Embeddings [F, 512] of a picture's faces."""
+        if not faces:
+            return np.empty((0, 512))
+        return self.faces.identities(np.stack([align_face(picture, face.landmarks) for face in faces]))
+
+    def _likeness(self, seen: np.ndarray, case: Case) -> dict[str, float]:
+        score = score_picture(seen, self.drawn(case.script.people, GIVEN), truth=self.truth(case.script))
+        names = ("sim_ref", "sim_gt", "copy_paste")
+        means = {name: float(np.mean([getattr(one, name) for one in score.persons])) for name in names}
+        return {**means, "blending": score.blending}
+
+    def _nearness(self, seen: np.ndarray, case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Cosines [2] of each person's face to the person, to the partner, and to the nearest stranger."""
-        seen = self.faces.identities(np.stack([align_face(picture, face.landmarks) for face in placed]))
         couple = seen @ self.drawn(case.script.people).T
         return np.diag(couple), np.diag(couple[:, ::-1]), (seen @ self.drawn(case.strangers).T).max(axis=1)
 
