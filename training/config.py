@@ -146,8 +146,9 @@ class StartConfig:
     """Where the adapter's weights come from."""
 
     weights: str = "scratch"
-    """scratch; a folder with the four released files; a native .safetensors; an IP-Adapter Plus (Face) file, whose one
-    key/value projection is copied for both persons; or the folder of an earlier run, whose averaged weights are taken."""
+    """scratch; mini, the miniature's; a folder with the four released files; a native .safetensors; an IP-Adapter Plus (Face)
+    file, whose one key/value projection is copied for both persons; or the folder of an earlier run, whose averaged weights
+    are taken."""
     subject_path: bool = True
     """Train (and if need be make) identity projection and subject mapping. False leaves both out of the adapter."""
     shared: bool = False

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dhumandiff import Adapter
 from dhumandiff.hosts.diffusers import cross_attention_layers
+from dhumandiff.mini import mini_adapter
 from dhumandiff.projections import FaceProjection, IdentityProjection, SubjectMapping
 
 from . import TrainingError
@@ -75,7 +76,10 @@ def lighten(adapter: Adapter, dtype: torch.dtype) -> dict[str, Tensor]:
 
 def _read(config: StartConfig, base: Base) -> tuple[dict[str, Tensor], dict[str, str]]:
     path = Path(config.weights).expanduser()
-    adapter = adapter_of_run(path) if (path / RUN_FILE).is_file() else Adapter.from_pretrained(path)
+    if config.weights == "mini":
+        adapter = mini_adapter()
+    else:
+        adapter = adapter_of_run(path) if (path / RUN_FILE).is_file() else Adapter.from_pretrained(path)
     tensors = dict(adapter.state_dict())
     if adapter.info.shared and not config.shared:
         tensors = {copy: value for name, value in tensors.items() for copy in _for_both(name)}
