@@ -1,6 +1,7 @@
 """`python -m training train` on a small base: what it learns, keeps, tells and refuses."""
 
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ for package in ("accelerate", "diffusers", "jsonargparse", "transformers", "webd
     pytest.importorskip(package, reason="install it with: pip install '.[train]'")
 
 from dhumandiff import Adapter
+from dhumandiff.mini import mini_adapter
 from training import TrainingError, loop
 from training.base import load_base
 from training.checkpoint import adapter_of_run
@@ -310,3 +312,13 @@ def test_the_log_holds_the_share_of_time_outside_of_the_work(config):
     ended = train(config(steps=3))
     shares = [entry["outside"] for entry in read_log(ended.run / "log.jsonl")]
     assert all(0 <= share < 1 for share in shares)
+
+
+def test_the_miniature_s_own_adapter_is_a_start():
+    base = load_base("mini", text_encoder=True, vae=False)
+    header = {"vision": {"clip_width": 128}, "recogniser": {"width": 512}, "base": {"text_width": 64}}
+    adapter = start_adapter(StartConfig(weights="mini"), base, SimpleNamespace(path="shards", header=header), 0)
+    shipped = mini_adapter().state_dict()
+    assert all(torch.equal(value, shipped[name]) for name, value in adapter.state_dict().items())
+    assert adapter.info.source.endswith("trained further")
+    assert all(value.requires_grad for value in adapter.parameters())
