@@ -38,9 +38,6 @@ __all__ = [
 SAME = 0.98
 """Cosine from which two looks at the probe are one recogniser's: the same face aligned here and there has 0.99 and more."""
 
-FINEST = 4
-"""Times finer than its crop that a face is sampled at most, so that large faces do not alias."""
-
 
 class Recogniser(Protocol):
     """Aligned faces [N, 3, side, side], RGB -1..1 -> embeddings [N, D] of unit length, differentiably.
@@ -182,14 +179,12 @@ def check_recogniser(recogniser: Recogniser, folders: Sequence[Folder]) -> None:
 def align_faces(pictures: Tensor, landmarks: Tensor, recogniser: Recogniser) -> Tensor:
     """Faces as a recogniser wants them, differentiably: pictures [N, 3, H, W], landmarks [N, 5, 2] px -> [N, 3, side, side].
 
-    Bilinear, as InsightFace's warp; a face larger than the crop is sampled finer and averaged. Outside of the picture is black.
+    Bilinear, the pixels of InsightFace's own warp, which made the truth's embeddings. Outside of the picture is black.
     """
     height, width = pictures.shape[-2:]
     side = recogniser.side
     matrices = [recogniser.matrix(points) for points in landmarks.detach().cpu().double().numpy()]
-    scales = [float(np.hypot(matrix[0, 0], matrix[1, 0])) for matrix in matrices]
-    finer = int(np.clip(round(1 / min(scales)), 1, FINEST)) if scales else 1
-    places = (torch.arange(side * finer, dtype=torch.float64) + 0.5) / finer - 0.5  # whole numbers are px's middles
+    places = torch.arange(side, dtype=torch.float64)  # whole numbers are px's middles
     y, x = torch.meshgrid(places, places, indexing="ij")
     corners = torch.stack([x, y, torch.ones_like(x)], dim=-1)
     grids = []
@@ -198,8 +193,7 @@ def align_faces(pictures: Tensor, landmarks: Tensor, recogniser: Recogniser) -> 
         at = corners @ back.T
         grids.append((at + 0.5) * 2 / at.new_tensor([width, height]) - 1)
     grid = torch.stack(grids).to(pictures)
-    found = F.grid_sample(pictures + 1, grid, align_corners=False) - 1  # black is -1 here
-    return F.avg_pool2d(found, finer) if finer > 1 else found
+    return F.grid_sample(pictures + 1, grid, align_corners=False) - 1  # black is -1 here
 
 
 def face_windows(landmarks: Tensor, size: tuple[int, int], window: tuple[int, int], factor: int) -> Tensor:

@@ -90,7 +90,7 @@ def test_evaluate_scores_real_photos(photos, faces_root, tmp_path, capsys):
 
 
 def test_a_real_recogniser_as_torch_sees_what_insightface_sees(photos, faces_root, face_analyser):
-    """Alignment and recognition, each by itself and one after the other, on photos of 3 people's worth."""
+    """Recognition by itself, and alignment and recognition together."""
     pytest.importorskip("onnx2torch", reason="install it with: pip install --no-deps onnx2torch")
     recogniser = ArcFace.from_onnx(faces_root / "models" / "mini" / "rec_fr_512.onnx")
     for name in ("obama.png", "biden.png", "right.png"):
