@@ -131,11 +131,11 @@ def test_a_detector_is_not_taken_for_a_recogniser(faces_root):
         ArcFace.from_onnx(faces_root / "models" / "mini" / "det_blaze_256.onnx")
 
 
-def iresnet(path, blocks, widths, batch="None", seed=0):
+def iresnet(path, blocks, widths, batch="None", raw=False, seed=0):
     """Write an ArcFace model as InsightFace exports it (w600k_r50: blocks 3, 4, 14, 3, widths 64 to 512), of random weights.
 
     Convolutions with their normalisation folded in, PReLU, residual sums, and at the end a normalisation, a matrix and another
-    normalisation. batch: a number for a model of fixed size.
+    normalisation. batch: a number for a model of fixed size. raw: it takes 0..255, as those that came from MXNet.
     """
     random, nodes, weights = np.random.default_rng(seed), [], []
     count = iter(range(10_000))
@@ -164,7 +164,12 @@ def iresnet(path, blocks, widths, batch="None", seed=0):
     def prelu(x, width):
         return node("PRelu", x, value(random.random((width, 1, 1)) * 0.5))
 
-    before, x = widths[0], prelu(conv("input.1", 3, widths[0], 3, 1), widths[0])
+    given = "input.1"
+    if raw:
+        given = node(
+            "Mul", node("Sub", given, value(np.full((1, 1, 1, 1), 127.5))), value(np.full((1, 1, 1, 1), 1 / 127.5))
+        )
+    before, x = widths[0], prelu(conv(given, 3, widths[0], 3, 1), widths[0])
     for number, width in zip(blocks, widths, strict=True):
         for step in range(number):
             stride = 2 if step == 0 else 1
@@ -226,15 +231,16 @@ def test_an_arcface_of_full_size_converts_exactly(tmp_path, compare):
     assert found.min() > 1 - 1e-3
 
 
+@pytest.mark.parametrize("raw", [False, True])
 def test_a_pack_with_a_recogniser_of_the_released_layout_recognises_alike_as_insightface(
-    tmp_path, faces_root, photos, face_analyser
+    tmp_path, faces_root, photos, raw
 ):
     """The whole road of a user: a pack's folder for prepare, its .onnx for the identity loss."""
     pytest.importorskip("onnx2torch", reason="install it with: pip install --no-deps onnx2torch")
     pack = tmp_path / "models" / "made"
     pack.mkdir(parents=True)
     (pack / "det.onnx").write_bytes((faces_root / "models" / "mini" / "det_blaze_256.onnx").read_bytes())
-    path = iresnet(pack / "w600k_r50.onnx", (1, 1, 1, 1), (8, 8, 16, 32))
+    path = iresnet(pack / "w600k_r50.onnx", (1, 1, 1, 1), (8, 8, 16, 32), raw=raw)
     analyser = InsightFaceAnalyser.from_pack("made", root=tmp_path, provider="CPU")
     recogniser = ArcFace.from_onnx(path)
     picture = pixels(photos / "obama.png")
