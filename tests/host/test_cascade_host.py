@@ -31,7 +31,7 @@ def at(model, strength, **options):
     return guider(apply_pair(model, tiny_comfy.adapter_patcher(), people, strength, **options), POSITIVE, NEGATIVE)
 
 
-@pytest.mark.parametrize("mode", ["two_strength", "released"])
+@pytest.mark.parametrize("mode", ["one_pass", "two_strength", "released"])
 @pytest.mark.parametrize("shape", [(16, 16), (20, 12), (13, 17)])
 def test_equal_strengths_are_a_plain_run_at_that_strength(model, paired, mode, shape):
     run = sample(cascade(paired, mode, scene=0.7, face=0.7), (1, 4, *shape))
@@ -50,7 +50,7 @@ def test_a_prediction_is_the_face_s_where_the_focus_is_and_the_scene_s_elsewhere
     assert (joined - expected).abs().max() / sigma < 1e-3
 
 
-@pytest.mark.parametrize("mode", ["two_strength", "released"])
+@pytest.mark.parametrize("mode", ["one_pass", "two_strength", "released"])
 def test_the_same_seed_gives_the_same_picture_twice(paired, mode):
     made = cascade(paired, mode)
     first, focus = sample(made, (1, 4, 16, 16), sampler="euler_ancestral"), made.focus
@@ -60,13 +60,13 @@ def test_the_same_seed_gives_the_same_picture_twice(paired, mode):
 
 
 @pytest.mark.parametrize("name", ["dpmpp_2m", "heun", "dpm_2", "dpmpp_sde", "uni_pc", "lcm", "ddim"])
-@pytest.mark.parametrize("mode", ["two_strength", "released"])
+@pytest.mark.parametrize("mode", ["one_pass", "two_strength", "released"])
 def test_any_sampler_runs(paired, name, mode):
     out = sample(cascade(paired, mode), (1, 4, 12, 12), steps=3, sampler=name, scheduler="karras")
     assert torch.isfinite(out).all()
 
 
-@pytest.mark.parametrize("mode", ["two_strength", "released"])
+@pytest.mark.parametrize("mode", ["one_pass", "two_strength", "released"])
 def test_without_guidance_it_runs_too(paired, mode):
     made = cascade(paired, mode, cfg=1.0)
     assert torch.isfinite(sample(made, (1, 4, 12, 12))).all()
@@ -105,7 +105,7 @@ def test_an_inpainting_mask_keeps_what_it_covers(paired):
     latent = torch.randn(1, 4, 16, 16)
     mask = torch.zeros(1, 1, 16, 16)
     mask[..., 8:] = 1
-    for mode in ("two_strength", "released"):
+    for mode in ("one_pass", "two_strength", "released"):
         out = sample(cascade(paired, mode), (1, 4, 16, 16), latent=latent, denoise_mask=mask)
         assert torch.allclose(out[..., :8], latent[..., :8], atol=1e-3)
         assert not torch.allclose(out[..., 8:], latent[..., 8:], atol=1e-1)
