@@ -35,14 +35,15 @@ class Step:
         picture: what the guider was asked about, [images, channels, H, W]; None when no guider told.
         positives: uuids of the conditionings that are the guider's positive; None when no guider told.
         areas: uuid -> (height, width, top, left) in latent pixels, for conditionings with an area.
-        strength: takes the place of the pair's own strength (the cascade sets it).
+        strength: takes the place of the pair's own strength (the cascade sets it): a number, or one for every place of the
+            whole latent, [images, 1, H, W].
         observe: called for every patched layer with `Observation` (the cascade's focus mask listens).
     """
 
     picture: Tensor | None = None
     positives: frozenset | None = None
     areas: dict[Any, tuple[int, ...]] = dataclasses.field(default_factory=dict)
-    strength: float | None = None
+    strength: float | Tensor | None = None
     observe: Callable[[Observation], None] | None = None
 
     @classmethod
@@ -112,23 +113,37 @@ class Call:
 
     def _weights(self, pair: Any, shape: tuple[int, int], places: int, device: torch.device) -> Tensor:
         strength = pair.strength if self.step.strength is None else self.step.strength
-        persons = torch.tensor(pair.person_strengths, device=device) * strength
-        if pair.masks is None:
-            return persons[None, :, None]
+        persons = torch.tensor(pair.person_strengths, device=device)[None, :, None]
+        varying = isinstance(strength, Tensor)
+        if not varying:
+            persons = persons * strength
+            if pair.masks is None:
+                return persons
+        what, instead = (
+            ("focus", "choose the mode two_strength") if varying else ("person masks", "leave the masks out")
+        )
         if shape[0] * shape[1] != places:
             raise HostError(
                 f"A layer of {shape[0]} x {shape[1]} places came with {places}: another node merges places (token "
-                "merging, for instance), so the person masks cannot be laid over them. Remove that node or the masks."
+                f"merging, for instance), so the {what} cannot be laid over them. Remove that node, or {instead}."
             )
-        masks = self._once((id(pair), "masks", device), lambda: pair.latent_masks(self.size, self.images).to(device))
-        cut = [_cut(masks[place.image if masks.shape[0] > 1 else 0], place) for place in self._all_places()]
-        return person_weights(torch.stack(cut), shape) * persons[None, :, None]
+        field = self._once((id(pair), "field", device), lambda: self._field(pair, strength, device))
+        cut = [_cut(field[place.image if len(field) > 1 else 0], place) for place in self._all_places(what, instead)]
+        return person_weights(torch.stack(cut), shape) * persons
 
-    def _all_places(self) -> list[Place]:
+    def _field(self, pair: Any, strength: float | Tensor, device: torch.device) -> Tensor:
+        """What varies over the whole picture, masks and strength, [images or 1, P or 1, *size]."""
+        masks = None if pair.masks is None else pair.latent_masks(self.size, self.images).to(device)
+        if not isinstance(strength, Tensor):
+            return masks
+        strength = strength.to(device)
+        return strength if masks is None else masks * strength
+
+    def _all_places(self, what: str, instead: str) -> list[Place]:
         if None in self.places:
             raise HostError(
                 "The sampler cut the picture into pieces that cannot be found again in the whole, so it is not known "
-                "where the person masks belong. Sample without tiles, or without the masks."
+                f"where the {what} belong{'s' if what == 'focus' else ''}. Sample without tiles, or {instead}."
             )
         return self.places
 

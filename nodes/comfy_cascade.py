@@ -17,20 +17,23 @@ from ..dhumandiff.cascade import (
     SCENE_STRENGTH,
     blend,
     focus_mask,
+    strength_map,
 )
 from ..dhumandiff.errors import HostError
 from ..dhumandiff.focus import FocusListener, ReleasedListener
 from .comfy_call import STEP
 from .comfy_pair import KEY, pairs_of, with_step
 
-MODES = ("two_strength", "released")
+MODES = ("one_pass", "two_strength", "released")
 _OWN_STEPS = ("dpm_fast_function", "dpm_adaptive_function")
 
 
 class CascadeGuider(comfy.samplers.CFGGuider):
-    """Classifier-free guidance at two strengths of the pair, joined by the focus mask.
+    """Classifier-free guidance at two strengths of the pair, each where the focus says.
 
     Modes:
+        one_pass: one trajectory and one prediction a step, at a strength that varies over the picture by the focus gathered
+            so far.
         two_strength: one trajectory; at every step the focus gathered so far joins both predictions. Two predictions
             a step.
         released: as published. One run at scene strength for the mask, then a second run from the same noise with both
@@ -77,9 +80,9 @@ class CascadeGuider(comfy.samplers.CFGGuider):
         """Sample as ComfyUI's guider does; in the mode `released` twice, with one progress from start to end."""
         rest = (denoise_mask, callback, disable_pbar, seed)
         self.focus = None
-        if self.mode == "two_strength" or sigmas.shape[-1] < 2:
+        if self.mode != "released" or sigmas.shape[-1] < 2:
             self._listener = FocusListener()
-            self._predict = self._predict_two_strength
+            self._predict = self._predict_one_pass if self.mode == "one_pass" else self._predict_two_strength
             return super().sample(noise, latent_image, sampler, sigmas, *rest)
 
         self._check_last_step(float(sigmas[-2]))
@@ -138,12 +141,22 @@ class CascadeGuider(comfy.samplers.CFGGuider):
         """Around ComfyUI's prediction for a list of prompts."""
         own, self._own = self._own, False
 
-        def at(strength: float, observe: Any = None) -> list[Tensor]:
+        def at(strength: float | Tensor, observe: Any = None) -> list[Tensor]:
             step = model_options["transformer_options"][STEP]
             step = dataclasses.replace(step, strength=strength, observe=observe if own else None)
             return executor(model, conds, x, timestep, with_step(model_options, step))
 
         return self._predict(at, timestep)
+
+    def _predict_one_pass(self, at: Callable[..., list[Tensor]], sigma: Tensor) -> list[Tensor]:
+        maps = self._listener.maps()
+        if maps is not None:
+            made = at(strength_map(maps, self.scene_strength, self.face_strength, self.focus_share), self._listener)
+        else:  # attention can be heard only where the persons count at all
+            made = at(self.scene_strength or self.face_strength, self._listener)
+        maps = self._listener.maps()
+        self.focus = None if maps is None else focus_mask(maps, self.focus_share)
+        return made
 
     def _predict_two_strength(self, at: Callable[..., list[Tensor]], sigma: Tensor) -> list[Tensor]:
         # Attention can be heard only where the persons count at all.

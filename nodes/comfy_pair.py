@@ -55,7 +55,7 @@ class Pair:
     def active(self, call: Call) -> bool:
         """Whether the pair adds anything in this call."""
         strength = self.strength if call.step.strength is None else call.step.strength
-        if strength == 0 or not any(self.person_strengths):
+        if (not isinstance(strength, Tensor) and strength == 0) or not any(self.person_strengths):
             return False
         if self.start <= 0 and self.end >= 1:
             return True

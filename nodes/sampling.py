@@ -50,8 +50,9 @@ def cascade_inputs() -> list[io.Input]:
             "mode",
             options=list(MODES),
             default=MODES[0],
-            tooltip="two_strength: the focus is found while sampling, about twice the time of a plain run. "
-            "released: as published, a first run for the mask and then a second one, about three times.",
+            tooltip="one_pass: the focus is found while sampling, and one prediction a step has both strengths, each in its "
+            "place. two_strength: two predictions, joined by the focus: twice the time. released: as published, a first "
+            "run for the mask and then a second one: three times.",
             **ADVANCED,
         ),
     ]

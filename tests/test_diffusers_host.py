@@ -96,6 +96,28 @@ class Straightforward:
 
         return self.euler(predict), masks
 
+    def one_pass(self, scene, face, share):
+        focus = FocusMap(1, 2, tuple(self.noise.shape[-2:]))
+
+        def best():
+            low, high = focus.maps()[0].amin((1, 2), keepdim=True), focus.maps()[0].amax((1, 2), keepdim=True)
+            stretched = ((focus.maps()[0] - low) / (high - low)).amax(0)
+            return stretched, stretched.flatten().sort(descending=True).values[round(share * stretched.numel()) - 1]
+
+        def predict(x, sigma, t):
+            strength = scene
+            if focus.count.any():
+                stretched, kept = best()
+                strength = (scene + (face - scene) * (stretched / kept).clamp(max=1) ** 2)[None, None]
+            guided, (_, seen) = self.guided(strength, x, sigma, t)
+            for layer in seen:
+                focus.add(layer.probabilities[0], layer.shape, layer.places[0])
+            return guided
+
+        picture = self.euler(predict)
+        stretched, kept = best()
+        return picture, stretched >= kept
+
     def released(self, scene, face, share):
         last = []
 
@@ -119,7 +141,7 @@ class Straightforward:
         return self.euler(second), mask
 
 
-@pytest.mark.parametrize("mode", ["none", "two_strength", "released"])
+@pytest.mark.parametrize("mode", ["none", "one_pass", "two_strength", "released"])
 def test_the_same_seed_gives_the_same_picture_and_another_seed_another(portrait, adapter, people, mode):
     first, focus = portrait.generate(adapter, people, MARKED, mode=mode, **SMALL)
     second, again = portrait.generate(adapter, people, MARKED, mode=mode, **SMALL)
@@ -170,6 +192,16 @@ def test_the_mode_two_strength_is_the_straightforward_one(portrait, adapter, peo
     assert len(masks) == 3
     assert torch.equal(focus, masks[-1])
     assert far(ours, expected) <= 1
+
+
+@pytest.mark.parametrize("share", [(0, 1), (0.3, 1)])
+def test_the_mode_one_pass_is_the_straightforward_one(portrait, adapter, people, share):
+    settings = {"scene_strength": 0.2, "face_strength": 1.5, "focus_share": 0.25, "start": share[0]}
+    ours, focus = portrait.generate(adapter, people, MARKED, mode="one_pass", **settings, **SMALL)
+    expected, mask = Straightforward(portrait, adapter, people, share=share).one_pass(0.2, 1.5, 0.25)
+    assert torch.equal(focus, mask)
+    assert far(ours, expected) <= 1
+    assert far(ours, Straightforward(portrait, adapter, people, share=share).plain(0.2)) > 1
 
 
 def test_the_mode_released_is_the_straightforward_one(portrait, adapter, people):
@@ -233,7 +265,7 @@ def test_without_faces_in_the_scene_the_focus_is_heard_from_the_faces(portrait, 
     assert far(ours, expected) <= 1
 
 
-@pytest.mark.parametrize("mode", ["two_strength", "released"])
+@pytest.mark.parametrize("mode", ["one_pass", "two_strength", "released"])
 def test_with_equal_strengths_the_cascade_is_a_plain_run(portrait, adapter, people, mode):
     ours, _ = portrait.generate(adapter, people, MARKED, mode=mode, scene_strength=0.8, face_strength=0.8, **SMALL)
     plain, _ = portrait.generate(adapter, people, MARKED, mode="none", strength=0.8, **SMALL)
@@ -248,7 +280,7 @@ def test_a_share_of_0_is_the_scene_and_of_1_the_face(portrait, adapter, people):
         assert far(ours, plain) <= 1
 
 
-@pytest.mark.parametrize("mode", ["none", "two_strength", "released"])
+@pytest.mark.parametrize("mode", ["none", "one_pass", "two_strength", "released"])
 def test_a_cfg_of_1_computes_no_unconditional_half(portrait, adapter, people, mode):
     rows = []
     hook = portrait.pipeline.unet.register_forward_pre_hook(
@@ -260,7 +292,7 @@ def test_a_cfg_of_1_computes_no_unconditional_half(portrait, adapter, people, mo
     finally:
         hook.remove()
     assert set(rows) == {(1, 1)}
-    assert len(rows) == 2 * 3 * {"none": 1, "two_strength": 2, "released": 3}[mode]
+    assert len(rows) == 2 * 3 * {"none": 1, "one_pass": 1, "two_strength": 2, "released": 3}[mode]
     assert far(image, one) == 0  # the negative prompt is without effect
     if mode == "none":
         expected = Straightforward(portrait, adapter, people, cfg=1.0)

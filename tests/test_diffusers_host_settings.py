@@ -55,7 +55,7 @@ def test_what_would_fail_after_a_run_is_refused_before_it(portrait, adapter, peo
 
 
 @pytest.mark.parametrize("size", [(104, 72), (72, 136), (64, 64)])
-@pytest.mark.parametrize("mode", ["two_strength", "released"])
+@pytest.mark.parametrize("mode", ["one_pass", "two_strength", "released"])
 def test_any_picture_shape_works(portrait, adapter, people, size, mode):
     image, focus = portrait.generate(adapter, people, MARKED, steps=2, size=size, mode=mode)
     assert image.size == size
@@ -81,7 +81,7 @@ def test_persons_without_strength_leave_nothing_to_focus_on(portrait, adapter, p
     assert far(image, plain) == 0
 
 
-@pytest.mark.parametrize(("mode", "total"), [("none", 3), ("two_strength", 3), ("released", 6)])
+@pytest.mark.parametrize(("mode", "total"), [("none", 3), ("one_pass", 3), ("two_strength", 3), ("released", 6)])
 def test_progress_goes_once_from_start_to_end(portrait, adapter, people, mode, total):
     told = []
     portrait.generate(adapter, people, MARKED, mode=mode, progress=lambda *now: told.append(now), **SMALL)
@@ -141,7 +141,7 @@ def test_nan_on_the_way_is_told_with_advice(adapter, people):
         ({"seed": -1}, "seed is -1; it lies between 0 and"),
         ({"cfg": 0.5}, "cfg is 0.5; it lies between 1 and 100"),
         ({"cfg": float("nan")}, "cfg is nan"),
-        ({"mode": "cheap"}, "modes none, two_strength, released, not 'cheap'"),
+        ({"mode": "cheap"}, "modes none, one_pass, two_strength, released, not 'cheap'"),
         ({"strength": -1.0}, "strength is -1.0; it lies between 0 and 3"),
         ({"scene_strength": 3.5}, "scene strength is 3.5"),
         ({"person_strengths": [1.0, -1.0]}, "strength of person 2 is -1.0; it lies between 0 and 3"),

@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> None:
             people = shot.script.people
             drawn = {}
             for name in VERSIONS:
-                settings = {"mode": "none", "strength": 0.0} if name == "plain" else {"mode": "two_strength"}
+                settings = {"mode": "none", "strength": 0.0} if name == "plain" else {"mode": "one_pass"}
                 drawn[name] = base.generate(
                     weights[name],
                     [references[who] for who in people],

@@ -97,9 +97,7 @@ def draw_sheet(rows: Sequence[Row], *, same: float, stranger: float, how: str) -
     sentences = [_lines(row.marked, width - 2 * MARGIN, SENTENCE) for row in rows]
     tall = [round(SENTENCE * 1.35) * len(lines) + 14 + high + UNDER + 40 for lines in sentences]
     about = _lines(ABOUT, width - 2 * MARGIN, NOTE)
-    notes = [
-        line for note in _legend(same, stranger, how) for line in _lines(note, width - 2 * MARGIN, NOTE)
-    ]
+    notes = [line for note in _legend(same, stranger, how) for line in _lines(note, width - 2 * MARGIN, NOTE)]
     head = 96 + NOTE_LINE * len(about)
     sheet = Image.new("RGB", (width, head + 100 + sum(tall) + 30 + NOTE_LINE * len(notes) + MARGIN), PAPER)
     draw = ImageDraw.Draw(sheet)
@@ -130,7 +128,7 @@ def _legend(same: float, stranger: float, how: str) -> list[str]:
         "drawing. A tick: it takes the face for whom the sentence puts there.",
         f"Two drawings of one person measure {same:.2f} on average. A stranger is who measures no more than {stranger:.2f} "
         "(the grey mark), which 19 of 20 other people do not exceed.",
-        f"{how}; cascade two_strength. In the last "
+        f"{how}; cascade one_pass. In the last "
         "column everything but the K/V is as in the second, and the noise of a row is the same throughout.",
     ]
 

@@ -76,7 +76,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     add("--steps", type=int, help=f"of the sampler (default: 50; mini: {MINI['steps']})")
     add("--sampler", choices=("euler", "euler_ancestral"), help=f"default: euler; mini: {MINI['sampler']}")
     add("--cfg", type=float, help=f"guidance (default: 5; mini: {MINI['cfg']:g}); 1 switches it off")
-    add("--mode", default="two_strength", help="of the cascade: two_strength, released, none (default: two_strength)")
+    add("--mode", default="one_pass", help="of the cascade: one_pass, two_strength, released, none (default: one_pass)")
     add("--scene-strength", type=float, default=0.7, help="of the faces outside of the faces (default: 0.7)")
     add("--face-strength", type=float, default=1.0, help="of the faces where they are (default: 1.0)")
     add("--focus-share", type=float, default=0.1, help="share of the picture that is face (default: 0.1)")
@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> None:
     for path in filter(None, (args.out, args.focus_out)):
         check_writable(path, "picture", ".png")
     if args.focus_out and args.mode == "none":
-        raise HostError("The mode none has no focus mask: leave --focus-out away, or choose two_strength or released.")
+        raise HostError("The mode none has no focus mask: leave --focus-out away, or choose one of the others.")
     if args.focus_out and args.focus_out.absolute() == args.out.absolute():
         raise ImageError(f"--out and --focus-out are both {args.out}: choose another name for one of them.")
 

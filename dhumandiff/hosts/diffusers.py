@@ -25,7 +25,16 @@ from ..focus import Observation, Place
 if TYPE_CHECKING:
     from ..references import FaceReference
 
-__all__ = ["Attached", "PairedProcessor", "attach", "check_fit", "cross_attention_layers", "layer_shape"]
+__all__ = [
+    "Attached",
+    "PairedProcessor",
+    "attach",
+    "check_fit",
+    "cross_attention_layers",
+    "is_zero",
+    "layer_shape",
+    "strength_at",
+]
 
 # Processors that compute plain attention, which `PairedProcessor` computes likewise; any other would be lost.
 _HOW_TO_DETACH = {
@@ -78,7 +87,7 @@ class Attached:
     """A pair on a UNet; see `attach`.
 
     Attributes:
-        strength: may be changed between calls.
+        strength: may be changed between calls: a number, or one for every place of the latent, [images, 1, H, W].
         observe: called with a `focus.Observation` for every layer of every call.
     """
 
@@ -94,7 +103,7 @@ class Attached:
     ) -> None:
         if hasattr(references, "clip_hidden"):
             raise HostError("A list of references is needed, one a person; put the one reference into [ ].")
-        self.strength = strength
+        self.strength: float | Tensor = strength
         self.person_strengths = tuple([1.0] * len(references) if person_strengths is None else person_strengths)
         self.masks = masks
         self.guidance = guidance
@@ -145,7 +154,7 @@ class Attached:
 
     def term(self, layer: int, query: Tensor, heads: int) -> Tensor | None:
         """What the persons add to a layer, [rows, Q, C]; None for nothing."""
-        if self.strength == 0 or not any(self.person_strengths):
+        if is_zero(self.strength) or not any(self.person_strengths):
             return None
         roles = self.roles(query.shape[0])
         keys, values = self._layer_keys_values(layer, query)
@@ -161,11 +170,10 @@ class Attached:
         return term
 
     def _weights(self, shape: tuple[int, int], images: int, query: Tensor) -> Tensor:
-        strengths = torch.tensor(self.person_strengths, device=query.device)[None, :, None] * self.strength
-        if self.masks is None:
-            return strengths
-        masks = self.latent_masks(self.size, images).to(query.device)
-        weights = person_weights(masks, shape) * strengths
+        weights = torch.tensor(self.person_strengths, device=query.device)[None, :, None]
+        weights = weights * strength_at(self.strength, shape, query.device)
+        if self.masks is not None:
+            weights = weights * person_weights(self.latent_masks(self.size, images).to(query.device), shape)
         return weights if len(weights) == 1 else weights.repeat(query.shape[0] // images, 1, 1)
 
     def _layer_keys_values(self, layer: int, query: Tensor) -> tuple[Tensor, Tensor]:
@@ -179,6 +187,16 @@ class Attached:
     def _note_size(self, _: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         sample = args[0] if args else kwargs["sample"]
         self.size = (sample.shape[-2], sample.shape[-1])
+
+
+def is_zero(strength: float | Tensor) -> bool:
+    """Whether a strength is 0 for certain, without a look at the places of a map."""
+    return not isinstance(strength, Tensor) and strength == 0
+
+
+def strength_at(strength: float | Tensor, shape: tuple[int, int], device: torch.device) -> float | Tensor:
+    """A strength at the places of a layer: the number, or a map [images, 1, H, W] as [images, 1, height * width]."""
+    return person_weights(strength.to(device), shape) if isinstance(strength, Tensor) else strength
 
 
 def layer_shape(size: tuple[int, int], places: int) -> tuple[int, int]:

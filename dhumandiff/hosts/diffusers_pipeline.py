@@ -23,7 +23,16 @@ from ..errors import HostError
 from ..prompt import Prompt, parse_prompt
 from .diffusers import attach
 from .diffusers_base import BUILT_IN, choose_device, choose_dtype, load_pipeline, package
-from .diffusers_sampling import MASK_ADVICE, NO_MASK, Sampler, check_finite, first_noise, released, two_strength
+from .diffusers_sampling import (
+    MASK_ADVICE,
+    NO_MASK,
+    Sampler,
+    check_finite,
+    first_noise,
+    one_pass,
+    released,
+    two_strength,
+)
 from .diffusers_text import bound_words, encode_prompt
 
 if TYPE_CHECKING:
@@ -32,8 +41,8 @@ if TYPE_CHECKING:
 
 __all__ = ["MODES", "NEGATIVE", "Portrait", "check_settings"]
 
-MODES = ("none", "two_strength", "released")
-"""Of the cascade: without it, with one trajectory, or as published (cascade.py)."""
+MODES = ("none", "one_pass", "two_strength", "released")
+"""Of the cascade: without it, with one trajectory and one prediction a step, or two, or as published (cascade.py)."""
 
 SAMPLERS = {"euler": "EulerDiscreteScheduler", "euler_ancestral": "EulerAncestralDiscreteScheduler"}
 """Samplers by ComfyUI's names. The ancestral one adds noise at every step, with which it gets out of early mistakes."""
@@ -95,7 +104,7 @@ class Portrait:
         size: tuple[int, int] = (512, 512),
         steps: int = 50,
         cfg: float = 5.0,
-        mode: str = "two_strength",
+        mode: str = "one_pass",
         scene_strength: float = SCENE_STRENGTH,
         face_strength: float = FACE_STRENGTH,
         focus_share: float = FOCUS_SHARE,
@@ -150,10 +159,9 @@ class Portrait:
             sampler = Sampler(self, attached, conditions, cfg, [seed], (start, end), total, progress)
             if mode == "none":
                 latent, focus = sampler.sample(noise, steps, lambda x, t, _: sampler.predict(strength, x, t)), None
-            elif mode == "two_strength":
-                latent, focus = two_strength(sampler, noise, steps, scene_strength, face_strength, focus_share)
             else:
-                latent, focus = released(sampler, noise, steps, scene_strength, face_strength, focus_share)
+                run = {"one_pass": one_pass, "two_strength": two_strength, "released": released}[mode]
+                latent, focus = run(sampler, noise, steps, scene_strength, face_strength, focus_share)
         return self._decode(latent), None if focus is None else focus[0].cpu()
 
     def bound_words(self, prompt: Prompt) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..cascade import blend, focus_mask
+from ..cascade import blend, focus_mask, strength_map
 from ..errors import HostError
 from ..focus import FocusListener, ReleasedListener
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .diffusers import Attached
     from .diffusers_pipeline import Portrait
 
-__all__ = ["MASK_ADVICE", "NO_MASK", "Sampler", "check_finite", "first_noise", "released", "two_strength"]
+__all__ = ["MASK_ADVICE", "NO_MASK", "Sampler", "check_finite", "first_noise", "one_pass", "released", "two_strength"]
 
 NO_MASK = (
     "The mode released reads its mask from the faces in the last step of a run at scene strength, and there are none."
@@ -96,8 +96,8 @@ class Sampler:
                 self.progress(min(self.done, self.total), self.total)
         return x
 
-    def predict(self, strength: float, x: Tensor, t: Any, observe: Callable | None = None) -> Tensor:
-        """Guided noise at a strength of the pair (0 in a step in which it does not act), float32.
+    def predict(self, strength: float | Tensor, x: Tensor, t: Any, observe: Callable | None = None) -> Tensor:
+        """Guided noise at a strength of the pair (0 in a step in which it does not act; or one for every place), float32.
 
         `observe` hears every layer to which the pair adds something.
         """
@@ -132,6 +132,21 @@ def two_strength(
         return blend(at_scene, at_face, focus)
 
     return sampler.sample(noise, steps, predict), focus
+
+
+def one_pass(
+    sampler: Sampler, noise: Tensor, steps: int, scene: float, face: float, share: float
+) -> tuple[Tensor, Tensor | None]:
+    """One trajectory and one prediction a step; the focus gathered so far says which strength holds where."""
+    listener = FocusListener()
+
+    def predict(x: Tensor, t: Any, _: bool) -> Tensor:
+        maps = listener.maps()
+        first = scene if scene > 0 else face  # attention can be heard only where the persons count at all
+        return sampler.predict(first if maps is None else strength_map(maps, scene, face, share), x, t, listener)
+
+    latent, maps = sampler.sample(noise, steps, predict), listener.maps()
+    return latent, None if maps is None else focus_mask(maps, share)
 
 
 def released(

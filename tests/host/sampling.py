@@ -13,6 +13,14 @@ class _Once(comfy.samplers.Sampler):
         return model_wrap(noise, sigmas[:1].expand(noise.shape[0]), **extra_args)
 
 
+class _Twice(_Once):
+    """Asks for the same prediction twice and returns the second one."""
+
+    def sample(self, *given, **more):
+        super().sample(*given, **more)
+        return super().sample(*given, **more)
+
+
 def guider(model, positive, negative=None, cfg=5.0):
     """ComfyUI's own guider."""
     made = comfy.samplers.CFGGuider(model)
@@ -26,10 +34,12 @@ def sigma_at(model, timestep):
     return model.get_model_object("model_sampling").sigmas[timestep]
 
 
-def predict(guider, picture, sigma):
-    """The guider's clean picture for a noisy one at a noise level."""
+def predict(guider, picture, sigma, twice=False):
+    """The guider's clean picture for a noisy one at a noise level; `twice`: the second time that it is asked."""
     sigmas = torch.stack([sigma, torch.zeros(())])
-    out = guider.sample(picture, torch.zeros_like(picture), _Once(), sigmas, disable_pbar=True, seed=0)
+    out = guider.sample(
+        picture, torch.zeros_like(picture), _Twice() if twice else _Once(), sigmas, disable_pbar=True, seed=0
+    )
     return guider.model_patcher.model.process_latent_in(out)
 
 

@@ -31,7 +31,7 @@ def at(model, strength, **options):
     return guider(apply_pair(model, tiny_comfy.adapter_patcher(), people, strength, **options), POSITIVE, NEGATIVE)
 
 
-@pytest.mark.parametrize("mode", ["two_strength", "released"])
+@pytest.mark.parametrize("mode", ["one_pass", "two_strength", "released"])
 @pytest.mark.parametrize("shape", [(16, 16), (20, 12), (13, 17)])
 def test_equal_strengths_are_a_plain_run_at_that_strength(model, paired, mode, shape):
     run = sample(cascade(paired, mode, scene=0.7, face=0.7), (1, 4, *shape))
@@ -50,7 +50,46 @@ def test_a_prediction_is_the_face_s_where_the_focus_is_and_the_scene_s_elsewhere
     assert (joined - expected).abs().max() / sigma < 1e-3
 
 
-@pytest.mark.parametrize("mode", ["two_strength", "released"])
+def test_one_pass_begins_at_the_scene_s_strength_and_goes_on_with_one_for_every_place(model, paired, monkeypatch):
+    from dhd_pack.nodes import comfy_cascade
+
+    made, maps = cascade(paired, "one_pass", scene=0.2, face=0.9, share=0.25), []
+    strength_map = comfy_cascade.strength_map
+    monkeypatch.setattr(comfy_cascade, "strength_map", lambda *given: maps.append(strength_map(*given)) or maps[-1])
+    picture, sigma = torch.randn(2, 4, 16, 12) * 10, sigma_at(model, 500)
+    first = predict(made, picture, sigma)
+    assert (first - predict(at(model, 0.2), picture, sigma)).abs().max() / sigma < 1e-4
+    second = predict(made, picture, sigma, twice=True)
+    (field,) = maps
+    assert field.shape == (2, 1, 16, 12)
+    assert field.amin() < 0.3
+    assert field.amax() == pytest.approx(0.9)
+    assert (field > 0.9 - 1e-5).float().mean(dim=(1, 2, 3)).tolist() == pytest.approx([0.25] * 2)
+    people, both = [tiny_comfy.reference(1), tiny_comfy.reference(2)], [field[:, 0], field[:, 0]]
+    masked = apply_pair(model, tiny_comfy.adapter_patcher(), people, 1.0, masks=both)
+    expected = predict(guider(masked, POSITIVE, NEGATIVE), picture, sigma)
+    assert (second - expected).abs().max() / sigma < 1e-4
+
+
+def test_one_pass_asks_the_model_as_often_as_a_plain_run(model, paired):
+    def calls(made):
+        count = []
+        made.model_patcher = made.model_patcher.clone()
+        made.model_patcher.set_model_unet_function_wrapper(
+            lambda apply, args: count.append(1) or apply(args["input"], args["timestep"], **args["c"])
+        )
+        sample(made, (1, 4, 12, 12))
+        return len(count)
+
+    plain = calls(at(model, 0.7))
+    assert [calls(cascade(paired, mode)) for mode in ("one_pass", "two_strength", "released")] == [
+        plain,
+        2 * plain,
+        3 * plain,
+    ]
+
+
+@pytest.mark.parametrize("mode", ["one_pass", "two_strength", "released"])
 def test_the_same_seed_gives_the_same_picture_twice(paired, mode):
     made = cascade(paired, mode)
     first, focus = sample(made, (1, 4, 16, 16), sampler="euler_ancestral"), made.focus
@@ -60,13 +99,13 @@ def test_the_same_seed_gives_the_same_picture_twice(paired, mode):
 
 
 @pytest.mark.parametrize("name", ["dpmpp_2m", "heun", "dpm_2", "dpmpp_sde", "uni_pc", "lcm", "ddim"])
-@pytest.mark.parametrize("mode", ["two_strength", "released"])
+@pytest.mark.parametrize("mode", ["one_pass", "two_strength", "released"])
 def test_any_sampler_runs(paired, name, mode):
     out = sample(cascade(paired, mode), (1, 4, 12, 12), steps=3, sampler=name, scheduler="karras")
     assert torch.isfinite(out).all()
 
 
-@pytest.mark.parametrize("mode", ["two_strength", "released"])
+@pytest.mark.parametrize("mode", ["one_pass", "two_strength", "released"])
 def test_without_guidance_it_runs_too(paired, mode):
     made = cascade(paired, mode, cfg=1.0)
     assert torch.isfinite(sample(made, (1, 4, 12, 12))).all()
@@ -105,7 +144,7 @@ def test_an_inpainting_mask_keeps_what_it_covers(paired):
     latent = torch.randn(1, 4, 16, 16)
     mask = torch.zeros(1, 1, 16, 16)
     mask[..., 8:] = 1
-    for mode in ("two_strength", "released"):
+    for mode in ("one_pass", "two_strength", "released"):
         out = sample(cascade(paired, mode), (1, 4, 16, 16), latent=latent, denoise_mask=mask)
         assert torch.allclose(out[..., :8], latent[..., :8], atol=1e-3)
         assert not torch.allclose(out[..., 8:], latent[..., 8:], atol=1e-1)

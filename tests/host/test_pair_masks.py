@@ -125,7 +125,7 @@ def test_each_tile_gets_its_piece_of_the_masks(model, adapter, people, weights):
 
 
 @pytest.mark.parametrize("batched", [False, True])
-@pytest.mark.parametrize("mode", ["two_strength", "released"])
+@pytest.mark.parametrize("mode", ["one_pass", "two_strength", "released"])
 def test_the_cascade_runs_on_tiles_or_says_what_to_choose(model, adapter, people, batched, mode):
     made = CascadeGuider(tiled(apply_pair(model, adapter, people), batched))
     made.set_cascade(mode=mode)
@@ -150,7 +150,7 @@ def test_tiles_that_cannot_be_found_again_are_refused_with_masks_only(model, ada
         patched.set_model_unet_function_wrapper(blurred)
         run = guider(patched, POSITIVE, NEGATIVE)
         if given:
-            with pytest.raises(DHumanDiffError, match="Sample without tiles, or without the masks"):
+            with pytest.raises(DHumanDiffError, match="Sample without tiles, or leave the masks out"):
                 sample(run, (1, 4, 16, 16))
         else:
             assert torch.isfinite(sample(run, (1, 4, 16, 16))).all()

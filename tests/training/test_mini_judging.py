@@ -231,7 +231,13 @@ def wishes():
 
 @pytest.mark.parametrize(
     ("mode", "sampler"),
-    [("none", "euler"), ("none", "euler_ancestral"), ("two_strength", "euler"), ("released", "euler_ancestral")],
+    [
+        ("none", "euler"),
+        ("none", "euler_ancestral"),
+        ("one_pass", "euler_ancestral"),
+        ("two_strength", "euler"),
+        ("released", "euler_ancestral"),
+    ],
 )
 def test_a_batch_gives_the_pictures_that_generate_gives_one_by_one(portrait, adapter, wishes, mode, sampler):
     how = Sampling(mode=mode, sampler=sampler, steps=3, scene_strength=0.5, face_strength=1.2, strength=0.8, cfg=3.0)
@@ -281,7 +287,7 @@ def test_no_wishes_give_no_pictures(portrait, adapter):
 
 
 def test_settings_that_make_no_picture_are_refused(portrait, adapter, wishes):
-    with pytest.raises(HostError, match="modes none, two_strength, released, not 'both'"):
+    with pytest.raises(HostError, match="modes none, one_pass, two_strength, released, not 'both'"):
         sample_portraits(portrait, adapter, wishes, Sampling(mode="both"))
     with pytest.raises(HostError, match="scene strength is 9"):
         sample_portraits(portrait, adapter, wishes, Sampling(scene_strength=9))

@@ -26,9 +26,16 @@ from dhumandiff.encode import VisionTower, encode_reference
 from dhumandiff.errors import FaceError, HostError
 from dhumandiff.faces import FaceAnalyser
 from dhumandiff.focus import Observation, Place
-from dhumandiff.hosts.diffusers import PairedProcessor, check_fit, cross_attention_layers, layer_shape
+from dhumandiff.hosts.diffusers import (
+    PairedProcessor,
+    check_fit,
+    cross_attention_layers,
+    is_zero,
+    layer_shape,
+    strength_at,
+)
 from dhumandiff.hosts.diffusers_pipeline import Portrait, check_settings
-from dhumandiff.hosts.diffusers_sampling import Sampler, released, two_strength
+from dhumandiff.hosts.diffusers_sampling import Sampler, one_pass, released, two_strength
 from dhumandiff.hosts.diffusers_text import encode_prompt
 from dhumandiff.mini.base import SIZE, mini_pipeline, mini_vision
 from dhumandiff.mini.faces import MiniFaces, mini_faces, mini_judge
@@ -53,11 +60,11 @@ SMALLEST_FACE = 24
 class Sampling:
     """How pictures are sampled.
 
-    mode: none, two_strength or released (cascade.py). strength: of both people where the mode is none. scene_strength,
+    mode: none, one_pass, two_strength or released (cascade.py). strength: of both people where the mode is none. scene_strength,
     face_strength, focus_share: of the cascade. cfg, steps, sampler: guidance, steps, and which sampler takes them.
     """
 
-    mode: str = "two_strength"
+    mode: str = "one_pass"
     scene_strength: float = SCENE_STRENGTH
     face_strength: float = FACE_STRENGTH
     focus_share: float = FOCUS_SHARE
@@ -197,7 +204,7 @@ class RowPair:
     def __init__(
         self, unet: nn.Module, adapter: Adapter | None, couples: Sequence[Sequence[FaceReference]], guidance: bool
     ) -> None:
-        self.strength = 1.0
+        self.strength: float | Tensor = 1.0
         self.observe: Callable[[Observation], None] | None = None
         self.images, self.size = len(couples), (0, 0)
         self.roles = [0] * self.images * guidance + [1] * self.images
@@ -222,13 +229,17 @@ class RowPair:
 
     def term(self, layer: int, query: Tensor, heads: int) -> Tensor | None:
         """What the persons add to a layer, [rows, Q, C]; None for nothing."""
-        if self.strength == 0:
+        if is_zero(self.strength):
             return None
         if layer not in self._known:
             keys, values = self.adapter.keys_values(layer, self._tokens)
             self._known[layer] = keys.to(query), values.to(query)
         keys, values = self._known[layer]
-        weights = query.new_full((1, 1, 1), self.strength)
+        weights = query.new_ones(1, 1, 1) * strength_at(
+            self.strength, layer_shape(self.size, query.shape[1]), query.device
+        )
+        if len(weights) > 1:
+            weights = weights.repeat(len(query) // len(weights), 1, 1)
         term, probabilities = paired_attention(query, keys, values, heads, weights)
         if self.observe is not None:
             shape = layer_shape(self.size, query.shape[1])
@@ -261,7 +272,7 @@ def _sample(
     if sampling.mode == "none" or pair.adapter is None:
         strength = 0.0 if pair.adapter is None else sampling.strength
         return sampler.sample(noise, steps, lambda x, t, _: sampler.predict(strength, x, t))
-    run = two_strength if sampling.mode == "two_strength" else released
+    run = {"one_pass": one_pass, "two_strength": two_strength, "released": released}[sampling.mode]
     return run(sampler, noise, steps, scene, face, share)[0]
 
 

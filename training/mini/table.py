@@ -102,7 +102,7 @@ def plot(rows: Mapping[str, Mapping[str, Any]], path: str | Path) -> Path:
     for axes, (measure, title) in zip(
         figure.subplots(1, 2), (("right", "right person"), ("recognition", "recognition")), strict=True
     ):
-        for number, mode in enumerate(("none", "two_strength", "released")):
+        for number, mode in enumerate(("none", "two_strength", "released", "one_pass")):
             line = sorted(
                 (row for row in shipped if row["name"] != "base" and (row["sampling"] or {}).get("mode") == mode),
                 key=_strengths,

@@ -38,7 +38,7 @@ class Settings:
     cfg: float = 5.0
     sampler: str = "euler"
     negative: str = NEGATIVE
-    mode: str = "two_strength"
+    mode: str = "one_pass"
     scene_strength: float = 0.7
     face_strength: float = 1.0
     strength: float = 1.0
