@@ -103,7 +103,7 @@ def test_the_command_s_defaults_are_the_library_s(arguments, asked):
         "size": (512, 512),
         "steps": 50,
         "cfg": 5.0,
-        "mode": "two_strength",
+        "mode": "one_pass",
         "scene_strength": SCENE_STRENGTH,
         "face_strength": FACE_STRENGTH,
         "focus_share": FOCUS_SHARE,

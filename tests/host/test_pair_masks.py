@@ -139,11 +139,28 @@ def test_the_cascade_runs_on_tiles_or_says_what_to_choose(model, adapter, people
         assert made.focus.shape == (1, 16, 16)
 
 
-def test_tiles_that_cannot_be_found_again_are_refused_with_masks_only(model, adapter, people):
-    def blurred(apply_model, args):
-        piece = F.avg_pool2d(args["input"], 2)
-        return F.interpolate(apply_model(piece, args["timestep"], **args["c"]), scale_factor=2)
+def blurred(apply_model, args):
+    """A pack whose pieces are found nowhere in the picture."""
+    piece = F.avg_pool2d(args["input"], 2)
+    return F.interpolate(apply_model(piece, args["timestep"], **args["c"]), scale_factor=2)
 
+
+def test_one_pass_says_what_to_choose_where_its_focus_cannot_be_laid(model, adapter, people):
+    patched = apply_pair(model, adapter, people)
+    patched.set_model_unet_function_wrapper(blurred)
+    for mode in ("two_strength", "one_pass"):
+        made = CascadeGuider(patched)
+        made.set_cascade(mode=mode)
+        made.set_conds(POSITIVE, NEGATIVE)
+        made.set_cfg(5.0)
+        if mode == "one_pass":
+            with pytest.raises(DHumanDiffError, match="where the focus belongs.*choose the mode two_strength"):
+                sample(made, (1, 4, 16, 16))
+        else:
+            assert torch.isfinite(sample(made, (1, 4, 16, 16))).all()
+
+
+def test_tiles_that_cannot_be_found_again_are_refused_with_masks_only(model, adapter, people):
     masks = left_and_right(16, 16)
     for given in ((), masks):
         patched = apply_pair(model, adapter, people, masks=given)

@@ -85,7 +85,7 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(run, tmp_path, capsy
     assert main(["evaluate", "--pairs", "20", "--seeds", "1", "--hardest", "0", "--out", str(out), "--dry_run"]) == 0
     said = capsys.readouterr().out
     assert "Would judge the adapter that ships (13 layers, K/V for 2 people) on the base mini." in said
-    assert "20 portraits (mode two_strength, 10 steps, guidance" in said
+    assert "20 portraits (mode one_pass, 10 steps, guidance" in said
     assert not out.exists()
 
 
