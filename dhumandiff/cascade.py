@@ -32,6 +32,7 @@ __all__ = [
     "FOCUS_SHARE",
     "SCENE_STRENGTH",
     "blend",
+    "first_strength",
     "focus_mask",
     "released_focus_mask",
     "released_layer_map",
@@ -138,6 +139,12 @@ def focus_mask(maps: Tensor, share: float = FOCUS_SHARE) -> Tensor:
         return torch.zeros_like(stretched, dtype=torch.bool)
     # Without the second condition a flat map (all zero) would count as all face.
     return (stretched >= _least(stretched, share)) & ((stretched > 0) | (share >= 1))
+
+
+def first_strength(scene: float, face: float, share: float = FOCUS_SHARE) -> float:
+    """The strength of a step before anything is known of the focus: the scene's, unless the picture is all face, or the faces,
+    whose attention is to be heard, would not count at all."""
+    return face if share >= 1 or (scene == 0 and share > 0) else scene
 
 
 def strength_map(maps: Tensor, scene: float, face: float, share: float = FOCUS_SHARE) -> Tensor:

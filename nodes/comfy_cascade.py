@@ -16,6 +16,7 @@ from ..dhumandiff.cascade import (
     FOCUS_SHARE,
     SCENE_STRENGTH,
     blend,
+    first_strength,
     focus_mask,
     strength_map,
 )
@@ -150,10 +151,8 @@ class CascadeGuider(comfy.samplers.CFGGuider):
 
     def _predict_one_pass(self, at: Callable[..., list[Tensor]], sigma: Tensor) -> list[Tensor]:
         maps = self._listener.maps()
-        if maps is not None:
-            made = at(strength_map(maps, self.scene_strength, self.face_strength, self.focus_share), self._listener)
-        else:  # attention can be heard only where the persons count at all
-            made = at(self.scene_strength or self.face_strength, self._listener)
+        given = (self.scene_strength, self.face_strength, self.focus_share)
+        made = at(first_strength(*given) if maps is None else strength_map(maps, *given), self._listener)
         maps = self._listener.maps()
         self.focus = None if maps is None else focus_mask(maps, self.focus_share)
         return made

@@ -105,7 +105,7 @@ class Straightforward:
             return stretched, stretched.flatten().sort(descending=True).values[round(share * stretched.numel()) - 1]
 
         def predict(x, sigma, t):
-            strength = scene
+            strength = scene or face
             if focus.count.any():
                 stretched, kept = best()
                 strength = (scene + (face - scene) * (stretched / kept).clamp(max=1) ** 2)[None, None]
@@ -226,7 +226,7 @@ def test_the_pair_acts_in_its_share_of_the_noise_only(portrait, adapter, people,
 
 @pytest.mark.parametrize("share", SHARES.values(), ids=SHARES)
 def test_the_cascade_keeps_to_the_share_too(portrait, adapter, people, share):
-    settings = {"scene_strength": 0.2, "face_strength": 1.5, "focus_share": 0.25}
+    settings = {"scene_strength": 0.2, "face_strength": 1.5, "focus_share": 0.25, "mode": "two_strength"}
     ours, focus = portrait.generate(adapter, people, MARKED, start=share[0], end=share[1], **settings, **SMALL)
     expected, masks = Straightforward(portrait, adapter, people, share=share).two_strength(0.2, 1.5, 0.25)
     assert torch.equal(focus, masks[-1])
@@ -258,10 +258,14 @@ def test_a_share_is_one_of_noise_however_the_steps_are_spaced(adapter, people, m
 
 def test_without_faces_in_the_scene_the_focus_is_heard_from_the_faces(portrait, adapter, people):
     settings = {"scene_strength": 0.0, "face_strength": 1.5, "focus_share": 0.25}
-    ours, focus = portrait.generate(adapter, people, MARKED, **settings, **SMALL)
+    ours, focus = portrait.generate(adapter, people, MARKED, mode="two_strength", **settings, **SMALL)
     expected, masks = Straightforward(portrait, adapter, people).two_strength(0.0, 1.5, 0.25)
     assert torch.equal(focus, masks[-1])
     assert focus.any()
+    assert far(ours, expected) <= 1
+    ours, focus = portrait.generate(adapter, people, MARKED, mode="one_pass", **settings, **SMALL)
+    expected, mask = Straightforward(portrait, adapter, people).one_pass(0.0, 1.5, 0.25)
+    assert torch.equal(focus, mask)
     assert far(ours, expected) <= 1
 
 
@@ -272,9 +276,10 @@ def test_with_equal_strengths_the_cascade_is_a_plain_run(portrait, adapter, peop
     assert far(ours, plain) <= 1
 
 
-def test_a_share_of_0_is_the_scene_and_of_1_the_face(portrait, adapter, people):
+@pytest.mark.parametrize("mode", ["one_pass", "two_strength"])
+def test_a_share_of_0_is_the_scene_and_of_1_the_face(portrait, adapter, people, mode):
     for share, strength in ((0.0, 0.7), (1.0, 1.0)):
-        ours, focus = portrait.generate(adapter, people, MARKED, focus_share=share, **SMALL)
+        ours, focus = portrait.generate(adapter, people, MARKED, mode=mode, focus_share=share, **SMALL)
         plain, _ = portrait.generate(adapter, people, MARKED, mode="none", strength=strength, **SMALL)
         assert focus.float().mean() == share
         assert far(ours, plain) <= 1

@@ -26,7 +26,11 @@ def unet_calls(portrait, generate):
 
 def test_where_the_pair_does_not_act_one_prediction_is_enough(portrait, adapter, people):
     late = {"start": 0.5, **SMALL}  # in two of the three steps
-    assert unet_calls(portrait, lambda: portrait.generate(adapter, people, MARKED, **late)) == 1 + 2 * 2
+    for mode, calls in (("one_pass", 3), ("two_strength", 1 + 2 * 2)):
+        assert (
+            unet_calls(portrait, lambda mode=mode: portrait.generate(adapter, people, MARKED, mode=mode, **late))
+            == calls
+        )
     released = {"mode": "released", **late}
     assert unet_calls(portrait, lambda: portrait.generate(adapter, people, MARKED, **released)) == 3 + 1 + 2 * 2
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..cascade import blend, focus_mask, strength_map
+from ..cascade import blend, first_strength, focus_mask, strength_map
 from ..errors import HostError
 from ..focus import FocusListener, ReleasedListener
 
@@ -142,8 +142,8 @@ def one_pass(
 
     def predict(x: Tensor, t: Any, _: bool) -> Tensor:
         maps = listener.maps()
-        first = scene if scene > 0 else face  # attention can be heard only where the persons count at all
-        return sampler.predict(first if maps is None else strength_map(maps, scene, face, share), x, t, listener)
+        at = first_strength(scene, face, share) if maps is None else strength_map(maps, scene, face, share)
+        return sampler.predict(at, x, t, listener)
 
     latent, maps = sampler.sample(noise, steps, predict), listener.maps()
     return latent, None if maps is None else focus_mask(maps, share)

@@ -229,7 +229,7 @@ def test_the_cascade_blends_mask_prompts_as_plain_guiders_predict_them(model, ad
     scene, face = (
         predict(guider(apply_pair(model, adapter, people, s), prompts, NEGATIVE), PICTURE, sigma) for s in (0.7, 1.0)
     )
-    made = cascade(apply_pair(model, adapter, people), positive=prompts)
+    made = cascade(apply_pair(model, adapter, people), "two_strength", positive=prompts)
     joined = predict(made, PICTURE, sigma)
     assert near(joined, torch.where(made.focus[:, None], face, scene), sigma)
     only_left = cascade(apply_pair(model, adapter, people), positive=masked(POSITIVE, left, True))
@@ -314,11 +314,11 @@ def beside(model, adapter, people, controlled):
 @pytest.mark.parametrize("name", ["ControlNet", "mask prompts", "second pair", *GUIDANCE])
 def test_equal_strengths_are_a_plain_run_and_unlike_ones_are_not(beside, name, mode):
     (paired, *prompts), (strong, *_) = beside(name, 0.3), beside(name, 0.7)
-    plain = sample(guider(strong, *prompts), (1, 4, 16, 16), 2)
-    even = sample(cascade(paired, mode, 0.7, 0.7, *prompts), (1, 4, 16, 16), 2)
+    plain = sample(guider(strong, *prompts), (1, 4, 16, 16), 3)
+    even = sample(cascade(paired, mode, 0.7, 0.7, *prompts), (1, 4, 16, 16), 3)
     assert torch.allclose(even, plain, atol=1e-2 if name in GUIDANCE else 1e-3)
     made = cascade(paired, mode, 0.7, 1.0, *prompts)
-    assert not torch.allclose(sample(made, (1, 4, 16, 16), 2), plain, atol=5e-2)
+    assert not torch.allclose(sample(made, (1, 4, 16, 16), 3), plain, atol=5e-2)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -365,7 +365,8 @@ def test_every_sampler_runs_the_cascade(pairs, name):
         return sample(made, (1, 4, 8, 8), 2, sampler=name)
 
     plain = run(guider(pairs[1], POSITIVE, NEGATIVE))
-    assert torch.allclose(run(cascade(pairs[0], scene=0.7, face=0.7)), plain, atol=1e-3)
+    even = run(cascade(pairs[0], scene=0.7, face=0.7))
+    assert torch.allclose(even, plain, atol=3e-3)  # heun enlarges what rounding leaves
     made = cascade(pairs[0])
     two = run(made)
     assert torch.isfinite(two).all()
@@ -382,7 +383,7 @@ def test_every_scheduler_runs_the_cascade(pairs, name, mode):
 
 @pytest.mark.parametrize("name", ["euler", "euler_cfg_pp"])
 def test_one_step_is_the_face_s_in_the_focus_and_the_scene_s_elsewhere(pairs, name):
-    made = cascade(pairs[0])
+    made = cascade(pairs[0], "two_strength")
     joined = between(made, name, 700, 400)
     scene, face = (between(guider(m, POSITIVE, NEGATIVE), name, 700, 400) for m in pairs[1:])
     assert torch.allclose(joined, torch.where(made.focus[:, None], face, scene), atol=1e-4)
