@@ -147,7 +147,7 @@ def first_strength(scene: float, face: float, share: float = FOCUS_SHARE) -> flo
     return face if share >= 1 or (scene == 0 and share > 0) else scene
 
 
-def strength_map(maps: Tensor, scene: float, face: float, share: float = FOCUS_SHARE) -> Tensor:
+def strength_map(maps: Tensor, scene: float, face: float, share: float = FOCUS_SHARE) -> Tensor | float:
     """The strength at every place, ``scene + (face - scene) * M`` with a soft M: 1 where `focus_mask` has its faces.
 
     Around them M falls with the square of how clearly a place reads a face. This project's choice: in one prediction there is
@@ -158,16 +158,12 @@ def strength_map(maps: Tensor, scene: float, face: float, share: float = FOCUS_S
         share: share of the picture where M is 1; 0 leaves the scene's strength everywhere.
 
     Returns:
-        [images, 1, H, W].
+        [images, 1, H, W]; or the number, where it is the same everywhere.
     """
+    if scene == face or share <= 0 or share >= 1:
+        return face if share >= 1 else scene
     stretched = _stretched(maps)
-    if share <= 0:
-        soft = torch.zeros_like(stretched)
-    elif share >= 1:
-        soft = torch.ones_like(stretched)
-    else:
-        tiny = torch.finfo(maps.dtype).tiny
-        soft = (stretched / _least(stretched, share).clamp(min=tiny)).clamp(max=1).square()
+    soft = (stretched / _least(stretched, share).clamp(min=torch.finfo(maps.dtype).tiny)).clamp(max=1).square()
     return (scene + (face - scene) * soft)[:, None]
 
 

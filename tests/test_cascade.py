@@ -9,7 +9,16 @@ import torch.nn.functional as F
 from layouts import TINY_HIDDEN, random_reference
 
 from dhumandiff.attention import paired_attention, released_attention_map
-from dhumandiff.cascade import FACE_STRENGTH, FOCUS_SHARE, SCENE_STRENGTH, blend, focus_mask, released_focus_mask
+from dhumandiff.cascade import (
+    FACE_STRENGTH,
+    FOCUS_SHARE,
+    SCENE_STRENGTH,
+    blend,
+    first_strength,
+    focus_mask,
+    released_focus_mask,
+    strength_map,
+)
 from dhumandiff.errors import HostError
 from dhumandiff.focus import FocusListener, FocusMap, Observation, Place, ReleasedListener, token_contrast
 
@@ -285,3 +294,23 @@ def test_the_released_mask_of_a_diffusers_unet_is_that_of_its_own_queries_and_ke
     assert len(maps) == len(TINY_HIDDEN)
     # A product of one row may be summed in another order than one of two, so a place on the edge may differ.
     assert (listener.mask(1, 90)[0] != released_reference(maps)).float().mean() < 0.002
+
+
+def test_strengths_go_softly_from_the_scene_s_to_the_face_s_where_the_focus_is():
+    maps = torch.rand(2, 2, 12, 8, generator=torch.Generator().manual_seed(0))
+    strengths = strength_map(maps, 0.7, 1.0, 0.25)
+    assert strengths.shape == (2, 1, 12, 8)
+    assert torch.equal(strengths[:, 0] > 1.0 - 1e-6, focus_mask(maps, 0.25))
+    assert 0.7 <= strengths.min() < strengths.max() <= 1.0 + 1e-6
+    assert strengths[:, 0].std() > 0.05
+    flat = strength_map(torch.full((1, 2, 4, 4), 0.3), 0.7, 1.0)
+    assert torch.equal(flat, torch.full((1, 1, 4, 4), 0.7))
+    assert [strength_map(maps, 0.7, 1.0, share) for share in (0.0, 1.0)] == [0.7, 1.0]
+    assert strength_map(maps, 0.7, 0.7) == 0.7
+
+
+def test_the_first_step_has_the_scene_s_strength_unless_nobody_would_be_heard_or_all_is_face():
+    assert first_strength(0.7, 1.0) == 0.7
+    assert first_strength(0.0, 1.0) == 1.0
+    assert first_strength(0.0, 1.0, 0.0) == 0.0
+    assert first_strength(0.7, 1.0, 1.0) == 1.0

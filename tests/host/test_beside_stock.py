@@ -365,8 +365,7 @@ def test_every_sampler_runs_the_cascade(pairs, name):
         return sample(made, (1, 4, 8, 8), 2, sampler=name)
 
     plain = run(guider(pairs[1], POSITIVE, NEGATIVE))
-    even = run(cascade(pairs[0], scene=0.7, face=0.7))
-    assert torch.allclose(even, plain, atol=3e-3)  # heun enlarges what rounding leaves
+    assert torch.allclose(run(cascade(pairs[0], scene=0.7, face=0.7)), plain, atol=1e-3)
     made = cascade(pairs[0])
     two = run(made)
     assert torch.isfinite(two).all()
