@@ -70,7 +70,10 @@ def person_weights(masks: Tensor, shape: tuple[int, int]) -> Tensor:
     """
     height, width = shape
     if height <= masks.shape[-2] and width <= masks.shape[-1]:
-        resized = F.adaptive_avg_pool2d(masks, shape)
+        # Apple's GPUs pool whole multiples only.
+        uneven = masks.shape[-2] % height or masks.shape[-1] % width
+        source = masks.cpu() if uneven and masks.device.type == "mps" else masks
+        resized = F.adaptive_avg_pool2d(source, shape).to(masks.device)
     else:
         resized = F.interpolate(masks, size=shape, mode="bilinear", align_corners=False)
     return rearrange(resized, "b p h w -> b p (h w)")

@@ -16,7 +16,7 @@ from .base import Base, check_shards_fit, outline_base
 from .config import TrainConfig
 from .data.folder import Folder, open_folders
 from .model import PairModel
-from .objectives import build_objectives, check_data
+from .objectives import Objective, build_objectives, check_data
 from .start import start_adapter
 
 __all__ = ["Estimate", "dry_run", "estimate"]
@@ -57,7 +57,7 @@ def dry_run(config: TrainConfig) -> str:
     folders, _ = open_folders(config.data.folders)
     objectives = build_objectives(config.objectives, folders)
     check_data(objectives, folders)
-    base, pair = _outline(config, folders)
+    base, pair = _outline(config, folders, objectives)
     memory = estimate(config, folders, base, pair)
     samples = sum(folder.samples for folder in folders)
     shards = sum(len(folder.shards) for folder in folders)
@@ -121,11 +121,11 @@ def estimate(config: TrainConfig, folders: Sequence[Folder], base: Base, pair: P
     return Estimate({**in_gb, "the GPU's own, a guess": OWN})
 
 
-def _outline(config: TrainConfig, folders: Sequence[Folder]) -> tuple[Base, PairModel]:
+def _outline(config: TrainConfig, folders: Sequence[Folder], objectives: Sequence[Objective]) -> tuple[Base, PairModel]:
     base = outline_base(config.base.path, text_encoder=config.start.subject_path)
     check_shards_fit(base, folders)
     adapter = start_adapter(config.start, base, folders[0], config.seed, device="meta")
-    watched = frozenset(what for objective in build_objectives(config.objectives) for what in objective.watches)
+    watched = frozenset(what for objective in objectives for what in objective.watches)
     zero = folders[0].common["clip_hidden_zero"].to("meta")
     return base, PairModel(base, adapter, zero, watched, config.objectives.localisation.smallest)
 

@@ -124,13 +124,18 @@ def test_each_tile_gets_its_piece_of_the_masks(model, adapter, people, weights):
     assert all((given[:, 0] == 0).all() and (given[:, 1] == 1).all() for given in last)
 
 
-@pytest.mark.parametrize("batched", [False, True])
-@pytest.mark.parametrize("mode", ["one_pass", "two_strength", "released"])
-def test_the_cascade_runs_on_tiles_or_says_what_to_choose(model, adapter, people, batched, mode):
-    made = CascadeGuider(tiled(apply_pair(model, adapter, people), batched))
+def cascade(patched, mode):
+    made = CascadeGuider(patched)
     made.set_cascade(mode=mode)
     made.set_conds(POSITIVE, NEGATIVE)
     made.set_cfg(5.0)
+    return made
+
+
+@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize("mode", ["one_pass", "two_strength", "released"])
+def test_the_cascade_runs_on_tiles_or_says_what_to_choose(model, adapter, people, batched, mode):
+    made = cascade(tiled(apply_pair(model, adapter, people), batched), mode)
     if mode == "released":
         with pytest.raises(DHumanDiffError, match="two_strength"):
             sample(made, (1, 4, 16, 16))
@@ -149,10 +154,7 @@ def test_one_pass_says_what_to_choose_where_its_focus_cannot_be_laid(model, adap
     patched = apply_pair(model, adapter, people)
     patched.set_model_unet_function_wrapper(blurred)
     for mode in ("two_strength", "one_pass"):
-        made = CascadeGuider(patched)
-        made.set_cascade(mode=mode)
-        made.set_conds(POSITIVE, NEGATIVE)
-        made.set_cfg(5.0)
+        made = cascade(patched, mode)
         if mode == "one_pass":
             with pytest.raises(DHumanDiffError, match="where the focus belongs.*choose the mode two_strength"):
                 sample(made, (1, 4, 16, 16))
