@@ -14,47 +14,75 @@ C = heads x channels of a head.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
 from .errors import HostError
 
-__all__ = ["fit_masks", "paired_attention", "person_weights", "released_attention_map"]
+__all__ = ["ReadyKeysValues", "fit_masks", "paired_attention", "person_weights", "released_attention_map"]
+
+
+@dataclass(frozen=True)
+class ReadyKeysValues:
+    """Keys and values of all persons at one layer, laid out for `ReadyKeysValues.attend`. They do not change while sampling, so
+    a host makes them once a run and layer.
+
+    Attributes:
+        keys: [B, heads, channels of a head, P * T], times ``1 / sqrt(channels of a head)``.
+        values: [B, heads, P * T, channels of a head].
+        persons: P.
+    """
+
+    keys: Tensor
+    values: Tensor
+    persons: int
+
+    @classmethod
+    def of(cls, keys: Tensor, values: Tensor, heads: int) -> ReadyKeysValues:
+        """Lay out keys and values, each [B, P, T, C]."""
+        k = rearrange(keys, "b p t (h d) -> b h d (p t)", h=heads)
+        v = rearrange(values, "b p t (h d) -> b h (p t) d", h=heads)
+        # Scaling before the product keeps it inside the range of float16.
+        return cls((k * k.shape[2] ** -0.5).contiguous(), v.contiguous(), keys.shape[1])
+
+    def attend(self, query: Tensor, weights: Tensor | float = 1.0) -> tuple[Tensor, Tensor]:
+        """Sum over the persons of ``weight * softmax(Q K^T / sqrt(d)) V``, and the probabilities on the way.
+
+        All persons go through one product; the softmax runs within each person's own tokens, so that nobody takes attention from
+        another.
+
+        Args:
+            query: [B, Q, C], the layer's own query.
+            weights: strength of each person at each place, [B or 1, P, Q or 1]; or one number.
+
+        Returns:
+            The term to add before the layer's ``to_out``, [B, Q, C] in the query's dtype; and the attention probabilities
+            before weighting, [B, heads, Q, P, T] in float32.
+        """
+        rows, places, width = query.shape
+        heads, tokens = self.keys.shape[1], self.keys.shape[3]
+        # Plain views: this runs in every layer at every step, where a pattern's reading would cost as much as the product.
+        q = query.view(rows, places, heads, -1).transpose(1, 2)
+        logits = (q @ self.keys).view(rows, heads, places, self.persons, -1)
+        probabilities = logits.softmax(dim=-1, dtype=torch.float32)
+        weighted = probabilities
+        if isinstance(weights, Tensor):
+            weighted = probabilities * weights.transpose(1, 2)[:, None, :, :, None]
+        elif weights != 1:
+            weighted = probabilities * weights
+        term = weighted.view(rows, heads, places, tokens).to(self.values.dtype) @ self.values
+        return term.transpose(1, 2).reshape(rows, places, width), probabilities
 
 
 def paired_attention(
-    query: Tensor, keys: Tensor, values: Tensor, heads: int, weights: Tensor | None = None
+    query: Tensor, keys: Tensor, values: Tensor, heads: int, weights: Tensor | float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """Sum over the persons of ``weight * softmax(Q K^T / sqrt(d)) V``, and the probabilities on the way.
-
-    Both persons go through one product; the softmax runs within each person's own tokens, so that neither takes
-    attention from the other.
-
-    Args:
-        query: [B, Q, C], the layer's own query.
-        keys: [B, P, T, C].
-        values: [B, P, T, C].
-        heads: attention heads of the layer.
-        weights: strength of each person at each place, [B, P, Q], or smaller where it does not vary ([B, P, 1]).
-            None means 1 everywhere.
-
-    Returns:
-        The term to add before the layer's ``to_out``, [B, Q, C] in the query's dtype; and the attention probabilities
-        before weighting, [B, heads, Q, P, T] in float32.
-    """
-    persons = keys.shape[1]
-    q = rearrange(query, "b q (h d) -> b h q d", h=heads)
-    k = rearrange(keys, "b p t (h d) -> b h d (p t)", h=heads)
-    v = rearrange(values, "b p t (h d) -> b h (p t) d", h=heads)
-    # Scaling the query first keeps the product inside the range of float16.
-    logits = (q * q.shape[-1] ** -0.5) @ k
-    probabilities = rearrange(logits, "b h q (p t) -> b h q p t", p=persons).float().softmax(dim=-1)
-    weighted = probabilities
-    if weights is not None:
-        weighted = probabilities * rearrange(weights, "b p q -> b 1 q p 1")
-    term = rearrange(weighted, "b h q p t -> b h q (p t)").to(v.dtype) @ v
-    return rearrange(term, "b h q d -> b q (h d)"), probabilities
+    """`ReadyKeysValues.attend` for keys and values [B, P, T, C] that are used once, as in training."""
+    return ReadyKeysValues.of(keys, values, heads).attend(query, weights)
 
 
 def person_weights(masks: Tensor, shape: tuple[int, int]) -> Tensor:

@@ -6,13 +6,13 @@ two listeners, one for each way of making the mask (cascade.py).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, reduce
+from einops import rearrange
 from torch import Tensor
 
 from .attention import released_attention_map
@@ -45,7 +45,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Observation:
-    """What one patched layer saw in one call; see `attention.paired_attention` for the shapes.
+    """What one patched layer saw in one call; see `attention.ReadyKeysValues` for the shapes.
 
     Attributes:
         pair: whose attention.
@@ -53,10 +53,10 @@ class Observation:
         shape: (height, width) of the layer.
         heads: attention heads of the layer.
         query: [rows, Q, C].
-        keys: [rows, P, T, C].
+        keys: a row's keys, row -> [P, T, C].
         probabilities: [rows, heads, Q, P, T].
         roles: for each row, 1 where it belongs to the positive prompt, else 0.
-        places: for each row where its picture lies in the whole; None where that is not known.
+        places: for each row where its picture lies in the whole; None where that is not known, or the row is not to be heard.
         size: (height, width) of the whole latent.
         images: pictures of the batch.
     """
@@ -66,7 +66,7 @@ class Observation:
     shape: tuple[int, int]
     heads: int
     query: Tensor
-    keys: Tensor
+    keys: Callable[[int], Tensor]
     probabilities: Tensor
     roles: Sequence[int]
     places: Sequence[Place | None]
@@ -75,16 +75,17 @@ class Observation:
 
 
 def token_contrast(probabilities: Tensor) -> Tensor:
-    """How unlike the rest of the picture each place reads a person: [heads, Q, P, T] -> [P, Q], 0..1.
+    """How unlike the rest of the picture each place reads a person: [rows, heads, Q, P, T] -> [rows, P, Q], 0..1.
 
     A person's probabilities always sum to 1 over the tokens, so "how much" says nothing; *which* tokens a place reads
     does. Most of a portrait is not face, so a place whose choice of tokens is far (total variation distance) from the
     picture's average is one where the person's face is being drawn. Independent of the order of the tokens, which a
     resampler leaves arbitrary. This project's choice.
     """
-    average = probabilities.mean(dim=1, keepdim=True)
-    distance = (probabilities - average).abs().sum(dim=-1) / 2
-    return reduce(distance, "heads q p -> p q", "mean")
+    average = probabilities.mean(dim=2, keepdim=True)
+    # Half the sum of differences is 1 less the sum of what both have, since both sum to 1: one pass less.
+    common = torch.minimum(probabilities, average).sum(dim=(1, 4)) / probabilities.shape[1]
+    return 1 - common.transpose(1, 2)
 
 
 class FocusMap:
@@ -99,24 +100,33 @@ class FocusMap:
     def __init__(self, images: int, persons: int, size: tuple[int, int], device: torch.device | str = "cpu") -> None:
         self.total = torch.zeros(images, persons, *size, device=device)
         self.count = torch.zeros(images, 1, *size, device=device)
+        self._new: dict[tuple[tuple[int, int], tuple[Place, ...]], tuple[Tensor, int]] = {}
 
-    def add(self, probabilities: Tensor, shape: tuple[int, int], place: Place) -> None:
-        """Add one layer's attention of one row.
+    def add(self, probabilities: Tensor, shape: tuple[int, int], places: Sequence[Place]) -> None:
+        """Add one layer's attention of some rows.
 
         Args:
-            probabilities: [heads, height * width, P, T] of `paired_attention`, a row of the conditional half.
+            probabilities: [rows, heads, height * width, P, T] of `ReadyKeysValues.attend`, rows of the conditional half.
             shape: (height, width) of the layer.
-            place: where the row's picture lies.
+            places: where each row's picture lies; all of one size.
         """
-        contrast = rearrange(token_contrast(probabilities), "p (h w) -> 1 p h w", h=shape[0])
-        contrast = F.interpolate(contrast, size=(place.height, place.width), mode="bilinear", align_corners=False)[0]
-        rows = slice(place.top, place.top + place.height)
-        columns = slice(place.left, place.left + place.width)
-        self.total[place.image, :, rows, columns] += contrast.to(self.total)
-        self.count[place.image, :, rows, columns] += 1
+        # Laying out is linear: layers of one shape are summed first, and laid out together when somebody asks.
+        key, contrast = (shape, tuple(places)), token_contrast(probabilities)
+        total, layers = self._new.get(key, (0, 0))
+        self._new[key] = (total + contrast, layers + 1)
 
     def maps(self) -> Tensor:
         """Mean so far, [images, P, H, W]; 0 where nothing was gathered."""
+        for ((height, _), places), (contrast, layers) in self._new.items():
+            pictures = rearrange(contrast, "rows p (h w) -> rows p h w", h=height)
+            size = (places[0].height, places[0].width)
+            pictures = F.interpolate(pictures, size=size, mode="bilinear", align_corners=False).to(self.total)
+            for picture, place in zip(pictures, places, strict=True):
+                rows = slice(place.top, place.top + place.height)
+                columns = slice(place.left, place.left + place.width)
+                self.total[place.image, :, rows, columns] += picture
+                self.count[place.image, :, rows, columns] += layers
+        self._new.clear()
         return self.total / self.count.clamp(min=1)
 
 
@@ -133,9 +143,13 @@ class FocusListener:
             self._maps[seen.pair] = FocusMap(seen.images, persons, seen.size, seen.query.device)
         if seen.shape[0] * seen.shape[1] != seen.query.shape[1]:
             return  # another pack merged places here; the other layers tell enough
-        for row, (role, place) in enumerate(zip(seen.roles, seen.places, strict=True)):
-            if role == 1 and place is not None:
-                self._maps[seen.pair].add(seen.probabilities[row], seen.shape, place)
+        known = zip(seen.roles, seen.places, strict=True)
+        rows = [row for row, (role, place) in enumerate(known) if role == 1 and place is not None]
+        if not rows:
+            return
+        together = rows == list(range(rows[0], rows[-1] + 1))  # then no copy
+        heard = seen.probabilities[rows[0] : rows[-1] + 1] if together else seen.probabilities[rows]
+        self._maps[seen.pair].add(heard, seen.shape, [seen.places[row] for row in rows])
 
     def maps(self) -> Tensor | None:
         """Focus of every person of every pair, inside their masks, [images, P, H, W]; None before anything was seen."""
@@ -158,11 +172,11 @@ class ReleasedListener:
 
     def __call__(self, seen: Observation) -> None:
         """Take in one layer of one call; later calls replace earlier ones, several pairs count alike."""
-        attention = released_attention_map(seen.query, seen.keys[:, 0], seen.heads)
         for row, (role, place) in enumerate(zip(seen.roles, seen.places, strict=True)):
             if place is not None and (place.height, place.width) == seen.size:
+                attention = released_attention_map(seen.query[row : row + 1], seen.keys(row)[:1], seen.heads)[0]
                 layers = self._layers.setdefault((role, place.image), {})
-                layers[seen.pair, seen.layer] = released_layer_map(attention[row], seen.shape, seen.size)
+                layers[seen.pair, seen.layer] = released_layer_map(attention, seen.shape, seen.size)
 
     def mask(self, images: int, percentile: float) -> Tensor:
         """The released focus mask of each picture, bool [images, H, W].

@@ -23,6 +23,9 @@ from ..dhumandiff.focus import Observation, Place
 
 log = logging.getLogger(__name__)
 
+Kind = tuple[int, int]
+"""What a row is: its role (1 positive, 0 negative), and which of several strengths it is predicted at."""
+
 STEP = "dhumandiff_step"
 CALL = "dhumandiff_call"
 
@@ -35,16 +38,20 @@ class Step:
         picture: what the guider was asked about, [images, channels, H, W]; None when no guider told.
         positives: uuids of the conditionings that are the guider's positive; None when no guider told.
         areas: uuid -> (height, width, top, left) in latent pixels, for conditionings with an area.
-        strength: takes the place of the pair's own strength (the cascade sets it): a number, or one for every place of the
-            whole latent, [images, 1, H, W].
+        strength: takes the place of the pair's own strength (the cascade sets it): a number; one for every place of the whole
+            latent, [images or 1, 1, H, W]; or several, where the guider's list of prompts is predicted once for each.
+        prompts: length of that list; it matters where there are several strengths.
         observe: called for every patched layer with `Observation` (the cascade's focus mask listens).
+        heard: which of several strengths `observe` hears.
     """
 
     picture: Tensor | None = None
     positives: frozenset | None = None
     areas: dict[Any, tuple[int, ...]] = dataclasses.field(default_factory=dict)
-    strength: float | Tensor | None = None
+    strength: float | Tensor | tuple[float, ...] | None = None
+    prompts: int = 1
     observe: Callable[[Observation], None] | None = None
+    heard: int = 0
 
     @classmethod
     def of_guider(cls, guider: Any, picture: Tensor) -> Step:
@@ -69,6 +76,7 @@ class Call:
     Attributes:
         step: the guider's step that this call belongs to.
         roles: for each row, 1 where it belongs to a positive, else 0.
+        copies: for each row, which of several strengths it is predicted at.
         places: for each row where its picture lies in the whole; None where that cannot be told.
         size: (height, width) of the whole latent.
         sigma: noise level, a number; read once, since reading it waits for the device.
@@ -78,74 +86,85 @@ class Call:
         self.step = step
         whole = picture if step.picture is None else step.picture
         self.size = (whole.shape[-2], whole.shape[-1])
-        chunk_roles = _chunk_roles(step, options)
-        self.images = whole.shape[0] if step.picture is not None else max(1, picture.shape[0] // len(chunk_roles))
+        kinds = list(zip(_chunk_roles(step, options), _chunk_copies(step, options), strict=True))
+        self.images = whole.shape[0] if step.picture is not None else max(1, picture.shape[0] // len(kinds))
         self.sigma_tensor = sigma
         self._cache: dict[Any, Any] = {}
         self.hit: set[tuple[int, int]] = set()
 
-        rows, chunks = picture.shape[0], len(chunk_roles)
+        rows, chunks = picture.shape[0], len(kinds)
         if rows == chunks * self.images:
-            self.roles = [role for role in chunk_roles for _ in range(self.images)]
+            row_kinds = [kind for kind in kinds for _ in range(self.images)]
             self.places = _known_places(step, picture, self.size, self.images, chunks, options)
         else:
             self.places = [None] * rows
         if None in self.places:
             self.places = [_find(row, whole, number % self.images) for number, row in enumerate(picture)]
-            self.roles = _tiled_roles(self.places, chunk_roles, self.images)
+            row_kinds = _tiled(self.places, kinds, self.images)
+        self.roles = tuple(role for role, _ in row_kinds)
+        self.copies = tuple(copy for _, copy in row_kinds)
 
     @property
     def sigma(self) -> float:
         """The call's noise level."""
         return self._once("sigma", lambda: float(self.sigma_tensor.flatten()[0]))
 
-    def row_roles(self, device: torch.device) -> Tensor:
-        """`roles` as an index, int64 [rows]."""
-        return self._once(("roles", device), lambda: torch.tensor(self.roles, device=device))
+    @property
+    def heard(self) -> list[Place | None]:
+        """`places` of the rows that `Step.observe` hears, None for the others."""
+        if not isinstance(self.step.strength, tuple):
+            return self.places
+        return [place if copy == self.step.heard else None for place, copy in zip(self.places, self.copies, strict=True)]
 
-    def weights(self, pair: Any, shape: tuple[int, int], places: int, device: torch.device) -> Tensor:
-        """Strength of each person at each place of a layer, [rows or 1, P, places or 1] float32.
+    def weights(self, pair: Any, shape: tuple[int, int], places: int, device: torch.device) -> Tensor | float:
+        """Strength of each person at each place of a layer, [rows or 1, P, places or 1] float32; a number where they are all
+        the same.
 
         Raises:
-            HostError: a person has a mask and it cannot be told where in the picture the rows lie.
+            HostError: a person has a mask, or the strength varies over the picture, and it cannot be told where in the picture the
+                rows lie.
         """
         return self._once((id(pair), shape, places, device), lambda: self._weights(pair, shape, places, device))
 
-    def _weights(self, pair: Any, shape: tuple[int, int], places: int, device: torch.device) -> Tensor:
-        strength = pair.strength if self.step.strength is None else self.step.strength
-        persons = torch.tensor(pair.person_strengths, device=device)[None, :, None]
+    def _weights(self, pair: Any, shape: tuple[int, int], places: int, device: torch.device) -> Tensor | float:
+        strength = pair.strength_in(self.step)
         varying = isinstance(strength, Tensor)
-        if not varying:
-            persons = persons * strength
-            if pair.masks is None:
-                return persons
-        what, instead = (
-            ("focus", "choose the mode two_strength") if varying else ("person masks", "leave the masks out")
-        )
+        if isinstance(strength, tuple):
+            strength = torch.tensor([strength[copy] for copy in self.copies], device=device)[:, None, None]
+        elif varying:
+            what = ("focus", "choose the mode two_strength")
+            strength = self._lay(strength.to(device), shape, places, *what)
+        elif pair.masks is None and len(set(pair.person_strengths)) == 1:
+            return strength * pair.person_strengths[0]
+        weights = torch.tensor(pair.person_strengths, device=device)[None, :, None] * strength
+        if pair.masks is not None:
+            weights = weights * self._laid_masks(pair, shape, places, device)
+        return weights
+
+    def _laid_masks(self, pair: Any, shape: tuple[int, int], places: int, device: torch.device) -> Tensor:
+        """The pair's masks at the places of a layer, [rows or 1, P, places]; made once a run and way of cutting the picture."""
+        key = (shape, places, device, self.size, tuple(self.places))
+        if key not in pair.laid_masks:
+            masks = pair.latent_masks(self.size, self.images).to(device)
+            pair.laid_masks[key] = self._lay(masks, shape, places, "person masks", "leave the masks out")
+        return pair.laid_masks[key]
+
+    def _lay(self, field: Tensor, shape: tuple[int, int], places: int, what: str, instead: str) -> Tensor:
+        """What varies over the whole picture, [images or 1, n, *size], at the places of a layer: [rows or 1, n, places]."""
         if shape[0] * shape[1] != places:
             raise HostError(
                 f"A layer of {shape[0]} x {shape[1]} places came with {places}: another node merges places (token "
                 f"merging, for instance), so the {what} cannot be laid over them. Remove that node, or {instead}."
             )
-        field = self._once((id(pair), "field", device), lambda: self._field(pair, strength, device))
-        cut = [_cut(field[place.image if len(field) > 1 else 0], place) for place in self._all_places(what, instead)]
-        return person_weights(torch.stack(cut), shape) * persons
-
-    def _field(self, pair: Any, strength: float | Tensor, device: torch.device) -> Tensor:
-        """What varies over the whole picture, masks and strength, [images or 1, P or 1, *size]."""
-        masks = None if pair.masks is None else pair.latent_masks(self.size, self.images).to(device)
-        if not isinstance(strength, Tensor):
-            return masks
-        strength = strength.to(device)
-        return strength if masks is None else masks * strength
-
-    def _all_places(self, what: str, instead: str) -> list[Place]:
         if None in self.places:
             raise HostError(
                 "The sampler cut the picture into pieces that cannot be found again in the whole, so it is not known "
                 f"where the {what} belong{'s' if what == 'focus' else ''}. Sample without tiles, or {instead}."
             )
-        return self.places
+        parts = [dataclasses.replace(place, image=place.image if len(field) > 1 else 0) for place in self.places]
+        if len(set(parts)) == 1:  # every row alike
+            parts = parts[:1]
+        return person_weights(torch.stack([_cut(field[part.image], part) for part in parts]), shape)
 
     def _once(self, key: Any, make: Callable[[], Any]) -> Any:
         if key not in self._cache:
@@ -164,6 +183,12 @@ def _chunk_roles(step: Step, options: dict[str, Any]) -> list[int]:
         _log_once("no guider named its positive; taking index 0 of the batch for it.")
         return [int(index == 0) for index in options.get("cond_or_uncond", [0])]
     return [int(uuid in step.positives) for uuid in options["uuids"]]
+
+
+def _chunk_copies(step: Step, options: dict[str, Any]) -> list[int]:
+    """Which of several strengths each chunk is predicted at: the guider's list of prompts is there once for each."""
+    indices = options.get("cond_or_uncond", [0])
+    return [index // step.prompts if isinstance(step.strength, tuple) else 0 for index in indices]
 
 
 def _known_places(
@@ -212,23 +237,23 @@ def _find(piece: Tensor, whole: Tensor, likely: int) -> Place | None:
     return next((place for place in found if place.image == likely), found[0] if found else None)
 
 
-def _tiled_roles(places: list[Place | None], chunk_roles: list[int], images: int) -> list[int]:
-    """Roles of the rows when each chunk of the batch became several tiles.
+def _tiled(places: list[Place | None], chunks: list[Kind], images: int) -> list[Kind]:
+    """What each row is when each chunk of the batch became several tiles.
 
     Tiling packs repeat the batch once per tile, so that the rows run [tile][chunk][image]; a pack may also keep the
     chunks outermost. The places tell which.
     """
-    rows, chunks = len(places), len(chunk_roles)
-    if len(set(chunk_roles)) == 1:
-        return [chunk_roles[0]] * rows
-    if rows % chunks:
+    rows, count = len(places), len(chunks)
+    if len(set(chunks)) == 1:
+        return [chunks[0]] * rows
+    if rows % count:
         raise HostError(
-            f"The model was called with {rows} pictures for {chunks} prompts, so it is not known which picture belongs "
+            f"The model was called with {rows} pictures for {count} prompts, so it is not known which picture belongs "
             "to which. Another node reorders the batch: sample without it."
         )
-    if rows == chunks * images:
-        return [role for role in chunk_roles for _ in range(images)]
-    group = places[: chunks * images]
+    if rows == count * images:
+        return [chunk for chunk in chunks for _ in range(images)]
+    group = places[: count * images]
     corners = {None if place is None else (place.top, place.left) for place in group}
     if None in corners:
         raise HostError(
@@ -236,8 +261,8 @@ def _tiled_roles(places: list[Place | None], chunk_roles: list[int], images: int
             "piece belongs to the positive prompt. Set the tile batch size to 1, or sample without tiles."
         )
     if len(corners) == 1:
-        return [chunk_roles[(row // images) % chunks] for row in range(rows)]
-    return [chunk_roles[row // (rows // chunks)] for row in range(rows)]
+        return [chunks[(row // images) % count] for row in range(rows)]
+    return [chunks[row // (rows // count)] for row in range(rows)]
 
 
 def _cut(masks: Tensor, place: Place) -> Tensor:

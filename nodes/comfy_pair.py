@@ -7,7 +7,7 @@ so that ComfyUI counts, offloads and casts them like any other model.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import comfy.model_management as model_management
@@ -16,7 +16,7 @@ from comfy.ldm.modules.attention import optimized_attention
 from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import Tensor
 
-from ..dhumandiff.attention import fit_masks, paired_attention
+from ..dhumandiff.attention import ReadyKeysValues, fit_masks
 from ..dhumandiff.errors import AdapterError, HostError, ImageError
 from ..dhumandiff.focus import Observation
 from .comfy_call import CALL, STEP, Call, Step
@@ -37,6 +37,7 @@ class Pair:
         person_strengths: one a person, multiplied with the strength.
         masks: [P, N, H, W] 0..1, or None.
         start, end: share of sampling in which the pair acts.
+        laid_masks: masks at the sizes of the layers, kept for a run (comfy_call.py).
     """
 
     adapter: Any
@@ -47,15 +48,20 @@ class Pair:
     masks: Tensor | None
     start: float = 0.0
     end: float = 1.0
-    _keys_values: dict[Any, tuple[Tensor, Tensor]] = dataclasses.field(default_factory=dict)
+    laid_masks: dict[Any, Tensor] = dataclasses.field(default_factory=dict)
+    _ready: dict[Any, ReadyKeysValues] = dataclasses.field(default_factory=dict)
     _checked: bool = False
     proven: bool = False
     sigma_range: tuple[float, float] = (float("inf"), 0.0)
 
+    def strength_in(self, step: Step) -> float | Tensor | tuple[float, ...]:
+        """The strength in a step: a cascade's, or the pair's own."""
+        return self.strength if step.strength is None else step.strength
+
     def active(self, call: Call) -> bool:
         """Whether the pair adds anything in this call."""
-        strength = self.strength if call.step.strength is None else call.step.strength
-        if (not isinstance(strength, Tensor) and strength == 0) or not any(self.person_strengths):
+        strength = self.strength_in(call.step)
+        if (not isinstance(strength, Tensor) and strength in (0, (0, 0))) or not any(self.person_strengths):
             return False
         if self.start <= 0 and self.end >= 1:
             return True
@@ -67,11 +73,17 @@ class Pair:
         self.sigma_range = (float(sampling.percent_to_sigma(self.start)), float(sampling.percent_to_sigma(self.end)))
 
     def keys_values(self, layer: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Keys and values of all face tokens at one layer, each [2, P, T, C]; made once a run."""
-        key = (layer, device, dtype)
-        if key not in self._keys_values:
-            self._keys_values[key] = self.adapter.model.keys_values(layer, self.tokens.to(device, dtype))
-        return self._keys_values[key]
+        """Keys and values of all face tokens at one layer, each [2, P, T, C]: unconditional, conditional."""
+        return self.adapter.model.keys_values(layer, self.tokens.to(device, dtype))
+
+    def ready_keys_values(self, layer: int, query: Tensor, heads: int, roles: tuple[int, ...]) -> ReadyKeysValues:
+        """Keys and values of rows with these roles; made once a run."""
+        key = (layer, query.device, query.dtype, roles)
+        if key not in self._ready:
+            keys, values = self.keys_values(layer, query.device, query.dtype)
+            rows = torch.tensor(roles, device=query.device)
+            self._ready[key] = ReadyKeysValues.of(keys[rows], values[rows], heads)
+        return self._ready[key]
 
     def latent_masks(self, size: tuple[int, int], images: int) -> Tensor:
         """Masks at the latent's size, [N or 1, P, *size]."""
@@ -95,7 +107,8 @@ class Pair:
 
     def forget(self) -> None:
         """Let go of what a run computed."""
-        self._keys_values.clear()
+        self._ready.clear()
+        self.laid_masks.clear()
         self._checked = self.proven = False
 
 
@@ -123,16 +136,17 @@ class PairedAttentionPatch:
         return out
 
     def _term(self, q: Tensor, heads: int, call: Call, extra_options: dict[str, Any]) -> Tensor:
-        keys, values = self.pair.keys_values(self.layer, q.device, q.dtype)
-        roles = call.row_roles(q.device)
-        keys, values = keys[roles], values[roles]
         shape = tuple(extra_options["activations_shape"][-2:])
-        weights = call.weights(self.pair, shape, q.shape[1], q.device)
-        term, probabilities = paired_attention(q, keys, values, heads, weights)
+        ready = self.pair.ready_keys_values(self.layer, q, heads, call.roles)
+        term, probabilities = ready.attend(q, call.weights(self.pair, shape, q.shape[1], q.device))
         if call.step.observe is not None:
-            watched = (self.pair, self.layer, shape, heads, q, keys, probabilities)
-            call.step.observe(Observation(*watched, call.roles, call.places, call.size, call.images))
+            # Only the mode `released` asks for keys, in the last step of its first run.
+            watched = (self.pair, self.layer, shape, heads, q, self._row_keys(q, call), probabilities)
+            call.step.observe(Observation(*watched, call.roles, call.heard, call.size, call.images))
         return term
+
+    def _row_keys(self, q: Tensor, call: Call) -> Callable[[int], Tensor]:
+        return lambda row: self.pair.keys_values(self.layer, q.device, q.dtype)[0][call.roles[row]]
 
     def models(self) -> list[Any]:
         """ModelPatchers that ComfyUI shall load along with the model."""

@@ -156,7 +156,7 @@ def test_the_published_values_are_the_defaults():
 
 def test_token_contrast_is_the_total_variation_from_the_picture_s_average():
     probabilities = torch.rand(3, 6, 2, 5).softmax(dim=-1)
-    seen = token_contrast(probabilities)
+    seen = token_contrast(probabilities[None])[0]
     for person in range(2):
         for place in range(6):
             distances = []
@@ -170,10 +170,10 @@ def test_a_focus_map_lays_each_view_where_it_belongs_and_averages_where_they_ove
     random = torch.Generator().manual_seed(0)
     first, second = (torch.rand(2, 16, 1, 4, generator=random).softmax(dim=-1) for _ in range(2))
     focus = FocusMap(images=2, persons=1, size=(8, 12))
-    focus.add(first, (4, 4), Place(image=0, top=0, left=0, height=8, width=8))
-    focus.add(second, (4, 4), Place(image=0, top=0, left=4, height=8, width=8))
+    focus.add(first[None], (4, 4), [Place(image=0, top=0, left=0, height=8, width=8)])
+    focus.add(second[None], (4, 4), [Place(image=0, top=0, left=4, height=8, width=8)])
     parts = [
-        F.interpolate(token_contrast(p).view(1, 1, 4, 4), size=(8, 8), mode="bilinear", align_corners=False)[0, 0]
+        F.interpolate(token_contrast(p[None]).view(1, 1, 4, 4), size=(8, 8), mode="bilinear", align_corners=False)[0, 0]
         for p in (first, second)
     ]
     maps = focus.maps()
@@ -199,7 +199,7 @@ def observation(pair, roles, places, size=(8, 8), shape=(4, 4), layer=0, seed=0,
     query = torch.randn(rows, shape[0] * shape[1], 8, generator=generator)
     keys = torch.randn(rows, 2, 5, 8, generator=generator)
     _, probabilities = paired_attention(query, keys, keys, 2)
-    return Observation(pair, layer, shape, 2, query, keys, probabilities, roles, places, size, images)
+    return Observation(pair, layer, shape, 2, query, keys.__getitem__, probabilities, roles, places, size, images)
 
 
 WHOLE = Place(0, 0, 0, 8, 8)
@@ -211,7 +211,7 @@ def test_the_focus_listener_hears_conditional_rows_only():
     assert listener.maps() is None
     listener(both)
     alone = FocusMap(1, 2, (8, 8))
-    alone.add(both.probabilities[1], (4, 4), WHOLE)
+    alone.add(both.probabilities[1:], (4, 4), [WHOLE])
     assert torch.equal(listener.maps(), alone.maps())
 
 
@@ -241,7 +241,7 @@ def test_the_released_listener_makes_the_released_mask_of_the_unconditional_rows
         seen = observation(pair, [0, 1], [WHOLE, WHOLE], shape=(side, side), layer=layer, seed=layer)
         listener(observation(pair, [0, 1], [WHOLE, WHOLE], shape=(side, side), layer=layer, seed=99))  # a former step
         listener(seen)
-        expected.append(released_attention_map(seen.query[:1], seen.keys[:1, 0], 2)[0])
+        expected.append(released_attention_map(seen.query[:1], seen.keys(0)[:1], 2)[0])
     mask = listener.mask(images=1, percentile=90)
     assert torch.equal(mask[0], released_reference(expected, size=(8, 8)))
 
@@ -250,7 +250,7 @@ def test_the_released_listener_takes_conditional_rows_where_there_are_no_others(
     listener = ReleasedListener()
     seen = observation(Pair(), [1], [WHOLE])
     listener(seen)
-    expected = [released_attention_map(seen.query, seen.keys[:, 0], 2)[0]]
+    expected = [released_attention_map(seen.query, seen.keys(0)[:1], 2)[0]]
     assert torch.equal(listener.mask(1, 90)[0], released_reference(expected, size=(8, 8)))
 
 

@@ -85,8 +85,8 @@ class Straightforward:
             at_scene, (_, seen) = self.guided(scene, x, sigma, t)
             at_face, (_, seen_at_face) = self.guided(face, x, sigma, t)
             for layer in seen or seen_at_face:
-                focus.add(layer.probabilities[0], layer.shape, layer.places[0])
-            if not focus.count.any():
+                focus.add(layer.probabilities, layer.shape, layer.places)
+            if not focus.maps().any():
                 return at_scene
             low, high = focus.maps()[0].amin((1, 2), keepdim=True), focus.maps()[0].amax((1, 2), keepdim=True)
             best = ((focus.maps()[0] - low) / (high - low)).amax(0)
@@ -106,12 +106,12 @@ class Straightforward:
 
         def predict(x, sigma, t):
             strength = scene or face
-            if focus.count.any():
+            if focus.maps().any():
                 stretched, kept = best()
                 strength = (scene + (face - scene) * (stretched / kept).clamp(max=1) ** 2)[None, None]
             guided, (_, seen) = self.guided(strength, x, sigma, t)
             for layer in seen:
-                focus.add(layer.probabilities[0], layer.shape, layer.places[0])
+                focus.add(layer.probabilities, layer.shape, layer.places)
             return guided
 
         picture = self.euler(predict)
@@ -130,7 +130,7 @@ class Straightforward:
         maps = []
         for layer in last:
             query = layer.query[0].unflatten(-1, (layer.heads, -1)).transpose(0, 1)
-            key = layer.keys[0, 0].unflatten(-1, (layer.heads, -1)).permute(1, 2, 0)
+            key = layer.keys(0)[0].unflatten(-1, (layer.heads, -1)).permute(1, 2, 0)
             maps.append(query @ key.softmax(dim=-1))
         size = tuple(self.noise.shape[-2:])
         mask = released_focus_mask(maps, size, 100 * (1 - share), [layer.shape for layer in last])

@@ -18,7 +18,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..adapter import Adapter
-from ..attention import fit_masks, paired_attention, person_weights
+from ..attention import ReadyKeysValues, fit_masks, person_weights
 from ..errors import HostError
 from ..focus import Observation, Place
 
@@ -87,7 +87,9 @@ class Attached:
     """A pair on a UNet; see `attach`.
 
     Attributes:
-        strength: may be changed between calls: a number, or one for every place of the latent, [images, 1, H, W].
+        strength: may be changed between calls: a number; one for every place of the latent, [images, 1, H, W]; or several,
+            for as many copies of the pictures: each half of the batch is then all pictures at the first, at the second ...
+        heard: which of several strengths `observe` hears.
         observe: called with a `focus.Observation` for every layer of every call.
     """
 
@@ -103,7 +105,8 @@ class Attached:
     ) -> None:
         if hasattr(references, "clip_hidden"):
             raise HostError("A list of references is needed, one a person; put the one reference into [ ].")
-        self.strength: float | Tensor = strength
+        self.strength: float | Tensor | tuple[float, ...] = strength
+        self.heard = 0
         self.person_strengths = tuple([1.0] * len(references) if person_strengths is None else person_strengths)
         self.masks = masks
         self.guidance = guidance
@@ -111,6 +114,8 @@ class Attached:
         self.size: tuple[int, int] | None = None
         self._adapter = adapter
         self._keys_values: dict[Any, tuple[Tensor, Tensor]] = {}
+        self._ready: dict[Any, ReadyKeysValues] = {}
+        self._weights: dict[tuple[int, int], Tensor | float] = {}
 
         _check_persons(len(references), self.person_strengths, masks)
         layers = cross_attention_layers(unet)
@@ -141,6 +146,8 @@ class Attached:
         self._before = {}
         self._hook.remove()
         self._keys_values.clear()
+        self._ready.clear()
+        self._weights.clear()
 
     def latent_masks(self, size: tuple[int, int], images: int) -> Tensor:
         """Masks at the latent's size, [N or 1, P, *size]."""
@@ -157,26 +164,57 @@ class Attached:
         if is_zero(self.strength) or not any(self.person_strengths):
             return None
         roles = self.roles(query.shape[0])
-        keys, values = self._layer_keys_values(layer, query)
-        index = torch.tensor(roles, device=query.device)
-        keys, values = keys[index], values[index]
+        ready = self._ready_keys_values(layer, query, roles, heads)
         shape = layer_shape(self.size, query.shape[1])
-        images = query.shape[0] // (1 + (0 in roles))
-        term, probabilities = paired_attention(query, keys, values, heads, self._weights(shape, images, query))
+        term, probabilities = ready.attend(query, self._weights_once(shape, roles, query.device))
         if self.observe is not None:
-            places = [Place(row % images, 0, 0, *self.size) for row in range(query.shape[0])]
-            watched = (self, layer, shape, heads, query, keys, probabilities)
-            self.observe(Observation(*watched, roles, places, self.size, images))
+            self.observe(self._observation(layer, shape, heads, query, probabilities, roles))
         return term
 
-    def _weights(self, shape: tuple[int, int], images: int, query: Tensor) -> Tensor:
-        weights = torch.tensor(self.person_strengths, device=query.device)[None, :, None]
-        weights = weights * strength_at(self.strength, shape, query.device)
+    def _observation(
+        self, layer: int, shape: tuple[int, int], heads: int, query: Tensor, probabilities: Tensor, roles: list[int]
+    ) -> Observation:
+        images, copies = self._images_copies(roles)
+        rows = range(len(roles))
+        places = [Place(row % images, 0, 0, *self.size) if row // images % copies == self.heard else None for row in rows]
+        keys = self._layer_keys_values(layer, query)[0]
+        watched = (self, layer, shape, heads, query, lambda row: keys[roles[row]], probabilities)
+        return Observation(*watched, roles, places, self.size, images)
+
+    def _images_copies(self, roles: list[int]) -> tuple[int, int]:
+        """Pictures of the batch, and how often each of them is in it."""
+        copies = len(self.strength) if isinstance(self.strength, tuple) else 1
+        return len(roles) // (1 + (0 in roles)) // copies, copies
+
+    def _weights_once(self, shape: tuple[int, int], roles: list[int], device: torch.device) -> Tensor | float:
+        if shape not in self._weights:
+            self._weights[shape] = self._make_weights(shape, roles, device)
+        return self._weights[shape]
+
+    def _make_weights(self, shape: tuple[int, int], roles: list[int], device: torch.device) -> Tensor | float:
+        """Strength of each person at each place of a layer, [rows or 1, P, Q or 1]; a number where they are all the same."""
+        (images, copies), strength = self._images_copies(roles), self.strength
+        if copies > 1:
+            strength = torch.tensor(strength, device=device).repeat_interleave(images)[:, None, None]
+        elif isinstance(strength, Tensor):
+            strength = strength_at(strength, shape, device)
+        elif self.masks is None and len(set(self.person_strengths)) == 1:
+            return strength * self.person_strengths[0]
+        weights = torch.tensor(self.person_strengths, device=device)[None, :, None] * strength
         if self.masks is not None:
-            weights = weights * person_weights(self.latent_masks(self.size, images).to(query.device), shape)
-        return weights if len(weights) == 1 else weights.repeat(query.shape[0] // images, 1, 1)
+            masks = person_weights(self.latent_masks(self.size, images).to(device), shape)
+            weights = weights * (masks if len(masks) == 1 else masks.repeat(copies, 1, 1))
+        return weights if len(weights) == 1 else weights.repeat(len(roles) // len(weights), 1, 1)
+
+    def _ready_keys_values(self, layer: int, query: Tensor, roles: list[int], heads: int) -> ReadyKeysValues:
+        key = (layer, query.device, query.dtype, tuple(roles))
+        if key not in self._ready:
+            keys, values = self._layer_keys_values(layer, query)
+            self._ready[key] = ReadyKeysValues.of(keys[roles], values[roles], heads)
+        return self._ready[key]
 
     def _layer_keys_values(self, layer: int, query: Tensor) -> tuple[Tensor, Tensor]:
+        """[2, P, T, C] each: unconditional, conditional."""
         key = (layer, query.device, query.dtype)
         if key not in self._keys_values:
             with torch.no_grad():
@@ -187,11 +225,12 @@ class Attached:
     def _note_size(self, _: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         sample = args[0] if args else kwargs["sample"]
         self.size = (sample.shape[-2], sample.shape[-1])
+        self._weights.clear()
 
 
-def is_zero(strength: float | Tensor) -> bool:
+def is_zero(strength: float | Tensor | tuple[float, ...]) -> bool:
     """Whether a strength is 0 for certain, without a look at the places of a map."""
-    return not isinstance(strength, Tensor) and strength == 0
+    return not isinstance(strength, Tensor) and strength in (0, (0, 0))
 
 
 def strength_at(strength: float | Tensor, shape: tuple[int, int], device: torch.device) -> float | Tensor:

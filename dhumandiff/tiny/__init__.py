@@ -13,6 +13,7 @@ names are SDXL's and the released adapter's, only the widths are small. The same
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +32,8 @@ __all__ = [
     "DEPTHS",
     "TOKENIZER",
     "TinyFaces",
+    "fill_with_noise",
+    "random_adapter",
     "tiny_adapter",
     "tiny_faces",
     "tiny_scheduler",
@@ -87,7 +90,7 @@ def tiny_unet(seed: int = 0, depth: Depth = "tiny") -> nn.Module:
         projection_class_embeddings_input_dim=TEXT_WIDTHS[1] + 6 * 256,
         norm_num_groups=32,
     )
-    return _pass_input_through(_fill(unet, seed))
+    return _pass_input_through(fill_with_noise(unet, seed))
 
 
 def untrained_text_encoders(widths: tuple[int, int], heads: tuple[int, int]) -> tuple[nn.Module, nn.Module]:
@@ -117,7 +120,7 @@ def untrained_text_encoders(widths: tuple[int, int], heads: tuple[int, int]) -> 
 def tiny_text_encoders(seed: int = 0) -> tuple[nn.Module, nn.Module]:
     """(CLIP-L of width 64, CLIP-G of width 128 with a projection), three layers each, SDXL's vocabulary."""
     first, second = untrained_text_encoders(TEXT_WIDTHS, heads=(1, 2))
-    return _fill(first, seed + 1), _fill(second, seed + 2)
+    return fill_with_noise(first, seed + 1), fill_with_noise(second, seed + 2)
 
 
 def tiny_tokenizer(second: bool = False) -> Any:
@@ -138,7 +141,7 @@ def tiny_vae(seed: int = 0) -> nn.Module:
         sample_size=512,
         scaling_factor=0.13025,
     )
-    return _fill(vae, seed + 3)
+    return fill_with_noise(vae, seed + 3)
 
 
 def tiny_scheduler() -> Any:
@@ -166,7 +169,7 @@ def tiny_vision(seed: int = 0) -> ClipVision:
         projection_dim=VISION_WIDTH,
         hidden_act="gelu",
     )
-    return ClipVision(_fill(transformers.CLIPVisionModelWithProjection(config), seed + 4))
+    return ClipVision(fill_with_noise(transformers.CLIPVisionModelWithProjection(config), seed + 4))
 
 
 def tiny_adapter(seed: int = 0, depth: Depth = "tiny") -> Adapter:
@@ -175,13 +178,24 @@ def tiny_adapter(seed: int = 0, depth: Depth = "tiny") -> Adapter:
     narrow, wide = CHANNELS[1:]
     # Down, up, mid; SDXL's down blocks have two attention blocks, its up blocks three.
     hidden = [narrow] * 2 * middle + [wide] * 2 * deep + [wide] * 3 * deep + [narrow] * 3 * middle + [wide] * deep
+    return random_adapter(hidden, CONTEXT, seed)
+
+
+def random_adapter(hidden: Sequence[int], context: int, seed: int = 0) -> Adapter:
+    """An adapter of the released kind with random weights, for a base of any widths; the rest is `tiny_adapter`'s.
+
+    Args:
+        hidden: width of every cross-attention layer, in the adapter's order (down, up, mid).
+        context: width of the text that the base reads.
+        seed: of the weights.
+    """
     inside = {"width": 64, "hidden_width": VISION_WIDTH, "inner": 64, "ffn_width": 256, "depth": 2}
     with torch.device("meta"):  # names and shapes only
         parts: dict[str, nn.Module] = {
-            "face_projection": FaceProjection(tokens=16, out_width=CONTEXT, **inside),
+            "face_projection": FaceProjection(tokens=16, out_width=context, **inside),
             "identity_projection": IdentityProjection(IDENTITY_WIDTH, 128, 64, {**inside, "out_width": 64}),
             "mapping": SubjectMapping(TEXT_WIDTHS[0] + 64, 64, TEXT_WIDTHS[0]),
-            "attention": nn.ModuleList(PairedKeysValues(CONTEXT, width) for width in hidden),
+            "attention": nn.ModuleList(PairedKeysValues(context, width) for width in hidden),
         }
     random = torch.Generator().manual_seed(seed + 5)
     tensors = {
@@ -235,8 +249,8 @@ def _blocks(depth: str) -> tuple[int, int, int]:
     return DEPTHS[depth]
 
 
-def _fill(module: nn.Module, seed: int) -> nn.Module:
-    """Random weights in place of the library's own, which change with its versions."""
+def fill_with_noise(module: nn.Module, seed: int = 0) -> nn.Module:
+    """Random weights in place of a library's own, which change with its versions. Returns the module, frozen."""
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in module.named_parameters():

@@ -130,7 +130,7 @@ def test_the_released_mask_is_that_of_the_last_step_s_unconditional_half(model, 
     assert len(seen) == 17  # only the last step is heard, once
     row = seen[0].roles.index(0)
     seen.sort(key=lambda observation: observation.layer)
-    maps = [released_attention_map(o.query, o.keys[:, 0], o.heads)[row] for o in seen]
+    maps = [released_attention_map(o.query[row : row + 1], o.keys(row)[:1], o.heads)[0] for o in seen]
     assert torch.equal(made.focus[0], released_focus_mask(maps, size=(64, 64)))
 
 

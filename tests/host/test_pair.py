@@ -149,7 +149,7 @@ class Roles:
             per = len(call.roles) // len(options["uuids"])
             for chunk, uuid in enumerate(options["uuids"]):
                 positive = any(self.prompts[uuid] is context for context in self.positives)
-                assert call.roles[chunk * per : (chunk + 1) * per] == [int(positive)] * per
+                assert call.roles[chunk * per : (chunk + 1) * per] == (int(positive),) * per
             self.calls.append((tuple(options["cond_or_uncond"]), tuple(x.shape)))
             return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
 

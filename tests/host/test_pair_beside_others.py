@@ -187,7 +187,7 @@ def test_an_interrupted_run_leaves_everything_clean(model, adapter, people, casc
 
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         sample(run_, (1, 4, 12, 12), callback=interrupt)
-    assert pairs_of(patched)[0]._keys_values == {}
+    assert pairs_of(patched)[0]._ready == {}
     assert torch.equal(sample(run_, (1, 4, 12, 12)), whole)
 
 
@@ -224,7 +224,7 @@ def test_keys_and_values_are_made_once_a_run_and_leave_with_it(model, people, mo
     )
     sample(guider(patched, POSITIVE, NEGATIVE), (1, 4, 12, 12), steps=3)
     assert sorted(made) == list(range(17))
-    assert pairs_of(patched)[0]._keys_values == {}
+    assert pairs_of(patched)[0]._ready == {}
 
 
 def test_the_tiny_adapter_has_a_layer_for_each_of_the_model(model, adapter):

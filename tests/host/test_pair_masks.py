@@ -4,8 +4,8 @@ import pytest
 import tiny_comfy
 import torch
 import torch.nn.functional as F
+from dhd_pack.dhumandiff.attention import ReadyKeysValues
 from dhd_pack.dhumandiff.errors import DHumanDiffError
-from dhd_pack.nodes import comfy_pair
 from dhd_pack.nodes.comfy_cascade import CascadeGuider
 from dhd_pack.nodes.comfy_pair import apply_pair, stack_masks
 from sampling import guider, predict, sample, sigma_at
@@ -17,13 +17,13 @@ POSITIVE, NEGATIVE = tiny_comfy.conditioning(1), tiny_comfy.conditioning(2)
 def weights(monkeypatch):
     """Every call's weights by layer: (query's rows, weights)."""
     seen = []
-    real = comfy_pair.paired_attention
+    real = ReadyKeysValues.attend
 
-    def spy(query, keys, values, heads, weights):
-        seen.append((query.shape, weights))
-        return real(query, keys, values, heads, weights)
+    def spy(ready, query, weights):
+        seen.append((query.shape, weights.expand(query.shape[0], -1, -1)))
+        return real(ready, query, weights)
 
-    monkeypatch.setattr(comfy_pair, "paired_attention", spy)
+    monkeypatch.setattr(ReadyKeysValues, "attend", spy)
     return seen
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from dhumandiff import Adapter, FaceReference
-from dhumandiff.attention import paired_attention
+from dhumandiff.attention import ReadyKeysValues
 from dhumandiff.cascade import FACE_STRENGTH, FOCUS_SHARE, SCENE_STRENGTH
 from dhumandiff.commands.generate import MINI
 from dhumandiff.encode import VisionTower, encode_reference
@@ -211,7 +211,7 @@ class RowPair:
         self._unet, self.adapter = unet, adapter
         self._layers = [] if adapter is None else cross_attention_layers(unet)
         self._before = [module.processor for _, module in self._layers]
-        self._known: dict[int, tuple[Tensor, Tensor]] = {}
+        self._known: dict[int, tuple[Tensor, ReadyKeysValues]] = {}
         if adapter is not None:
             check_fit(self._layers, adapter.info)
             self._tokens = _tokens(adapter, couples, guidance)
@@ -233,18 +233,16 @@ class RowPair:
             return None
         if layer not in self._known:
             keys, values = self.adapter.keys_values(layer, self._tokens)
-            self._known[layer] = keys.to(query), values.to(query)
-        keys, values = self._known[layer]
-        weights = query.new_ones(1, 1, 1) * strength_at(
-            self.strength, layer_shape(self.size, query.shape[1]), query.device
-        )
-        if len(weights) > 1:
+            self._known[layer] = keys.to(query), ReadyKeysValues.of(keys.to(query), values.to(query), heads)
+        keys, ready = self._known[layer]
+        shape, weights = layer_shape(self.size, query.shape[1]), self.strength
+        if isinstance(weights, Tensor):
+            weights = strength_at(weights, shape, query.device)
             weights = weights.repeat(len(query) // len(weights), 1, 1)
-        term, probabilities = paired_attention(query, keys, values, heads, weights)
+        term, probabilities = ready.attend(query, weights)
         if self.observe is not None:
-            shape = layer_shape(self.size, query.shape[1])
             places = [Place(row % self.images, 0, 0, *self.size) for row in range(len(self.roles))]
-            watched = (self, layer, shape, heads, query, keys, probabilities)
+            watched = (self, layer, shape, heads, query, keys.__getitem__, probabilities)
             self.observe(Observation(*watched, self.roles, places, self.size, self.images))
         return term
 
