@@ -99,9 +99,7 @@ class Base:
         config.set_inference_dtype(self.dtype, None)
         made = comfy.model_base.SDXL(config, device=management.unet_offload_device())
         fill_with_noise(made.diffusion_model)
-        return comfy.model_patcher.ModelPatcher(
-            made, management.get_torch_device(), management.unet_offload_device()
-        )
+        return comfy.model_patcher.ModelPatcher(made, management.get_torch_device(), management.unet_offload_device())
 
     @cached_property
     def adapter(self) -> Any:
@@ -116,9 +114,7 @@ class Base:
         plain = random_adapter([narrow] * 4 + [wide] * 50 + [narrow] * 6 + [wide] * 10, CONTEXT)
         made = Adapter.from_tensors(plain.state_dict(), plain.info.metadata, operations=comfy.ops.manual_cast)
         made.compute_dtype = self.dtype
-        return comfy.model_patcher.ModelPatcher(
-            made, management.get_torch_device(), management.unet_offload_device()
-        )
+        return comfy.model_patcher.ModelPatcher(made, management.get_torch_device(), management.unet_offload_device())
 
     @cached_property
     def people(self) -> list[Any]:
@@ -144,7 +140,12 @@ class Base:
     def conditioning(self, seed: int) -> list:
         """CONDITIONING of SDXL's form."""
         sides = {"width": self.size, "height": self.size, "target_width": self.size, "target_height": self.size}
-        return [[_noise(seed, 1, 77, CONTEXT), {"pooled_output": _noise(seed, 1, POOLED), "crop_w": 0, "crop_h": 0, **sides}]]
+        return [
+            [
+                _noise(seed, 1, 77, CONTEXT),
+                {"pooled_output": _noise(seed, 1, POOLED), "crop_w": 0, "crop_h": 0, **sides},
+            ]
+        ]
 
     def guider(self, model: Any, kind: Any = None, cfg: float = CFG) -> Any:
         """A guider with the two prompts; ComfyUI's own by default."""

@@ -12,7 +12,6 @@ slows both sides. Told are median and quartiles over the rounds. Only the sampli
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import random
 import time
@@ -40,7 +39,9 @@ def main(arguments: list[str] | None = None) -> None:
     for name, default in (("size", 512), ("channels", 32), ("steps", 20), ("rounds", 15), ("threads", 2)):
         parser.add_argument(f"--{name}", type=int, default=default, help=f"{_HELP[name]} (default {default})")
     parser.add_argument("--variants", help="names with commas between; all by default")
-    parser.add_argument("--ip-adapter-plus", type=Path, help="folder of ComfyUI_IPAdapter_plus, to have it beside the others")
+    parser.add_argument(
+        "--ip-adapter-plus", type=Path, help="folder of ComfyUI_IPAdapter_plus, to have it beside the others"
+    )
     parser.add_argument("--name", help="of the result; made of size and channels by default")
     given = parser.parse_args(arguments)
 
@@ -73,7 +74,10 @@ def main(arguments: list[str] | None = None) -> None:
             "settings": {**vars(given), "ip_adapter_plus": given.ip_adapter_plus is not None},
             "machine": {"cpu": platform.processor() or platform.machine(), "torch": torch.__version__},
             "plain_seconds": float(np.median(seconds["plain"])),
-            "ratios": {name: dict(zip(("q1", "median", "q3"), map(float, np.quantile(r, (0.25, 0.5, 0.75))), strict=True)) for name, r in ratios.items()},
+            "ratios": {
+                name: dict(zip(("q1", "median", "q3"), map(float, np.quantile(r, (0.25, 0.5, 0.75))), strict=True))
+                for name, r in ratios.items()
+            },
         },
     )
     for name, ratio in ratios.items():

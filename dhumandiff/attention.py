@@ -107,13 +107,14 @@ def person_weights(masks: Tensor, shape: tuple[int, int]) -> Tensor:
     return rearrange(resized, "b p h w -> b p (h w)")
 
 
-def fit_masks(masks: Tensor, size: tuple[int, int], images: int) -> Tensor:
+def fit_masks(masks: Tensor, size: tuple[int, int], images: int, name: str = "person mask") -> Tensor:
     """Bring person masks to the latent's size.
 
     Args:
         masks: [P, N, H, W] 0..1, N pictures or 1 for all.
         size: (height, width) of the latent.
         images: pictures of the batch.
+        name: what messages call them.
 
     Returns:
         [N or 1, P, *size].
@@ -123,13 +124,11 @@ def fit_masks(masks: Tensor, size: tuple[int, int], images: int) -> Tensor:
     """
     count, height, width = masks.shape[1:]
     if count not in (1, images):
-        raise HostError(
-            f"There are {count} masks of a person for {images} pictures: give one mask for all, or one a picture."
-        )
+        raise HostError(f"There are {count} {name}s for {images} pictures: give one for all, or one a picture.")
     ratio = (width / height) / (size[1] / size[0])
     if not 0.97 < ratio < 1.03:
         raise HostError(
-            f"A person mask is {width} x {height}, but the picture is {size[1] * 8} x {size[0] * 8}: "
+            f"A {name} is {width} x {height}, but the picture is {size[1] * 8} x {size[0] * 8}: "
             "draw the mask on a canvas of the picture's shape, or crop it to that shape."
         )
     mode = {"mode": "area"} if height >= size[0] else {"mode": "bilinear", "align_corners": False}

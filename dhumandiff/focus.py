@@ -15,11 +15,20 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from .attention import released_attention_map
-from .cascade import released_layer_map, released_threshold
+from .attention import fit_masks, released_attention_map
+from .cascade import first_strength, focus_mask, released_layer_map, released_threshold, strength_map
 from .errors import HostError
 
-__all__ = ["FocusListener", "FocusMap", "Observation", "Place", "ReleasedListener", "token_contrast"]
+__all__ = [
+    "FocusListener",
+    "FocusMap",
+    "Observation",
+    "OnePass",
+    "Place",
+    "ReleasedListener",
+    "fit_focus",
+    "token_contrast",
+]
 
 
 class PairLike(Protocol):
@@ -115,6 +124,10 @@ class FocusMap:
         total, layers = self._new.get(key, (0, 0))
         self._new[key] = (total + contrast, layers + 1)
 
+    def drop(self) -> None:
+        """Forget what was added since `maps` was asked for."""
+        self._new.clear()
+
     def maps(self) -> Tensor:
         """Mean so far, [images, P, H, W]; 0 where nothing was gathered."""
         for ((height, _), places), (contrast, layers) in self._new.items():
@@ -151,6 +164,11 @@ class FocusListener:
         heard = seen.probabilities[rows[0] : rows[-1] + 1] if together else seen.probabilities[rows]
         self._maps[seen.pair].add(heard, seen.shape, [seen.places[row] for row in rows])
 
+    def drop(self) -> None:
+        """Forget what was heard since `maps` was asked for: a call that failed half-way is made again."""
+        for focus in self._maps.values():
+            focus.drop()
+
     def maps(self) -> Tensor | None:
         """Focus of every person of every pair, inside their masks, [images, P, H, W]; None before anything was seen."""
         if not self._maps:
@@ -162,6 +180,41 @@ class FocusListener:
         if pair.masks is None:
             return maps
         return maps * pair.latent_masks(tuple(maps.shape[-2:]), maps.shape[0]).to(maps)
+
+
+class OnePass:
+    """The strength of every step in the mode one_pass: the scene's, until it is known where the faces are.
+
+    Args:
+        scene, face, share: strengths and share of the picture that is face, see `cascade.strength_map`.
+        given: where the faces are, [N, H, W] 0..1, one mask for all pictures or one each, in place of what is heard.
+
+    Attributes:
+        listener: to be called with what the layers see in every step.
+    """
+
+    def __init__(self, scene: float, face: float, share: float, given: Tensor | None = None) -> None:
+        self.scene, self.face, self.share, self.given = scene, face, share, given
+        self.listener = FocusListener()
+
+    def strength(self, size: tuple[int, int], images: int) -> float | Tensor:
+        """For pictures with latents of that size: a number, or one for every place, [images or 1, 1, *size]."""
+        if self.given is not None:
+            return self.scene + (self.face - self.scene) * fit_focus(self.given, size, images)[:, None]
+        maps, strengths = self.listener.maps(), (self.scene, self.face, self.share)
+        return first_strength(*strengths) if maps is None else strength_map(maps, *strengths)
+
+    def focus(self, size: tuple[int, int], images: int) -> Tensor | None:
+        """The focus mask at the end, [images or 1, *size]; None where the persons never counted."""
+        if self.given is not None:
+            return fit_focus(self.given, size, images)
+        maps = self.listener.maps()
+        return None if maps is None else focus_mask(maps, self.share)
+
+
+def fit_focus(given: Tensor, size: tuple[int, int], images: int) -> Tensor:
+    """Bring a given focus [N, H, W] to the latent's size, [N or 1, *size] float32. HostError, see `attention.fit_masks`."""
+    return fit_masks(given[None], size, images, "focus mask")[:, 0]
 
 
 class ReleasedListener:

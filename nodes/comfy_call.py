@@ -88,6 +88,7 @@ class Call:
         self.size = (whole.shape[-2], whole.shape[-1])
         kinds = list(zip(_chunk_roles(step, options), _chunk_copies(step, options), strict=True))
         self.images = whole.shape[0] if step.picture is not None else max(1, picture.shape[0] // len(kinds))
+        self._indices = [index % step.prompts for index in options.get("cond_or_uncond", ())]
         self.sigma_tensor = sigma
         self._cache: dict[Any, Any] = {}
         self.hit: set[tuple[int, int]] = set()
@@ -110,11 +111,20 @@ class Call:
         return self._once("sigma", lambda: float(self.sigma_tensor.flatten()[0]))
 
     @property
+    def for_others(self) -> dict[str, Any]:
+        """Options as other packs know them: a list of prompts that is there twice looks like one, by their indices."""
+        if not isinstance(self.step.strength, tuple):
+            return {}
+        return {"cond_or_uncond": self._indices}
+
+    @property
     def heard(self) -> list[Place | None]:
         """`places` of the rows that `Step.observe` hears, None for the others."""
         if not isinstance(self.step.strength, tuple):
             return self.places
-        return [place if copy == self.step.heard else None for place, copy in zip(self.places, self.copies, strict=True)]
+        return [
+            place if copy == self.step.heard else None for place, copy in zip(self.places, self.copies, strict=True)
+        ]
 
     def weights(self, pair: Any, shape: tuple[int, int], places: int, device: torch.device) -> Tensor | float:
         """Strength of each person at each place of a layer, [rows or 1, P, places or 1] float32; a number where they are all

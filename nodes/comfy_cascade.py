@@ -11,19 +11,11 @@ import comfy.samplers
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ..dhumandiff.cascade import (
-    FACE_STRENGTH,
-    FOCUS_SHARE,
-    SCENE_STRENGTH,
-    blend,
-    first_strength,
-    focus_mask,
-    strength_map,
-)
+from ..dhumandiff.cascade import FACE_STRENGTH, FOCUS_SHARE, SCENE_STRENGTH, blend, focus_mask
 from ..dhumandiff.errors import HostError
-from ..dhumandiff.focus import FocusListener, ReleasedListener
+from ..dhumandiff.focus import FocusListener, OnePass, ReleasedListener, fit_focus
 from .comfy_call import STEP
-from .comfy_pair import KEY, pairs_of, with_step
+from .comfy_pair import KEY, checked_mask, pairs_of, with_step
 
 MODES = ("one_pass", "two_strength", "released")
 _OWN_STEPS = ("dpm_fast_function", "dpm_adaptive_function")
@@ -38,10 +30,10 @@ class CascadeGuider(comfy.samplers.CFGGuider):
         two_strength: one trajectory; at every step the focus gathered so far joins both predictions. Two predictions
             a step.
         released: as published. One run at scene strength for the mask, then a second run from the same noise with both
-            predictions. Three predictions a step.
+            predictions. Three predictions a step; two where the mask is given.
 
     Attributes:
-        focus: mask of the last run, bool [images, H, W] at the latent's size.
+        focus: mask of the last run, bool [images, H, W] at the latent's size; a given one, float [images or 1, H, W].
     """
 
     def set_cascade(
@@ -50,21 +42,30 @@ class CascadeGuider(comfy.samplers.CFGGuider):
         face_strength: float = FACE_STRENGTH,
         focus_share: float = FOCUS_SHARE,
         mode: str = MODES[0],
+        focus: Tensor | None = None,
     ) -> None:
-        """Set the cascade's options.
+        """Set the cascade's options. `focus`: MASK of where the faces are, in place of what is found while sampling.
 
         Raises:
-            HostError: the model has no pair applied, or the mode is unknown.
+            HostError: the model has no pair applied, or one with a cascade of its own, or the mode is unknown.
+            ImageError: the focus is no mask.
         """
-        if not pairs_of(self.model_patcher):
+        pairs = pairs_of(self.model_patcher)
+        if not pairs:
             raise HostError(
                 "The cascade needs a MODEL with two people in it: connect the one that comes out of "
                 "Apply Disparity-Aware Conditioning."
+            )
+        if any(pair.cascade is not None for pair in pairs):
+            raise HostError(
+                "The cascade is on in two places: switch it off in Apply Disparity-Aware Conditioning (`cascade` off), or sample "
+                "with a plain KSampler or guider."
             )
         if mode not in MODES:
             raise HostError(f"The cascade knows the modes {', '.join(MODES)}, not {mode!r}.")
         self.scene_strength, self.face_strength = scene_strength, face_strength
         self.focus_share, self.mode = focus_share, mode
+        self.given = None if focus is None else checked_mask(focus, "focus mask")
         self.focus: Tensor | None = None
 
     def sample(
@@ -80,10 +81,23 @@ class CascadeGuider(comfy.samplers.CFGGuider):
     ) -> Tensor:
         """Sample as ComfyUI's guider does; in the mode `released` twice, with one progress from start to end."""
         rest = (denoise_mask, callback, disable_pbar, seed)
-        self.focus = None
-        if self.mode != "released" or sigmas.shape[-1] < 2:
+        size, images = (noise.shape[-2], noise.shape[-1]), noise.shape[0]
+        self.focus = None if self.given is None else fit_focus(self.given, size, images)
+        self._begin_step = lambda: None
+        if self.mode == "one_pass":
+            one_pass = OnePass(self.scene_strength, self.face_strength, self.focus_share, self.given)
+            self._listener = one_pass.listener
+            self._begin_step = lambda: one_pass.strength(size, images)
+            self._predict = self._predict_one_pass
+            sampled = super().sample(noise, latent_image, sampler, sigmas, *rest)
+            self.focus = one_pass.focus(size, images)
+            return sampled
+        if self.focus is not None:
+            self._predict = self._predict_both
+            return super().sample(noise, latent_image, sampler, sigmas, *rest)
+        if self.mode == "two_strength" or sigmas.shape[-1] < 2:
             self._listener = FocusListener()
-            self._predict = self._predict_one_pass if self.mode == "one_pass" else self._predict_two_strength
+            self._predict = self._predict_two_strength
             return super().sample(noise, latent_image, sampler, sigmas, *rest)
 
         self._check_last_step(float(sigmas[-2]))
@@ -95,20 +109,18 @@ class CascadeGuider(comfy.samplers.CFGGuider):
         self._predict = self._predict_scene
         rest = (denoise_mask, _part_of_two(callback, 0), disable_pbar, seed)
         super().sample(noise, latent_image, sampler, sigmas, *rest)
-        self.focus = self._listener.mask(noise.shape[0], 100 * (1 - self.focus_share))
+        self.focus = self._listener.mask(images, 100 * (1 - self.focus_share))
         self._listener = None
-        self._predict = self._predict_faces
+        self._predict = self._predict_both
         rest = (denoise_mask, _part_of_two(callback, 1), disable_pbar, seed)
         return super().sample(noise, latent_image, sampler, sigmas, *rest)
 
     def _check_last_step(self, sigma: float) -> None:
         """Refuse before sampling what the mode `released` could not make a mask of after a whole run."""
         sampling = self.model_patcher.get_model_object("model_sampling")
-        acts = any(
-            any(pair.person_strengths)
-            and float(sampling.percent_to_sigma(pair.end)) <= sigma <= float(sampling.percent_to_sigma(pair.start))
-            for pair in pairs_of(self.model_patcher)
-        )
+        for pair in pairs_of(self.model_patcher):
+            pair.begin(sampling)
+        acts = any(any(pair.person_strengths) and pair.acts_at(lambda: sigma) for pair in pairs_of(self.model_patcher))
         if self.scene_strength == 0 or not acts:
             raise HostError(
                 "The cascade's mode `released` makes its mask from the last step of a run at scene strength, and the persons "
@@ -127,6 +139,7 @@ class CascadeGuider(comfy.samplers.CFGGuider):
         them too.
         """
         self._own = True  # the first call is the guider's; guidance of other nodes may add calls
+        self._now = self._begin_step()
         return super().predict_noise(x, timestep, self._with_blend(model_options or {}), seed)
 
     def _with_blend(self, model_options: dict[str, Any]) -> dict[str, Any]:
@@ -142,42 +155,52 @@ class CascadeGuider(comfy.samplers.CFGGuider):
         """Around ComfyUI's prediction for a list of prompts."""
         own, self._own = self._own, False
 
-        def at(strength: float | Tensor, observe: Any = None) -> list[Tensor]:
-            step = model_options["transformer_options"][STEP]
-            step = dataclasses.replace(step, strength=strength, observe=observe if own else None)
-            return executor(model, conds, x, timestep, with_step(model_options, step))
+        def at(strength: float | Tensor | tuple[float, float], observe: Any = None, heard: int = 0) -> list:
+            """Predictions for each prompt; for each of two strengths, if there are two."""
+            copies = len(strength) if isinstance(strength, tuple) else 1
+            step = dataclasses.replace(
+                model_options["transformer_options"][STEP],
+                strength=strength,
+                prompts=len(conds),
+                observe=observe if own else None,
+                heard=heard,
+            )
+            # ComfyUI batches the prompts as far as memory allows, and calls the model for each of them where it does not.
+            made = executor(model, conds * copies, x, timestep, with_step(model_options, step))
+            return [made[copy * len(conds) : (copy + 1) * len(conds)] for copy in range(copies)]
 
-        return self._predict(at, timestep)
+        return self._joined(self._predict(at, timestep))
 
-    def _predict_one_pass(self, at: Callable[..., list[Tensor]], sigma: Tensor) -> list[Tensor]:
+    def _predict_one_pass(self, at: Callable[..., list], sigma: Tensor) -> list:
+        return at(self._now, self._listener)
+
+    def _predict_two_strength(self, at: Callable[..., list], sigma: Tensor) -> list:
+        if not self._acts(sigma):
+            return at(self.scene_strength)
+        # Attention can be heard only where the persons count at all.
+        made = at((self.scene_strength, self.face_strength), self._listener, int(self.scene_strength == 0))
         maps = self._listener.maps()
-        given = (self.scene_strength, self.face_strength, self.focus_share)
-        made = at(first_strength(*given) if maps is None else strength_map(maps, *given), self._listener)
-        maps = self._listener.maps()
-        self.focus = None if maps is None else focus_mask(maps, self.focus_share)
+        if maps is None:  # all persons are at strength 0
+            return made[:1]
+        self.focus = focus_mask(maps, self.focus_share)
         return made
 
-    def _predict_two_strength(self, at: Callable[..., list[Tensor]], sigma: Tensor) -> list[Tensor]:
-        # Attention can be heard only where the persons count at all.
-        heard_in_scene = self.scene_strength > 0
-        scene = at(self.scene_strength, self._listener if heard_in_scene else None)
-        face = at(self.face_strength, None if heard_in_scene else self._listener)
-        maps = self._listener.maps()
-        if maps is None:  # the pair does not act at this noise level
-            return scene
-        self.focus = focus_mask(maps, self.focus_share)
-        return self._join(scene, face)
-
-    def _predict_scene(self, at: Callable[..., list[Tensor]], sigma: Tensor) -> list[Tensor]:
+    def _predict_scene(self, at: Callable[..., list], sigma: Tensor) -> list:
         last = float(sigma.flatten()[0]) <= self._last_sigma * (1 + 1e-5)
         return at(self.scene_strength, self._listener if last else None)
 
-    def _predict_faces(self, at: Callable[..., list[Tensor]], sigma: Tensor) -> list[Tensor]:
-        return self._join(at(self.scene_strength), at(self.face_strength))
+    def _predict_both(self, at: Callable[..., list], sigma: Tensor) -> list:
+        return at((self.scene_strength, self.face_strength) if self._acts(sigma) else self.scene_strength)
 
-    def _join(self, scene: list[Tensor], face: list[Tensor]) -> list[Tensor]:
-        mask = self.focus.to(scene[0].device)
-        return [blend(s, f, mask) for s, f in zip(scene, face, strict=True)]
+    def _acts(self, sigma: Tensor) -> bool:
+        return any(pair.acts_at(lambda: float(sigma.flatten()[0])) for pair in pairs_of(self.model_patcher))
+
+    def _joined(self, made: list[list[Tensor]]) -> list[Tensor]:
+        """One prediction a prompt, of those at one strength or at two."""
+        if len(made) == 1:
+            return made[0]
+        mask = self.focus.to(made[0][0].device)
+        return [blend(scene, face, mask) for scene, face in zip(*made, strict=True)]
 
 
 def _part_of_two(callback: Callable | None, part: int) -> Callable | None:

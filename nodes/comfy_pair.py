@@ -7,6 +7,7 @@ so that ComfyUI counts, offloads and casts them like any other model.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,8 +18,9 @@ from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import Tensor
 
 from ..dhumandiff.attention import ReadyKeysValues, fit_masks
+from ..dhumandiff.cascade import FOCUS_SHARE
 from ..dhumandiff.errors import AdapterError, HostError, ImageError
-from ..dhumandiff.focus import Observation
+from ..dhumandiff.focus import Observation, OnePass
 from .comfy_call import CALL, STEP, Call, Step
 
 KEY = "dhumandiff"
@@ -37,6 +39,8 @@ class Pair:
         person_strengths: one a person, multiplied with the strength.
         masks: [P, N, H, W] 0..1, or None.
         start, end: share of sampling in which the pair acts.
+        cascade: makes the mode one_pass for a run, where the pair's strength shall vary over the picture by itself.
+        one_pass: that of the run that is on. now: strength in its present step. hears: whether a prediction is to be heard yet.
         laid_masks: masks at the sizes of the layers, kept for a run (comfy_call.py).
     """
 
@@ -48,6 +52,10 @@ class Pair:
     masks: Tensor | None
     start: float = 0.0
     end: float = 1.0
+    cascade: Callable[[], OnePass] | None = None
+    one_pass: OnePass | None = None
+    now: float | Tensor | None = None
+    hears: bool = False
     laid_masks: dict[Any, Tensor] = dataclasses.field(default_factory=dict)
     _ready: dict[Any, ReadyKeysValues] = dataclasses.field(default_factory=dict)
     _checked: bool = False
@@ -55,22 +63,35 @@ class Pair:
     sigma_range: tuple[float, float] = (float("inf"), 0.0)
 
     def strength_in(self, step: Step) -> float | Tensor | tuple[float, ...]:
-        """The strength in a step: a cascade's, or the pair's own."""
-        return self.strength if step.strength is None else step.strength
+        """The strength in a step: the guider's cascade's, the pair's own cascade's, or the pair's."""
+        if step.strength is not None:
+            return step.strength
+        return self.strength if self.now is None else self.now
 
     def active(self, call: Call) -> bool:
         """Whether the pair adds anything in this call."""
         strength = self.strength_in(call.step)
         if (not isinstance(strength, Tensor) and strength in (0, (0, 0))) or not any(self.person_strengths):
             return False
+        return self.acts_at(lambda: call.sigma)
+
+    def acts_at(self, sigma: Callable[[], float]) -> bool:
+        """Whether a noise level lies between `start` and `end`; it is asked for only where it matters."""
         if self.start <= 0 and self.end >= 1:
             return True
         highest, lowest = self.sigma_range
-        return lowest <= call.sigma <= highest
+        return lowest <= sigma() <= highest
 
     def begin(self, sampling: Any) -> None:
-        """Note the noise levels of `start` and `end`, when it is known which sampling the model ended up with."""
+        """Before a run, when it is known which sampling the model ended up with: note the noise levels of `start` and `end`."""
         self.sigma_range = (float(sampling.percent_to_sigma(self.start)), float(sampling.percent_to_sigma(self.end)))
+        self.one_pass = None if self.cascade is None else self.cascade()
+
+    def begin_step(self, picture: Tensor) -> None:
+        """Before a step of a run: the strength in it, and listen to its first prediction."""
+        if self.one_pass is not None:
+            self.now = self.one_pass.strength((picture.shape[-2], picture.shape[-1]), picture.shape[0])
+            self.hears = self.one_pass.given is None
 
     def keys_values(self, layer: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Keys and values of all face tokens at one layer, each [2, P, T, C]: unconditional, conditional."""
@@ -109,7 +130,8 @@ class Pair:
         """Let go of what a run computed."""
         self._ready.clear()
         self.laid_masks.clear()
-        self._checked = self.proven = False
+        self._checked = self.proven = self.hears = False
+        self.one_pass = self.now = None
 
 
 class PairedAttentionPatch:
@@ -233,7 +255,7 @@ def stack_masks(masks: Sequence[Tensor | None]) -> Tensor | None:
     Raises:
         ImageError: the masks differ in size or count.
     """
-    given = [_checked_mask(mask, person) for person, mask in enumerate(masks, 1) if mask is not None]
+    given = [checked_mask(mask, f"mask of person {n}") for n, mask in enumerate(masks, 1) if mask is not None]
     if not given:
         return None
     sizes = {tuple(mask.shape[-2:]) for mask in given}
@@ -247,8 +269,8 @@ def stack_masks(masks: Sequence[Tensor | None]) -> Tensor | None:
     return torch.stack([everywhere if mask is None else next(laid).expand_as(like) for mask in masks])
 
 
-def _checked_mask(mask: Tensor, person: int) -> Tensor:
-    """A mask as [N, H, W] 0..1.
+def checked_mask(mask: Tensor, name: str) -> Tensor:
+    """A mask as [N, H, W] 0..1. `name`: what messages call it.
 
     Raises:
         ImageError: it is none.
@@ -258,11 +280,11 @@ def _checked_mask(mask: Tensor, person: int) -> Tensor:
     mask = mask[None] if mask.ndim == 2 else mask
     if mask.ndim != 3:
         raise ImageError(
-            f"The mask of person {person} has the shape {list(mask.shape)}; [pictures, height, width] is needed. "
+            f"The {name} has the shape {list(mask.shape)}; [pictures, height, width] is needed. "
             "Connect a MASK, or turn the image into one (Convert Image to Mask)."
         )
     if not torch.isfinite(mask).all() or mask.min() < 0 or mask.max() > 1:
-        raise ImageError(f"The mask of person {person} holds values that are not between 0 and 1. Make it anew.")
+        raise ImageError(f"The {name} holds values that are not between 0 and 1. Make it anew.")
     return mask
 
 
@@ -275,6 +297,9 @@ def apply_pair(
     masks: Sequence[Tensor | None] = (),
     start: float = 0.0,
     end: float = 1.0,
+    scene_strength: float | None = None,
+    focus_share: float = FOCUS_SHARE,
+    focus: Tensor | None = None,
 ) -> Any:
     """A clone of the model that draws the references' faces.
 
@@ -282,11 +307,14 @@ def apply_pair(
         model: MODEL.
         adapter: ModelPatcher around an `Adapter`.
         references: one `FaceReference` a person, in order.
-        strength: of all persons.
+        strength: of all persons; where their faces are, if there is a scene strength.
         person_strengths: one a person.
         masks: one MASK [N, H, W] a person, or None for a person who may be anywhere.
         start: share of sampling at which the pair begins, 0..1.
         end: share of sampling at which it ends, 0..1.
+        scene_strength: strength outside of the faces (the cascade's mode one_pass, with any sampler). None: the same everywhere.
+        focus_share: share of the picture that is face.
+        focus: MASK of where the faces are, in place of what is found while sampling.
 
     Raises:
         HostError: the adapter does not fit the model, or start is not before end.
@@ -297,6 +325,7 @@ def apply_pair(
         raise HostError(f"The pair starts at {start:g} and ends at {end:g} of sampling: choose a start before the end.")
     if not references:
         raise HostError("There is no reference: connect at least one person.")
+    given = None if focus is None else checked_mask(focus, "focus mask")
     keys = check_fit(model, adapter.model.info)
 
     model_management.load_models_gpu([adapter])
@@ -315,6 +344,9 @@ def apply_pair(
         masks=stack_masks(masks),
         start=start,
         end=end,
+        cascade=None
+        if scene_strength is None
+        else functools.partial(OnePass, scene_strength, strength, focus_share, given),
     )
 
     pair.keys_values(0, adapter.load_device, torch.float32)  # too many people are refused here, before sampling
@@ -330,6 +362,7 @@ def apply_pair(
     if not patched.get_wrappers(WrappersMP.PREDICT_NOISE, KEY):
         patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _run)
         patched.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, _note_step)
+        patched.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, _hear_first)
         patched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, _note_call)
         patched.add_callback_with_key(CallbacksMP.ON_CLONE, KEY, _own_patches)
     return patched
@@ -376,8 +409,10 @@ def with_step(model_options: dict[str, Any], step: Step) -> dict[str, Any]:
 
 
 def _note_step(executor: Any, x: Tensor, timestep: Tensor, model_options: dict | None = None, seed: Any = None) -> Any:
-    out = executor(x, timestep, with_step(model_options or {}, Step.of_guider(executor.class_obj, x)), seed)
     pairs = pairs_of(executor.class_obj)
+    for pair in pairs:
+        pair.begin_step(x)
+    out = executor(x, timestep, with_step(model_options or {}, Step.of_guider(executor.class_obj, x)), seed)
     if not all(pair.proven for pair in pairs):  # once a run: looking at the values waits for the device
         _check_finite(out)
         for pair in pairs:
@@ -385,11 +420,29 @@ def _note_step(executor: Any, x: Tensor, timestep: Tensor, model_options: dict |
     return out
 
 
+def _hear_first(
+    executor: Any, model: Any, conds: list, x: Tensor, timestep: Tensor, model_options: dict[str, Any]
+) -> list[Tensor]:
+    """Let pairs with a cascade of their own hear the first prediction of a step: guidance of other nodes may add some."""
+    options = model_options["transformer_options"]
+    hearing = {pair for pair in options.get(PAIRS, ()) if pair.hears}
+    if hearing:
+
+        def observe(seen: Observation) -> None:
+            if seen.pair in hearing:
+                seen.pair.one_pass.listener(seen)
+
+        for pair in hearing:
+            pair.hears = False
+        model_options = with_step(model_options, dataclasses.replace(options[STEP], observe=observe))
+    return executor(model, conds, x, timestep, model_options)
+
+
 def _note_call(
     executor: Any, x: Tensor, t: Tensor, c_concat: Any, c_crossattn: Any, control: Any, options: dict, **kwargs: Any
 ) -> Any:
     call = Call(options.get(STEP, Step()), x, t, options)
-    out = executor(x, t, c_concat, c_crossattn, control, {**options, CALL: call}, **kwargs)
+    out = executor(x, t, c_concat, c_crossattn, control, {**options, **call.for_others, CALL: call}, **kwargs)
     for pair in options.get(PAIRS, ()):
         pair.check_reached(call)
     return out

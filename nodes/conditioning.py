@@ -6,6 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..dhumandiff.cascade import FOCUS_SHARE, SCENE_STRENGTH
 from ..dhumandiff.errors import HostError
 from ..dhumandiff.references import same_person_warning
 from .comfy_pair import apply_pair
@@ -60,6 +61,37 @@ class DHDApplyPair(io.ComfyNode):
                     "batch, or one each.",
                 ),
                 io.Mask.Input("mask_2", optional=True, tooltip="Where person 2 may be (white)."),
+                io.Combo.Input(
+                    "cascade",
+                    options=["off", "one_pass"],
+                    default="off",
+                    optional=True,
+                    tooltip="one_pass: `strength` holds where the faces are and `scene_strength` everywhere else, with KSampler or any "
+                    "other sampler, at the price of one run. Off where a cascade node follows.",
+                    **ADVANCED,
+                ),
+                io.Float.Input(
+                    "scene_strength",
+                    default=SCENE_STRENGTH,
+                    min=0.0,
+                    max=3.0,
+                    step=0.05,
+                    optional=True,
+                    tooltip="How much the faces count outside of the faces, with `cascade` one_pass.",
+                    **ADVANCED,
+                ),
+                io.Float.Input(
+                    "focus_share",
+                    default=FOCUS_SHARE,
+                    optional=True,
+                    tooltip="Share of the picture that counts as face, with `cascade` one_pass.",
+                    **share,
+                ),
+                io.Mask.Input(
+                    "focus",
+                    optional=True,
+                    tooltip="Where the faces are (white), in place of what is found while sampling. Needs `cascade` one_pass.",
+                ),
             ],
             outputs=[io.Model.Output("model_out", display_name="model", tooltip="The model with both people.")],
             hidden=[io.Hidden.unique_id],
@@ -85,7 +117,13 @@ class DHDApplyPair(io.ComfyNode):
         reference_2: Any = None,
         mask_1: Any = None,
         mask_2: Any = None,
+        cascade: str = "off",
+        scene_strength: float = SCENE_STRENGTH,
+        focus_share: float = FOCUS_SHARE,
+        focus: Any = None,
     ) -> io.NodeOutput:
+        if focus is not None and cascade == "off":
+            raise HostError("focus is connected, but cascade is off: set it to one_pass, or take the mask away.")
         if reference_2 is None and mask_2 is not None:
             raise HostError("mask_2 is connected, but reference_2 is not: connect person 2, or take the mask away.")
         references = [r for r in (reference_1, reference_2) if r is not None]
@@ -102,5 +140,8 @@ class DHDApplyPair(io.ComfyNode):
             masks=(mask_1, mask_2)[:persons],
             start=start,
             end=end,
+            scene_strength=None if cascade == "off" else scene_strength,
+            focus_share=focus_share,
+            focus=focus,
         )
         return io.NodeOutput(patched)

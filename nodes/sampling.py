@@ -55,15 +55,21 @@ def cascade_inputs() -> list[io.Input]:
             "run for the mask and then a second one: three times.",
             **ADVANCED,
         ),
+        io.Mask.Input(
+            "focus",
+            optional=True,
+            tooltip="Where the faces are (white), in place of what is found while sampling: drawn, or the focus of an earlier run. "
+            "For few steps, and for a face where you want it. One for all pictures of a batch, or one each.",
+        ),
     ]
 
 
 def make_guider(
-    model: Any, positive: Any, negative: Any, cfg: float, scene: float, face: float, share: float, mode: str
+    model: Any, positive: Any, negative: Any, cfg: float, scene: float, face: float, share: float, mode: str, focus: Any
 ) -> CascadeGuider:
     """A guider with everything set."""
     guider = CascadeGuider(model)
-    guider.set_cascade(scene, face, share, mode)
+    guider.set_cascade(scene, face, share, mode, focus)
     guider.set_conds(positive, negative)
     guider.set_cfg(cfg)
     return guider
@@ -102,8 +108,9 @@ class DHDCascadeGuider(io.ComfyNode):
         face_strength: float,
         focus_share: float,
         mode: str,
+        focus: Any = None,
     ) -> io.NodeOutput:
-        guider = make_guider(model, positive, negative, cfg, scene_strength, face_strength, focus_share, mode)
+        guider = make_guider(model, positive, negative, cfg, scene_strength, face_strength, focus_share, mode, focus)
         return io.NodeOutput(guider)
 
 
@@ -181,8 +188,9 @@ class DHDCascadeKSampler(io.ComfyNode):
         face_strength: float,
         focus_share: float,
         mode: str,
+        focus: Any = None,
     ) -> io.NodeOutput:
-        guider = make_guider(model, positive, negative, cfg, scene_strength, face_strength, focus_share, mode)
+        guider = make_guider(model, positive, negative, cfg, scene_strength, face_strength, focus_share, mode, focus)
         samples = comfy.sample.fix_empty_latent_channels(model, latent_image["samples"])
         noise = comfy.sample.prepare_noise(samples, seed, latent_image.get("batch_index"))
         schedule = comfy.samplers.KSampler(
@@ -199,8 +207,8 @@ class DHDCascadeKSampler(io.ComfyNode):
             seed=seed,
         )
         sampled = sampled.to(model_management.intermediate_device())
-        focus = guider.focus
-        if focus is None:  # nothing was sampled (denoise 0), or the pair never acted
-            focus = torch.zeros(sampled.shape[0], *sampled.shape[-2:])
-        focus = F.interpolate(focus[:, None].float().cpu(), scale_factor=8, mode="nearest")[:, 0]
-        return io.NodeOutput({**latent_image, "samples": sampled}, focus)
+        used = guider.focus
+        if used is None:  # nothing was sampled (denoise 0), or the pair never acted
+            used = torch.zeros(sampled.shape[0], *sampled.shape[-2:])
+        used = F.interpolate(used[:, None].float().cpu(), scale_factor=8, mode="nearest")[:, 0]
+        return io.NodeOutput({**latent_image, "samples": sampled}, used)

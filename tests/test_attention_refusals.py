@@ -41,7 +41,7 @@ def test_masks_of_another_shape_or_number_than_the_pictures_are_refused(unet, ad
         run(unet, inputs())
     with (
         attach(unet, adapter, people, masks=torch.ones(2, 3, 16, 16)),
-        pytest.raises(HostError, match="3 masks of a person for 1 pictures"),
+        pytest.raises(HostError, match="3 person masks for 1 pictures"),
     ):
         run(unet, inputs())
 

@@ -313,3 +313,57 @@ def test_prompts_of_unlike_length_go_together(portrait, adapter, people, marked,
     ours, _ = portrait.generate(adapter, people, marked, negative, mode="none", **SMALL)
     expected = Straightforward(portrait, adapter, people, marked, negative)
     assert far(ours, expected.plain(1.0)) <= 1
+
+
+@pytest.mark.parametrize("mode", ["two_strength", "released"])
+@pytest.mark.parametrize("scene", [0.2, 0.0])
+def test_both_predictions_of_a_step_may_be_made_in_one_call(adapter, people, mode, scene):
+    if mode == "released" and scene == 0:
+        return  # refused, see test_diffusers_host_settings.py
+    portrait, rows = Portrait.from_base("tiny", "cpu"), []
+    masks = torch.rand(2, 1, 12, 8)
+    settings = {"mode": mode, "scene_strength": scene, "face_strength": 1.5, "masks": masks, **SMALL}
+    apart, focus = portrait.generate(adapter, people, MARKED, **settings)
+    portrait.pipeline.unet.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
+    portrait.joined = True
+    joined, same = portrait.generate(adapter, people, MARKED, **settings)
+    assert rows == ([4] * 3 if mode == "two_strength" else [2] * 3 + [4] * 3)
+    assert torch.equal(focus, same)
+    assert far(apart, joined) <= 1
+
+
+def test_where_memory_is_short_they_are_made_one_after_the_other_and_it_is_said(adapter, people, caplog):
+    portrait, rows = Portrait.from_base("tiny", "cpu"), []
+    settings = {"mode": "two_strength", "scene_strength": 0.2, "face_strength": 1.5, **SMALL}
+    apart, focus = portrait.generate(adapter, people, MARKED, **settings)
+    portrait.joined = True
+
+    def short(module, args):  # half of the layers have been heard by then
+        if len(args[0]) > 2:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+
+    portrait.pipeline.unet.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
+    portrait.pipeline.unet.up_blocks[0].register_forward_pre_hook(
+        lambda module, args, kwargs: short(module, (kwargs["hidden_states"],)), with_kwargs=True
+    )
+    with caplog.at_level("INFO"):
+        seen, same = portrait.generate(adapter, people, MARKED, **settings)
+    assert rows == [4, 2, 2, 2, 2, 2, 2]
+    assert "one after the other" in caplog.text
+    assert torch.equal(focus, same)
+    assert far(apart, seen) <= 1
+
+
+@pytest.mark.parametrize("mode", ["one_pass", "two_strength", "released"])
+def test_a_given_focus_stands_in_for_the_one_that_is_found(portrait, adapter, people, mode):
+    settings = {"mode": mode, "scene_strength": 0.2, "face_strength": 1.5, **SMALL}
+    steps = []
+    for value, strength in ((0.0, 0.2), (1.0, 1.5)):
+        given = torch.full((1, 96, 64), value)
+        ours, focus = portrait.generate(
+            adapter, people, MARKED, focus=given, progress=lambda *told: steps.append(told), **settings
+        )
+        plain, _ = portrait.generate(adapter, people, MARKED, mode="none", strength=strength, **SMALL)
+        assert far(ours, plain) <= 1
+        assert torch.equal(focus, torch.full((12, 8), value))
+    assert steps == [(1, 3), (2, 3), (3, 3)] * 2  # no run for the mask

@@ -110,6 +110,7 @@ def test_the_command_s_defaults_are_the_library_s(arguments, asked):
         "strength": 1.0,
         "person_strengths": [1.0, 1.0],
         "masks": None,
+        "focus": None,
         "start": 0.0,
         "end": 1.0,
     }

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import HostError, ImageError
 from .files import check_writable, write_png
-from .people import Person, check_saves, people_of, read, read_masks, references_of
+from .people import Person, check_saves, people_of, read, read_mask, read_masks, references_of
 
 if TYPE_CHECKING:
     from ..adapter import Adapter
@@ -80,6 +80,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     add("--scene-strength", type=float, default=0.7, help="of the faces outside of the faces (default: 0.7)")
     add("--face-strength", type=float, default=1.0, help="of the faces where they are (default: 1.0)")
     add("--focus-share", type=float, default=0.1, help="share of the picture that is face (default: 0.1)")
+    add(
+        "--focus", type=Path, metavar="PICTURE", help="greyscale, white where the faces are (default: found on the way)"
+    )
     add("--strength", type=float, default=1.0, help="of the faces in the mode none (default: 1.0)")
     add("--start", type=float, default=0.0, help="share of sampling at which the faces begin to count (default: 0)")
     add("--end", type=float, default=1.0, help="share of sampling at which they cease to count (default: 1)")
@@ -100,6 +103,8 @@ def run(args: argparse.Namespace) -> None:
         check_writable(path, "picture", ".png")
     if args.focus_out and args.mode == "none":
         raise HostError("The mode none has no focus mask: leave --focus-out away, or choose one of the others.")
+    if args.focus and args.mode == "none":
+        raise HostError("The mode none has no focus: leave --focus away, or choose one of the others.")
     if args.focus_out and args.focus_out.absolute() == args.out.absolute():
         raise ImageError(f"--out and --focus-out are both {args.out}: choose another name for one of them.")
 
@@ -122,6 +127,7 @@ def run(args: argparse.Namespace) -> None:
     found = [read(person) for person in people]
     check_saves([person.save for person in people if person.save])
     masks = read_masks((args.mask_1, args.mask_2)[: len(people)], size)
+    focus = read_mask(args.focus, size, "the faces are")[0] if args.focus else None
     for name in ("transformers", "diffusers"):
         package(name)
 
@@ -140,7 +146,8 @@ def run(args: argparse.Namespace) -> None:
     if adapter.has_subject_path:
         print(portrait.bound_words(prompt))
     started = time.monotonic()
-    image, focus = _with_progress(portrait, adapter, references, prompt, negative, masks=masks, **settings)
+    more = {"masks": masks, "focus": focus}
+    image, focus = _with_progress(portrait, adapter, references, prompt, negative, **more, **settings)
     record = _record(args, people, settings | {"negative": negative}, adapter, portrait)
     write_png(image, args.out, record)
     if args.focus_out:
@@ -263,6 +270,7 @@ def _record(
         **settings,
         "persons": [[Path(source).name for source in person.sources] for person in people],
         "which_face": [person.which for person in people],
+        "focus": args.focus and args.focus.name,
         "masks": [path and path.name for path in (args.mask_1, args.mask_2)[: len(people)]],
         "normalise_light": args.normalise_light,
         "base": Path(args.base).name,
@@ -293,4 +301,4 @@ def _focus_picture(focus: Any, size: tuple[int, int]) -> Any:
 
     if focus is None:  # every person at strength 0
         return Image.new("L", size)
-    return Image.fromarray(focus.numpy().astype("uint8") * 255).resize(size, Image.Resampling.NEAREST)
+    return Image.fromarray((focus.float().numpy() * 255).round().astype("uint8")).resize(size, Image.Resampling.NEAREST)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from ..references import FaceReference
 
-__all__ = ["Person", "check_saves", "people_of", "read", "read_masks", "references_of"]
+__all__ = ["Person", "check_saves", "people_of", "read", "read_mask", "read_masks", "references_of"]
 
 
 @dataclass(frozen=True)
@@ -125,12 +125,12 @@ def read_masks(paths: Sequence[Path | None], size: tuple[int, int]) -> Tensor | 
 
     if not any(paths):
         return None
-    latent = (size[1] // 8, size[0] // 8)
-    return torch.cat([_person_mask(path, latent) if path else torch.ones(1, 1, *latent) for path in paths])
+    anywhere = torch.ones(1, 1, size[1] // 8, size[0] // 8)
+    return torch.cat([read_mask(path, size, "the person may be") if path else anywhere for path in paths])
 
 
-def _person_mask(path: Path, latent: tuple[int, int]) -> Tensor:
-    """A picture as a mask [1, 1, *latent]. ImageError when it is none."""
+def read_mask(path: Path, size: tuple[int, int], where: str) -> Tensor:
+    """A picture as a mask [1, 1, H, W] at the latent's size. ImageError when it is none; `where`: what white is for."""
     import torch
 
     from ..attention import fit_masks
@@ -142,10 +142,12 @@ def _person_mask(path: Path, latent: tuple[int, int]) -> Tensor:
         if any("transparent" in note for note in photo.notes):
             raise ImageError("parts of it are transparent, which is neither white nor black. Fill them.")
         if (pixels.max(axis=-1) - pixels.min(axis=-1)).max() > 16:  # JPEG leaves a trace of colour in grey
-            raise ImageError("it has colours. A mask is greyscale: white where the person may be, black elsewhere.")
-        mask = fit_masks(torch.from_numpy(pixels.mean(axis=-1, dtype="float32"))[None, None] / 255, latent, 1)
+            raise ImageError(f"it has colours. A mask is greyscale: white where {where}, black elsewhere.")
+        mask = fit_masks(
+            torch.from_numpy(pixels.mean(axis=-1, dtype="float32"))[None, None] / 255, (size[1] // 8, size[0] // 8), 1
+        )
         if not mask.any():
-            raise ImageError("it is black all over, so the person could be nowhere. Paint white where they may be.")
+            raise ImageError(f"it is black all over. Paint white where {where}.")
     except (ImageError, HostError) as error:
         raise ImageError(f"The mask {path} cannot be used: {error}") from error
     return mask

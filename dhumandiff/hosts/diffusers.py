@@ -176,7 +176,9 @@ class Attached:
     ) -> Observation:
         images, copies = self._images_copies(roles)
         rows = range(len(roles))
-        places = [Place(row % images, 0, 0, *self.size) if row // images % copies == self.heard else None for row in rows]
+        places = [
+            Place(row % images, 0, 0, *self.size) if row // images % copies == self.heard else None for row in rows
+        ]
         keys = self._layer_keys_values(layer, query)[0]
         watched = (self, layer, shape, heads, query, lambda row: keys[roles[row]], probabilities)
         return Observation(*watched, roles, places, self.size, images)

@@ -20,6 +20,7 @@ from torch import Tensor
 from ..attention import fit_masks
 from ..cascade import FACE_STRENGTH, FOCUS_SHARE, SCENE_STRENGTH
 from ..errors import HostError
+from ..focus import fit_focus
 from ..prompt import Prompt, parse_prompt
 from .diffusers import attach
 from .diffusers_base import BUILT_IN, choose_device, choose_dtype, load_pipeline, package
@@ -58,11 +59,13 @@ class Portrait:
         pipeline: diffusers' StableDiffusionXLPipeline; only its parts are used.
         device, dtype: where and in what the base runs.
         scheduler: any of diffusers' that steps on a noise prediction; Euler from the start, as the nodes' default.
+        joined: whether the modes with two predictions a step make them in one call, if memory allows. On a CPU that gains nothing.
     """
 
     def __init__(self, pipeline: Any, device: torch.device | str = "cpu") -> None:
         self.pipeline = pipeline.to(device)
         self.device, self.dtype = torch.device(device), pipeline.unet.dtype
+        self.joined = self.device.type != "cpu"
         self.use_sampler("euler")
 
     def use_sampler(self, name: str) -> None:
@@ -111,6 +114,7 @@ class Portrait:
         strength: float = 1.0,
         person_strengths: Sequence[float] | None = None,
         masks: Tensor | None = None,
+        focus: Tensor | None = None,
         start: float = 0.0,
         end: float = 1.0,
         progress: Callable[[int, int], None] | None = None,
@@ -131,13 +135,14 @@ class Portrait:
             strength: of both persons where the mode is none; in the cascade scene and face strength take its place.
             person_strengths: one a person, multiplied with the strength in every mode.
             masks: where each person may be, [P, 1, H, W] 0..1, any size of the picture's shape.
+            focus: where the faces are, [1, H, W] 0..1, any size of the picture's shape, in place of what is found while sampling.
             start, end: share of sampling in which the pair acts, 0..1, counted in noise levels as ComfyUI does it: a
                 share p is the noise of training timestep (1 - p) * (T - 1), and 0 and 1 leave nothing out.
             progress: called with (steps done, all steps).
 
         Returns:
-            The picture, and the focus mask, bool [height / 8, width / 8]: None in the mode none, and where the persons
-            have no strength.
+            The picture, and the focus mask, bool [height / 8, width / 8], a given one float: None in the mode none, and where
+            the persons have no strength.
 
         Raises:
             HostError: settings that cannot be used, an adapter that does not fit, or NaN on the way.
@@ -146,6 +151,10 @@ class Portrait:
         check_settings(size, steps, cfg, mode, *strengths, seed, person_strengths, start, end)
         if masks is not None and masks.ndim == 4:  # refused here, not in the first step
             fit_masks(masks, (size[1] // 8, size[0] // 8), 1)
+        if focus is not None:
+            fit_focus(focus, (size[1] // 8, size[0] // 8), 1)
+            if mode == "none":
+                raise HostError("The mode none has no focus: choose another one, or leave the focus away.")
         if isinstance(prompt, str):
             prompt = parse_prompt(prompt, persons=len(references))
         conditions = self._conditions(adapter, references, prompt, negative if cfg != 1 else None, size)
@@ -155,14 +164,14 @@ class Portrait:
             torch.no_grad(),
             attach(self.pipeline.unet, adapter, references, strength, person_strengths, masks, guidance) as attached,
         ):
-            total = steps * (2 if mode == "released" else 1)
-            sampler = Sampler(self, attached, conditions, cfg, [seed], (start, end), total, progress)
+            total = steps * (2 if mode == "released" and focus is None else 1)
+            sampler = Sampler(self, attached, conditions, cfg, [seed], (start, end), total, progress, self.joined)
             if mode == "none":
-                latent, focus = sampler.sample(noise, steps, lambda x, t, _: sampler.predict(strength, x, t)), None
+                latent, used = sampler.sample(noise, steps, lambda x, t, _: sampler.predict(strength, x, t)), None
             else:
                 run = {"one_pass": one_pass, "two_strength": two_strength, "released": released}[mode]
-                latent, focus = run(sampler, noise, steps, scene_strength, face_strength, focus_share)
-        return self._decode(latent), None if focus is None else focus[0].cpu()
+                latent, used = run(sampler, noise, steps, scene_strength, face_strength, focus_share, focus)
+        return self._decode(latent), None if used is None else used[0].cpu()
 
     def bound_words(self, prompt: Prompt) -> str:
         """Say for people which words of a prompt stand for whom."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..cascade import blend, first_strength, focus_mask, strength_map
+from ..cascade import blend, focus_mask
 from ..errors import HostError
-from ..focus import FocusListener, ReleasedListener
+from ..focus import FocusListener, OnePass, ReleasedListener, fit_focus
 
 if TYPE_CHECKING:
     from .diffusers import Attached
     from .diffusers_pipeline import Portrait
+
+log = logging.getLogger(__name__)
 
 __all__ = ["MASK_ADVICE", "NO_MASK", "Sampler", "check_finite", "first_noise", "one_pass", "released", "two_strength"]
 
@@ -39,9 +42,11 @@ class Sampler:
         share: start and end of the pair, see `Portrait.generate`.
         total: steps of all runs, for progress.
         progress: called with (steps done, total).
+        joined: see below; of an `Attached` only.
 
     Attributes:
         acts: whether the pair acts in the step that is being sampled.
+        joined: whether both predictions of a step are made in one call. On a CPU that gains nothing.
     """
 
     def __init__(
@@ -54,6 +59,7 @@ class Sampler:
         share: tuple[float, float],
         total: int,
         progress: Callable[[int, int], None] | None,
+        joined: bool = False,
     ) -> None:
         self.portrait, self.attached, self.conditions = portrait, attached, conditions
         self.cfg, self.seeds, self.total, self.progress, self.done = cfg, seeds, total, progress, 0
@@ -62,6 +68,9 @@ class Sampler:
         self._first_time = math.inf if start <= 0 else (1 - start) * last
         self._last_time = -math.inf if end >= 1 else (1 - end) * last
         self.acts = True
+        self.joined = joined
+        self._guided = cfg != 1
+        self._known = {1: conditions}
 
     def acting(self, steps: int) -> list[bool]:
         """For each step whether the pair acts in it. Sets the scheduler to its beginning."""
@@ -96,63 +105,99 @@ class Sampler:
                 self.progress(min(self.done, self.total), self.total)
         return x
 
-    def predict(self, strength: float | Tensor, x: Tensor, t: Any, observe: Callable | None = None) -> Tensor:
-        """Guided noise at a strength of the pair (0 in a step in which it does not act; or one for every place), float32.
+    def predict(
+        self,
+        strength: float | Tensor | tuple[float, ...],
+        x: Tensor,
+        t: Any,
+        observe: Callable | None = None,
+        heard: int = 0,
+    ) -> Tensor:
+        """Guided noise at a strength of the pair (0 in a step in which it does not act), float32 [N, C, H, W]: a number, one for
+        every place, or several; then [copies * N, C, H, W], all pictures at the first, at the second ...
 
-        `observe` hears every layer to which the pair adds something.
+        `observe` hears every layer to which the pair adds something; of several strengths the one `heard`.
         """
         self.attached.strength, self.attached.observe = strength if self.acts else 0.0, observe
-        rows = len(self.conditions["encoder_hidden_states"])
+        self.attached.heard = heard
+        conditions = self._conditions_of(len(strength) if isinstance(strength, tuple) else 1)
+        rows = len(conditions["encoder_hidden_states"])
         scaled = self.portrait.scheduler.scale_model_input(x, t).to(self.portrait.dtype)
-        out = self.portrait.pipeline.unet(scaled.repeat(rows // len(x), 1, 1, 1), t, **self.conditions).sample.float()
-        if rows == len(x):
+        out = self.portrait.pipeline.unet(scaled.repeat(rows // len(x), 1, 1, 1), t, **conditions).sample.float()
+        if not self._guided:
             return out
         unconditional, conditional = out.chunk(2)
         return unconditional + self.cfg * (conditional - unconditional)
 
+    def predict_both(
+        self, scene: float, face: float, x: Tensor, t: Any, listener: FocusListener | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """`predict` at both strengths of the cascade: in one call where that is faster and memory allows it.
+
+        The listener hears the scene's prediction, or the face's where the scene has no attention to hear.
+        """
+        if self.joined:
+            try:
+                return self.predict((scene, face), x, t, listener, int(scene == 0)).chunk(2)
+            except RuntimeError as error:
+                if "out of memory" not in str(error):
+                    raise
+            log.info("No memory for both predictions of a step in one call: they are made one after the other.")
+            self.joined = False
+            if listener is not None:
+                listener.drop()
+        at_scene = self.predict(scene, x, t, listener if scene > 0 else None)
+        return at_scene, self.predict(face, x, t, None if scene > 0 else listener)
+
+    def _conditions_of(self, copies: int) -> dict[str, Any]:
+        if copies not in self._known:
+            self._known[copies] = _map(self.conditions, lambda rows: _repeat_halves(rows, copies, 1 + self._guided))
+        return self._known[copies]
+
 
 def two_strength(
-    sampler: Sampler, noise: Tensor, steps: int, scene: float, face: float, share: float
+    sampler: Sampler, noise: Tensor, steps: int, scene: float, face: float, share: float, given: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """One trajectory; at every step the focus gathered so far joins both predictions."""
+    """One trajectory; at every step the focus gathered so far (or the given one [N, H, W]) joins both predictions."""
     listener = FocusListener()
-    focus: Tensor | None = None
+    focus = None if given is None else fit_focus(given, _size(noise), len(noise)).to(sampler.portrait.device)
 
     def predict(x: Tensor, t: Any, _: bool) -> Tensor:
         nonlocal focus
-        # Attention can be heard only where the persons count at all.
-        at_scene = sampler.predict(scene, x, t, listener if scene > 0 else None)
         if not sampler.acts:
-            return at_scene
-        at_face = sampler.predict(face, x, t, None if scene > 0 else listener)
-        maps = listener.maps()
-        if maps is None:  # all persons are at strength 0
-            return at_scene
-        focus = focus_mask(maps, share)
+            return sampler.predict(scene, x, t)
+        at_scene, at_face = sampler.predict_both(scene, face, x, t, listener if given is None else None)
+        if given is None:
+            maps = listener.maps()
+            if maps is None:  # all persons are at strength 0
+                return at_scene
+            focus = focus_mask(maps, share)
         return blend(at_scene, at_face, focus)
 
     return sampler.sample(noise, steps, predict), focus
 
 
 def one_pass(
-    sampler: Sampler, noise: Tensor, steps: int, scene: float, face: float, share: float
+    sampler: Sampler, noise: Tensor, steps: int, scene: float, face: float, share: float, given: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """One trajectory and one prediction a step; the focus gathered so far says which strength holds where."""
-    listener = FocusListener()
+    """One trajectory and one prediction a step; the focus gathered so far (or the given one) says which strength holds where."""
+    strengths = OnePass(scene, face, share, given)
 
     def predict(x: Tensor, t: Any, _: bool) -> Tensor:
-        maps = listener.maps()
-        at = first_strength(scene, face, share) if maps is None else strength_map(maps, scene, face, share)
-        return sampler.predict(at, x, t, listener)
+        return sampler.predict(strengths.strength(_size(noise), len(noise)), x, t, strengths.listener)
 
-    latent, maps = sampler.sample(noise, steps, predict), listener.maps()
-    return latent, None if maps is None else focus_mask(maps, share)
+    return sampler.sample(noise, steps, predict), strengths.focus(_size(noise), len(noise))
 
 
 def released(
-    sampler: Sampler, noise: Tensor, steps: int, scene: float, face: float, share: float
+    sampler: Sampler, noise: Tensor, steps: int, scene: float, face: float, share: float, given: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """One run for the mask, read at its last step; a second one from the same noise, with both predictions."""
+    """One run for the mask, read at its last step; a second one from the same noise, with both predictions.
+
+    With a given mask this is `two_strength`.
+    """
+    if given is not None:
+        return two_strength(sampler, noise, steps, scene, face, share, given)
     if not sampler.acting(steps)[-1]:
         raise HostError(f"{NO_MASK} The pair starts after the last of the {steps} steps. {MASK_ADVICE}")
     listener = ReleasedListener()
@@ -160,10 +205,25 @@ def released(
     focus = listener.mask(len(noise), 100 * (1 - share))
 
     def predict(x: Tensor, t: Any, _: bool) -> Tensor:
-        at_scene = sampler.predict(scene, x, t)
-        return blend(at_scene, sampler.predict(face, x, t), focus) if sampler.acts else at_scene
+        if not sampler.acts:
+            return sampler.predict(scene, x, t)
+        return blend(*sampler.predict_both(scene, face, x, t), focus)
 
     return sampler.sample(noise, steps, predict), focus
+
+
+def _size(noise: Tensor) -> tuple[int, int]:
+    return noise.shape[-2], noise.shape[-1]
+
+
+def _map(values: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The same nested dict with changed tensors."""
+    return {name: _map(value, change) for name, value in values.items()} if isinstance(values, dict) else change(values)
+
+
+def _repeat_halves(rows: Tensor, copies: int, halves: int) -> Tensor:
+    """[halves * N, ...] -> [halves * copies * N, ...], the copies inside of each half."""
+    return torch.cat([half.repeat(copies, *[1] * (rows.ndim - 1)) for half in rows.chunk(halves)])
 
 
 def first_noise(seed: int, shape: Sequence[int]) -> Tensor:

@@ -1,8 +1,10 @@
 """The cascade in ComfyUI: with any sampler, on any picture shape, beside stock nodes."""
 
+import comfy.model_management
 import pytest
 import tiny_comfy
 import torch
+import torch.nn.functional as F
 from dhd_pack.dhumandiff.errors import DHumanDiffError
 from dhd_pack.nodes.comfy_cascade import CascadeGuider
 from dhd_pack.nodes.comfy_pair import apply_pair
@@ -17,9 +19,9 @@ def paired(model):
     return apply_pair(model, tiny_comfy.adapter_patcher(), [tiny_comfy.reference(1), tiny_comfy.reference(2)], 0.3)
 
 
-def cascade(model, mode="two_strength", scene=0.7, face=1.0, share=0.1, cfg=5.0, positive=POSITIVE):
+def cascade(model, mode="two_strength", scene=0.7, face=1.0, share=0.1, cfg=5.0, positive=POSITIVE, focus=None):
     made = CascadeGuider(model)
-    made.set_cascade(scene, face, share, mode)
+    made.set_cascade(scene, face, share, mode, focus)
     made.set_conds(positive, NEGATIVE)
     made.set_cfg(cfg)
     return made
@@ -51,11 +53,11 @@ def test_a_prediction_is_the_face_s_where_the_focus_is_and_the_scene_s_elsewhere
 
 
 def test_one_pass_begins_at_the_scene_s_strength_and_goes_on_with_one_for_every_place(model, paired, monkeypatch):
-    from dhd_pack.nodes import comfy_cascade
+    from dhd_pack.dhumandiff import focus as listening
 
     made, maps = cascade(paired, "one_pass", scene=0.2, face=0.9, share=0.25), []
-    strength_map = comfy_cascade.strength_map
-    monkeypatch.setattr(comfy_cascade, "strength_map", lambda *given: maps.append(strength_map(*given)) or maps[-1])
+    strength_map = listening.strength_map
+    monkeypatch.setattr(listening, "strength_map", lambda *given: maps.append(strength_map(*given)) or maps[-1])
     picture, sigma = torch.randn(2, 4, 16, 12) * 10, sigma_at(model, 500)
     first = predict(made, picture, sigma)
     assert (first - predict(at(model, 0.2), picture, sigma)).abs().max() / sigma < 1e-4
@@ -74,19 +76,20 @@ def test_one_pass_begins_at_the_scene_s_strength_and_goes_on_with_one_for_every_
 def test_one_pass_asks_the_model_as_often_as_a_plain_run(model, paired):
     def calls(made):
         count = []
-        made.model_patcher = made.model_patcher.clone()
-        made.model_patcher.set_model_unet_function_wrapper(
-            lambda apply, args: count.append(1) or apply(args["input"], args["timestep"], **args["c"])
-        )
+        made.model_options = {
+            **made.model_options,
+            "model_function_wrapper": lambda apply, args: (
+                count.append(len(args["input"])) or apply(args["input"], args["timestep"], **args["c"])
+            ),
+        }
         sample(made, (1, 4, 12, 12))
-        return len(count)
+        return count
 
     plain = calls(at(model, 0.7))
-    assert [calls(cascade(paired, mode)) for mode in ("one_pass", "two_strength", "released")] == [
-        plain,
-        2 * plain,
-        3 * plain,
-    ]
+    assert plain == [2] * 4  # a negative and a positive in each step
+    assert calls(cascade(paired, "one_pass")) == plain
+    assert calls(cascade(paired, "two_strength")) == [4] * 4
+    assert calls(cascade(paired, "released")) == [2] * 4 + [4] * 4
 
 
 @pytest.mark.parametrize("mode", ["one_pass", "two_strength", "released"])
@@ -242,3 +245,126 @@ def test_two_pairs_both_count_for_the_released_mask(paired, adapter):
     sample(last, (1, 4, 16, 16))
     assert not torch.equal(two.focus, one.focus)
     assert not torch.equal(two.focus, last.focus)
+
+
+def count_rows(made, calls, indices=None):
+    """Note the rows of every call of the model, and the indices that other packs are told."""
+
+    def wrapper(apply, args):
+        calls.append(len(args["input"]))
+        return apply(args["input"], args["timestep"], **args["c"])
+
+    made.model_options = {**made.model_options, "model_function_wrapper": wrapper}
+    if indices is not None:
+        options = dict(made.model_options["transformer_options"])
+        patches = dict(options.get("patches", {}))
+        patches["attn2_patch"] = [lambda q, k, v, o: indices.append(tuple(o["cond_or_uncond"])) or (q, k, v)]
+        made.model_options["transformer_options"] = {**options, "patches": patches}
+    return made
+
+
+@pytest.mark.parametrize("mode", ["two_strength", "released"])
+def test_without_memory_for_both_predictions_they_are_made_one_after_the_other(paired, mode, monkeypatch):
+    together, apart = [], []
+    plenty = sample(count_rows(cascade(paired, mode), together), (2, 4, 12, 12))
+    monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda *_, **__: 0)
+    scarce = sample(count_rows(cascade(paired, mode), apart), (2, 4, 12, 12))
+    assert max(together) == 8  # two pictures, negative and positive, at two strengths
+    assert set(apart) == {2}
+    assert torch.allclose(plenty, scarce, atol=1e-3)
+
+
+@pytest.mark.parametrize("cfg", [1.0, 5.0])
+def test_other_packs_see_the_prompts_as_always(paired, cfg):
+    indices = []
+    sample(count_rows(cascade(paired, cfg=cfg), [], indices), (1, 4, 12, 12), steps=2)
+    assert {index for told in indices for index in told} == ({0} if cfg == 1 else {0, 1})
+
+
+@pytest.mark.parametrize("mode", ["one_pass", "two_strength", "released"])
+@pytest.mark.parametrize("size", [(16, 12), (128, 96)], ids=["latent pixels", "pixels"])
+def test_a_given_focus_stands_in_for_the_one_that_is_found(model, paired, mode, size):
+    left = torch.zeros(1, *size)
+    left[..., : size[1] // 2] = 1
+    calls, (picture, sigma) = [], (torch.randn(2, 4, 16, 12) * 10, sigma_at(model, 500))
+    made = count_rows(cascade(paired, mode, scene=0.2, face=0.9, focus=left), calls)
+    seen = predict(made, picture, sigma)
+    assert calls == [4 if mode == "one_pass" else 8]  # no run for the mask
+    assert torch.equal(made.focus[0], F.interpolate(left[None], (16, 12))[0, 0])
+    scene, face = (predict(at(model, strength), picture, sigma) for strength in (0.2, 0.9))
+    if mode == "one_pass":
+        people = [tiny_comfy.reference(1), tiny_comfy.reference(2)]
+        field = 0.2 + 0.7 * made.focus
+        masked = apply_pair(model, tiny_comfy.adapter_patcher(), people, 1.0, masks=(field, field))
+        expected = predict(guider(masked, POSITIVE, NEGATIVE), picture, sigma)
+    else:
+        expected = torch.cat([face[..., :6], scene[..., 6:]], dim=-1)
+    assert (seen - expected).abs().max() / sigma < 1e-4
+
+
+def test_a_focus_of_another_shape_or_number_is_refused(paired):
+    with pytest.raises(DHumanDiffError, match=r"A focus mask is 96 x 32, but the picture is 96 x 128"):
+        sample(cascade(paired, focus=torch.ones(1, 32, 96)), (1, 4, 16, 12))
+    with pytest.raises(DHumanDiffError, match=r"There are 3 focus masks for 2 pictures"):
+        sample(cascade(paired, focus=torch.ones(3, 128, 96)), (2, 4, 16, 12))
+    with pytest.raises(DHumanDiffError, match=r"The focus mask holds values that are not between 0 and 1"):
+        cascade(paired, focus=torch.full((1, 128, 96), 2.0))
+
+
+def own_cascade(model, scene=0.2, face=0.9, share=0.25, **options):
+    """The same people with `cascade` one_pass in Apply Disparity-Aware Conditioning."""
+    people = [tiny_comfy.reference(1), tiny_comfy.reference(2)]
+    applied = {"scene_strength": scene, "focus_share": share, **options}
+    return apply_pair(model, tiny_comfy.adapter_patcher(), people, face, **applied)
+
+
+@pytest.mark.parametrize("sampler", ["euler", "euler_ancestral", "heun", "dpmpp_2m"])
+@pytest.mark.parametrize("focus", [None, torch.eye(12).expand(1, 12, 12)], ids=["found", "given"])
+def test_a_pair_with_a_cascade_of_its_own_draws_with_ksampler_what_the_cascade_draws(model, paired, sampler, focus):
+    theirs = sample(cascade(paired, "one_pass", 0.2, 0.9, 0.25, focus=focus), (2, 4, 12, 12), sampler=sampler)
+    plain = guider(own_cascade(model, focus=focus), POSITIVE, NEGATIVE)
+    for _ in range(2):  # nothing of a run stays for the next
+        ours = sample(plain, (2, 4, 12, 12), sampler=sampler)
+        assert torch.allclose(ours, theirs, atol=1e-4)
+    assert not torch.allclose(sample(at(model, 0.9), (2, 4, 12, 12), sampler=sampler), theirs, atol=1e-2)
+
+
+def test_guidance_that_asks_again_is_not_heard(model, paired):
+    from comfy_extras.nodes_pag import PerturbedAttentionGuidance
+
+    guided = [PerturbedAttentionGuidance.execute(m, 3.0).args[0] for m in (own_cascade(model), paired)]
+    ours = sample(guider(guided[0], POSITIVE, NEGATIVE), (1, 4, 12, 12))
+    theirs = sample(cascade(guided[1], "one_pass", 0.2, 0.9, 0.25), (1, 4, 12, 12))
+    assert torch.allclose(ours, theirs, atol=1e-3)
+
+
+def test_a_cascade_in_two_places_is_refused(model):
+    with pytest.raises(DHumanDiffError, match="The cascade is on in two places"):
+        CascadeGuider(own_cascade(model)).set_cascade()
+
+
+def test_two_pairs_may_each_have_a_cascade_or_not(model, adapter):
+    others = [tiny_comfy.reference(5), tiny_comfy.reference(6)]
+    both = apply_pair(own_cascade(model), adapter, others, 0.5)
+    alone = apply_pair(model, adapter, others, 0.5)
+    people = [tiny_comfy.reference(1), tiny_comfy.reference(2)]
+    flat = apply_pair(alone, adapter, people, 0.4)
+    level = apply_pair(own_cascade(model, scene=0.4, face=0.4), adapter, others, 0.5)
+    shape = (1, 4, 12, 12)
+    assert torch.isfinite(sample(guider(both, POSITIVE, NEGATIVE), shape)).all()
+    seen, expected = (sample(guider(m, POSITIVE, NEGATIVE), shape) for m in (level, flat))
+    assert torch.allclose(seen, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_few_steps_without_guidance_run_and_use_the_focus_from_the_second_step_on(model, paired, steps):
+    shape, few = (1, 4, 12, 12), {"steps": steps, "sampler": "lcm", "scheduler": "sgm_uniform"}
+    seen = sample(cascade(paired, "one_pass", 0.2, 0.9, cfg=1.0), shape, **few)
+    plain = at(model, 0.2)
+    plain.set_cfg(1.0)
+    same = torch.allclose(seen, sample(plain, shape, **few), atol=1e-3)
+    assert same == (steps == 1)
+    given = sample(cascade(paired, "one_pass", 0.2, 0.9, cfg=1.0, focus=torch.ones(1, 12, 12)), shape, **few)
+    plain = at(model, 0.9)
+    plain.set_cfg(1.0)
+    assert torch.allclose(given, sample(plain, shape, **few), atol=1e-3)

@@ -221,7 +221,7 @@ def test_a_mask_of_another_shape_is_refused(model, adapter, people):
 
 def test_a_wrong_number_of_masks_is_refused(model, adapter, people):
     patched = apply_pair(model, adapter, people, masks=(torch.ones(3, 64, 64), None))
-    with pytest.raises(DHumanDiffError, match="3 masks of a person for 2 pictures"):
+    with pytest.raises(DHumanDiffError, match="3 person masks for 2 pictures"):
         sample(guider(patched, POSITIVE, NEGATIVE), (2, 4, 16, 16), steps=1)
 
 
