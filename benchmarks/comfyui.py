@@ -39,9 +39,11 @@ def load(threads: int = 2) -> Any:
     comfy.cli_args.args.use_pytorch_cross_attention = True
     torch.set_num_threads(threads)
     # As ComfyUI's loader does it: a package of an arbitrary name.
-    spec = importlib.util.spec_from_file_location("dhd", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
+    spec = importlib.util.spec_from_file_location(
+        "dhd_pack", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
+    )
     pack = importlib.util.module_from_spec(spec)
-    sys.modules["dhd"] = pack
+    sys.modules["dhd_pack"] = pack
     spec.loader.exec_module(pack)
     return pack
 
@@ -70,7 +72,7 @@ class Base:
         import comfy.model_management as management
         import comfy.model_patcher
         import comfy.supported_models
-        from dhd.dhumandiff.tiny import fill_with_noise
+        from dhd_pack.dhumandiff.tiny import fill_with_noise
 
         config = comfy.supported_models.SDXL(
             {
@@ -107,8 +109,8 @@ class Base:
         import comfy.model_management as management
         import comfy.model_patcher
         import comfy.ops
-        from dhd.dhumandiff.adapter import Adapter
-        from dhd.dhumandiff.tiny import random_adapter
+        from dhd_pack.dhumandiff.adapter import Adapter
+        from dhd_pack.dhumandiff.tiny import random_adapter
 
         narrow, wide = 2 * self.channels, 4 * self.channels
         plain = random_adapter([narrow] * 4 + [wide] * 50 + [narrow] * 6 + [wide] * 10, CONTEXT)
@@ -119,7 +121,7 @@ class Base:
     @cached_property
     def people(self) -> list[Any]:
         """Two DHD_REFERENCEs."""
-        from dhd.dhumandiff.references import FaceReference
+        from dhd_pack.dhumandiff.references import FaceReference
 
         return [
             FaceReference(

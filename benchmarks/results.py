@@ -25,3 +25,23 @@ def load(name: str) -> dict[str, Any]:
         FileNotFoundError: it was not.
     """
     return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were measured on."""
+    import os
+    import platform
+
+    import torch
+
+    return {"cpu": _cpu(), "cores": os.cpu_count(), "system": platform.system(), "torch": torch.__version__}
+
+
+def _cpu() -> str:
+    path = Path("/proc/cpuinfo")
+    names = (
+        [line.split(":")[1].strip() for line in path.read_text().splitlines() if line.startswith("model name")]
+        if path.is_file()
+        else []
+    )
+    return names[0] if names else "unknown"

@@ -12,17 +12,15 @@ slows both sides. Told are median and quartiles over the rounds. Only the sampli
 from __future__ import annotations
 
 import argparse
-import platform
 import random
 import time
 from pathlib import Path
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from . import comfyui
-from .results import save
+from .results import machine, save
 
 _HELP = {
     "channels": "channels of the UNet's first level (SDXL has 320)",
@@ -72,7 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
         given.name or f"sampling_{given.size}px_{given.channels}ch",
         {
             "settings": {**vars(given), "ip_adapter_plus": given.ip_adapter_plus is not None},
-            "machine": {"cpu": platform.processor() or platform.machine(), "torch": torch.__version__},
+            "machine": machine(),
             "plain_seconds": float(np.median(seconds["plain"])),
             "ratios": {
                 name: dict(zip(("q1", "median", "q3"), map(float, np.quantile(r, (0.25, 0.5, 0.75))), strict=True))

@@ -41,7 +41,7 @@ def cascade(mode: str, masks: bool = False) -> Callable[[Base], Run]:
     """KSampler (DHumanDiff Cascade), scene 0.7 and faces 1.0."""
 
     def make(base: Base) -> Run:
-        from dhd.nodes.comfy_cascade import CascadeGuider
+        from dhd_pack.nodes.comfy_cascade import CascadeGuider
 
         guider = base.guider(_with_pair(base, masks=base.masks if masks else ()), CascadeGuider)
         guider.set_cascade(0.7, 1.0, 0.10, mode)
@@ -54,12 +54,12 @@ def floor(masks: bool = False) -> Callable[[Base], Run]:
     """The least that two people can cost: in every layer two attentions with ready keys and values, and two additions.
 
     Nothing of what a pack has to do (telling positive from negative, areas, tiles, precisions, other packs): rows are taken
-    as [positive, negative] as ComfyUI lays out this run, masks are brought to the layers' size once.
+    as [negative, positive] as ComfyUI lays out this run, masks are brought to the layers' size once.
     """
 
     def make(base: Base) -> Run:
         from comfy.ldm.modules.attention import optimized_attention
-        from dhd.nodes.comfy_pair import cross_attention_layers, reference_on
+        from dhd_pack.nodes.comfy_pair import cross_attention_layers, reference_on
 
         adapter = base.adapter.model
         people = [reference_on(person, torch.device("cpu")) for person in base.people]
@@ -68,7 +68,7 @@ def floor(masks: bool = False) -> Callable[[Base], Run]:
         with torch.no_grad():
             negative = torch.stack([adapter.unconditional_tokens(person)[0] for person in people])
             positive = torch.stack([adapter.face_tokens(person)[0] for person in people])
-            tokens = torch.stack([positive, negative]).float()
+            tokens = torch.stack([negative, positive]).float()
         at = {}
 
         def fitted(places: int) -> list[Tensor]:
@@ -108,7 +108,7 @@ def ip_adapters(folder: Path, masks: bool = False) -> Callable[[Base], Run]:
 
     def make(base: Base) -> Run:
         pack = _ip_adapter_plus(folder)
-        from dhd.nodes.comfy_pair import cross_attention_layers
+        from dhd_pack.nodes.comfy_pair import cross_attention_layers
 
         model = base.model.clone()
         # Numbered as in IP-Adapter's files: the odd numbers of all attention layers, in the adapter's order.
@@ -157,7 +157,7 @@ def known(ip_adapter_plus: Path | None = None) -> dict[str, Callable[[Base], Run
 
 
 def _with_pair(base: Base, masks: Any = ()) -> Any:
-    from dhd.nodes.comfy_pair import apply_pair
+    from dhd_pack.nodes.comfy_pair import apply_pair
 
     return apply_pair(base.model, base.adapter, base.people, 1.0, masks=masks)
 
