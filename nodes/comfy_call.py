@@ -182,6 +182,11 @@ class Call:
         return self._cache[key]
 
 
+def with_step(model_options: dict[str, Any], step: Step) -> dict[str, Any]:
+    """Model options that carry a step."""
+    return {**model_options, "transformer_options": {**model_options.get("transformer_options", {}), STEP: step}}
+
+
 @functools.lru_cache(maxsize=64)
 def _log_once(text: str) -> None:
     log.warning("DHumanDiff: %s", text)

@@ -14,8 +14,9 @@ from torch import Tensor
 from ..dhumandiff.cascade import FACE_STRENGTH, FOCUS_SHARE, SCENE_STRENGTH, blend, focus_mask
 from ..dhumandiff.errors import HostError
 from ..dhumandiff.focus import FocusListener, OnePass, ReleasedListener, fit_focus
-from .comfy_call import STEP
-from .comfy_pair import KEY, checked_mask, pairs_of, with_step
+from .comfy_apply import checked_mask
+from .comfy_call import STEP, with_step
+from .comfy_pair import KEY, pairs_of
 
 MODES = ("one_pass", "two_strength", "released")
 _OWN_STEPS = ("dpm_fast_function", "dpm_adaptive_function")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..dhumandiff.errors import HostError
 from ..dhumandiff.prompt import BoundToken, Prompt, bind_tokens
-from .comfy_pair import reference_on
+from .comfy_apply import reference_on
 
 
 class _LastLayerCLIPL:

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..dhumandiff.cascade import FOCUS_SHARE, SCENE_STRENGTH
 from ..dhumandiff.errors import HostError
 from ..dhumandiff.references import same_person_warning
-from .comfy_pair import apply_pair
+from .comfy_apply import apply_pair
 from .comfy_schema import ADVANCED, AdapterType, ReferenceType, schema, tell
 
 

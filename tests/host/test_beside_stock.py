@@ -14,14 +14,15 @@ import torch
 from comfy_extras.nodes_custom_sampler import Guider_DualCFG
 from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 from comfy_extras.nodes_sag import SelfAttentionGuidance
+from dhd_pack.dhumandiff.attention import ReadyKeysValues
 from dhd_pack.dhumandiff.encode import encode_reference
 from dhd_pack.dhumandiff.hosts.diffusers import attach
 from dhd_pack.dhumandiff.hosts.diffusers_text import encode_prompt
 from dhd_pack.dhumandiff.prompt import parse_prompt
 from dhd_pack.nodes import comfy_pair
 from dhd_pack.nodes.adapter import DHDLoadAdapter
+from dhd_pack.nodes.comfy_apply import apply_pair
 from dhd_pack.nodes.comfy_cascade import MODES, CascadeGuider
-from dhd_pack.nodes.comfy_pair import apply_pair
 from dhd_pack.nodes.comfy_text import encode_subject_prompt
 from dhd_pack.nodes.comfy_vision import VisionTower
 from dhd_pack.nodes.conditioning import DHDApplyPair
@@ -129,7 +130,7 @@ def test_the_chain_of_nodes_runs_on_all_seventy_layers_with_an_adapter_from_a_fi
         return DHDCascadeKSampler.execute(patched, *sampling).args
 
     latent, focus = portrait(adapter, people)
-    assert sorted(reached) == sorted(list(range(70)) * 4)  # two steps, two strengths
+    assert sorted(reached) == sorted(list(range(70)) * 2)  # two steps, both strengths in one call
     assert torch.isfinite(latent["samples"]).all()
     assert focus.shape == (1, 64, 64)
     assert 0 < focus.mean() < 0.2
@@ -278,8 +279,8 @@ def test_perturbed_attention_guidance_reads_the_people_inside_their_masks(model,
 
 
 def test_self_attention_guidance_keeps_the_masks_in_its_extra_call(model, split, monkeypatch):
-    seen, real = [], comfy_pair.paired_attention
-    monkeypatch.setattr(comfy_pair, "paired_attention", lambda *args: seen.append(args[-1]) or real(*args))
+    seen, real = [], ReadyKeysValues.attend
+    monkeypatch.setattr(ReadyKeysValues, "attend", lambda *args: seen.append(args[-1]) or real(*args))
     predict(guider(GUIDANCE["sag"](split), POSITIVE, NEGATIVE), PICTURE, sigma_at(model, 500))
     assert len(seen) == 17 * 2
     for weights in seen:

@@ -6,8 +6,8 @@ import tiny_comfy
 import torch
 import torch.nn.functional as F
 from dhd_pack.dhumandiff.errors import DHumanDiffError
+from dhd_pack.nodes.comfy_apply import apply_pair
 from dhd_pack.nodes.comfy_cascade import CascadeGuider
-from dhd_pack.nodes.comfy_pair import apply_pair
 from dhd_pack.nodes.sampling import DHDCascadeKSampler
 from sampling import guider, predict, sample, sigma_at
 

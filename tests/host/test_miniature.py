@@ -22,7 +22,7 @@ from dhd_pack.dhumandiff.mini.world import SPLITS, draw_reference, draw_script, 
 from dhd_pack.dhumandiff.prompt import parse_prompt
 from dhd_pack.dhumandiff.references import FaceReference
 from dhd_pack.nodes import comfy_mini
-from dhd_pack.nodes.comfy_pair import apply_pair
+from dhd_pack.nodes.comfy_apply import apply_pair
 from dhd_pack.nodes.comfy_text import encode_subject_prompt
 from dhd_pack.nodes.comfy_vision import VisionTower
 from dhd_pack.nodes.miniature import DHDDrawPerson, DHDLoadMiniature, drawn_person

@@ -9,9 +9,9 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from dhd_pack.dhumandiff.errors import DHumanDiffError
 from dhd_pack.dhumandiff.hosts.diffusers import attach, cross_attention_layers
-from dhd_pack.nodes import comfy_pair
+from dhd_pack.nodes import comfy_apply, comfy_pair
+from dhd_pack.nodes.comfy_apply import apply_pair, check_fit
 from dhd_pack.nodes.comfy_call import CALL
-from dhd_pack.nodes.comfy_pair import apply_pair, check_fit
 from sampling import guider, predict, sample, sigma_at
 
 POSITIVE, NEGATIVE = tiny_comfy.conditioning(1), tiny_comfy.conditioning(2)
@@ -58,7 +58,7 @@ def test_predictions_equal_those_of_diffusers(depth, people, picture):
 def test_layers_come_in_the_same_order_in_both_hosts():
     unet = tiny.tiny_unet(depth="sdxl")
     model = tiny_comfy.model_patcher(unet, "sdxl")
-    ours = [module.to_k.weight for _, module in comfy_pair.cross_attention_layers(model)]
+    ours = [module.to_k.weight for _, module in comfy_apply.cross_attention_layers(model)]
     theirs = [module.to_k.weight for _, module in cross_attention_layers(unet)]
     assert len(ours) == len(theirs) == 70
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))

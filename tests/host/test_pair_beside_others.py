@@ -8,8 +8,9 @@ import tiny_comfy
 import torch
 from comfy.ldm.modules.attention import optimized_attention
 from dhd_pack.dhumandiff.errors import DHumanDiffError
+from dhd_pack.nodes.comfy_apply import apply_pair, check_fit
 from dhd_pack.nodes.comfy_cascade import CascadeGuider
-from dhd_pack.nodes.comfy_pair import apply_pair, check_fit, pairs_of
+from dhd_pack.nodes.comfy_pair import pairs_of
 from sampling import guider, predict, sample, sigma_at
 
 POSITIVE, NEGATIVE = tiny_comfy.conditioning(1), tiny_comfy.conditioning(2)

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from dhd_pack.dhumandiff.attention import ReadyKeysValues
 from dhd_pack.dhumandiff.errors import DHumanDiffError
+from dhd_pack.nodes.comfy_apply import apply_pair, stack_masks
 from dhd_pack.nodes.comfy_cascade import CascadeGuider
-from dhd_pack.nodes.comfy_pair import apply_pair, stack_masks
 from sampling import guider, predict, sample, sigma_at
 
 POSITIVE, NEGATIVE = tiny_comfy.conditioning(1), tiny_comfy.conditioning(2)

@@ -75,6 +75,39 @@ def test_the_same_seed_gives_the_same_file_and_a_new_reference_reruns_only_what_
     assert seconds[1] not in result["cached"]
 
 
+def test_a_second_picture_of_the_same_people_runs_no_encoder(server, portrait):
+    assert server.run(portrait)["error"] is None
+    again = copy.deepcopy(portrait)
+    again[node_of(again, "DHDCascadeKSampler")]["inputs"]["seed"] += 1
+    result = server.run(again)
+    assert result["error"] is None
+    ran = {node["class_type"] for key, node in again.items() if key not in result["cached"]}
+    assert ran == {"DHDCascadeKSampler", "MaskToImage", "PreviewImage", "VAEDecode", "SaveImage"}
+
+
+def test_the_cascade_runs_in_a_stock_ksampler_and_the_focus_of_one_run_serves_the_next(server, portrait):
+    prompt = copy.deepcopy(portrait)
+    cascade, apply = node_of(prompt, "DHDCascadeKSampler"), node_of(prompt, "DHDApplyPair")
+    first = prompt[cascade]["inputs"]
+    prompt["910"] = {
+        "class_type": "DHDApplyPair",
+        "inputs": {**prompt[apply]["inputs"], "cascade": "one_pass", "scene_strength": 0.5, "focus": [cascade, 1]},
+    }
+    stock = {key: first[key] for key in ("seed", "sampler_name", "scheduler", "positive", "negative", "latent_image")}
+    stock |= {"model": ["910", 0], "steps": 2, "cfg": 5.0, "denoise": 1.0}
+    prompt["911"] = {"class_type": "KSampler", "inputs": stock}
+    prompt["912"] = {
+        "class_type": "DHDCascadeKSampler",
+        "inputs": {**first, "latent_image": ["911", 0], "denoise": 0.5, "focus": [cascade, 1]},
+    }
+    prompt[node_of(prompt, "VAEDecode")]["inputs"]["samples"] = ["912", 0]
+    assert server.run(prompt)["error"] is None
+    prompt["912"]["inputs"]["model"] = ["910", 0]
+    assert "The cascade is on in two places" in server.run(prompt)["error"]
+    prompt["910"]["inputs"]["cascade"] = "off"
+    assert "focus is connected, but cascade is off" in server.run(prompt)["error"]
+
+
 def test_swapping_the_persons_is_one_switch(server, portrait):
     pictures = []
     for swap in (False, True):
