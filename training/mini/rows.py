@@ -81,6 +81,11 @@ def _cascade(mode: str, scene: float, face: float) -> Row:
     return Row(f"{mode}_{scene:g}_{face:g}", f"cascade {mode}, {scene:g} and {face:g}", sampling=sampling)
 
 
+def _during(start: float, end: float) -> Row:
+    title = f"faces count from {start:.0%} to {end:.0%} of sampling"
+    return Row(f"during_{start:g}_{end:g}", title, sampling=Sampling(start=start, end=end))
+
+
 def _longer(name: str, title: str, **changed: Any) -> Row:
     """600 steps more from the shipped adapter, small ones, of identity losses unless `changed` says otherwise."""
     training = {
@@ -126,6 +131,7 @@ _ALL = (
     *(_cascade("one_pass", *both) for both in ((0.4, 0.7), (0.4, 1.0), (0.7, 1.3), (1.0, 1.3))),
     *(_cascade("two_strength", *both) for both in ((0.4, 0.7), (0.4, 1.0), (0.7, 1.0), (1.0, 1.3))),
     *(_cascade("released", *both) for both in ((0.4, 0.7), (0.7, 1.0), (1.0, 1.3))),
+    *(_during(*share) for share in ((0.0, 0.5), (0.0, 0.8), (0.1, 1.0), (0.3, 1.0))),
 )
 
 ROWS: dict[str, Row] = {row.name: row for row in _ALL}

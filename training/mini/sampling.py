@@ -61,7 +61,8 @@ class Sampling:
     """How pictures are sampled.
 
     mode: none, one_pass, two_strength or released (cascade.py). strength: of both people where the mode is none. scene_strength,
-    face_strength, focus_share: of the cascade. cfg, steps, sampler: guidance, steps, and which sampler takes them.
+    face_strength, focus_share: of the cascade. start, end: share of sampling in which the pair acts. cfg, steps, sampler: guidance,
+    steps, and which sampler takes them.
     """
 
     mode: str = "one_pass"
@@ -69,6 +70,8 @@ class Sampling:
     face_strength: float = FACE_STRENGTH
     focus_share: float = FOCUS_SHARE
     strength: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
     cfg: float = MINI["cfg"]
     steps: int = MINI["steps"]
     sampler: str = MINI["sampler"]
@@ -81,7 +84,7 @@ class Sampling:
     def check(self) -> None:
         """Refuse what makes no picture. HostError."""
         strengths = (self.scene_strength, self.face_strength, self.focus_share, self.strength)
-        check_settings(SIZE, self.steps, self.cfg, self.mode, *strengths)
+        check_settings(SIZE, self.steps, self.cfg, self.mode, *strengths, start=self.start, end=self.end)
 
 
 @dataclass(frozen=True, eq=False)
@@ -265,7 +268,8 @@ def _sample(
 ) -> Tensor:
     """Latents [N, C, h, w] of one batch."""
     tell = None if progress is None else lambda *_: progress(len(noise))
-    sampler = Sampler(portrait, pair, conditions, sampling.cfg, seeds, (0.0, 1.0), sampling.all_steps, tell)
+    share = (sampling.start, sampling.end)
+    sampler = Sampler(portrait, pair, conditions, sampling.cfg, seeds, share, sampling.all_steps, tell)
     scene, face, share, steps = sampling.scene_strength, sampling.face_strength, sampling.focus_share, sampling.steps
     if sampling.mode == "none" or pair.adapter is None:
         strength = 0.0 if pair.adapter is None else sampling.strength

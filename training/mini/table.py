@@ -78,6 +78,12 @@ def percent(interval: Mapping[str, float], unit: str = " %") -> str:
     return f"{mean:.1f}{unit} ({low:.1f} to {high:.1f})"
 
 
+def _throughout(row: Mapping[str, Any]) -> bool:
+    """Whether the faces counted from the first step to the last."""
+    sampling = row["sampling"] or {}
+    return (sampling.get("start", 0.0), sampling.get("end", 1.0)) == (0.0, 1.0)
+
+
 def _plain(interval: Mapping[str, float]) -> str:
     """ "0.412 (0.401 to 0.423)"."""
     return "{mean:.3f} ({low:.3f} to {high:.3f})".format(**interval)
@@ -98,7 +104,7 @@ def plot(rows: Mapping[str, Mapping[str, Any]], path: str | Path) -> Path:
     except ImportError as error:
         raise TrainingError("The plot needs matplotlib. Install it with: pip install matplotlib") from error
     figure = Figure(figsize=(10, 4.5), layout="constrained")
-    shipped = [row for row in rows.values() if not row["training"]]
+    shipped = [row for row in rows.values() if not row["training"] and _throughout(row)]
     for axes, (measure, title) in zip(
         figure.subplots(1, 2), (("right", "right person"), ("recognition", "recognition")), strict=True
     ):
