@@ -1,11 +1,12 @@
 """The commands of the project.
 
     python -m dhumandiff generate --person-1 A.jpg --person-2 B.jpg --prompt ... --base SDXL --out P.png
+    python -m dhumandiff doctor [--models models]              say what is missing for a first portrait
     python -m dhumandiff download [--to models/dhumandiff]     fetch the released weights
     python -m dhumandiff inspect FILE [--json]                 say what a weights file is
     python -m dhumandiff convert SRC DST [--force]             turn one format into another
 
-Each command is a module in commands/ with `add_parser(subparsers)` and `run(args)`.
+Each command is a module in commands/ with `add_parser(subparsers)` and `run(args)`, which may return an exit code.
 """
 
 from __future__ import annotations
@@ -26,14 +27,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.add_parser(subparsers)
     args = parser.parse_args(argv)
     try:
-        args.run(args)
+        return args.run(args) or 0
     except DHumanDiffError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         return 130
-    return 0
 
 
 if __name__ == "__main__":

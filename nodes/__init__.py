@@ -2,6 +2,7 @@
 
 from .adapter import DHDLoadAdapter
 from .conditioning import DHDApplyPair
+from .doctor import DHDDoctor
 from .miniature import DHDDrawPerson, DHDLoadMiniature
 from .prompt import DHDSubjectPrompt
 from .references import (
@@ -30,4 +31,5 @@ NODES = [
     DHDFaceMasks,
     DHDLoadMiniature,
     DHDDrawPerson,
+    DHDDoctor,
 ]

@@ -17,6 +17,7 @@ from pathlib import Path
 import folder_paths
 
 from ..dhumandiff import formats
+from ..dhumandiff.doctor import FACE_ROOT, Folders
 from ..dhumandiff.errors import AdapterError, ReferenceError
 
 ADAPTERS = "dhumandiff"
@@ -151,3 +152,18 @@ def face_pack_choices() -> list[str]:
     packs = insightface_root() / "models"
     there = sorted(p.name for p in packs.iterdir() if p.is_dir()) if packs.is_dir() else []
     return there + [name for name in ("buffalo_l", "antelopev2") if name not in there]
+
+
+def every_folder() -> Folders:
+    """Where this ComfyUI looks for each kind of model, for the doctor."""
+    kinds = {
+        "adapters": ADAPTERS,
+        "ip_adapters": IP_ADAPTERS,
+        "clip_vision": "clip_vision",
+        "checkpoints": "checkpoints",
+    }
+    return Folders(
+        **{name: tuple(map(Path, _folders(kind))) for name, kind in kinds.items()},
+        face_root=insightface_root(),
+        other_face_root=FACE_ROOT.expanduser(),
+    )

@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
     """Download into `args.to` and say what came."""
     from .inspect import as_text, look
 
-    folder = fetch(args.to)
+    folder = fetch(args.to.expanduser())  # the doctor's text says ~, also where no shell knows it
     print(as_text(look(folder)))
     print(
         "The authors state no licence for these weights: ask them before you use the pictures for more than trying out."

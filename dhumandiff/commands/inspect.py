@@ -62,6 +62,17 @@ _FORMATS = {
 }
 
 
+def in_a_sentence(found: dict[str, Any]) -> str:
+    """The little that tells one file from another, for lists."""
+    persons = "one set of weights for everybody" if found["shared"] else f"{found['persons']} persons"
+    subject = "with" if found["subject_path"] else "without"
+    return (
+        f"{_FORMATS[found['format']]} ({found['base_family']}, {found['layers']} cross-attention layers, {persons}, "
+        f"{subject} subject path); {', '.join(found['dtypes'])}, {found['bytes'] / 1e6:,.1f} MB; "
+        f"licence: {found['licence']}"
+    )
+
+
 def as_text(found: dict[str, Any]) -> str:
     """The same for people."""
     hidden = found["hidden"]

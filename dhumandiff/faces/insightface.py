@@ -13,7 +13,7 @@ from ..errors import FaceError
 from .face import Face
 from .geometry import align
 
-__all__ = ["DETECTION_SIZES", "PROVIDERS", "InsightFaceAnalyser"]
+__all__ = ["DETECTION_SIZES", "PROVIDERS", "PROVIDER_ADVICE", "InsightFaceAnalyser", "find_pack"]
 
 INSTALL = (
     "Install it with: pip install insightface onnxruntime. For NVIDIA cards: pip install onnxruntime-gpu onnx "
@@ -72,7 +72,7 @@ class InsightFaceAnalyser:
         """
         onnxruntime, face_analysis = _import_insightface()
         root = Path(root if root is not None else "~/.insightface").expanduser()
-        folder = _find_pack(str(name_or_folder), root, allow_download)
+        folder = find_pack(str(name_or_folder), root, allow_download)
         wanted, note = _choose_provider(provider, onnxruntime.get_available_providers())
         order = [PROVIDERS[wanted]] + ([PROVIDERS["CPU"]] if wanted != "CPU" else [])
         try:
@@ -95,7 +95,7 @@ class InsightFaceAnalyser:
         if analyser.provider != wanted:  # onnxruntime falls back without a word, e.g. when a CUDA library is missing
             analyser.note = (
                 f"{wanted} was wanted for face analysis, but ONNX Runtime runs it on {analyser.provider}. "
-                f"{_PROVIDER_ADVICE[wanted]}"
+                f"{PROVIDER_ADVICE[wanted]}"
             )
         return analyser
 
@@ -183,7 +183,7 @@ _PACK_ADVICE = (
     "buffalo_l or antelopev2 again."
 )
 
-_PROVIDER_ADVICE = {
+PROVIDER_ADVICE = {
     "CUDA": "For CUDA keep onnxruntime-gpu as the only runtime (pip uninstall onnxruntime; pip install "
     "--force-reinstall onnxruntime-gpu) and see that its CUDA and cuDNN versions are there.",
     "CoreML": "CoreML needs macOS and the onnxruntime package.",
@@ -221,8 +221,8 @@ def _is_pack(folder: Path) -> bool:
     return any(folder.glob("*.onnx")) or (folder / "manifest.json").is_file()
 
 
-def _find_pack(name: str, root: Path, allow_download: bool) -> Path:
-    """The folder that holds the pack's .onnx files."""
+def find_pack(name: str, root: Path, allow_download: bool = False) -> Path:
+    """The folder that holds the pack's .onnx files; FaceError says what is there instead, and what to do."""
     if not name.strip():
         raise FaceError("No face model pack was named. Give the name of a pack (buffalo_l) or its folder.")
     is_name = Path(name).name == name and name != ".."
@@ -281,5 +281,5 @@ def _choose_provider(wanted: str, available: list[str]) -> tuple[str, str | None
     return (
         "CPU",
         f"{wanted} was wanted for face analysis, but this ONNX Runtime has none, so it runs on CPU. "
-        f"{_PROVIDER_ADVICE[wanted]}",
+        f"{PROVIDER_ADVICE[wanted]}",
     )

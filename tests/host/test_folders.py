@@ -13,6 +13,7 @@ import torch
 from dhd_pack.dhumandiff.errors import DHumanDiffError
 from dhd_pack.nodes.adapter import DHDLoadAdapter
 from dhd_pack.nodes.comfy_folders import adapter_choices, adapter_path, new_reference_path, reference_choices
+from dhd_pack.nodes.doctor import DHDDoctor
 from dhd_pack.nodes.references import DHDLoadReference, DHDSaveReference
 from safetensors.torch import save_file
 
@@ -227,3 +228,11 @@ def test_a_choice_that_is_gone_says_where_it_should_be(models, elsewhere):
     assert str(models / "dhumandiff") in message
     assert str(elsewhere / "adapters") in message
     assert "nobody" in DHDLoadReference.validate_inputs("nobody")
+
+
+def test_the_doctor_looks_in_every_folder_that_comfyui_knows(models, elsewhere):
+    tiny.tiny_adapter().save_pretrained(elsewhere / "adapters" / "mine.safetensors")
+    layouts.ip_adapter_file(elsewhere / "more" / "ip" / "ip-adapter-plus-face_sdxl_vit-h.safetensors")
+    (report,) = DHDDoctor.execute().args
+    assert "mine.safetensors: a native DHumanDiff adapter" in report
+    assert "ip-adapter-plus-face_sdxl_vit-h.safetensors: an IP-Adapter Plus for SDXL" in report

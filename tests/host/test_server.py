@@ -38,6 +38,7 @@ def test_every_node_is_there_with_tooltips_and_a_description(server):
         "DHDFaceMasks",
         "DHDLoadMiniature",
         "DHDDrawPerson",
+        "DHDDoctor",
     }
     for name, node in nodes.items():
         assert node["description"], name
@@ -229,3 +230,27 @@ def test_the_same_person_twice_is_warned_about(server, portrait):
     prompt[loads[1]]["inputs"]["image"] = "obama2.jpg"
     assert server.run(prompt)["error"] is None
     assert "look like the same person" in server.log.read_text()
+
+
+# --- the doctor -------------------------------------------------------------------------------------------------------
+
+
+def test_the_doctor_shows_and_hands_on_what_is_missing_and_looks_again_each_time(server):
+    prompt = {
+        "1": {"class_type": "DHDDoctor", "inputs": {}},
+        "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}},
+    }
+    result = server.run(prompt)
+    assert result["error"] is None
+    (text,) = result["outputs"]["1"]["text"]
+    assert result["outputs"]["2"]["text"] == [text]
+    for words in ("ComfyUI ", "CPU: works", "tiny_adapter.safetensors: a native DHumanDiff adapter", "1 checkpoint"):
+        assert words in text
+    assert text.endswith("Nothing stands in the way of a first portrait.")
+    hidden = server.base / "models" / "insightface" / "models"
+    hidden.rename(hidden.with_name("put away"))
+    try:
+        (text,) = server.run(prompt)["outputs"]["1"]["text"]
+    finally:
+        hidden.with_name("put away").rename(hidden)
+    assert text.endswith("1 thing is missing: the face pack buffalo_l.")

@@ -1,0 +1,56 @@
+"""The doctor: what a first portrait with photos needs, what of it is there, and what to do about the rest.
+
+    report = examine(Folders.below(Path("models")))
+    print(report)
+
+Nothing is downloaded and no model is loaded: versions, a session of one node for each provider of ONNX Runtime, and the
+heads of model files. Nothing raises: a package that cannot be imported and a file that cannot be read are findings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from . import models
+from .findings import MISSING, Finding, Report, Section, reason
+from .folders import FACE_ROOT, Folders, comfyui_beside
+from .runtime import providers
+from .versions import face_packages, packages, system
+
+__all__ = ["FACE_ROOT", "Finding", "Folders", "Report", "comfyui_beside", "examine"]
+
+
+def examine(folders: Folders, comfyui: str | None = None, device: str | None = None) -> Report:
+    """Look at everything.
+
+    `comfyui`: its version, or None for portraits without it, which need diffusers, and fetch the image encoder themselves.
+    `device`: where the host computes; None: the best there is.
+    """
+    widths: set[int] = set()
+
+    def adapters() -> list[Finding]:
+        found, wanted = models.adapters(folders)
+        widths.update(wanted)
+        return found
+
+    host = comfyui is not None
+    sections = (
+        ("System", lambda: system(comfyui, device)),
+        ("Packages", lambda: packages(host)),
+        ("Face recognition", lambda: [*face_packages(), *providers()]),
+        ("Adapters", adapters),
+        ("Face packs", lambda: models.face_packs(folders, host)),
+        ("Image encoder", lambda: models.image_encoder(folders, widths) if host else models.cached_image_encoder()),
+        ("Base model", lambda: models.checkpoints(folders) if host else models.named_base()),
+    )
+    return Report([Section(title, _guarded(title, look)) for title, look in sections])
+
+
+def _guarded(title: str, look: Callable[[], list[Finding]]) -> list[Finding]:
+    """Whatever goes wrong while looking is a finding, so that the rest of the report is still made."""
+    try:
+        return look()
+    except Exception as error:  # most likely a package that this part needs, and that an earlier line names
+        text = f"This could not be looked at ({reason(error)})."
+        todo = "Mend what is missing above; when nothing is, send this text."
+        return [Finding(MISSING, f"a look at the {title.lower()}", text, todo)]
