@@ -120,7 +120,7 @@ class FocusMap:
             places: where each row's picture lies; all of one size.
         """
         # Laying out is linear: layers of one shape are summed first, and laid out together when somebody asks.
-        key, contrast = (shape, tuple(places)), token_contrast(probabilities)
+        key, contrast = (shape, tuple(places)), token_contrast(probabilities.detach())
         total, layers = self._new.get(key, (0, 0))
         self._new[key] = (total + contrast, layers + 1)
 

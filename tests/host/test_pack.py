@@ -40,3 +40,12 @@ def test_without_face_recognition_the_pack_loads_and_the_node_says_how_to_instal
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert "16 nodes" in out.stdout, out.stderr[-2000:]
     assert "pip install insightface onnxruntime" in out.stdout
+
+
+def test_no_input_shares_its_id_with_an_output():
+    from dhd_pack.nodes import NODES
+
+    for node in NODES:  # ComfyUI 0.3.64 refuses such a node, and the whole pack with it
+        schema = node.define_schema()
+        inputs, outputs = ({part.id for part in parts} for parts in (schema.inputs, schema.outputs))
+        assert not inputs & outputs, node.__name__
