@@ -2,6 +2,7 @@
 
 from .adapter import DHDLoadAdapter
 from .conditioning import DHDApplyPair
+from .layout import DHDPortraitLayout
 from .miniature import DHDDrawPerson, DHDLoadMiniature
 from .prompt import DHDSubjectPrompt
 from .references import (
@@ -21,6 +22,7 @@ NODES = [
     DHDSaveReference,
     DHDLoadReference,
     DHDSwapPersons,
+    DHDPortraitLayout,
     DHDApplyPair,
     DHDSubjectPrompt,
     DHDCascadeGuider,
