@@ -208,8 +208,12 @@ def draw_layout(boxes: Boxes, masks: Tensor, background: Tensor | None = None) -
     draw, short = ImageDraw.Draw(canvas), min(width, height)
     chip = max(short / 11, 9.0)
     edges = [(x0, y0, x1 - 1, y1 - 1) for x0, y0, x1, y1 in pixel_boxes(boxes, width, height)]
-    for person, box in enumerate(edges):
-        draw_box(draw, box, person, max(round(short / 110), 1))
+    line = max(round(short / 110), 1)
+    for person, (x0, y0, x1, y1) in enumerate(edges):
+        draw.rectangle(
+            (x0 - 1, y0 - 1, x1 + 1, y1 + 1), outline="white", width=line + 2
+        )  # to be seen on any background
+        draw_box(draw, (x0, y0, x1, y1), person, line)
     for person, (x0, y0, x1, _) in enumerate(
         edges
     ):  # labels last, 1 on the left and 2 on the right, so that both are seen

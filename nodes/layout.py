@@ -113,6 +113,7 @@ class DHDPortraitLayout(io.ComfyNode):
                 ),
                 io.Image.Output("preview", tooltip="Masks and labelled boxes over the background, or grey."),
             ],
+            is_output_node=True,  # or the page would not hear of the background again when all of a run is cached
         )
 
     @classmethod

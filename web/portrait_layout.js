@@ -6,7 +6,7 @@ copy and paste and the API form need nothing of their own. Presets, colours and 
 import { app } from "../../scripts/app.js";
 
 const NODE = "DHDPortraitLayout";
-const HEIGHT = 280; // px, the least of the canvas
+const HEIGHT = 320; // px, the least of the canvas
 const WIDTH = 340; // px, the node's when it is new
 const STEP = 0.01; // share of the picture that an arrow key moves
 const EDGES = ["left", "top", "right", "bottom"];
@@ -69,11 +69,20 @@ class LayoutCanvas {
       const input = this.widget(name);
       if (input) chain(input, "callback", () => this.changed(name));
     }
-    chain(node, "onConfigure", () => this.draw());
+    chain(node, "onConfigure", () => this.configured());
     chain(node, "onConnectionsChange", () => queueMicrotask(() => this.refresh()));
     chain(node, "onExecuted", (told) => this.executed(told));
     node.setSize([Math.max(node.size[0], WIDTH), node.computeSize()[1]]);
     this.draw();
+  }
+
+  /** After undo Nodes 2.0 still shows the canvas of the node that this one, of the same number, stands in for. */
+  configured() {
+    this.draw();
+    requestAnimationFrame(() => {
+      const shown = [...document.querySelectorAll(`.dhd-layout[data-node="${this.node.id}"]`)];
+      if (!shown.includes(this.element)) shown[0]?.replaceWith(this.element);
+    });
   }
 
   // --- the node's inputs -------------------------------------------------------------------------------------------
@@ -254,21 +263,31 @@ class LayoutCanvas {
     const colour = this.facts.colours[person];
     const group = svg("g", { "data-person": person, tabindex: 0, role: "application" }, this.canvas);
     group.style.outline = "none";
+    const halo = svg("rect", { fill: "none", stroke: "white", "stroke-opacity": 0.75 }, group); // to be seen on any background
     const area = svg("rect", { fill: colour, "fill-opacity": 0.22, stroke: colour, cursor: "move" }, group);
-    const chip = svg("rect", { fill: colour, cursor: "move" }, group);
-    const label = svg("text", { fill: "white", "font-weight": 700, "text-anchor": "middle", "pointer-events": "none" }, group);
+    const grips = svg("g", { "data-person": person }, this.canvas);
+    const chip = svg("rect", { fill: colour, cursor: "move" }, grips);
+    const label = svg("text", { fill: "white", "font-weight": 700, "text-anchor": "middle", "pointer-events": "none" }, grips);
     label.setAttribute("dominant-baseline", "central");
     label.textContent = person + 1;
     const corners = ["left top", "right top", "left bottom", "right bottom"].map((edges) => {
       const cursor = edges === "left top" || edges === "right bottom" ? "nwse-resize" : "nesw-resize";
-      return svg("circle", { "data-edges": edges, fill: "white", stroke: colour, cursor }, group);
+      return svg("circle", { "data-edges": edges, fill: "white", stroke: colour, cursor }, grips);
     });
     group.addEventListener("keydown", (event) => this.key(event, person));
-    for (const event of ["focus", "blur"]) group.addEventListener(event, () => this.draw());
-    return { group, area, chip, label, corners };
+    group.addEventListener("focus", () => this.choose(person));
+    group.addEventListener("blur", () => this.draw());
+    return { group, grips, halo, area, chip, label, corners };
+  }
+
+  /** Labels and corners lie over both boxes; where they meet, those of the box last touched are on top. */
+  choose(person) {
+    this.trouble.before(this.people[person].grips);
+    this.draw();
   }
 
   draw() {
+    this.element.dataset.node = this.node.id; // a new node learns its number late
     const [width, height] = this.size();
     const unit = Math.max(width, height) / 100;
     set(this.canvas, { viewBox: `${-2 * unit} ${-2 * unit} ${width + 4 * unit} ${height + 4 * unit}` });
@@ -279,20 +298,28 @@ class LayoutCanvas {
     this.trouble.style.display = boxes ? "none" : "";
     set(this.trouble, { x: width / 2, y: height / 2, "font-size": 4 * unit });
     for (const [person, parts] of this.people.entries()) {
-      parts.group.style.display = boxes ? "" : "none";
+      for (const part of [parts.group, parts.grips]) part.style.display = boxes ? "" : "none";
       if (boxes) this.drawPerson(person, parts, boxes[person], [width, height], unit);
     }
-    // The last one drawn is in front. Moving the group that has the focus would take the focus away, so the other one moves.
-    const above = this.people[(this.front() ?? 2) - 1].group;
-    const below = this.people[this.front() === 1 ? 1 : 0].group;
-    if (below.nextElementSibling !== above) above.before(below);
+    this.stack();
   }
 
-  drawPerson(person, { group, area, chip, label, corners }, box, [width, height], unit) {
+  /** Whoever is in front is drawn last. Moving the element that has the focus would take the focus away, so the other one moves. */
+  stack() {
+    const front = (this.front() ?? 2) - 1;
+    const [above, below] = [this.people[front].group, this.people[1 - front].group];
+    if (above.compareDocumentPosition(below) & Node.DOCUMENT_POSITION_PRECEDING) return;
+    if (below === document.activeElement) below.after(above);
+    else above.before(below);
+  }
+
+  drawPerson(person, { group, halo, area, chip, label, corners }, box, [width, height], unit) {
     const [left, top, right, bottom] = [box[0] * width, box[1] * height, box[2] * width, box[3] * height];
     const dash = this.facts.dashes[person];
     const line = (document.activeElement === group ? 1.3 : 0.8) * unit;
-    set(area, { x: left, y: top, width: right - left, height: bottom - top, "stroke-width": line });
+    const outline = { x: left, y: top, width: right - left, height: bottom - top };
+    set(halo, { ...outline, "stroke-width": line + 0.5 * unit });
+    set(area, { ...outline, "stroke-width": line });
     area.setAttribute("stroke-dasharray", dash ? dash.map((part) => part * 0.8 * unit).join(" ") : "none");
     const side = 8 * unit;
     const x = person ? right - side : left; // on the outer side each, so that the labels seldom meet
