@@ -2,6 +2,8 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+WEB_DIRECTORY = "./web"
+
 
 class DHumanDiff(ComfyExtension):
     """Portraits of two people from two photos and a sentence."""

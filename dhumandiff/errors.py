@@ -10,6 +10,7 @@ __all__ = [
     "FaceError",
     "HostError",
     "ImageError",
+    "LayoutError",
     "PromptError",
     "ReferenceError",
 ]
@@ -29,6 +30,10 @@ class FaceError(DHumanDiffError):
 
 class ImageError(DHumanDiffError):
     """A picture or a mask that cannot be used as it is."""
+
+
+class LayoutError(DHumanDiffError):
+    """Boxes or settings that do not say where two people shall be."""
 
 
 class ReferenceError(DHumanDiffError):  # the project's word for a person; the builtin of that name is about weak refs

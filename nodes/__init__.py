@@ -3,6 +3,7 @@
 from .adapter import DHDLoadAdapter
 from .conditioning import DHDApplyPair
 from .doctor import DHDDoctor
+from .layout import DHDPortraitLayout
 from .miniature import DHDDrawPerson, DHDLoadMiniature
 from .prompt import DHDSubjectPrompt
 from .references import (
@@ -22,6 +23,7 @@ NODES = [
     DHDSaveReference,
     DHDLoadReference,
     DHDSwapPersons,
+    DHDPortraitLayout,
     DHDApplyPair,
     DHDSubjectPrompt,
     DHDCascadeGuider,

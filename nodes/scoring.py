@@ -14,10 +14,10 @@ from torch import Tensor
 from ..dhumandiff.errors import HostError, ImageError
 from ..dhumandiff.faces import InsightFaceAnalyser
 from ..dhumandiff.judge import Judged, identities_of, judge_picture, prompt_of
+from ..dhumandiff.marks import colour_of, draw_box
 from ..dhumandiff.references import SAME_PERSON
 from .comfy_schema import ADVANCED, FACE_ANALYSIS_TYPES, ReferenceType, schema, tell
 
-COLOURS = ("#e8590c", "#1c7ed6")
 ALIKE = 0.02
 """Mean similarities that differ by less count as alike, so that words may decide between two pictures."""
 
@@ -346,12 +346,14 @@ def _boxed(picture: Tensor, judged: Judged, references: Sequence[Any]) -> Tensor
     owner = {face: k for k, face in enumerate(judged.people) if face is not None}
     for number, face in enumerate(judged.faces):
         person = owner.get(number)
-        colour = "#888888" if person is None else COLOURS[person]
         box = [float(edge) for edge in face.box]
-        draw.rectangle(box, outline=colour, width=max(1, image.height // 200))
+        width = max(1, image.height // 200)
         if person is None:
-            text = "?"
+            colour, text = "#888888", "?"
+            draw.rectangle(box, outline=colour, width=width)
         else:
+            colour = colour_of(person)
+            draw_box(draw, box, person, width)
             score = judged.score.persons[person]
             text = (
                 f"{references[person].name or person + 1} {score.sim_ref:.2f}{' WRONG' if score.right is False else ''}"

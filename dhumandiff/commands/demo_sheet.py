@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-__all__ = ["PEOPLE", "Row", "Seen", "draw_sheet"]
+from ..marks import colour_of
 
-PEOPLE = ((0, 114, 178), (213, 94, 0))
-"""Of @1 and @2: blue and vermilion, which people of any colour vision tell apart (Okabe and Ito's palette)."""
+__all__ = ["Row", "Seen", "draw_sheet"]
 
 INK, SOFT, LINE, PAPER = (28, 30, 34), (98, 102, 110), (214, 217, 222), (255, 255, 255)
 RIGHT, WRONG = (0, 122, 88), (60, 62, 68)
@@ -142,8 +141,8 @@ def _pictures(
         place = lefts["references"], top + person * (small + GAP)
         sheet.paste(_enlarged(Image.fromarray(reference), (small, small)), place)
         box = (place[0], place[1], place[0] + small - 1, place[1] + small - 1)
-        draw.rectangle(box, outline=PEOPLE[person], width=5)
-        draw.rectangle((box[0], box[1], box[0] + 40, box[1] + 28), PEOPLE[person])
+        draw.rectangle(box, outline=colour_of(person), width=5)
+        draw.rectangle((box[0], box[1], box[0] + 40, box[1] + 28), colour_of(person))
         draw.text((box[0] + 7, box[1] + 2), f"@{person + 1}", PAPER, _font(20))
     for name, picture in row.pictures.items():
         sheet.paste(_enlarged(picture, size), (lefts[name], top))
@@ -178,11 +177,11 @@ def _verdict(draw: ImageDraw.ImageDraw, seen: Seen, place: tuple[int, int], widt
     start, end = left + 34, left + width - 48
     for person, value in enumerate(seen.similarity):
         y = top + BAR * (person + 1) + 6
-        draw.text((left, y - 3), f"@{person + 1}", PEOPLE[person], _font(LABEL))
+        draw.text((left, y - 3), f"@{person + 1}", colour_of(person), _font(LABEL))
         draw.rectangle((start, y, end, y + 13), (238, 240, 243))
         reach = start + (end - start) * min(max(value, 0.0), 1.0)
         if reach > start + 1:
-            draw.rectangle((start, y, reach, y + 13), PEOPLE[person])
+            draw.rectangle((start, y, reach, y + 13), colour_of(person))
         mark = start + (end - start) * min(max(seen.stranger, 0.0), 1.0)
         draw.line((mark, y - 2, mark, y + 15), (128, 132, 140), 2)
         draw.text((end + 8, y - 3), f"{value:.2f}", INK, _font(LABEL))
@@ -213,7 +212,7 @@ def _words(draw: ImageDraw.ImageDraw, place: tuple[int, int], words: Sequence[st
     x, y = float(place[0]), place[1]
     for word in words:
         person = re.search(r"@([12])", word)
-        colour = PEOPLE[int(person[1]) - 1] if person else ink
+        colour = colour_of(int(person[1]) - 1) if person else ink
         # A stroke makes it bold: the font that Pillow brings has one weight.
         draw.text((x, y), word, colour, _font(size), stroke_width=0.5 if person else 0)
         x += _font(size).getlength(f"{word} ")

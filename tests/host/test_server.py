@@ -30,6 +30,7 @@ def test_every_node_is_there_with_tooltips_and_a_description(server):
         "DHDLoadAdapter",
         "DHDLoadFaceAnalysis",
         "DHDLoadReference",
+        "DHDPortraitLayout",
         "DHDSaveReference",
         "DHDSubjectPrompt",
         "DHDSwapPersons",

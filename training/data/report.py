@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from dhumandiff.marks import colour_of, draw_box
 from training import TrainingError
 
 from .encode import Encoded
@@ -37,9 +38,6 @@ REASONS = {
     "face": "a face could not be recognised",
     "failed": "something else",
 }
-COLOURS = ((255, 140, 0), (30, 144, 255))
-"""Person 1 and person 2 on the contact sheet."""
-
 _SHEET = 24  # pictures on it
 _COLUMNS, _WIDTH, _TEXT = 4, 360, 200  # pictures a row; px of a tile and, at most, of its caption
 
@@ -248,11 +246,11 @@ def _tile(described: dict[str, Any], jpeg: bytes) -> Image.Image:
     scale = (_WIDTH - 8) / picture.width
     picture = picture.resize((_WIDTH - 8, round(picture.height * scale)), Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(picture)
-    for person, colour in zip(described["persons"], COLOURS, strict=True):
+    for number, person in enumerate(described["persons"]):
         for name, width in (("person_box", 1), ("face_box", 3)):
             box = [edge * scale for edge in person[name]]
             if box[2] > box[0] and box[3] > box[1]:
-                draw.rectangle(box, outline=colour, width=width)
+                draw_box(draw, box, number, width)
     tile = Image.new("RGB", (_WIDTH, picture.height + _TEXT + 8), "white")
     tile.paste(picture, (4, 4))
     return tile.crop((0, 0, _WIDTH, _write_caption(tile, described, picture.height + 8)))
@@ -261,10 +259,10 @@ def _tile(described: dict[str, Any], jpeg: bytes) -> Image.Image:
 def _write_caption(tile: Image.Image, described: dict[str, Any], top: int) -> int:
     """The caption, its bound words in their person's colour; gives the place below it."""
     draw, font, caption = ImageDraw.Draw(tile), _font(), described["caption"]
-    colours: dict[int, tuple[int, int, int]] = {}
-    for person, colour in zip(described["persons"], COLOURS, strict=True):
+    colours: dict[int, str] = {}
+    for number, person in enumerate(described["persons"]):
         for words in person["words"]:
-            colours |= dict.fromkeys(range(words["start"], words["end"]), colour)
+            colours |= dict.fromkeys(range(words["start"], words["end"]), colour_of(number))
     x, y, line = 6.0, float(top), font.size * 1.3
     for start, word in _split(caption):
         width = draw.textlength(word, font=font)

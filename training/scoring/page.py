@@ -15,11 +15,11 @@ from string import Template
 from typing import Any
 from urllib.parse import quote
 
+from dhumandiff.marks import PERSON_DASHES, colour_of
+
 from .tables import measures_of, value_of
 
 __all__ = ["page"]
-
-_COLOURS = ("#e8590c", "#1c7ed6", "#2f9e44", "#ae3ec9")
 
 _PAGE = Template("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -124,18 +124,20 @@ def _figure(number: int, record: Mapping[str, Any], measures: Mapping[str, Any],
 
 def _box(box: Sequence[float], person: int | None, persons: Sequence[Mapping[str, Any]], height: float) -> str:
     x0, y0, x1, y1 = box
-    colour = "#888" if person is None else _COLOURS[person % len(_COLOURS)]
+    colour = "#888" if person is None else colour_of(person)
     text = "?" if person is None else f"{person + 1}: {persons[person]['sim_ref']:.2f}"
+    dash = None if person is None else PERSON_DASHES[person % len(PERSON_DASHES)]
+    dashes = f' stroke-dasharray="{2 * dash[0]:g} {2 * dash[1]:g}"' if dash else ""  # the line is 2 px wide
     size = height / 18
     return (
-        f'<rect x="{x0}" y="{y0}" width="{x1 - x0:.1f}" height="{y1 - y0:.1f}" stroke="{colour}"/>'
+        f'<rect x="{x0}" y="{y0}" width="{x1 - x0:.1f}" height="{y1 - y0:.1f}" stroke="{colour}"{dashes}/>'
         f'<text x="{x0}" y="{y0 - size / 4:.1f}" font-size="{size:.1f}" fill="{colour}" stroke="white" '
         f'stroke-width="{size / 6:.2f}" paint-order="stroke">{text}</text>'
     )
 
 
 def _person(k: int, person: Mapping[str, Any], photos: Sequence[str], measures: Mapping[str, Any], folder: Path) -> str:
-    colour = _COLOURS[k % len(_COLOURS)]
+    colour = colour_of(k)
     told = {True: "right", False: '<span class="bad">wrong</span>', None: '<span class="quiet">not decidable</span>'}
     figures = "".join(
         f"<div><dt>{html.escape(measure.title)}</dt> <dd>{person[name]:.3g}</dd></div>"

@@ -7,6 +7,7 @@ import textwrap
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ...marks import colour_of, draw_box
 from .identity import Identity, people, sample_identity
 from .picture import draw_reference
 from .sample import sample_couple, sample_pair
@@ -45,12 +46,13 @@ def _pair(seed: int, zoom: int, boxes: bool) -> Image.Image:
     sample = sample_pair(seed, sample_couple(seed, [sample_identity(s) for s in range(200)]), references=1)
     picture = _large(sample.picture, zoom)
     draw = ImageDraw.Draw(picture)
-    for k, (portrait, colour) in enumerate(zip(sample.people, ((255, 60, 60), (60, 110, 255)), strict=True), 1):
+    for k, portrait in enumerate(sample.people):
         if not boxes:
             break
+        colour = colour_of(k)
         box = [float(value) * zoom for value in portrait.face_box]
-        draw.rectangle(box, outline=colour)
-        draw.text((box[0] + 3, box[1] + 1), str(k), fill=colour, font=_font(14))
+        draw_box(draw, box, k, 1)
+        draw.text((box[0] + 3, box[1] + 1), str(k + 1), fill=colour, font=_font(14))
         for x, y in portrait.landmarks * zoom:
             draw.ellipse([x - 2, y - 2, x + 2, y + 2], fill=colour)
     side = picture.height // 2

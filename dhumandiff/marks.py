@@ -1,0 +1,43 @@
+"""How people are told apart on pictures: a colour and a dash each, the same ones everywhere in the project."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from PIL import ImageDraw
+
+__all__ = ["PERSON_COLOURS", "PERSON_DASHES", "colour_of", "draw_box"]
+
+PERSON_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
+"""Of person 1, person 2 and so on: blue and vermilion, which people of any colour vision tell apart (Okabe and Ito's palette)."""
+
+PERSON_DASHES: tuple[tuple[float, float] | None, ...] = (None, (4.0, 2.5), (1.5, 1.5), (8.0, 2.5))
+"""Length of a dash and of the gap after it, in widths of the line; None is a line without gaps."""
+
+
+def colour_of(person: int) -> str:
+    """The colour of a person, "#rrggbb"; 0 is person 1."""
+    return PERSON_COLOURS[person % len(PERSON_COLOURS)]
+
+
+def draw_box(draw: ImageDraw.ImageDraw, box: Sequence[float], person: int, width: int) -> None:
+    """Draw the outline of a box x0 y0 x1 y1, px, in a person's colour and dash, inside of its edges; 0 is person 1."""
+    x0, y0, x1, y1 = (round(edge) for edge in box)
+    colour, dash = colour_of(person), PERSON_DASHES[person % len(PERSON_DASHES)]
+    if dash is None:
+        draw.rectangle((x0, y0, x1, y1), outline=colour, width=width)
+        return
+    line, step = dash[0] * width, sum(dash) * width
+    for start in _starts(x0, x1, step):
+        end = min(start + line, x1)
+        draw.rectangle((start, y0, end, y0 + width - 1), fill=colour)
+        draw.rectangle((start, y1 - width + 1, end, y1), fill=colour)
+    for start in _starts(y0, y1, step):
+        end = min(start + line, y1)
+        draw.rectangle((x0, start, x0 + width - 1, end), fill=colour)
+        draw.rectangle((x1 - width + 1, start, x1, end), fill=colour)
+
+
+def _starts(start: int, end: int, step: float) -> list[float]:
+    """Where the dashes of an edge begin, px."""
+    return [start + n * step for n in range(int((end - start) / step) + 1)]

@@ -1,0 +1,156 @@
+"""Where person 1 and person 2 shall be: a preset or two boxes -> masks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io, ui
+from torch import Tensor
+
+from ..dhumandiff.errors import LayoutError
+from ..dhumandiff.layout import (
+    CUSTOM,
+    FEATHER,
+    LEAST,
+    PRESETS,
+    SQUARE,
+    Boxes,
+    draw_layout,
+    format_boxes,
+    layout_masks,
+    parse_boxes,
+    pixel_boxes,
+    preset_boxes,
+    preset_front,
+)
+from ..dhumandiff.marks import PERSON_COLOURS, PERSON_DASHES
+from .comfy_schema import ADVANCED, BoundingBoxType, schema
+
+LATENT_SCALE = 8
+"""Pixels of the picture to one of the latent, each way: SDXL's."""
+FRONT = {"as preset": None, "person 1": 1, "person 2": 2, "neither": None}
+"""What `in_front` offers. As preset: what the preset says, in custom boxes neither."""
+
+
+class DHDPortraitLayout(io.ComfyNode):
+    """Two boxes -> a soft mask for each person."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        side = {"default": 1024, "min": 16, "max": 16384, "step": 8, "optional": True}
+        preset = io.Combo.Input(
+            "preset",
+            options=[*PRESETS, CUSTOM],
+            default=next(iter(PRESETS)),
+            tooltip="Where the two are, for a picture of this shape. Moving a box makes it custom, and then `boxes` holds.",
+        )
+        # What web/portrait_layout.js needs to know, so that nothing is written down twice.
+        preset.extra_dict = {
+            "layout": {
+                "presets": {name: one._asdict() for name, one in PRESETS.items()},
+                "custom": CUSTOM,
+                "least": LEAST,
+                "square": SQUARE,
+                "colours": PERSON_COLOURS[:2],
+                "dashes": PERSON_DASHES[:2],
+            }
+        }
+        return schema(
+            node_id="DHDPortraitLayout",
+            display_name="Portrait Layout",
+            description="Says where person 1 and person 2 shall be: choose a preset, or drag and resize the two boxes. The masks go "
+            "into Apply Disparity-Aware Conditioning, prompts of regions, detailers and Score Identity.",
+            search_aliases=["layout", "regions", "boxes", "masks", "position", "two people", "dhumandiff"],
+            inputs=[
+                preset,
+                io.Combo.Input(
+                    "in_front",
+                    options=[*FRONT],
+                    default="as preset",
+                    optional=True,
+                    tooltip="Who has the place where the boxes overlap. Neither: it goes to the one whose box's middle is nearer; "
+                    "so it does in custom boxes with `as preset`.",
+                ),
+                io.Int.Input(
+                    "width", **side, tooltip="Of the picture, in pixels. A latent's size holds where one is connected."
+                ),
+                io.Int.Input(
+                    "height", **side, tooltip="Of the picture, in pixels. A latent's size holds where one is connected."
+                ),
+                io.Float.Input(
+                    "feather",
+                    default=FEATHER,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip="How wide the soft edge of the masks is, as a share of the picture's shorter side. 0 is a hard edge.",
+                    **ADVANCED,
+                ),
+                io.String.Input(
+                    "boxes",
+                    default=format_boxes(preset_boxes(next(iter(PRESETS)), side["default"], side["default"])),
+                    optional=True,
+                    tooltip="The boxes, with the preset custom: left top right bottom of person 1, a semicolon, the same of person 2, as "
+                    "shares of the picture. The page writes them here.",
+                ),
+                io.Latent.Input("latent", optional=True, tooltip="The latent to be sampled: the picture has its size."),
+                io.Image.Input(
+                    "background",
+                    optional=True,
+                    tooltip="Shown behind the boxes after a run. It changes nothing in the masks.",
+                ),
+            ],
+            outputs=[
+                io.Mask.Output("mask_1", tooltip="Where person 1 may be: white, with soft edges."),
+                io.Mask.Output(
+                    "mask_2", tooltip="Where person 2 may be. Nowhere do the two masks add up to more than white."
+                ),
+                BoundingBoxType.Output(
+                    "boxes_out",
+                    display_name="boxes",
+                    tooltip="Person 1's and person 2's box in pixels: x, y, width, height.",
+                ),
+                io.Image.Output("preview", tooltip="Masks and labelled boxes over the background, or grey."),
+            ],
+            is_output_node=True,  # or the page would not hear of the background again when all of a run is cached
+        )
+
+    @classmethod
+    def validate_inputs(cls, preset: str | None = None, boxes: str | None = None) -> bool | str:
+        # In the place of ComfyUI's own check of the choice: what is linked comes as None and is checked when it runs.
+        try:
+            if preset is not None:
+                preset_front(preset)
+            if preset == CUSTOM and boxes is not None:
+                parse_boxes(boxes)
+        except LayoutError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(
+        cls,
+        preset: str,
+        in_front: str = "as preset",
+        width: int = 1024,
+        height: int = 1024,
+        feather: float = FEATHER,
+        boxes: str = "",
+        latent: dict[str, Any] | None = None,
+        background: Tensor | None = None,
+    ) -> io.NodeOutput:
+        if latent is not None:
+            height, width = (LATENT_SCALE * side for side in latent["samples"].shape[-2:])
+        places: Boxes = parse_boxes(boxes) if preset == CUSTOM else preset_boxes(preset, width, height)
+        front = preset_front(preset) if in_front == "as preset" else FRONT[in_front]
+        masks = layout_masks(places, width, height, feather=feather, front=front)
+        preview = draw_layout(places, masks, None if background is None else background[0])
+        # A list of pictures, each a list of boxes: what ComfyUI's detectors give, too.
+        found = [
+            {"x": x0, "y": y0, "width": x1 - x0, "height": y1 - y0}
+            for x0, y0, x1, y1 in pixel_boxes(places, width, height)
+        ]
+        shown = ui.PreviewImage(background[:1], cls=cls).as_dict()["images"] if background is not None else []
+        told = {"layout": [{"width": width, "height": height, "background": next(iter(shown), None)}]}
+        return io.NodeOutput(masks[:1], masks[1:], [found], preview[None], ui=told)

@@ -1,0 +1,92 @@
+"""Portrait Layout on a real ComfyUI: by numbers alone, its masks in the pair, boxes for other nodes, and what it refuses."""
+
+import copy
+
+import pytest
+import torch
+from dhd_pack.nodes.layout import DHDPortraitLayout
+from PIL import Image
+from test_server import node_of, portrait  # noqa: F401 (a fixture)
+
+BOXES = "0.1 0.2 0.4 0.9; 0.5 0.1 0.9 0.8"
+
+
+def run(**inputs):
+    return DHDPortraitLayout.execute(**inputs).result
+
+
+def test_a_preset_s_name_is_all_it_needs():
+    first, second, boxes, preview = run(preset="side by side")
+    assert first.shape == second.shape == (1, 1024, 1024)
+    assert preview.shape == (1, 1024, 1024, 3)
+    assert boxes == [
+        [{"x": 41, "y": 123, "width": 471, "height": 901}, {"x": 512, "y": 123, "width": 471, "height": 901}]
+    ]
+
+
+def test_the_size_is_the_latent_s_where_one_is_connected():
+    latent = {"samples": torch.zeros(2, 4, 152, 104)}
+    masks = run(preset="full body", width=512, height=512, latent=latent)[:2]
+    assert [mask.shape for mask in masks] == [(1, 1216, 832)] * 2
+
+
+def test_in_front_says_who_has_the_overlap_and_the_preset_does_unless_told():
+    crossed = "0.1 0.1 0.7 0.9; 0.3 0.1 0.9 0.9"
+    at = (0, 32, 32)
+    size = {"width": 64, "height": 64, "boxes": crossed, "preset": "custom"}
+    for front, expected in (("person 1", (1.0, 0.0)), ("person 2", (0.0, 1.0))):
+        assert tuple(float(mask[at]) for mask in run(**size, in_front=front)[:2]) == expected
+    behind = {"preset": "one behind", "width": 64, "height": 64}
+    assert torch.equal(run(**behind)[0], run(**behind, in_front="person 1")[0])
+    assert not torch.equal(run(**behind)[0], run(**behind, in_front="person 2")[0])
+
+
+def test_boxes_hold_with_custom_only_and_a_background_changes_no_mask():
+    size = {"width": 80, "height": 60}
+    assert run(**size, preset="custom", boxes=BOXES)[2][0][0] == {"x": 8, "y": 12, "width": 24, "height": 42}
+    assert run(**size, preset="faces only", boxes="nonsense")[2] == run(**size, preset="faces only")[2]
+    plain = run(**size, preset="custom", boxes=BOXES)
+    over = run(**size, preset="custom", boxes=BOXES, background=torch.rand(1, 50, 50, 3))
+    assert torch.equal(plain[0], over[0])
+    assert not torch.equal(plain[3], over[3])
+
+
+def laid_out(prompt, **inputs):
+    """The prompt with a layout node of these inputs whose masks go into the pair."""
+    prompt = copy.deepcopy(prompt)
+    prompt["900"] = {"class_type": "DHDPortraitLayout", "inputs": inputs}
+    prompt[node_of(prompt, "DHDApplyPair")]["inputs"] |= {"mask_1": ["900", 0], "mask_2": ["900", 1]}
+    return prompt
+
+
+def drawn(server, prompt):
+    result = server.run(prompt)
+    assert result["error"] is None
+    saved = result["outputs"][node_of(prompt, "SaveImage")]["images"][0]["filename"]
+    return Image.open(server.base / "output" / saved).tobytes(), result
+
+
+def test_by_api_the_masks_reach_the_pair_and_decide_the_picture(server, portrait):  # noqa: F811 (the fixture)
+    latent = portrait[node_of(portrait, "DHDCascadeKSampler")]["inputs"]["latent_image"]
+    there, result = drawn(server, laid_out(portrait, preset="custom", boxes=BOXES, latent=latent))
+    told = result["outputs"]["900"]["layout"]
+    assert told == [{"width": 512, "height": 512, "background": None}]
+    exchanged = "; ".join(reversed(BOXES.split("; ")))
+    assert drawn(server, laid_out(portrait, preset="custom", boxes=exchanged, latent=latent))[0] != there
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"preset": "custom", "boxes": "0 0 1 1"}, "boxes needs 2 boxes and has 1"),
+        (
+            {"preset": "custom", "boxes": "0 0 512 1024; 512 0 1024 1024"},
+            "person 1's box (0 0 512 1024) leaves the picture",
+        ),
+        ({"preset": "back to back"}, "choose one of side by side"),
+        ({"preset": "side by side", "in_front": "nobody"}, "in_front"),
+        ({"preset": "side by side", "feather": 7.0}, "feather"),
+    ],
+)
+def test_bad_input_is_refused_before_the_run_with_what_to_do(server, portrait, inputs, message):  # noqa: F811 (the fixture)
+    assert message in server.run(laid_out(portrait, **inputs))["error"]

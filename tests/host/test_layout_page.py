@@ -1,0 +1,202 @@
+"""Portrait Layout in ComfyUI's page, in both looks: drag, run, save, undo, copy. Screenshots are kept."""
+
+import json
+
+import pytest
+from PIL import Image
+
+pytest.importorskip("playwright.sync_api", reason="pip install playwright (no browser download needed)")
+
+from test_miniature_page import RUN
+from test_page import browser, page, screenshot  # noqa: F401 (fixtures)
+from test_page import pytestmark as of_pages
+
+pytestmark = of_pages
+
+BUILD = """async () => {
+    const { graph, canvas } = window.app;
+    await window.app.loadGraphData({ last_node_id: 0, last_link_id: 0, nodes: [], links: [], groups: [], config: {}, version: 0.4 });
+    const add = (type, x, y) => {
+        const node = window.LiteGraph.createNode(type);
+        node.pos = [x, y];
+        window.app.graph.add(node);
+        return node;
+    };
+    const layout = add('DHDPortraitLayout', 400, 100);
+    const photo = add('LoadImage', 40, 100);
+    photo.widgets.find(w => w.name === 'image').value = 'person_2.jpg';
+    photo.connect(0, layout, layout.inputs.findIndex(i => i.name === 'background'));
+    for (const [k, y] of [[0, 80], [1, 500]]) {
+        const mask = add('MaskToImage', 820, y), shown = add('PreviewImage', 1060, y);
+        layout.connect(k, mask, 0);
+        mask.connect(0, shown, 0);
+    }
+    const preview = add('PreviewImage', 1400, 80);
+    layout.connect(3, preview, 0);
+    preview.size = [420, 420];
+    const set = (name, value) => {
+        const widget = layout.widgets.find(w => w.name === name);
+        widget.value = value;
+        widget.callback?.(value);
+    };
+    set('width', 832);
+    set('height', 1216);
+}"""
+
+
+def build(opened):
+    """The node alone with a background and previews of its masks; 832 x 1216."""
+    opened.evaluate(BUILD)
+    opened.wait_for_timeout(800)
+    opened.evaluate("window.app.canvas.ds.offset = [40, 40]; window.app.canvas.ds.scale = 1.25")
+    opened.evaluate("window.app.canvas.setDirty(true, true)")
+    opened.wait_for_timeout(800)
+
+
+def inputs(opened, number=0):
+    """What the API form has for a layout node."""
+    prompt = opened.evaluate("async () => (await window.app.graphToPrompt()).output")
+    return [node["inputs"] for node in prompt.values() if node["class_type"] == "DHDPortraitLayout"][number]
+
+
+def box(opened, person):
+    """Where a person's box and the paper under the boxes are, px of the window: x, y, width, height."""
+    area = opened.locator(f".dhd-layout [data-person='{person}'] rect").first.bounding_box()
+    paper = opened.locator(".dhd-layout svg > rect").first.bounding_box()
+    return area, paper
+
+
+def drag(opened, start, by):
+    opened.mouse.move(*start)
+    opened.mouse.down()
+    for part in (0.3, 0.7, 1.0):
+        opened.mouse.move(start[0] + part * by[0], start[1] + part * by[1])
+    opened.mouse.up()
+    opened.wait_for_timeout(400)
+
+
+def ours(opened):
+    return [problem for problem in opened.problems if "dhumandiff" in problem.lower() or "portrait_layout" in problem]
+
+
+def pictures(opened, server):
+    """What the three previews show, left to right and top to bottom."""
+    shown = opened.evaluate(
+        "window.app.graph._nodes.filter(n => n.type === 'PreviewImage').map(n => window.app.nodeOutputs[n.id]?.images?.[0])"
+    )
+    assert all(shown), shown
+    return [Image.open(server.base / "temp" / one["subfolder"] / one["filename"]) for one in shown]
+
+
+def test_a_dragged_box_changes_the_mask_and_survives_saving_copying_and_undo(page, server):  # noqa: F811 (the fixture)
+    build(page)
+    assert inputs(page)["preset"] == "side by side"
+    assert inputs(page)["boxes"] == "0.03 0.18 0.5 1; 0.5 0.18 0.97 1"  # of a picture of this shape
+    assert "layout" not in inputs(page)
+    screenshot(page, "layout_new")
+    area, paper = box(page, 0)
+    assert paper["width"] / paper["height"] == pytest.approx(832 / 1216, rel=0.02)
+    assert area["height"] / paper["height"] == pytest.approx(0.82, abs=0.02)
+
+    ended = page.evaluate(RUN)
+    assert ended[0] == "success", ended
+    page.wait_for_timeout(1500)
+    before = pictures(page, server)
+    assert [picture.size for picture in before] == [(832, 1216)] * 3
+    assert page.locator(".dhd-layout image").get_attribute("href")
+
+    # Move person 1 up by a tenth, then take the lower right corner in.
+    area, paper = box(page, 0)
+    drag(page, (area["x"] + area["width"] / 2, area["y"] + area["height"] / 2), (0, -0.1 * paper["height"]))
+    moved = inputs(page)
+    assert moved["preset"] == "custom"
+    first, second = ([float(word) for word in one.split()] for one in moved["boxes"].split(";"))
+    assert first == pytest.approx([0.03, 0.08, 0.5, 0.9], abs=0.01)
+    assert second == [0.5, 0.18, 0.97, 1]
+    area, paper = box(page, 0)
+    corner = (area["x"] + area["width"], area["y"] + area["height"])
+    drag(page, corner, (-0.2 * paper["width"], -0.1 * paper["height"]))
+    resized = inputs(page)["boxes"]
+    assert [float(word) for word in resized.split(";")[0].split()] == pytest.approx([0.03, 0.08, 0.3, 0.8], abs=0.015)
+
+    # Keys: person 2 one step left, then one step wider.
+    page.locator(".dhd-layout [data-person='1'][tabindex]").focus()
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("Shift+ArrowRight")
+    page.wait_for_timeout(500)
+    keyed = inputs(page)["boxes"]
+    assert keyed == resized.split(";")[0] + "; 0.49 0.18 0.97 1"
+
+    assert page.evaluate(RUN)[0] == "success"
+    page.wait_for_timeout(1500)
+    after = pictures(page, server)
+    assert before[0].tobytes() != after[0].tobytes()
+    assert after[0].convert("L").getpixel((round(0.15 * 832), round(0.12 * 1216))) > 250
+    assert after[0].convert("L").getpixel((round(0.15 * 832), round(0.9 * 1216))) < 5
+    screenshot(page, "layout_moved")
+
+    # Copy and paste.
+    page.evaluate(
+        """() => {
+            const { canvas, graph } = window.app;
+            canvas.deselectAll();
+            canvas.selectNode(graph._nodes.find(n => n.type === 'DHDPortraitLayout'));
+            canvas.copyToClipboard();
+            canvas.pasteFromClipboard();
+        }"""
+    )
+    page.wait_for_timeout(600)
+    assert page.evaluate("window.app.graph._nodes.filter(n => n.type === 'DHDPortraitLayout').length") == 2
+    pasted = page.evaluate(
+        "window.app.graph._nodes.filter(n => n.type === 'DHDPortraitLayout').map(n => n.widgets.find(w => w.name === 'boxes').value)"
+    )
+    assert pasted == [keyed, keyed]
+    assert page.locator(".dhd-layout").count() == 2
+    page.evaluate("window.app.graph.remove(window.app.graph._nodes.filter(n => n.type === 'DHDPortraitLayout')[1])")
+    page.wait_for_timeout(300)
+
+    # Save and open again: the same inputs, and the same prompt.
+    sent = inputs(page)
+    saved = json.loads(json.dumps(page.evaluate("window.app.graph.serialize()")))
+    page.evaluate("workflow => window.app.loadGraphData(workflow)", saved)
+    page.wait_for_timeout(1200)
+    assert inputs(page) == sent
+    area, paper = box(page, 0)
+    assert area["height"] / paper["height"] == pytest.approx(0.72, abs=0.03)
+    screenshot(page, "layout_reopened")
+
+    # What the page would queue runs by API as it is.
+    prompt = page.evaluate("async () => (await window.app.graphToPrompt()).output")
+    assert server.run(prompt)["error"] is None
+    assert ours(page) == []
+
+
+def test_undo_takes_back_one_gesture_and_a_preset_comes_back_with_its_boxes(page):  # noqa: F811 (the fixture)
+    build(page)
+    page.evaluate("window.app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState?.()")
+    start = inputs(page)
+    area, paper = box(page, 1)
+    drag(page, (area["x"] + area["width"] / 2, area["y"] + area["height"] / 2), (0, -0.1 * paper["height"]))
+    assert inputs(page)["preset"] == "custom"
+    page.evaluate("window.app.extensionManager.command.execute('Comfy.Undo')")
+    page.wait_for_timeout(1000)
+    assert inputs(page) == start
+    page.evaluate("window.app.extensionManager.command.execute('Comfy.Redo')")
+    page.wait_for_timeout(1000)
+    assert inputs(page)["preset"] == "custom"
+
+    choose = """value => {
+        const node = window.app.graph._nodes.find(n => n.type === 'DHDPortraitLayout');
+        const widget = node.widgets.find(w => w.name === 'preset');
+        widget.value = value;
+        widget.callback?.(value);
+    }"""
+    page.evaluate(choose, "parent and child")
+    page.wait_for_timeout(400)
+    assert inputs(page)["boxes"] == "0.06 0.08 0.62 1; 0.5 0.46 0.92 1"
+    screenshot(page, "layout_parent_and_child")
+    area, paper = box(page, 0)
+    drag(page, (area["x"] + area["width"] / 4, area["y"] + area["height"] / 2), (0.03 * paper["width"], 0))
+    assert inputs(page)["preset"] == "custom"
+    assert inputs(page)["in_front"] == "person 2"  # as it was in the preset
+    assert ours(page) == []

@@ -1,0 +1,165 @@
+"""Where two people shall be: presets, boxes and masks."""
+
+import pytest
+import torch
+from PIL import ImageColor
+
+from dhumandiff.errors import DHumanDiffError, LayoutError
+from dhumandiff.layout import (
+    LEAST,
+    PRESETS,
+    draw_layout,
+    format_boxes,
+    layout_masks,
+    parse_boxes,
+    pixel_boxes,
+    preset_boxes,
+    preset_front,
+    shape_of,
+)
+from dhumandiff.marks import colour_of
+
+SIZES = {"portrait": (208, 304), "square": (256, 256), "landscape": (304, 208)}
+HALVES = ((0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0))
+CROSSED = ((0.1, 0.2, 0.7, 0.9), (0.3, 0.1, 0.9, 0.8))
+
+every_size = pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
+every_preset = pytest.mark.parametrize("name", PRESETS)
+
+
+def test_a_picture_s_shape_follows_from_its_sides():
+    assert {name: shape_of(*size) for name, size in SIZES.items()} == {name: name for name in SIZES}
+    assert shape_of(1024, 1100) == "square"
+    assert shape_of(832, 1216) == "portrait"
+
+
+@every_size
+@every_preset
+def test_presets_lie_inside_the_picture_with_person_1_on_the_left(name, size):
+    boxes = preset_boxes(name, *size)
+    for left, top, right, bottom in boxes:
+        assert 0 <= left < right <= 1
+        assert 0 <= top < bottom <= 1
+        assert min(right - left, bottom - top) > 5 * LEAST
+    middles = [(box[0] + box[2]) / 2 for box in boxes]
+    assert middles[0] < middles[1]
+    assert parse_boxes(format_boxes(boxes)) == boxes
+
+
+@every_size
+@every_preset
+@pytest.mark.parametrize("front", [None, 1, 2])
+def test_masks_have_the_picture_s_size_are_soft_and_never_add_up_to_more_than_one(name, size, front):
+    width, height = size
+    masks = layout_masks(preset_boxes(name, width, height), width, height, front=front)
+    assert masks.shape == (2, height, width)
+    assert masks.dtype == torch.float32
+    assert masks.min() >= 0
+    assert masks.sum(0).max() <= 1 + 1e-6
+    for mask in masks:
+        assert mask.max() > 0.99
+        assert ((mask > 0.1) & (mask < 0.9)).sum() > 50
+        assert mask.diff(dim=1).abs().max() < 0.35
+
+
+def test_faces_only_are_as_large_as_faces_in_every_shape():
+    for size in SIZES.values():
+        for x0, y0, x1, y1 in pixel_boxes(preset_boxes("faces only", *size), *size):
+            assert 1.1 < (y1 - y0) / (x1 - x0) < 1.4
+
+
+def test_the_one_in_front_has_the_place_where_boxes_overlap():
+    x, y = 128, 128  # in both boxes
+    for front in (1, 2):
+        masks = layout_masks(CROSSED, 256, 256, front=front)
+        assert masks[front - 1, y, x] == 1
+        assert masks[2 - front, y, x] == 0
+    assert preset_front("one behind") == 1
+    assert preset_front("parent and child") == 2
+    assert preset_front("custom") is None
+
+
+def test_with_neither_in_front_a_place_goes_to_the_nearer_middle():
+    boxes = ((0.0, 0.0, 0.6, 1.0), (0.4, 0.0, 1.0, 1.0))
+    first, second = layout_masks(boxes, 200, 100, feather=0.02)
+    assert first[50, 92] > 0.95
+    assert second[50, 92] < 0.05
+    assert torch.allclose(first, second.flip(1), atol=1e-5)
+
+
+def test_an_edge_is_hard_without_feather_and_does_not_fade_at_the_picture_s_border():
+    hard = layout_masks(HALVES, 64, 32, feather=0.0)
+    assert set(hard.unique().tolist()) == {0.0, 1.0}
+    assert hard[0, :, :32].all()
+    assert hard[1, :, 32:].all()
+    soft = layout_masks(HALVES, 64, 32, feather=0.25)
+    assert soft[0, :, 0].min() == 1
+    assert soft[1, :, -1].min() == 1
+    assert 0.2 < soft[0, 16, 31] < 0.8
+
+
+def test_the_middle_of_a_box_stays_white_however_wide_the_feather():
+    masks = layout_masks(parse_boxes("0.1 0.1 0.3 0.3; 0.6 0.6 0.8 0.8"), 200, 200, feather=1.0)
+    assert masks[0, 40, 40] > 0.95
+    assert masks[1, 140, 140] > 0.95
+
+
+def test_boxes_are_read_from_text_with_spaces_commas_or_line_breaks():
+    expected = ((0.04, 0.12, 0.5, 1.0), (0.5, 0.12, 0.96, 1.0))
+    for text in (
+        "0.04 0.12 0.5 1; 0.5 0.12 0.96 1",
+        ".04,.12,.5,1;.5,.12,.96,1;",
+        "0.04 0.12 0.5 1\n0.5, 0.12, 0.96, 1\n",
+    ):
+        assert parse_boxes(text) == expected
+    assert format_boxes(expected) == "0.04 0.12 0.5 1; 0.5 0.12 0.96 1"
+    assert pixel_boxes(expected, 100, 200) == [(4, 24, 50, 200), (50, 24, 96, 200)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "2 boxes and has 0"),
+        ("0 0 0.5 1", "2 boxes and has 1"),
+        ("0 0 0.5 1; 0.5 0 1 1; 0 0 1 1", "2 boxes and has 3"),
+        ("0 0 0.5; 0.5 0 1 1", "'0 0 0.5' of person 1 is not four numbers"),
+        ("0 0 0.5 1; left 0 1 1", "'left 0 1 1' of person 2 is not four numbers"),
+        ("0 0 nan 1; 0.5 0 1 1", "person 1 is not four numbers"),
+        ("0 0 0.5 1; 0.5 0 512 1024", "person 2's box (0.5 0 512 1024) leaves the picture"),
+        ("-0.1 0 0.5 1; 0.5 0 1 1", "person 1's box (-0.1 0 0.5 1) leaves the picture"),
+        ("0.5 0 0 1; 0.5 0 1 1", "is empty: the order is left top right bottom"),
+        ("0 0 0.01 1; 0.5 0 1 1", "at least 0.02 of the picture"),
+    ],
+)
+def test_boxes_that_cannot_be_used_are_refused_with_what_to_write(text, message):
+    with pytest.raises(LayoutError, match="boxes") as refused:
+        parse_boxes(text)
+    assert message in str(refused.value)
+    assert isinstance(refused.value, DHumanDiffError)
+
+
+def test_other_bad_settings_are_named():
+    with pytest.raises(LayoutError, match=r"no preset 'back to back': choose one of side by side, .*custom"):
+        preset_boxes("back to back", 64, 64)
+    with pytest.raises(LayoutError, match="width and height are 0 x 64"):
+        layout_masks(HALVES, 0, 64)
+    with pytest.raises(LayoutError, match="feather is 2"):
+        layout_masks(HALVES, 64, 64, feather=2.0)
+    with pytest.raises(LayoutError, match="person 3"):
+        layout_masks(HALVES, 64, 64, front=3)
+
+
+def test_the_preview_shows_each_box_in_its_person_s_colour_and_dash():
+    boxes = parse_boxes("0.1 0.1 0.4 0.9; 0.6 0.1 0.9 0.9")
+    width, height = 400, 300
+    picture = draw_layout(boxes, layout_masks(boxes, width, height), torch.rand(50, 60, 3))
+    assert picture.shape == (height, width, 3)
+    shares = []
+    for person, (x0, y0, x1, y1) in enumerate(pixel_boxes(boxes, width, height)):
+        colour = torch.tensor(ImageColor.getrgb(colour_of(person))) / 255
+        edge = picture[y1 - 1, x0:x1]
+        shares.append(float(((edge - colour).abs().amax(-1) < 0.01).float().mean()))
+        chip = picture[y0 : y0 + 27, x0 : x0 + 27] if person == 0 else picture[y0 : y0 + 27, x1 - 27 : x1]
+        assert (chip == 1).all(-1).sum() > 20  # the number, white on the colour
+    assert shares[0] == 1
+    assert 0.4 < shares[1] < 0.8
