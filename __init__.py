@@ -2,6 +2,8 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+WEB_DIRECTORY = "./web"  # help pages: docs/<node id>.md
+
 
 class DHumanDiff(ComfyExtension):
     """Portraits of two people from two photos and a sentence."""

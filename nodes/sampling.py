@@ -167,7 +167,7 @@ class DHDCascadeKSampler(io.ComfyNode):
             ],
             outputs=[
                 io.Latent.Output("latent", tooltip="The sampled latent."),
-                io.Mask.Output("focus", tooltip="Where the face strength was used."),
+                io.Mask.Output("focus_out", display_name="focus", tooltip="Where the face strength was used."),
             ],
         )
 

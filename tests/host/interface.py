@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,13 @@ def node_infos() -> dict[str, dict[str, Any]]:
     """What ComfyUI's server tells the page about each node, in the order of NODES."""
     from dhd_pack.nodes import NODES
 
-    return {node.GET_SCHEMA().node_id: node.GET_NODE_INFO_V1() for node in NODES}
+    return {node.GET_SCHEMA().node_id: _info(node) for node in NODES}
+
+
+def _info(node: Any) -> dict[str, Any]:
+    # ComfyUI 0.3.64 calls an output without a display name after its type.
+    names = [output.display_name or output.id for output in node.GET_SCHEMA().outputs]
+    return {**node.GET_NODE_INFO_V1(), "output_name": names}
 
 
 def inputs_of(info: dict[str, Any]) -> dict[str, tuple[str, dict[str, Any]]]:
@@ -101,21 +108,21 @@ def breaks(frozen: dict[str, Any], now: dict[str, Any]) -> list[str]:
     Workflows keep values of inputs by their place and links by name and place, so that the order counts too. New nodes,
     choices, and optional inputs and outputs behind the others, break nothing.
     """
-    found = []
-    for node, before in frozen.items():
-        if node not in now:
-            found.append(f"{node} is gone")
-            continue
-        after = now[node]
-        if list(before["required"].items()) != list(after["required"].items()):
-            found.append(f"{node}: required inputs were {before['required']}, and are {after['required']}")
-        for group in ("optional", "outputs"):
-            if list(after[group].items())[: len(before[group])] != list(before[group].items()):
-                found.append(f"{node}: {group} were {before[group]}, and begin with {after[group]}")
-        for name, choices in before["choices"].items():
-            if gone := [choice for choice in choices if choice not in after["choices"].get(name, ())]:
-                found.append(f"{node}: {name} has no {', '.join(gone)} any more")
-    return found
+    return [sentence for node, before in frozen.items() for sentence in _breaks(node, before, now.get(node))]
+
+
+def _breaks(node: str, before: dict[str, Any], after: dict[str, Any] | None) -> Iterator[str]:
+    if after is None:
+        yield f"{node} is gone"
+        return
+    if list(before["required"].items()) != list(after["required"].items()):
+        yield f"{node}: required inputs were {before['required']}, and are {after['required']}"
+    for group in ("optional", "outputs"):
+        if list(after[group].items())[: len(before[group])] != list(before[group].items()):
+            yield f"{node}: {group} were {before[group]}, and begin with {after[group]}"
+    for name, choices in before["choices"].items():
+        if gone := [choice for choice in choices if choice not in after["choices"].get(name, ())]:
+            yield f"{node}: {name} has no {', '.join(gone)} any more"
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
