@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-WEB_DIRECTORY = "./web"
+WEB_DIRECTORY = "./web"  # help pages: docs/<node id>.md; what the page runs: *.js
 
 
 class DHumanDiff(ComfyExtension):

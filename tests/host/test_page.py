@@ -85,3 +85,27 @@ def test_the_shipped_workflow_opens_without_red_nodes_and_runs(page, server):
     assert ended[0] == "success", ended
     ours = [problem for problem in page.problems if "dhumandiff" in problem.lower()]
     assert ours == []
+
+
+def test_the_page_speaks_the_language_that_is_set_and_shows_help_with_its_picture(page, server):
+    server.post("api/settings", {"Comfy.Locale": "fr"})
+    try:
+        page.reload(wait_until="domcontentloaded")
+        page.wait_for_function("window.app?.graph && window.app.vueAppReady", timeout=90_000)
+        workflow = json.loads((REPOSITORY / "workflows" / "mini_dual_portrait.json").read_text())
+        page.evaluate("workflow => window.app.loadGraphData(workflow)", workflow)
+        page.wait_for_timeout(1500)
+        page.evaluate("window.app.extensionManager.command.execute('Comfy.Canvas.FitView')")
+        sampler = "window.app.graph._nodes.find(n => n.type === 'DHDCascadeKSampler')"
+        page.evaluate(f"window.app.canvas.selectNode({sampler})")
+        page.wait_for_timeout(1000)
+        assert page.evaluate(f"{sampler}.title") == "KSampler (Cascade DHumanDiff)"
+        assert "force_visages" in page.evaluate(f"{sampler}.widgets.map(w => w.label)")
+        described = page.evaluate("window.LiteGraph.registered_node_types.DHDSubjectPrompt.nodeData.description")
+        assert described.startswith("Écrivez word@1 et word@2")
+        page.locator('[data-testid="info-button"]').first.evaluate("button => button.click()")
+        page.wait_for_function("document.querySelector('.node-help-content img')?.naturalWidth > 0", timeout=30_000)
+        screenshot(page, "help")
+        assert "shortest way to a good picture" in page.inner_text(".node-help-content")
+    finally:
+        server.post("api/settings", {"Comfy.Locale": "en"})
