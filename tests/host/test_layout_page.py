@@ -46,6 +46,9 @@ BUILD = """async () => {
 
 def build(opened):
     """The node alone with a background and previews of its masks; 832 x 1216."""
+    version = [int(part) for part in opened.evaluate("window.__COMFYUI_FRONTEND_VERSION__").split(".")[:2]]
+    if opened.look == "nodes2" and version < [1, 28]:
+        pytest.skip("the first Nodes 2.0, ComfyUI 0.3.64's, shows no widgets of extensions; the input `boxes` is there")
     opened.evaluate(BUILD)
     opened.wait_for_timeout(800)
     opened.evaluate("window.app.canvas.ds.offset = [40, 40]; window.app.canvas.ds.scale = 1.25")
@@ -173,7 +176,12 @@ def test_a_dragged_box_changes_the_mask_and_survives_saving_copying_and_undo(pag
 
 def test_undo_takes_back_one_gesture_and_a_preset_comes_back_with_its_boxes(page):  # noqa: F811 (the fixture)
     build(page)
-    page.evaluate("window.app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState?.()")
+    page.evaluate(
+        """() => {
+            const tracker = window.app.extensionManager.workflow.activeWorkflow.changeTracker;
+            (tracker.captureCanvasState ?? tracker.checkState).call(tracker);
+        }"""
+    )
     start = inputs(page)
     area, paper = box(page, 1)
     drag(page, (area["x"] + area["width"] / 2, area["y"] + area["height"] / 2), (0, -0.1 * paper["height"]))
