@@ -117,8 +117,13 @@ class DHDPortraitLayout(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, preset: str | None = None, boxes: str | None = None) -> bool | str:
-        # In the place of ComfyUI's own check of the choice: what is linked comes as None and is checked when it runs.
+    def validate_inputs(
+        cls, preset: str | None = None, boxes: str | None = None, in_front: str | None = None
+    ) -> bool | str:
+        # In the place of ComfyUI's own check of the choices, which 0.3.64 does not make for optional inputs. What is linked comes
+        # as None and is checked when it runs.
+        if in_front is not None and in_front not in FRONT:
+            return f"in_front is {in_front!r}: choose one of {', '.join(FRONT)}."
         try:
             if preset is not None:
                 preset_front(preset)

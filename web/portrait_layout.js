@@ -4,13 +4,11 @@ The node's inputs are the only state: a gesture writes `boxes` and `preset`, and
 copy and paste and the API form need nothing of their own. Presets, colours and dashes come with the node's definition. */
 
 import { app } from "../../scripts/app.js";
+import { EDGES, HEIGHT, LayoutView } from "./layout_view.js";
 
 const NODE = "DHDPortraitLayout";
-const HEIGHT = 320; // px, the least of the canvas
 const WIDTH = 340; // px, the node's when it is new
 const STEP = 0.01; // share of the picture that an arrow key moves
-const EDGES = ["left", "top", "right", "bottom"];
-const HELP = "Drag a box, or its corners. Keys: arrows move, Shift and arrows resize.";
 
 app.registerExtension({
   name: "DHumanDiff.PortraitLayout",
@@ -27,17 +25,6 @@ function chain(owner, name, after) {
     after(...all);
     return result;
   };
-}
-
-function svg(name, attributes = {}, parent = null) {
-  const element = document.createElementNS("http://www.w3.org/2000/svg", name);
-  set(element, attributes);
-  parent?.append(element);
-  return element;
-}
-
-function set(element, attributes) {
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
 }
 
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
@@ -58,8 +45,9 @@ class LayoutCanvas {
     this.node = node;
     this.facts = node.constructor.nodeData.input.required.preset[1].layout;
     this.writing = false; // while this class itself sets inputs
-    this.build();
-    const widget = node.addDOMWidget("layout", "dhd_layout", this.element, {
+    this.view = new LayoutView(this.facts);
+    this.listen();
+    const widget = node.addDOMWidget("layout", "dhd_layout", this.view.element, {
       serialize: false, // not in the API form
       hideOnZoom: false,
       getMinHeight: () => HEIGHT,
@@ -81,7 +69,7 @@ class LayoutCanvas {
     this.draw();
     requestAnimationFrame(() => {
       const shown = [...document.querySelectorAll(`.dhd-layout[data-node="${this.node.id}"]`)];
-      if (!shown.includes(this.element)) shown[0]?.replaceWith(this.element);
+      if (!shown.includes(this.view.element)) shown[0]?.replaceWith(this.view.element);
     });
   }
 
@@ -158,6 +146,13 @@ class LayoutCanvas {
     this.draw();
   }
 
+  draw() {
+    this.view.element.dataset.node = this.node.id; // a new node learns its number late
+    const file = this.ran?.background;
+    const background = file ? app.api.apiURL(`/view?${new URLSearchParams(file)}`) : "";
+    this.view.draw({ size: this.size(), boxes: this.boxes(), front: this.front(), background });
+  }
+
   executed(told) {
     this.ran = told?.layout?.[0] ?? this.ran;
     this.refresh();
@@ -165,10 +160,22 @@ class LayoutCanvas {
 
   // --- gestures ----------------------------------------------------------------------------------------------------
 
-  /** Where a pointer is, in shares of the picture. */
-  share(event) {
-    const area = this.paper.getBoundingClientRect();
-    return [(event.clientX - area.left) / area.width, (event.clientY - area.top) / area.height];
+  listen() {
+    const { canvas, people } = this.view;
+    canvas.addEventListener("pointerdown", (event) => this.grab(event));
+    canvas.addEventListener("pointermove", (event) => this.drag(event));
+    for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, (event) => this.release(event));
+    // A latent's source may have changed its size meanwhile, of which this node hears nothing.
+    canvas.addEventListener("pointerenter", () => !this.held && this.refresh());
+    canvas.addEventListener("wheel", (event) => {
+      if (window.LiteGraph?.vueNodesMode) return; // there the page zooms by itself
+      event.preventDefault();
+      app.canvas.processMouseWheel?.(event);
+    });
+    for (const [person, { group }] of people.entries()) {
+      group.addEventListener("keydown", (event) => this.key(event, person));
+      for (const event of ["focus", "blur"]) group.addEventListener(event, () => this.draw());
+    }
   }
 
   grab(event) {
@@ -177,16 +184,16 @@ class LayoutCanvas {
     event.stopPropagation();
     const person = Number(group.dataset.person);
     const edges = event.target.dataset.edges?.split(" ") ?? [];
-    this.held = { person, edges, from: this.share(event), boxes: this.boxes().map((box) => [...box]) };
-    this.canvas.setPointerCapture(event.pointerId);
-    this.people[person].group.focus({ preventScroll: true });
+    this.held = { person, edges, from: this.view.share(event), boxes: this.boxes().map((box) => [...box]) };
+    this.view.canvas.setPointerCapture(event.pointerId);
+    this.view.people[person].group.focus({ preventScroll: true });
   }
 
   drag(event) {
     if (!this.held) return;
     event.stopPropagation();
     const { person, edges, from, boxes } = this.held;
-    const to = this.share(event);
+    const to = this.view.share(event);
     this.place(boxes, person, edges, [to[0] - from[0], to[1] - from[1]]);
   }
 
@@ -230,116 +237,5 @@ class LayoutCanvas {
   remember() {
     const tracker = app.extensionManager?.workflow?.activeWorkflow?.changeTracker;
     (tracker?.captureCanvasState ?? tracker?.checkState)?.call(tracker);
-  }
-
-  // --- drawing -----------------------------------------------------------------------------------------------------
-
-  build() {
-    this.element = document.createElement("div");
-    this.element.className = "dhd-layout";
-    this.element.style.cssText = `width: 100%; height: 100%; min-height: ${HEIGHT}px; box-sizing: border-box; user-select: none`;
-    this.canvas = svg("svg", { role: "group", "aria-label": "Where person 1 and person 2 are" });
-    this.canvas.style.cssText = "display: block; width: 100%; height: 100%; touch-action: none; overflow: visible";
-    this.element.append(this.canvas);
-    svg("title", {}, this.canvas).textContent = HELP;
-    this.paper = svg("rect", { fill: "#808080" }, this.canvas);
-    this.picture = svg("image", { preserveAspectRatio: "xMidYMid slice" }, this.canvas);
-    this.people = [0, 1].map((person) => this.buildPerson(person));
-    this.trouble = svg("text", { "text-anchor": "middle", fill: "white", "pointer-events": "none" }, this.canvas);
-    this.trouble.textContent = "boxes: four shares a person, see the tooltip";
-    this.canvas.addEventListener("pointerdown", (event) => this.grab(event));
-    this.canvas.addEventListener("pointermove", (event) => this.drag(event));
-    for (const end of ["pointerup", "pointercancel"]) this.canvas.addEventListener(end, (event) => this.release(event));
-    // A latent's source may have changed its size meanwhile, of which this node hears nothing.
-    this.canvas.addEventListener("pointerenter", () => !this.held && this.draw());
-    this.canvas.addEventListener("wheel", (event) => {
-      if (window.LiteGraph?.vueNodesMode) return; // there the page zooms by itself
-      event.preventDefault();
-      app.canvas.processMouseWheel?.(event);
-    });
-  }
-
-  buildPerson(person) {
-    const colour = this.facts.colours[person];
-    const group = svg("g", { "data-person": person, tabindex: 0, role: "application" }, this.canvas);
-    group.style.outline = "none";
-    const halo = svg("rect", { fill: "none", stroke: "white", "stroke-opacity": 0.75 }, group); // to be seen on any background
-    const area = svg("rect", { fill: colour, "fill-opacity": 0.22, stroke: colour, cursor: "move" }, group);
-    const grips = svg("g", { "data-person": person }, this.canvas);
-    const chip = svg("rect", { fill: colour, cursor: "move" }, grips);
-    const label = svg("text", { fill: "white", "font-weight": 700, "text-anchor": "middle", "pointer-events": "none" }, grips);
-    label.setAttribute("dominant-baseline", "central");
-    label.textContent = person + 1;
-    const corners = ["left top", "right top", "left bottom", "right bottom"].map((edges) => {
-      const cursor = edges === "left top" || edges === "right bottom" ? "nwse-resize" : "nesw-resize";
-      return svg("circle", { "data-edges": edges, fill: "white", stroke: colour, cursor }, grips);
-    });
-    group.addEventListener("keydown", (event) => this.key(event, person));
-    group.addEventListener("focus", () => this.choose(person));
-    group.addEventListener("blur", () => this.draw());
-    return { group, grips, halo, area, chip, label, corners };
-  }
-
-  /** Labels and corners lie over both boxes; where they meet, those of the box last touched are on top. */
-  choose(person) {
-    this.trouble.before(this.people[person].grips);
-    this.draw();
-  }
-
-  draw() {
-    this.element.dataset.node = this.node.id; // a new node learns its number late
-    const [width, height] = this.size();
-    const unit = Math.max(width, height) / 100;
-    set(this.canvas, { viewBox: `${-2 * unit} ${-2 * unit} ${width + 4 * unit} ${height + 4 * unit}` });
-    set(this.paper, { width, height });
-    set(this.picture, { width, height });
-    this.drawBackground();
-    const boxes = this.boxes();
-    this.trouble.style.display = boxes ? "none" : "";
-    set(this.trouble, { x: width / 2, y: height / 2, "font-size": 4 * unit });
-    for (const [person, parts] of this.people.entries()) {
-      for (const part of [parts.group, parts.grips]) part.style.display = boxes ? "" : "none";
-      if (boxes) this.drawPerson(person, parts, boxes[person], [width, height], unit);
-    }
-    this.stack();
-  }
-
-  /** Whoever is in front is drawn last. Moving the element that has the focus would take the focus away, so the other one moves. */
-  stack() {
-    const front = (this.front() ?? 2) - 1;
-    const [above, below] = [this.people[front].group, this.people[1 - front].group];
-    if (above.compareDocumentPosition(below) & Node.DOCUMENT_POSITION_PRECEDING) return;
-    if (below === document.activeElement) below.after(above);
-    else above.before(below);
-  }
-
-  drawPerson(person, { group, halo, area, chip, label, corners }, box, [width, height], unit) {
-    const [left, top, right, bottom] = [box[0] * width, box[1] * height, box[2] * width, box[3] * height];
-    const dash = this.facts.dashes[person];
-    const line = (document.activeElement === group ? 1.3 : 0.8) * unit;
-    const outline = { x: left, y: top, width: right - left, height: bottom - top };
-    set(halo, { ...outline, "stroke-width": line + 0.5 * unit });
-    set(area, { ...outline, "stroke-width": line });
-    area.setAttribute("stroke-dasharray", dash ? dash.map((part) => part * 0.8 * unit).join(" ") : "none");
-    const side = 8 * unit;
-    const x = person ? right - side : left; // on the outer side each, so that the labels seldom meet
-    set(chip, { x, y: top, width: side, height: side });
-    set(label, { x: x + side / 2, y: top + side / 2, "font-size": 6.5 * unit });
-    for (const corner of corners) {
-      const edges = corner.dataset.edges;
-      const place = { cx: edges.includes("left") ? left : right, cy: edges.includes("top") ? top : bottom };
-      set(corner, { ...place, r: 1.6 * unit, "stroke-width": 0.6 * unit });
-    }
-    const percent = box.map((edge, k) => `${EDGES[k]} ${Math.round(100 * edge)} %`).join(", ");
-    group.setAttribute("aria-label", `Person ${person + 1}: ${percent}`);
-  }
-
-  drawBackground() {
-    const file = this.ran?.background;
-    const source = file ? app.api.apiURL(`/view?${new URLSearchParams(file)}`) : "";
-    if (source === (this.source ?? "")) return;
-    this.source = source;
-    if (source) this.picture.setAttribute("href", source);
-    else this.picture.removeAttribute("href");
   }
 }

@@ -49,6 +49,8 @@ def build(opened):
     version = [int(part) for part in opened.evaluate("window.__COMFYUI_FRONTEND_VERSION__").split(".")[:2]]
     if opened.look == "nodes2" and version < [1, 28]:
         pytest.skip("the first Nodes 2.0, ComfyUI 0.3.64's, shows no widgets of extensions; the input `boxes` is there")
+    opened.wait_for_function("window.app.graph._nodes.length > 0")  # the page's own first workflow, which may come late
+    opened.wait_for_timeout(1000)
     opened.evaluate(BUILD)
     opened.wait_for_timeout(800)
     opened.evaluate("window.app.canvas.ds.offset = [40, 40]; window.app.canvas.ds.scale = 1.25")
@@ -170,6 +172,7 @@ def test_a_dragged_box_changes_the_mask_and_survives_saving_copying_and_undo(pag
 
     # What the page would queue runs by API as it is.
     prompt = page.evaluate("async () => (await window.app.graphToPrompt()).output")
+    assert len(prompt) == len(saved["nodes"]) == 7
     assert server.run(prompt)["error"] is None
     assert ours(page) == []
 
