@@ -101,8 +101,10 @@ class DHDPortraitLayout(io.ComfyNode):
                     tooltip="Shown behind the boxes after a run. It changes nothing in the masks.",
                 ),
             ],
-            outputs=[
-                io.Mask.Output("mask_1", tooltip="Where person 1 may be: white, with soft edges."),
+            outputs=[  # by name: an old page shows the type instead
+                io.Mask.Output(
+                    "mask_1", display_name="mask_1", tooltip="Where person 1 may be: white, with soft edges."
+                ),
                 io.Mask.Output(
                     "mask_2", tooltip="Where person 2 may be. Nowhere do the two masks add up to more than white."
                 ),
@@ -111,7 +113,9 @@ class DHDPortraitLayout(io.ComfyNode):
                     display_name="boxes",
                     tooltip="Person 1's and person 2's box in pixels: x, y, width, height.",
                 ),
-                io.Image.Output("preview", tooltip="Masks and labelled boxes over the background, or grey."),
+                io.Image.Output(
+                    "preview", display_name="preview", tooltip="Masks and labelled boxes over the background, or grey."
+                ),
             ],
             is_output_node=True,  # or the page would not hear of the background again when all of a run is cached
         )

@@ -90,6 +90,7 @@ class LayoutCanvas {
     widget.value = value;
     widget.callback?.(value, app.canvas, this.node);
     this.writing = false;
+    this.node.setDirtyCanvas?.(true, true);
   }
 
   /** The picture's size, px: that of a connected latent where it can be known, else the two inputs. */
@@ -230,7 +231,6 @@ class LayoutCanvas {
     this.customise();
     this.write("boxes", written(boxes.map((box, k) => (k === person ? moved : box))));
     this.draw();
-    this.node.setDirtyCanvas?.(true, true);
   }
 
   /** One step for undo. The page looks for changes by itself only after some of its own events. */
