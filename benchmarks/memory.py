@@ -21,6 +21,7 @@ from tqdm import tqdm
 from . import comfyui
 from .results import machine, save
 
+_RESET = Path("/proc/self/clear_refs")
 VARIANTS = "plain,pair,pair_masks,one_pass,two_strength,released"
 
 
@@ -34,6 +35,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--variants", default=VARIANTS, help=f"default {VARIANTS}")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
+    if not _RESET.exists():
+        parser.error("peaks are read from /proc, which only Linux has")
     base = comfyui.Base(given.channels, given.size, given.steps)
     if given.one:
         print(json.dumps(_measure(base, given.one)))
@@ -64,7 +67,7 @@ def _measure(base: comfyui.Base, name: str) -> dict[str, int]:
 
     run = known()[name](base)
     adapter = 0 if name == "plain" else sum(p.numel() * p.element_size() for p in base.adapter.model.parameters())
-    Path("/proc/self/clear_refs").write_text("5")  # from here on the peak counts
+    _RESET.write_text("5")  # from here on the peak counts
     run()
     status = Path("/proc/self/status").read_text()
     peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))

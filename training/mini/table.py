@@ -30,8 +30,18 @@ _GOALS: tuple[tuple[str, str, str, str, str], ...] = (
 """What is told, of which list of pairs, which measure, chance, and what was to be reached."""
 
 
+_CHANGES = {
+    "identity": "longer",
+    "identity_no_pairs": "identity",
+    "identity_no_alignment": "identity",
+    "identity_no_negatives": "identity",
+}
+"""Rows that change another one than the whole method."""
+
+
 def table(rows: Mapping[str, Mapping[str, Any]], of: str = "full") -> str:
-    """Markdown: row `of` beside its goals, base and ceiling; then all rows. Percent, with 95 % intervals."""
+    """Markdown: row `of` beside its goals, base and ceiling; then all rows; then what each row changes, pair by pair. Percent, with
+    95 % intervals."""
     lines: list[str] = []
     if of in rows:
         row = rows[of]
@@ -69,7 +79,33 @@ def table(rows: Mapping[str, Mapping[str, Any]], of: str = "full") -> str:
         for row in alike:
             cells = [_plain(row["held_out"]["measures"][name]) for name in names]
             lines.append(f"| {row['title']} | {' | '.join(cells)} |")
+    if of in rows:
+        lines += _differences(rows, of)
     return "\n".join(lines) + "\n"
+
+
+def _differences(rows: Mapping[str, Mapping[str, Any]], of: str) -> list[str]:
+    """Every row less the one that it changes, pair by pair, in points (hundredths of Sim_GT)."""
+    names = {
+        "right": "right person",
+        "recognition": "recognition",
+        "words": "words",
+        "present": "both present",
+        "sim_gt": "Sim_GT",
+    }
+    lines = []
+    for name, row in rows.items():
+        other = rows.get(_CHANGES.get(name, of))
+        if other is None or other is row or name in ("base", "ceiling"):
+            continue
+        summaries = row["held_out"], other["held_out"]
+        if any(measure not in summary.get("by_pair", {}) for measure in names for summary in summaries):
+            continue
+        apart = [difference(*summaries, measure) for measure in names]
+        cells = ["" if each is None else percent(each, "") for each in apart]
+        lines.append(f"| {row['title']} | {other['title']} | {' | '.join(cells)} |")
+    head = [f"| row | less | {' | '.join(names.values())} |", f"| --- | --- |{' --- |' * len(names)}"]
+    return ["", *head, *lines] if lines else []
 
 
 def percent(interval: Mapping[str, float], unit: str = " %") -> str:
