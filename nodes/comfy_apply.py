@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..dhumandiff.cascade import FOCUS_SHARE
 from ..dhumandiff.errors import AdapterError, HostError, ImageError
-from ..dhumandiff.focus import Observation, OnePass
+from ..dhumandiff.focus import Observation, OnePass, last_layers
 from .comfy_call import CALL, STEP, Call, Step, with_step
 from .comfy_pair import KEY, PAIRS, Pair, PairedAttentionPatch, pairs_of
 
@@ -174,9 +174,10 @@ def apply_pair(
 
     patched = model.clone()
     present = patched.model_options["transformer_options"].get("patches_replace", {}).get("attn2", {})
+    last = last_layers([key[:2] for key in keys])
     for layer, key in enumerate(keys):
         previous = present.get(key, present.get(key[:2]))
-        patched.set_model_attn2_replace(PairedAttentionPatch(pair, layer, previous), *key)
+        patched.set_model_attn2_replace(PairedAttentionPatch(pair, layer, previous, last=layer in last), *key)
     options = patched.model_options["transformer_options"]
     options[PAIRS] = (*options.get(PAIRS, ()), pair)
     if not patched.get_wrappers(WrappersMP.PREDICT_NOISE, KEY):

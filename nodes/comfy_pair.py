@@ -131,10 +131,12 @@ class Pair:
 
 
 class PairedAttentionPatch:
-    """Cross-attention of one layer: whatever was there before, plus the persons' term."""
+    """Cross-attention of one layer: whatever was there before, plus the persons' term. last: of its transformer."""
 
-    def __init__(self, pair: Pair, layer: int, previous: Any = None, joined: Sequence[tuple[Any, dict]] = ()) -> None:
-        self.pair, self.layer, self.previous = pair, layer, previous
+    def __init__(
+        self, pair: Pair, layer: int, previous: Any = None, joined: Sequence[tuple[Any, dict]] = (), last: bool = True
+    ) -> None:
+        self.pair, self.layer, self.previous, self.last = pair, layer, previous, last
         self.joined = list(joined)
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
@@ -160,7 +162,7 @@ class PairedAttentionPatch:
         if call.step.observe is not None:
             # Only the mode `released` asks for keys, in the last step of its first run.
             watched = (self.pair, self.layer, shape, heads, q, self._row_keys(q, call), probabilities)
-            call.step.observe(Observation(*watched, call.roles, call.heard, call.size, call.images))
+            call.step.observe(Observation(*watched, call.roles, call.heard, call.size, call.images, self.last))
         return term
 
     def _row_keys(self, q: Tensor, call: Call) -> Callable[[int], Tensor]:
@@ -192,7 +194,7 @@ class PairedAttentionPatch:
 
     def copy(self) -> PairedAttentionPatch:
         """A patch for a clone of the model, so that what joins there does not leak back."""
-        return PairedAttentionPatch(self.pair, self.layer, self.previous, self.joined)
+        return PairedAttentionPatch(self.pair, self.layer, self.previous, self.joined, self.last)
 
 
 def pairs_of(model: Any) -> tuple[Pair, ...]:

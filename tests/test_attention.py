@@ -167,11 +167,13 @@ def test_all_70_layers_of_sdxl_s_layout_agree_with_the_reference(people):
     unet, adapter = tiny.tiny_unet(depth="sdxl"), tiny.tiny_adapter(depth="sdxl")
     given = inputs(2, (8, 8))
     expected = reference_prediction(unet, adapter, people, given, constant(2, 1.0, 1.0))
-    seen = []
+    seen = {}
     with attach(unet, adapter, people) as attached:
-        attached.observe = lambda observation: seen.append(observation.layer)
+        attached.observe = lambda observation: seen.update({observation.layer: observation.last})
         assert (run(unet, given) - expected).abs().max() < 1e-5
     assert sorted(seen) == list(range(70))
+    # The last layers of two transformers of 2 and two of 10 on the way down, three of 10 and three of 2 up, one of 10 between.
+    assert sorted(layer for layer, last in seen.items() if last) == [1, 3, 13, 23, 33, 43, 53, 55, 57, 59, 69]
 
 
 def test_each_person_has_a_strength_of_their_own(unet, adapter, people):

@@ -1,5 +1,6 @@
 """The cascade's parts: the released mask bit for bit, the project's own mask, the blend, and the listeners."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -20,7 +21,7 @@ from dhumandiff.cascade import (
     strength_map,
 )
 from dhumandiff.errors import HostError
-from dhumandiff.focus import FocusListener, FocusMap, Observation, Place, ReleasedListener, token_contrast
+from dhumandiff.focus import FocusListener, FocusMap, Observation, Place, ReleasedListener, last_layers, token_contrast
 
 SIDES = [32] * 2 + [16] * 4 + [16] * 6 + [32] * 3 + [16] * 2
 """Of the layers of a 512 x 512 picture, in the order down, up, mid."""
@@ -224,6 +225,16 @@ def test_the_focus_listener_keeps_each_person_inside_their_mask():
     assert not maps[0, 0, :, 4:].any()
     assert not maps[0, 1, :, :4].any()
     assert maps[0, 0, :, :4].any()
+
+
+def test_the_focus_listener_hears_the_last_layer_of_each_transformer_only():
+    listener = FocusListener()
+    seen = observation(Pair(), [1], [WHOLE])
+    listener(dataclasses.replace(seen, last=False))
+    assert listener.maps() is None
+    listener(seen)
+    assert listener.maps().any()
+    assert last_layers(["down", "down", "up", "mid", "mid", "mid"]) == {1, 2, 5}
 
 
 def test_the_focus_listener_passes_over_layers_whose_places_were_merged_and_rows_of_unknown_place():

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..adapter import Adapter
 from ..attention import ReadyKeysValues, fit_masks, person_weights
 from ..errors import HostError
-from ..focus import Observation, Place
+from ..focus import Observation, Place, last_layers
 
 if TYPE_CHECKING:
     from ..references import FaceReference
@@ -127,6 +127,7 @@ class Attached:
             adapter.keys_values(0, self.tokens)  # too many persons are refused here, not in the first step
         self._before = {name: module.processor for name, module in layers}
         self._modules = dict(layers)
+        self._last = last_layers([name.split(".transformer_blocks.")[0] for name, _ in layers])
         for layer, (_, module) in enumerate(layers):
             module.processor = PairedProcessor(self, layer)
         self._hook = unet.register_forward_pre_hook(self._note_size, with_kwargs=True)
@@ -181,7 +182,7 @@ class Attached:
         ]
         keys = self._layer_keys_values(layer, query)[0]
         watched = (self, layer, shape, heads, query, lambda row: keys[roles[row]], probabilities)
-        return Observation(*watched, roles, places, self.size, images)
+        return Observation(*watched, roles, places, self.size, images, layer in self._last)
 
     def _images_copies(self, roles: list[int]) -> tuple[int, int]:
         """Pictures of the batch, and how often each of them is in it."""

@@ -6,6 +6,7 @@ import tiny_comfy
 import torch
 import torch.nn.functional as F
 from dhd_pack.dhumandiff.errors import DHumanDiffError
+from dhd_pack.dhumandiff.focus import FocusListener
 from dhd_pack.nodes.comfy_apply import apply_pair
 from dhd_pack.nodes.comfy_cascade import CascadeGuider
 from dhd_pack.nodes.sampling import DHDCascadeKSampler
@@ -90,6 +91,21 @@ def test_one_pass_asks_the_model_as_often_as_a_plain_run(model, paired):
     assert calls(cascade(paired, "one_pass")) == plain
     assert calls(cascade(paired, "two_strength")) == [4] * 4
     assert calls(cascade(paired, "released")) == [2] * 4 + [4] * 4
+
+
+def test_the_focus_is_heard_in_the_last_layer_of_each_of_sdxl_s_transformers(monkeypatch):
+    model = tiny_comfy.model_patcher(depth="sdxl")
+    paired = apply_pair(model, tiny_comfy.adapter_patcher("sdxl"), [tiny_comfy.reference(1), tiny_comfy.reference(2)])
+    seen, take_in = {}, FocusListener.__call__
+
+    def note(self, observation):
+        seen[observation.layer] = observation.last
+        take_in(self, observation)
+
+    monkeypatch.setattr(FocusListener, "__call__", note)
+    sample(cascade(paired, "one_pass"), (1, 4, 8, 8), steps=1)
+    assert sorted(seen) == list(range(70))
+    assert sorted(layer for layer, last in seen.items() if last) == [1, 3, 13, 23, 33, 43, 53, 55, 57, 59, 69]
 
 
 @pytest.mark.parametrize("mode", ["one_pass", "two_strength", "released"])
