@@ -23,9 +23,9 @@ from training.config import FolderConfig, TrainConfig
 from training.evaluate import EvaluateConfig, evaluate
 from training.loop import train
 from training.mini import judging, rows
-from training.mini.rows import ROWS, Easel, judge_row, load_rows, save_row
+from training.mini.rows import FOLDER, ROWS, Easel, judge_row, load_rows, save_row
 from training.mini.sampling import Parts
-from training.mini.table import percent, plot, table
+from training.mini.table import brief, percent, plot, report, table
 from training.parsing import parse
 
 pytestmark = pytest.mark.usefixtures("one_thread", "fresh_accelerate")
@@ -272,6 +272,26 @@ def test_the_table_is_made_from_the_files(judged):
     assert widths == {6, 7, 8}
     assert "| row | Sim_GT | Sim_Ref | Copy-Paste | Blending |" in text
     assert "| one shared K/V for both people | 0.600 (0.580 to 0.620) |" in text
+
+
+def test_the_readme_shows_the_goals_and_a_row_for_each_part_and_the_page_beside_the_rows_all_of_them(judged, tmp_path):
+    text = brief(judged)
+    assert text.startswith("40 held-out pairs")
+    assert "| one shared K/V for both people | 60.0 % (58.0 to 62.0) |" in text
+    assert "cascade off, strength 0.4" not in text
+    page = report(judged, tmp_path / "README.md").read_text()
+    assert page.startswith("# ")
+    assert page.endswith(table(judged))
+    with pytest.raises(TrainingError, match="cannot be written"):
+        report(judged, tmp_path / "no" / "README.md")
+
+
+def test_what_the_readme_and_the_page_say_is_what_the_shipped_rows_say(tmp_path):
+    shipped = load_rows()
+    assert report(shipped, tmp_path / "README.md").read_text() == (FOLDER / "README.md").read_text()
+    readme = (FOLDER.parents[2] / "README.md").read_text()
+    missing = [line for line in brief(shipped).splitlines() if line and line not in readme]
+    assert missing == []
 
 
 def test_the_plot_is_a_picture(judged, tmp_path):

@@ -156,11 +156,12 @@ def train_row(folder: Path, name: str, arguments: Sequence[str]) -> Path:
 
 def _rows(config: MiniConfig, folder: Path, dry: bool) -> str:
     from .rows import FOLDER, ROWS, judge_row, load_rows
-    from .table import plot, table
+    from .table import brief, plot, report
 
     if config.row == "table":
         rows = load_rows()
-        return f"{table(rows)}\n\n{plot(rows, FOLDER / 'strengths.png')}: identity against words"
+        plot(rows, FOLDER / "strengths.png")
+        return f"{brief(rows)}\nAll rows: {report(rows, FOLDER / 'README.md')}"
     names = [name for name in ROWS if name not in load_rows()] if config.row == "all" else [config.row]
     for name in names:
         if name not in ROWS:

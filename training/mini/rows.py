@@ -1,7 +1,7 @@
 """The rows of the miniature's table: what is trained or sampled otherwise, and what the judge says of it.
 
     judge_row("full", "adapter.safetensors")          # -> training/mini/rows/full.json
-    print(table(load_rows()))                         # table.py: Markdown, made from the JSON files alone
+    print(brief(load_rows()))                         # table.py: Markdown, made from the JSON files alone
 
 `python -m training mini --row NAME` trains a row (the shipped adapter's configuration and `Row.arguments`) and judges it.
 """
@@ -86,6 +86,11 @@ def _during(start: float, end: float) -> Row:
     return Row(f"during_{start:g}_{end:g}", title, sampling=Sampling(start=start, end=end))
 
 
+def _few(name: str, title: str, **changed: Any) -> Row:
+    """As distilled bases draw: 4 steps, no guidance."""
+    return Row(name, f"4 steps without guidance, {title}", sampling=Sampling(steps=4, cfg=1.0, **changed))
+
+
 def _longer(name: str, title: str, **changed: Any) -> Row:
     """600 steps more from the shipped adapter, small ones, of identity losses unless `changed` says otherwise."""
     training = {
@@ -132,6 +137,9 @@ _ALL = (
     *(_cascade("two_strength", *both) for both in ((0.4, 0.7), (0.4, 1.0), (0.7, 1.0), (1.0, 1.3))),
     *(_cascade("released", *both) for both in ((0.4, 0.7), (0.7, 1.0), (1.0, 1.3))),
     *(_during(*share) for share in ((0.0, 0.5), (0.0, 0.8), (0.1, 1.0), (0.3, 1.0))),
+    _few("few_off", "cascade off, strength 1", mode="none"),
+    _few("few_one_pass", "one_pass, 0.7 and 1"),
+    _few("few_two_strength", "two_strength, 0.7 and 1", mode="two_strength"),
 )
 
 ROWS: dict[str, Row] = {row.name: row for row in _ALL}

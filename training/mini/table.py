@@ -1,8 +1,9 @@
 """The rows, told: a table in Markdown and a plot, made from the JSON files alone.
 
 rows = load_rows()
-print(table(rows))
-plot(rows, "strengths.png")                       # identity against words, over strengths
+print(brief(rows))                                # what the README shows
+report(rows, "rows/README.md")                    # all of it
+plot(rows, "rows/strengths.png")                  # identity against words, over strengths
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from training import TrainingError
 
 from .judging import difference
 
-__all__ = ["percent", "plot", "table"]
+__all__ = ["brief", "percent", "plot", "report", "table"]
 
 _GOALS: tuple[tuple[str, str, str, str, str], ...] = (
     ("right person", "held_out", "right", "50 %", "95 %"),
@@ -35,13 +36,77 @@ _CHANGES = {
     "identity_no_pairs": "identity",
     "identity_no_alignment": "identity",
     "identity_no_negatives": "identity",
+    "few_one_pass": "few_off",
+    "few_two_strength": "few_off",
 }
 """Rows that change another one than the whole method."""
+
+_BRIEF = (
+    "full",
+    "shared",
+    "no_subject_prompt",
+    "no_localisation",
+    "reconstruction_only",
+    "order_swapping",
+    "identity",
+    "off_1",
+    "two_strength_0.7_1",
+    "released_0.7_1",
+    "ceiling",
+    "base",
+)
+"""Rows that the README shows: the method without each of its parts, and the cascade's modes."""
+
+_COLUMNS = (
+    ("right person", "held_out", "right"),
+    ("hardest pairs", "hardest", "right"),
+    ("recognition", "held_out", "recognition"),
+    ("words", "held_out", "words"),
+    ("all words", "held_out", "joint"),
+    ("both present", "held_out", "present"),
+)
+
+
+def brief(rows: Mapping[str, Mapping[str, Any]], of: str = "full") -> str:
+    """Markdown of what the README shows: row `of` beside its goals, and a row for each part of the method. Percent, with 95 %
+    intervals."""
+    shown = {name: rows[name] for name in _BRIEF if name in rows}
+    columns = [column for column in _COLUMNS if column[0] not in ("hardest pairs", "all words")]
+    return "\n".join([*_goals(rows, of), "", *_row_table(shown, columns)]) + "\n"
 
 
 def table(rows: Mapping[str, Mapping[str, Any]], of: str = "full") -> str:
     """Markdown: row `of` beside its goals, base and ceiling; then all rows; then what each row changes, pair by pair. Percent, with
     95 % intervals."""
+    lines = [*_goals(rows, of), "", *_row_table(rows, _COLUMNS)]
+    alike = [row for row in rows.values() if "sim_gt" in row["held_out"]["measures"]]
+    if alike:
+        names = {"sim_gt": "Sim_GT", "sim_ref": "Sim_Ref", "copy_paste": "Copy-Paste", "blending": "Blending"}
+        lines += ["", f"| row | {' | '.join(names.values())} |", f"| --- |{' --- |' * len(names)}"]
+        for row in alike:
+            cells = [_plain(row["held_out"]["measures"][name]) for name in names]
+            lines.append(f"| {row['title']} | {' | '.join(cells)} |")
+    if of in rows:
+        lines += _differences(rows, of)
+    return "\n".join(lines).lstrip("\n") + "\n"
+
+
+def report(rows: Mapping[str, Mapping[str, Any]], path: str | Path) -> Path:
+    """Write all of it as a page. TrainingError when the file cannot be written."""
+    text = (
+        "# What each part of the method is worth on the miniature\n\nMade by `python -m training mini --row table` from the JSON "
+        "files beside this page; `python -m training mini --row NAME` trains and judges one of them. What the measures are: "
+        "[README](../../../README.md#what-was-measured).\n\n![Identity against words, by strength](strengths.png)\n\n"
+    )
+    try:
+        Path(path).write_text(text + table(rows), encoding="utf-8")
+    except OSError as error:
+        raise TrainingError(f"{path} cannot be written ({error.strerror or error}). Choose another folder.") from error
+    return Path(path)
+
+
+def _goals(rows: Mapping[str, Mapping[str, Any]], of: str) -> list[str]:
+    """Row `of` beside what was to be reached, the ceiling and the base."""
     lines: list[str] = []
     if of in rows:
         row = rows[of]
@@ -60,11 +125,12 @@ def table(rows: Mapping[str, Mapping[str, Any]], of: str = "full") -> str:
                 lines.append(f"| {what.format(hardest=hardest)} | {chance} | {goal} | {' | '.join(cells)} |")
         if "base" in rows and (apart := difference(row["held_out"], rows["base"]["held_out"], "words")):
             lines += ["", f"Words less those of the base: {percent(apart, ' points')}."]
-        lines.append("")
-    columns = (("right person", "held_out", "right"), ("hardest pairs", "hardest", "right"))
-    columns += (("recognition", "held_out", "recognition"), ("words", "held_out", "words"))
-    columns += (("all words", "held_out", "joint"), ("both present", "held_out", "present"))
-    lines += [
+    return lines
+
+
+def _row_table(rows: Mapping[str, Mapping[str, Any]], columns: Sequence[tuple[str, str, str]]) -> list[str]:
+    """A line a row, a column a measure."""
+    return [
         f"| row | {' | '.join(title for title, _, _ in columns)} |",
         f"| --- |{' --- |' * len(columns)}",
         *(
@@ -72,16 +138,6 @@ def table(rows: Mapping[str, Mapping[str, Any]], of: str = "full") -> str:
             for row in rows.values()
         ),
     ]
-    alike = [row for row in rows.values() if "sim_gt" in row["held_out"]["measures"]]
-    if alike:
-        names = {"sim_gt": "Sim_GT", "sim_ref": "Sim_Ref", "copy_paste": "Copy-Paste", "blending": "Blending"}
-        lines += ["", f"| row | {' | '.join(names.values())} |", f"| --- |{' --- |' * len(names)}"]
-        for row in alike:
-            cells = [_plain(row["held_out"]["measures"][name]) for name in names]
-            lines.append(f"| {row['title']} | {' | '.join(cells)} |")
-    if of in rows:
-        lines += _differences(rows, of)
-    return "\n".join(lines) + "\n"
 
 
 def _differences(rows: Mapping[str, Mapping[str, Any]], of: str) -> list[str]:
