@@ -57,6 +57,7 @@ def progress_text(node: type[io.ComfyNode]) -> Callable[[str], None]:
 
         send = getattr(getattr(PromptServer, "instance", None), "send_progress_text", None)
         if send is not None:
-            send(text, node_id)
+            # The page shows it as HTML, and a text may quote what somebody typed.
+            send(text.replace("<", "‹").replace(">", "›"), node_id)
 
     return show

@@ -9,7 +9,7 @@ import { chain, takeOver } from "./node_panel.js";
 
 const NODE = "DHDSubjectPrompt";
 const CLASS = "dhd-who-is-who";
-const MOST = 260; // px high; longer sentences scroll
+const MARGIN = 6; // px around the panel on the classic canvas, which counts it as part of the height
 
 app.registerExtension({
   name: "DHumanDiff.WhoIsWho",
@@ -54,7 +54,7 @@ class WhoIsWho {
   build() {
     this.panel = document.createElement("div");
     this.panel.className = CLASS;
-    this.panel.style.cssText = `width: 100%; max-height: ${MOST}px; overflow: hidden auto; box-sizing: border-box; cursor: default`;
+    this.panel.style.cssText = `width: 100%; box-sizing: border-box; cursor: default`;
     this.inside = document.createElement("div");
     this.inside.style.cssText =
       "padding: 4px 8px 8px; font: 13px/1.75 sans-serif; color: var(--input-text, #ddd); overflow-wrap: anywhere; white-space: pre-wrap";
@@ -64,10 +64,11 @@ class WhoIsWho {
       event.preventDefault();
       app.canvas.processMouseWheel?.(event);
     });
-    const height = () => Math.min(this.inside.offsetHeight || 40, MOST);
+    const height = () => (this.inside.offsetHeight || 40) + 2 * MARGIN;
     this.widget = this.node.addDOMWidget("who_is_who", "dhd_who_is_who", this.panel, {
       serialize: false, // not in the API form
       hideOnZoom: false,
+      margin: MARGIN,
       getMinHeight: height,
       getMaxHeight: height,
     });

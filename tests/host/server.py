@@ -153,7 +153,16 @@ def with_guider(prompt: dict, steps: int = 3) -> dict:
     inputs = {name: [f"{name}_", 0] for name in parts} | {"latent_image": sampler["latent_image"]}
     changed["sample_"] = {"class_type": "SamplerCustomAdvanced", "inputs": inputs}
     changed[node_of(changed, "VAEDecode")]["inputs"]["samples"] = ["sample_", 0]
+    gone = [node_of(changed, "DHDCascadeKSampler")]
+    for key in gone:  # grows: what shows its focus goes, too
+        del changed[key]
+        gone += [other for other, node in changed.items() if [key] in [link[:1] for link in links_of(node)]]
     return changed
+
+
+def links_of(node: dict) -> list[list]:
+    """The inputs of a node that are links: [node, slot]."""
+    return [value for value in node["inputs"].values() if isinstance(value, list)]
 
 
 def fill(base: Path, faces_root: Path) -> None:

@@ -34,6 +34,14 @@ def readable(opened, text):
     )
 
 
+def details(opened):
+    """Newer pages say first that something went wrong, and what it was behind a button."""
+    button = opened.get_by_role("button", name="View details")
+    if button.count():
+        button.first.click()
+        opened.wait_for_timeout(1500)
+
+
 def test_what_a_node_refuses_while_it_runs_can_be_read_on_the_page(page):  # noqa: F811 (the fixture)
     empty_graph(page)
     page.evaluate(BUILD)
@@ -43,7 +51,26 @@ def test_what_a_node_refuses_while_it_runs_can_be_read_on_the_page(page):  # noq
     assert ended[0] == "error"
     page.wait_for_timeout(1500)
     screenshot(page, "error")
+    assert readable(page, "no word stands directly before @1")  # on the node, at once
+    details(page)
+    screenshot(page, "error_details")
+    shown = "window.app.graph._nodes.find(n => n.type === 'DHDSubjectPrompt').widgets.map(w => w.name)"
+    assert "$$node-text-preview" in page.evaluate(shown)
+    write(page, "A man@1 and a woman@2")
+    assert page.evaluate(RUN)[0] == "success"
+    assert "$$node-text-preview" not in page.evaluate(shown)
+
+
+def test_what_somebody_typed_is_no_markup_in_a_message(page):  # noqa: F811 (the fixture)
+    empty_graph(page)
+    page.evaluate(BUILD)
+    page.wait_for_timeout(800)
+    write(page, "<img src=x onerror=window.hacked=1> @1 and a woman@2")
+    assert page.evaluate(RUN)[0] == "error"
+    page.wait_for_timeout(1500)
+    screenshot(page, "error_markup")
     assert readable(page, "no word stands directly before @1")
+    assert page.evaluate("window.hacked === undefined")
 
 
 def test_what_is_refused_before_a_run_can_be_read_on_the_page(page):  # noqa: F811 (the fixture)
@@ -61,5 +88,6 @@ def test_what_is_refused_before_a_run_can_be_read_on_the_page(page):  # noqa: F8
     page.wait_for_timeout(800)
     page.evaluate(QUEUE)
     page.wait_for_timeout(1500)
+    details(page)
     screenshot(page, "refused")
     assert readable(page, "is not four numbers")
