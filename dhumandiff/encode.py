@@ -1,7 +1,7 @@
 """From photos of one person to a `FaceReference`: detect, choose, crop, recognise, and run the vision tower."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -15,7 +15,7 @@ from .faces.face import MINIMUM_SIZE, Face, FaceAnalyser, choose_face
 from .faces.geometry import crop_face
 from .faces.light import normalise_light as even_out
 from .faces.photos import PhotoPixels, as_photo
-from .faces.quality import PhotoQuality, assess
+from .faces.quality import Complaint, PhotoQuality, assess
 from .references import SAME_PERSON, FaceReference
 
 __all__ = ["CLIP_MEAN", "CLIP_STD", "EncodeReport", "PhotoReport", "VisionTower", "clip_pixels", "encode_reference"]
@@ -57,15 +57,20 @@ class PhotoReport:
         """Whether this photo would not be taken for the person in the others."""
         return self.similarity is not None and self.similarity < SAME_PERSON
 
-    def warnings(self) -> list[str]:
+    def complaints(self) -> list[Complaint]:
         """What a person should do something about, without the photo's name."""
-        found = self.quality.warnings()
+        found = self.quality.complaints()
         if self.is_outlier:
-            found.append(
+            advice = (
                 f"its face is unlike the other photos (similarity {self.similarity:.2f}, one person: {SAME_PERSON} or "
                 "more): remove it, or choose another face in it, if it shows someone else"
             )
+            found.append(Complaint("someone else?", advice))
         return found
+
+    def warnings(self) -> list[str]:
+        """The complaints' sentences."""
+        return [complaint.advice for complaint in self.complaints()]
 
 
 @dataclass(frozen=True)
@@ -136,6 +141,7 @@ def encode_reference(
     normalise_light: bool = False,
     name: str = "",
     minimum_size: float = MINIMUM_SIZE,
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[FaceReference, EncodeReport]:
     """Encode one person from one or more photos.
 
@@ -144,6 +150,7 @@ def encode_reference(
     faces: detector and recogniser.
     which, minimum_size: which face of each photo, see `choose_face`.
     normalise_light: even out the light in the crops; the identity always comes from the photo as it is.
+    progress: called before each photo with its number, from 1 on, and how many there are.
 
     Photos that look like someone else are reported, not dropped. A photo that cannot be used raises, naming its number
     and why; all photos are looked at first, so that every failure is listed and none is lost silently.
@@ -156,10 +163,12 @@ def encode_reference(
     taken, failures = [], []
     listed = _as_list(photos)
     for number, photo in enumerate(listed, 1):
+        if progress is not None:
+            progress(number, len(listed))
         try:
             opened = as_photo(photo, name=f"image {number}")
             taken.append(_take(opened, faces, which, minimum_size, normalise_light))
-        except (FaceError, ImageError) as error:  # noqa: PERF203 (all failures are told at once)
+        except (FaceError, ImageError) as error:
             failures.append((number, photo, error))
     if failures:
         raise _all_failures(failures, len(listed), name)

@@ -21,7 +21,10 @@ from .placement import place
 from .prompt import Prompt, parse_prompt
 from .references import FaceReference
 
-__all__ = ["Judged", "identities_of", "judge_picture", "look", "prompt_of"]
+__all__ = ["ALIKE", "Judged", "identities_of", "judge_picture", "look", "prompt_of", "ranking"]
+
+ALIKE = 0.02
+"""Mean similarities that differ by less count as alike, so that words may decide between two pictures."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,3 +78,24 @@ def prompt_of(sentence: str, persons: int) -> Prompt | None:
         return parse_prompt(sentence, persons=persons, mentions="all")
     except PromptError:
         return None
+
+
+def ranking(scores: Sequence[PictureScore], words: Sequence[float] | None = None) -> list[int]:
+    """Numbers of pictures, the best first: most right people, everybody there, likeness, and among those alike (`ALIKE`) how
+    well each fits the `words`."""
+    alike = [float(np.mean([person.sim_ref for person in score.persons])) for score in scores]
+    right = [sum(person.right is True for person in score.persons) for score in scores]
+    left = sorted(range(len(scores)), key=lambda n: (-right[n], -scores[n].present, -alike[n]))
+    order: list[int] = []
+    while left:
+        first = left[0]
+        near = [
+            n
+            for n in left
+            if (right[n], scores[n].present) == (right[first], scores[first].present)
+            and alike[first] - alike[n] < ALIKE
+        ]
+        best = first if words is None else max(near, key=lambda n: words[n])
+        order.append(best)
+        left.remove(best)
+    return order

@@ -12,7 +12,7 @@ the method (METHOD.md section 1, "subject-augmented conditioning"); how they are
 import itertools
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, Literal
@@ -23,6 +23,7 @@ from .person_nouns import find_people
 __all__ = [
     "BoundToken",
     "Mention",
+    "Piece",
     "Prompt",
     "bind_tokens",
     "describe_binding",
@@ -46,6 +47,15 @@ class Mention:
 
 
 @dataclass(frozen=True)
+class Piece:
+    """A stretch of a sentence, to be shown: whom it names, from 1 on and 0 for nobody, and whether it carries their face."""
+
+    text: str
+    person: int = 0
+    bound: bool = False
+
+
+@dataclass(frozen=True)
 class Prompt:
     """A sentence without its marks (weights and embeddings are still in it), and who is named where, in order."""
 
@@ -56,6 +66,21 @@ class Prompt:
         """Those of persons 1..`persons` whom no word names: legal when others are marked, and worth a note."""
         named = {mention.person for mention in self.mentions}
         return tuple(person for person in range(1, persons + 1) if person not in named)
+
+    def pieces(self, named: Iterable[Mention] = ()) -> tuple[Piece, ...]:
+        """The sentence cut at its mentions; together the texts are `text` again.
+
+        `named` are mentions of the same text that may carry no face, such as those that "all" finds beside "first".
+        """
+        found: list[Piece] = []
+        done = 0
+        bound = {mention.start: mention for mention in self.mentions}
+        for start, mention in sorted(({m.start: m for m in named} | bound).items()):
+            if start < done:
+                continue
+            found += [Piece(self.text[done:start]), Piece(mention.word, mention.person, start in bound)]
+            done = mention.end
+        return tuple(piece for piece in (*found, Piece(self.text[done:])) if piece.text)
 
     def notes(self, persons: int) -> tuple[str, ...]:
         """What a user should know of this sentence about persons 1..`persons`: who is not named, and who is named too early.

@@ -19,6 +19,7 @@ from .comfy_call import STEP, with_step
 from .comfy_pair import KEY, pairs_of
 
 MODES = ("one_pass", "two_strength", "released")
+_SCENE, _FACES, _BOTH = "scene", "faces", "scene and faces"
 _OWN_STEPS = ("dpm_fast_function", "dpm_adaptive_function")
 
 
@@ -35,7 +36,11 @@ class CascadeGuider(comfy.samplers.CFGGuider):
 
     Attributes:
         focus: mask of the last run, bool [images, H, W] at the latent's size; a given one, float [images or 1, H, W].
+        say: told what is being drawn whenever a step begins: "scene", "faces", "scene and faces"; at the end how much of the
+            picture had the face strength.
     """
+
+    say: Callable[[str], None] = staticmethod(lambda text: None)
 
     def set_cascade(
         self,
@@ -81,23 +86,40 @@ class CascadeGuider(comfy.samplers.CFGGuider):
         seed: int | None = None,
     ) -> Tensor:
         """Sample as ComfyUI's guider does; in the mode `released` twice, with one progress from start to end."""
+        sampled = self._sample(noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed)
+        share = 0.0 if self.focus is None else float(self.focus.float().mean())
+        self.say(f"faces: {share:.0%} of the picture")
+        return sampled
+
+    def _sample(
+        self,
+        noise: Tensor,
+        latent_image: Tensor,
+        sampler: Any,
+        sigmas: Tensor,
+        denoise_mask: Tensor | None,
+        callback: Callable | None,
+        disable_pbar: bool,
+        seed: int | None,
+    ) -> Tensor:
         rest = (denoise_mask, callback, disable_pbar, seed)
         size, images = (noise.shape[-2], noise.shape[-1]), noise.shape[0]
         self.focus = None if self.given is None else fit_focus(self.given, size, images)
-        self._begin_step = lambda: None
         if self.mode == "one_pass":
             one_pass = OnePass(self.scene_strength, self.face_strength, self.focus_share, self.given)
             self._listener = one_pass.listener
-            self._begin_step = lambda: one_pass.strength(size, images)
+            self._begin_step = lambda: self._told(one_pass.strength(size, images))
             self._predict = self._predict_one_pass
             sampled = super().sample(noise, latent_image, sampler, sigmas, *rest)
             self.focus = one_pass.focus(size, images)
             return sampled
         if self.focus is not None:
+            self._begin_step = lambda: self.say(_BOTH)
             self._predict = self._predict_both
             return super().sample(noise, latent_image, sampler, sigmas, *rest)
         if self.mode == "two_strength" or sigmas.shape[-1] < 2:
             self._listener = FocusListener()
+            self._begin_step = lambda: self.say(_SCENE if self.focus is None else _BOTH)
             self._predict = self._predict_two_strength
             return super().sample(noise, latent_image, sampler, sigmas, *rest)
 
@@ -107,14 +129,21 @@ class CascadeGuider(comfy.samplers.CFGGuider):
         # and the last one counts.
         name = getattr(getattr(sampler, "sampler_function", None), "__name__", "")
         self._last_sigma = math.inf if name in _OWN_STEPS else float(sigmas[-2])
+        self._begin_step = lambda: self.say(_SCENE)
         self._predict = self._predict_scene
         rest = (denoise_mask, _part_of_two(callback, 0), disable_pbar, seed)
         super().sample(noise, latent_image, sampler, sigmas, *rest)
         self.focus = self._listener.mask(images, 100 * (1 - self.focus_share))
         self._listener = None
+        self._begin_step = lambda: self.say(_FACES)
         self._predict = self._predict_both
         rest = (denoise_mask, _part_of_two(callback, 1), disable_pbar, seed)
         return super().sample(noise, latent_image, sampler, sigmas, *rest)
+
+    def _told(self, strength: float | Tensor) -> float | Tensor:
+        """The strength of a step of one_pass; it varies over the picture as soon as it is known where the faces are."""
+        self.say(_BOTH if isinstance(strength, Tensor) else _SCENE)
+        return strength
 
     def _check_last_step(self, sigma: float) -> None:
         """Refuse before sampling what the mode `released` could not make a mask of after a whole run."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from comfy_api.latest import io
@@ -36,9 +37,27 @@ def schema(**fields: Any) -> io.Schema:
 def tell(node: type[io.ComfyNode], text: str) -> None:
     """Show a note on the node in the page, and in the log. Needs ``hidden=[io.Hidden.unique_id]`` in the schema."""
     log.warning("%s: %s", node.SCHEMA.display_name if node.SCHEMA else node.__name__, text)
-    node_id = getattr(node.hidden, "unique_id", None)
-    if node_id is None:  # called outside the server
-        return
-    from server import PromptServer
+    progress_text(node)(text)
 
-    PromptServer.instance.send_progress_text(text, node_id)
+
+def progress_text(node: type[io.ComfyNode]) -> Callable[[str], None]:
+    """What shows on the node in the page what it is doing: text -> None. The same text twice is sent once.
+
+    Needs ``hidden=[io.Hidden.unique_id]`` in the schema. Outside of a server, and on one without such texts, nothing happens.
+    """
+    node_id = getattr(node.hidden, "unique_id", None)
+    shown: str | None = None
+
+    def show(text: str) -> None:
+        nonlocal shown
+        if node_id is None or text == shown:
+            return
+        shown = text
+        from server import PromptServer
+
+        send = getattr(getattr(PromptServer, "instance", None), "send_progress_text", None)
+        if send is not None:
+            # The page shows it as HTML, and a text may quote what somebody typed.
+            send(text.replace("<", "‹").replace(">", "›"), node_id)
+
+    return show

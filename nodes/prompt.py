@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from comfy_api.latest import io
 
-from ..dhumandiff.prompt import describe_binding, parse_prompt
+from ..dhumandiff.judge import prompt_of
+from ..dhumandiff.marks import PERSON_COLOURS, PERSON_DASHES
+from ..dhumandiff.prompt import Prompt, describe_binding, parse_prompt
 from .comfy_schema import ADVANCED, AdapterType, ReferenceType, schema, tell
 from .comfy_text import encode_subject_prompt, token_words
 
@@ -16,6 +19,15 @@ class DHDSubjectPrompt(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
+        sentence = io.String.Input(
+            "text",
+            multiline=True,
+            dynamic_prompts=True,
+            default="A man@1 and a woman@2 on a bench in a garden. The man@1 wears a black tuxedo, the woman@2 a white dress",
+            tooltip="The sentence. @1 and @2 behind a word say who it is; \\@ is a plain @.",
+        )
+        # For web/who_is_who.js, so that nothing is written down twice.
+        sentence.extra_dict = {"marks": {"colours": PERSON_COLOURS[:2], "dashes": PERSON_DASHES[:2]}}
         return schema(
             node_id="DHDSubjectPrompt",
             display_name="Encode Subject-Augmented Prompt",
@@ -29,14 +41,7 @@ class DHDSubjectPrompt(io.ComfyNode):
                 AdapterType.Input("adapter", tooltip="From Load DHumanDiff Adapter."),
                 ReferenceType.Input("reference_1", tooltip="Person 1: @1 in the text."),
                 ReferenceType.Input("reference_2", optional=True, tooltip="Person 2: @2 in the text."),
-                io.String.Input(
-                    "text",
-                    multiline=True,
-                    dynamic_prompts=True,
-                    default="A man@1 and a woman@2 on a bench in a garden. The man@1 wears a black tuxedo, "
-                    "the woman@2 a white dress",
-                    tooltip="The sentence. @1 and @2 behind a word say who it is; \\@ is a plain @.",
-                ),
+                sentence,
                 io.Combo.Input(
                     "mentions",
                     options=["first", "all"],
@@ -50,6 +55,7 @@ class DHDSubjectPrompt(io.ComfyNode):
                 io.String.Output("bound_words", tooltip="Which words and tokens were bound to whom."),
             ],
             hidden=[io.Hidden.unique_id],
+            has_intermediate_output=True,
         )
 
     @classmethod
@@ -61,4 +67,11 @@ class DHDSubjectPrompt(io.ComfyNode):
         if notes := prompt.notes(len(references)):
             tell(cls, " ".join(notes))
         conditioning, bound = encode_subject_prompt(clip, adapter, references, prompt)
-        return io.NodeOutput(conditioning, describe_binding(prompt, bound, token_words(clip, prompt.text)))
+        said = describe_binding(prompt, bound, token_words(clip, prompt.text))
+        return io.NodeOutput(conditioning, said, ui={"who_is_who": [shown_pieces(text, prompt, len(references))]})
+
+
+def shown_pieces(text: str, prompt: Prompt, persons: int) -> list[dict[str, Any]]:
+    """The sentence for the page: each `Piece` as a dictionary; words that name somebody and carry no face among them."""
+    everybody = prompt_of(text, persons)
+    return [asdict(piece) for piece in prompt.pieces(everybody.mentions if everybody else ())]

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 from comfy_api.latest import io, ui
-from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ..dhumandiff.encode import EncodeReport, encode_reference
 from ..dhumandiff.errors import ReferenceError
 from ..dhumandiff.faces import InsightFaceAnalyser
+from ..dhumandiff.faces.drawing import draw_crop
 from ..dhumandiff.references import FaceReference
 from .comfy_folders import (
     face_pack_choices,
@@ -22,7 +22,7 @@ from .comfy_folders import (
     reference_choices,
     reference_path,
 )
-from .comfy_schema import ADVANCED, FACE_ANALYSIS_TYPES, ReferenceType, schema, tell
+from .comfy_schema import ADVANCED, FACE_ANALYSIS_TYPES, ReferenceType, progress_text, schema, tell
 from .comfy_vision import VisionTower
 
 WHICH = ("largest", "left-most", "right-most", "by index")
@@ -116,6 +116,7 @@ class DHDEncodeReference(io.ComfyNode):
                 io.String.Output("report", tooltip="What was measured of each photo, and what to do better."),
             ],
             hidden=[io.Hidden.unique_id],
+            has_intermediate_output=True,
         )
 
     @classmethod
@@ -130,6 +131,7 @@ class DHDEncodeReference(io.ComfyNode):
         name: str = "",
     ) -> io.NodeOutput:
         analyser = face_analysis if hasattr(face_analysis, "detect") else InsightFaceAnalyser(face_analysis)
+        show = progress_text(cls)
         reference, report = encode_reference(
             list(image),
             VisionTower(clip_vision),
@@ -137,21 +139,22 @@ class DHDEncodeReference(io.ComfyNode):
             which=index if which == "by index" else which,
             normalise_light=normalise_light,
             name=name,
+            progress=lambda number, count: show(f"reading faces: photo {number} of {count}"),
         )
-        for warning in report.warnings():
-            tell(cls, warning)
-        crop = boxed_crops(reference, report)
+        if warnings := report.warnings():
+            tell(cls, "\n".join(warnings))  # together: a text on the node takes the place of the one before
+        else:
+            show("nothing to improve")
+        crop = drawn_crops(reference, report)
         return io.NodeOutput(reference, crop, str(report), ui=ui.PreviewImage(crop, cls=cls))
 
 
-def boxed_crops(reference: FaceReference, report: EncodeReport) -> Tensor:
-    """The crops with the face's box drawn in, [N, S, S, 3] float 0..1."""
-    drawn = []
-    for crop, photo in zip(reference.crop, report.photos, strict=True):
-        picture = Image.fromarray((crop * 255).round().byte().numpy())
-        colour = "#ffb000" if photo.warnings() else "#40c080"
-        ImageDraw.Draw(picture).rectangle([float(edge) for edge in photo.face_in_crop.box], outline=colour, width=4)
-        drawn.append(np.asarray(picture))
+def drawn_crops(reference: FaceReference, report: EncodeReport) -> Tensor:
+    """The crops with the face's box and the report's complaints drawn in, [N, S, S, 3] float 0..1."""
+    drawn = [
+        draw_crop((crop * 255).round().byte().numpy(), photo.face_in_crop, [one.label for one in photo.complaints()])
+        for crop, photo in zip(reference.crop, report.photos, strict=True)
+    ]
     return torch.from_numpy(np.stack(drawn)).float() / 255
 
 

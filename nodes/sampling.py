@@ -11,11 +11,11 @@ import comfy.utils
 import latent_preview
 import torch
 import torch.nn.functional as F
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from ..dhumandiff.cascade import FACE_STRENGTH, FOCUS_SHARE, SCENE_STRENGTH
 from .comfy_cascade import MODES, CascadeGuider
-from .comfy_schema import ADVANCED, schema
+from .comfy_schema import ADVANCED, progress_text, schema
 
 
 def cascade_inputs() -> list[io.Input]:
@@ -65,10 +65,20 @@ def cascade_inputs() -> list[io.Input]:
 
 
 def make_guider(
-    model: Any, positive: Any, negative: Any, cfg: float, scene: float, face: float, share: float, mode: str, focus: Any
+    node: type[io.ComfyNode],
+    model: Any,
+    positive: Any,
+    negative: Any,
+    cfg: float,
+    scene: float,
+    face: float,
+    share: float,
+    mode: str,
+    focus: Any,
 ) -> CascadeGuider:
-    """A guider with everything set."""
+    """A guider with everything set, which says on the node what it is at."""
     guider = CascadeGuider(model)
+    guider.say = progress_text(node)
     guider.set_cascade(scene, face, share, mode, focus)
     guider.set_conds(positive, negative)
     guider.set_cfg(cfg)
@@ -95,6 +105,7 @@ class DHDCascadeGuider(io.ComfyNode):
                 *cascade_inputs(),
             ],
             outputs=[io.Guider.Output("guider", tooltip="For SamplerCustomAdvanced.")],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -110,8 +121,8 @@ class DHDCascadeGuider(io.ComfyNode):
         mode: str,
         focus: Any = None,
     ) -> io.NodeOutput:
-        guider = make_guider(model, positive, negative, cfg, scene_strength, face_strength, focus_share, mode, focus)
-        return io.NodeOutput(guider)
+        settings = (cfg, scene_strength, face_strength, focus_share, mode, focus)
+        return io.NodeOutput(make_guider(cls, model, positive, negative, *settings))
 
 
 class DHDCascadeKSampler(io.ComfyNode):
@@ -169,6 +180,8 @@ class DHDCascadeKSampler(io.ComfyNode):
                 io.Latent.Output("latent", tooltip="The sampled latent."),
                 io.Mask.Output("focus_out", display_name="focus", tooltip="Where the face strength was used."),
             ],
+            hidden=[io.Hidden.unique_id],
+            has_intermediate_output=True,
         )
 
     @classmethod
@@ -190,7 +203,8 @@ class DHDCascadeKSampler(io.ComfyNode):
         mode: str,
         focus: Any = None,
     ) -> io.NodeOutput:
-        guider = make_guider(model, positive, negative, cfg, scene_strength, face_strength, focus_share, mode, focus)
+        settings = (cfg, scene_strength, face_strength, focus_share, mode, focus)
+        guider = make_guider(cls, model, positive, negative, *settings)
         samples = comfy.sample.fix_empty_latent_channels(model, latent_image["samples"])
         noise = comfy.sample.prepare_noise(samples, seed, latent_image.get("batch_index"))
         schedule = comfy.samplers.KSampler(
@@ -211,4 +225,4 @@ class DHDCascadeKSampler(io.ComfyNode):
         if used is None:  # nothing was sampled (denoise 0), or the pair never acted
             used = torch.zeros(sampled.shape[0], *sampled.shape[-2:])
         used = F.interpolate(used[:, None].float().cpu(), scale_factor=8, mode="nearest")[:, 0]
-        return io.NodeOutput({**latent_image, "samples": sampled}, used)
+        return io.NodeOutput({**latent_image, "samples": sampled}, used, ui=ui.PreviewMask(used, cls=cls))

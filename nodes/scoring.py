@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,13 +13,10 @@ from torch import Tensor
 
 from ..dhumandiff.errors import HostError, ImageError
 from ..dhumandiff.faces import InsightFaceAnalyser
-from ..dhumandiff.judge import Judged, identities_of, judge_picture, prompt_of
+from ..dhumandiff.judge import ALIKE, Judged, identities_of, judge_picture, prompt_of, ranking
 from ..dhumandiff.marks import colour_of, draw_box
 from ..dhumandiff.references import SAME_PERSON
-from .comfy_schema import ADVANCED, FACE_ANALYSIS_TYPES, ReferenceType, schema, tell
-
-ALIKE = 0.02
-"""Mean similarities that differ by less count as alike, so that words may decide between two pictures."""
+from .comfy_schema import ADVANCED, FACE_ANALYSIS_TYPES, ReferenceType, progress_text, schema, tell
 
 
 def _inputs(image: str) -> list[Any]:
@@ -98,6 +95,7 @@ class DHDIdentityScore(io.ComfyNode):
                 io.String.Output("report", tooltip="All of it, in words."),
             ],
             hidden=[io.Hidden.unique_id],
+            has_intermediate_output=True,
         )
 
     @classmethod
@@ -117,12 +115,14 @@ class DHDIdentityScore(io.ComfyNode):
         if reference_2 is None and mask_2 is not None:
             raise HostError("mask_2 is connected, but reference_2 is not: connect person 2, or take the mask away.")
         masks = _masks(image, (mask_1, mask_2)[: len(references)])
-        judged = _judge(image, face_analysis, references, text, masks)
+        show = progress_text(cls)
+        judged = _judge(show, image, face_analysis, references, text, masks)
         boxed = torch.stack([_boxed(picture, one, references) for picture, one in zip(image, judged, strict=True)])
         passed = [_passes(one, least_similarity, least_margin) for one in judged]
         lines = [
             _line(number, one, ok, references) for number, (one, ok) in enumerate(zip(judged, passed, strict=True), 1)
         ]
+        show(f"{sum(passed)} of {len(passed)} passed")
         alike = [[one.score.persons[k].sim_ref if k < len(references) else 0.0 for one in judged] for k in (0, 1)]
         return io.NodeOutput(boxed, *alike, passed, "\n".join(lines), ui=ui.PreviewImage(boxed, cls=cls))
 
@@ -158,6 +158,7 @@ class DHDPickBest(io.ComfyNode):
                 io.String.Output("report", tooltip="All pictures, the best first."),
             ],
             hidden=[io.Hidden.unique_id],
+            has_intermediate_output=True,
         )
 
     @classmethod
@@ -172,7 +173,8 @@ class DHDPickBest(io.ComfyNode):
         clip_vision: Any = None,
     ) -> io.NodeOutput:
         references = _people(reference_1, reference_2)
-        judged = _judge(image, face_analysis, references, text)
+        show = progress_text(cls)
+        judged = _judge(show, image, face_analysis, references, text)
         words = _words(image, text, clip, clip_vision, len(references))
         order = ranking([one.score for one in judged], words)
         lines = [
@@ -180,7 +182,9 @@ class DHDPickBest(io.ComfyNode):
             for place, n in enumerate(order, 1)
         ]
         best = image[order[0] : order[0] + 1]
-        if not judged[order[0]].score.present:
+        if judged[order[0]].score.present:
+            show(f"picture {order[0] + 1} of {len(judged)}")
+        else:
             tell(cls, "No picture of the batch shows everybody once; this is the one with the most alike faces.")
         return io.NodeOutput(best, order[0], "\n".join(lines), ui=ui.PreviewImage(best, cls=cls))
 
@@ -235,7 +239,8 @@ class DHDFaceMasks(io.ComfyNode):
         text: str = "",
     ) -> io.NodeOutput:
         references = _people(reference_1, reference_2)
-        judged = _judge(image, face_analysis, references, text)
+        show = progress_text(cls)
+        judged = _judge(show, image, face_analysis, references, text)
         size = (image.shape[2], image.shape[1])
         masks, missing = [], []
         for person in (0, 1):
@@ -248,27 +253,9 @@ class DHDFaceMasks(io.ComfyNode):
             masks.append(torch.stack(rows))
         if missing:
             tell(cls, f"No face, so a black mask: {', '.join(missing)}.")
+        else:
+            show("every face was found")
         return io.NodeOutput(*masks)
-
-
-def ranking(scores: Sequence[Any], words: Sequence[float] | None = None) -> list[int]:
-    """Numbers of pictures, the best first: most right people, everybody there, likeness, words; see `DHDPickBest`."""
-    alike = [float(np.mean([person.sim_ref for person in score.persons])) for score in scores]
-    right = [sum(person.right is True for person in score.persons) for score in scores]
-    left = sorted(range(len(scores)), key=lambda n: (-right[n], -scores[n].present, -alike[n]))
-    order: list[int] = []
-    while left:
-        first = left[0]
-        near = [
-            n
-            for n in left
-            if (right[n], scores[n].present) == (right[first], scores[first].present)
-            and alike[first] - alike[n] < ALIKE
-        ]
-        best = first if words is None else max(near, key=lambda n: words[n])
-        order.append(best)
-        left.remove(best)
-    return order
 
 
 def _people(*references: Any) -> list[Any]:
@@ -276,13 +263,19 @@ def _people(*references: Any) -> list[Any]:
 
 
 def _judge(
-    image: Tensor, face_analysis: Any, references: Sequence[Any], text: str, masks: Tensor | None = None
+    show: Callable[[str], None],
+    image: Tensor,
+    face_analysis: Any,
+    references: Sequence[Any],
+    text: str,
+    masks: Tensor | None = None,
 ) -> list[Judged]:
     analyser = face_analysis if hasattr(face_analysis, "detect") else InsightFaceAnalyser(face_analysis)
     identities = identities_of(references)
     prompt = prompt_of(text, len(references)) if text.strip() else None
     judged = []
     for number, picture in enumerate(_bytes(image)):
+        show(f"looking at picture {number + 1} of {len(image)}")
         own = None if masks is None else masks[:, number % masks.shape[1]].numpy()
         judged.append(judge_picture(picture, identities, analyser, prompt=prompt, masks=own))
     return judged

@@ -317,6 +317,11 @@ class TestRealPhotos:
         first, _ = encode_reference(face_photos / "obama.jpg", Tower(), face_analyser)
         assert "look like the same person" in same_person_warning(both, first)
 
+    def test_progress_names_each_photo_before_it_is_read(self, face_photos, face_analyser):
+        photos, told = [face_photos / "obama.jpg", face_photos / "obama2.jpg"], []
+        encode_reference(photos, Tower(), face_analyser, progress=lambda *which: told.append(which))
+        assert told == [(1, 2), (2, 2)]
+
     def test_a_stranger_among_photos_is_pointed_out(self, face_photos, face_analyser):
         photos = [face_photos / name for name in ("obama.jpg", "biden.jpg", "obama2.jpg")]
         made, report = encode_reference(photos, Tower(), face_analyser)

@@ -5,6 +5,7 @@ copy and paste and the API form need nothing of their own. Presets, colours and 
 
 import { app } from "../../scripts/app.js";
 import { EDGES, HEIGHT, LayoutView } from "./layout_view.js";
+import { chain, takeOver } from "./node_panel.js";
 
 const NODE = "DHDPortraitLayout";
 const WIDTH = 340; // px, the node's when it is new
@@ -16,16 +17,6 @@ app.registerExtension({
     if (node.comfyClass === NODE) new LayoutCanvas(node);
   },
 });
-
-/** Call `after` with the arguments of `owner[name]` whenever that has been called. */
-function chain(owner, name, after) {
-  const before = owner[name];
-  owner[name] = function (...all) {
-    const result = before?.apply(this, all);
-    after(...all);
-    return result;
-  };
-}
 
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 const round = (value) => Math.round(value * 1000) / 1000;
@@ -64,13 +55,9 @@ class LayoutCanvas {
     this.draw();
   }
 
-  /** After undo Nodes 2.0 still shows the canvas of the node that this one, of the same number, stands in for. */
   configured() {
     this.draw();
-    requestAnimationFrame(() => {
-      const shown = [...document.querySelectorAll(`.dhd-layout[data-node="${this.node.id}"]`)];
-      if (!shown.includes(this.view.element)) shown[0]?.replaceWith(this.view.element);
-    });
+    takeOver(this.view.element, "dhd-layout", this.node.id);
   }
 
   // --- the node's inputs -------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ throughout).
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -13,7 +14,7 @@ from .face import Face
 from .geometry import align_matrix
 from .light import measure_light
 
-__all__ = ["PhotoQuality", "assess", "estimate_yaw"]
+__all__ = ["Complaint", "PhotoQuality", "assess", "estimate_yaw"]
 
 SMALL_FACE = 135.0
 """px. A head crop is shown to CLIP at 224 px, 0.60 of it face: a smaller face is enlarged for it, and has less detail
@@ -44,6 +45,13 @@ UNEVEN = 1.0
 for the person's looks. Official portraits measured 0.2 to 0.4, a face lit from one side 1.0."""
 
 
+class Complaint(NamedTuple):
+    """What is wrong with a photo: two or three words to be drawn onto it, and a sentence with what to do."""
+
+    label: str
+    advice: str
+
+
 @dataclass(frozen=True)
 class PhotoQuality:
     """What was measured of one face in one photo.
@@ -61,50 +69,66 @@ class PhotoQuality:
     light_imbalance: float
     roll: float = 0.0
 
-    def warnings(self) -> list[str]:
-        """One sentence per measurement out of range, with what to do; empty for a good photo."""
+    def complaints(self) -> list[Complaint]:
+        """One per measurement out of range; empty for a good photo."""
         found = []
+
+        def complain(label: str, advice: str) -> None:
+            found.append(Complaint(label, advice))
+
         if self.face_size < SMALL_FACE:
-            found.append(
+            complain(
+                f"small: {self.face_size:.0f} px",
                 f"the face is small ({self.face_size:.0f} px, better {SMALL_FACE:.0f} or more): use a closer photo or "
-                "the file in full resolution"
+                "the file in full resolution",
             )
         if self.sharpness < BLURRED:
-            found.append(
-                f"the face is blurred (sharpness {self.sharpness:.4f}, better {BLURRED} or more): use a sharper photo"
+            complain(
+                "blurred",
+                f"the face is blurred (sharpness {self.sharpness:.4f}, better {BLURRED} or more): use a sharper photo",
             )
         if abs(self.yaw) > TURNED:
-            found.append(
+            complain(
+                f"turned {abs(self.yaw):.0f}°",
                 f"the head is turned by about {abs(self.yaw):.0f} degrees (better below {TURNED:.0f}): use a photo "
-                "from the front, or add one"
+                "from the front, or add one",
             )
         if abs(self.roll) > TILTED:
-            found.append(
-                f"the head is tilted by {abs(self.roll):.0f} degrees (better below {TILTED:.0f}): turn the photo upright"
+            complain(
+                f"tilted {abs(self.roll):.0f}°",
+                f"the head is tilted by {abs(self.roll):.0f} degrees (better below {TILTED:.0f}): turn the photo upright",
             )
         if self.brightness < DARK:
-            found.append(
+            complain(
+                "dark",
                 f"the face is very dark (brightness {self.brightness:.2f}, better above {DARK}): use a photo with more "
-                "light"
+                "light",
             )
         if self.brightness > BRIGHT:
-            found.append(
+            complain(
+                "overexposed",
                 f"the face is overexposed (brightness {self.brightness:.2f}, better below {BRIGHT}): use a photo with "
-                "softer light"
+                "softer light",
             )
         if self.clipped > CLIPPED:
-            found.append(
+            complain(
+                f"{self.clipped:.0%} without detail",
                 f"{self.clipped:.0%} of the face is pure black or white (better below {CLIPPED:.0%}): use a photo with "
-                "less harsh light"
+                "less harsh light",
             )
         if abs(self.light_imbalance) > UNEVEN:
             side = "left" if self.light_imbalance > 0 else "right"
-            found.append(
+            complain(
+                f"light from the {side}",
                 f"the light is uneven: the {side} half of the face gets {2 ** abs(self.light_imbalance):.1f} times the "
                 f"light of the other (better below {2**UNEVEN:.0f}): use a photo with light from the front, or switch "
-                "light normalisation on"
+                "light normalisation on",
             )
         return found
+
+    def warnings(self) -> list[str]:
+        """The complaints' sentences."""
+        return [complaint.advice for complaint in self.complaints()]
 
     def __str__(self) -> str:
         return (

@@ -1,5 +1,6 @@
 """A ComfyUI server in a process of its own, and what a client says to it."""
 
+import copy
 import json
 import os
 import shutil
@@ -130,6 +131,38 @@ def on_the_tiny_base(prompt: dict) -> dict:
         if node["class_type"] == "LoadImage":
             node["inputs"]["image"] = next(photos)
     return prompt
+
+
+def node_of(prompt: dict, kind: str) -> str:
+    """The number of the first node of a kind."""
+    return next(key for key, node in prompt.items() if node["class_type"] == kind)
+
+
+def with_guider(prompt: dict, steps: int = 3) -> dict:
+    """The prompt with the guider and SamplerCustomAdvanced in the place of the cascade's own sampler."""
+    sampler = prompt[node_of(prompt, "DHDCascadeKSampler")]["inputs"]
+    names = ("model", "positive", "negative", "cfg", "scene_strength", "face_strength", "focus_share", "mode")
+    parts = {
+        "noise": ("RandomNoise", {"noise_seed": sampler["seed"]}),
+        "guider": ("DHDCascadeGuider", {name: sampler[name] for name in names}),
+        "sampler": ("KSamplerSelect", {"sampler_name": "dpmpp_2m"}),
+        "sigmas": ("KarrasScheduler", {"steps": steps, "sigma_max": 14.6, "sigma_min": 0.03, "rho": 7.0}),
+    }
+    changed = copy.deepcopy(prompt)
+    changed |= {f"{name}_": {"class_type": kind, "inputs": inputs} for name, (kind, inputs) in parts.items()}
+    inputs = {name: [f"{name}_", 0] for name in parts} | {"latent_image": sampler["latent_image"]}
+    changed["sample_"] = {"class_type": "SamplerCustomAdvanced", "inputs": inputs}
+    changed[node_of(changed, "VAEDecode")]["inputs"]["samples"] = ["sample_", 0]
+    gone = [node_of(changed, "DHDCascadeKSampler")]
+    for key in gone:  # grows: what shows its focus goes, too
+        del changed[key]
+        gone += [other for other, node in changed.items() if [key] in [link[:1] for link in links_of(node)]]
+    return changed
+
+
+def links_of(node: dict) -> list[list]:
+    """The inputs of a node that are links: [node, slot]."""
+    return [value for value in node["inputs"].values() if isinstance(value, list)]
 
 
 def fill(base: Path, faces_root: Path) -> None:

@@ -8,14 +8,13 @@ from PIL import Image
 pytest.importorskip("playwright.sync_api", reason="pip install playwright (no browser download needed)")
 
 from test_miniature_page import RUN
-from test_page import browser, page, screenshot  # noqa: F401 (fixtures)
+from test_page import browser, empty_graph, page, remember, screenshot  # noqa: F401 (fixtures)
 from test_page import pytestmark as of_pages
 
 pytestmark = of_pages
 
 BUILD = """async () => {
     const { graph, canvas } = window.app;
-    await window.app.loadGraphData({ last_node_id: 0, last_link_id: 0, nodes: [], links: [], groups: [], config: {}, version: 0.4 });
     const add = (type, x, y) => {
         const node = window.LiteGraph.createNode(type);
         node.pos = [x, y];
@@ -44,13 +43,17 @@ BUILD = """async () => {
 }"""
 
 
-def build(opened):
-    """The node alone with a background and previews of its masks; 832 x 1216."""
+def shows_widgets_of_extensions(opened):
+    """Skip where the page cannot."""
     version = [int(part) for part in opened.evaluate("window.__COMFYUI_FRONTEND_VERSION__").split(".")[:2]]
     if opened.look == "nodes2" and version < [1, 28]:
-        pytest.skip("the first Nodes 2.0, ComfyUI 0.3.64's, shows no widgets of extensions; the input `boxes` is there")
-    opened.wait_for_function("window.app.graph._nodes.length > 0")  # the page's own first workflow, which may come late
-    opened.wait_for_timeout(1000)
+        pytest.skip("the first Nodes 2.0, ComfyUI 0.3.64's, shows no widgets of extensions; the inputs are there")
+
+
+def build(opened):
+    """The node alone with a background and previews of its masks; 832 x 1216."""
+    shows_widgets_of_extensions(opened)
+    empty_graph(opened)
     opened.evaluate(BUILD)
     opened.wait_for_timeout(800)
     opened.evaluate("window.app.canvas.ds.offset = [40, 40]; window.app.canvas.ds.scale = 1.25")
@@ -179,12 +182,7 @@ def test_a_dragged_box_changes_the_mask_and_survives_saving_copying_and_undo(pag
 
 def test_undo_takes_back_one_gesture_and_a_preset_comes_back_with_its_boxes(page):  # noqa: F811 (the fixture)
     build(page)
-    page.evaluate(
-        """() => {
-            const tracker = window.app.extensionManager.workflow.activeWorkflow.changeTracker;
-            (tracker.captureCanvasState ?? tracker.checkState).call(tracker);
-        }"""
-    )
+    remember(page)
     start = inputs(page)
     area, paper = box(page, 1)
     drag(page, (area["x"] + area["width"] / 2, area["y"] + area["height"] / 2), (0, -0.1 * paper["height"]))

@@ -38,10 +38,33 @@ def page(request, browser, server):
     inside = f"127.0.0.1:{server.port}"
     opened.route("**/*", lambda r: r.continue_() if inside in r.request.url else r.abort())
     opened.goto(server.url, wait_until="domcontentloaded")
-    opened.wait_for_function("window.app?.graph && window.app.vueAppReady", timeout=90_000)
+    ready(opened)
     opened.look = "nodes2" if request.param else "classic"
     yield opened
     opened.close()
+
+
+def ready(page):
+    """Wait for the page, and for its own first workflow: it may come late, and in the place of what was opened meanwhile."""
+    page.wait_for_function("window.app?.graph && window.app.vueAppReady", timeout=90_000)
+    page.wait_for_function("window.app.graph._nodes.length > 0", timeout=90_000)
+    page.wait_for_timeout(1000)
+
+
+def empty_graph(page):
+    """Nothing on the canvas."""
+    empty = {"last_node_id": 0, "last_link_id": 0, "nodes": [], "links": [], "groups": [], "config": {}, "version": 0.4}
+    page.evaluate("workflow => window.app.loadGraphData(workflow)", empty)
+
+
+def remember(page):
+    """What undo goes back to."""
+    page.evaluate(
+        """() => {
+            const tracker = window.app.extensionManager.workflow.activeWorkflow.changeTracker;
+            (tracker.captureCanvasState ?? tracker.checkState).call(tracker);
+        }"""
+    )
 
 
 def screenshot(page, name):
@@ -91,7 +114,7 @@ def test_the_page_speaks_the_language_that_is_set_and_shows_help_with_its_pictur
     server.post("api/settings", {"Comfy.Locale": "fr"})
     try:
         page.reload(wait_until="domcontentloaded")
-        page.wait_for_function("window.app?.graph && window.app.vueAppReady", timeout=90_000)
+        ready(page)
         workflow = json.loads((REPOSITORY / "workflows" / "mini_dual_portrait.json").read_text())
         page.evaluate("workflow => window.app.loadGraphData(workflow)", workflow)
         page.wait_for_timeout(1500)

@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 from comfyui import REPOSITORY
 from PIL import Image
-from server import api_form, on_the_tiny_base
+from server import api_form, node_of, on_the_tiny_base, with_guider
 
 PREVIEW, TEXT, PREVIEW_WITH_METADATA = 1, 3, 4  # ComfyUI's protocol.py
 STEPS = 4
@@ -20,10 +20,6 @@ STEPS = 4
 @pytest.fixture(scope="module")
 def portrait():
     return on_the_tiny_base(api_form(json.loads((REPOSITORY / "workflows" / "dual_portrait.json").read_text())))
-
-
-def node_of(prompt, kind):
-    return next(key for key, node in prompt.items() if node["class_type"] == kind)
 
 
 def fresh(portrait, seed, **inputs):
@@ -72,8 +68,24 @@ def note(content):
     return content[4 : 4 + length].decode(), content[4 + length :].decode()
 
 
-@pytest.mark.parametrize(("mode", "seed", "total"), [("two_strength", 8101, STEPS), ("released", 8102, 2 * STEPS)])
-def test_progress_and_previews_arrive_while_the_shipped_workflow_runs(server, portrait, mode, seed, total):
+def said(heard, node):
+    """All texts that were shown on a node, in order."""
+    notes = [note(content) for kind, content in heard if kind == TEXT]
+    return [text for where, text in notes if where == node]
+
+
+BOTH = ["scene", "scene and faces"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "seed", "total", "told"),
+    [
+        ("one_pass", 8100, STEPS, BOTH),
+        ("two_strength", 8101, STEPS, BOTH),
+        ("released", 8102, 2 * STEPS, ["scene", "faces"]),
+    ],
+)
+def test_progress_and_previews_arrive_while_the_shipped_workflow_runs(server, portrait, mode, seed, total, told):
     prompt = fresh(portrait, seed, mode=mode)
     sampler = node_of(prompt, "DHDCascadeKSampler")
     heard = watch(server, prompt)
@@ -95,6 +107,95 @@ def test_progress_and_previews_arrive_while_the_shipped_workflow_runs(server, po
     assert pictures[0][1].tobytes() != pictures[-1][1].tobytes()
     begun = next(at for at, (kind, body) in enumerate(heard) if kind == "executing" and body["node"] == sampler)
     assert all(at > begun for at, _ in pictures)
+
+    assert said(heard, sampler) == [*told, "faces: 10% of the picture"]
+    (shown,) = (body["output"]["images"] for kind, body in heard if kind == "executed" and body["node"] == sampler)
+    assert len(shown) == 1
+    focus = Image.open(server.base / "temp" / shown[0]["subfolder"] / shown[0]["filename"]).convert("L")
+    assert focus.size == (256, 256)
+    assert focus.histogram()[255] / 256**2 == pytest.approx(0.10, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("mode", "told"), [("one_pass", BOTH), ("two_strength", BOTH), ("released", ["scene", "faces"])]
+)
+def test_the_guider_says_what_it_draws_and_the_stock_sampler_shows_it(server, portrait, mode, told):
+    prompt = with_guider(fresh(portrait, 8110, mode=mode), steps=STEPS)
+    heard = watch(server, prompt)
+    assert heard[-1][0] == "execution_success"
+    assert said(heard, node_of(prompt, "DHDCascadeGuider")) == [*told, "faces: 10% of the picture"]
+    pictures = [preview(*one) for one in heard if one[0] in (PREVIEW, PREVIEW_WITH_METADATA)]
+    assert len(pictures) == STEPS * (2 if mode == "released" else 1)
+    assert pictures[0].tobytes() != pictures[-1].tobytes()
+
+
+def test_a_focus_that_is_given_counts_from_the_first_step_on(server, portrait):
+    prompt = fresh(portrait, 8111)
+    sampler = node_of(prompt, "DHDCascadeKSampler")
+    prompt["900"] = {"class_type": "SolidMask", "inputs": {"value": 1.0, "width": 256, "height": 256}}
+    prompt[sampler]["inputs"]["focus"] = ["900", 0]
+    assert said(watch(server, prompt), sampler) == ["scene and faces", "faces: 100% of the picture"]
+
+
+def test_reading_photos_and_judging_pictures_say_which_of_how_many(server, portrait):
+    prompt = fresh(portrait, 8112)
+    encode, photos = node_of(prompt, "DHDEncodeReference"), ("obama.jpg", "obama2.jpg")
+    for number, photo in enumerate(photos):
+        prompt[f"90{number}"] = {"class_type": "LoadImage", "inputs": {"image": photo}}
+    prompt["902"] = {"class_type": "ImageBatch", "inputs": {"image1": ["900", 0], "image2": ["901", 0]}}
+    prompt[encode]["inputs"] |= {"image": ["902", 0], "name": "heard"}
+    judged = {
+        "image": ["902", 0],
+        "face_analysis": prompt[encode]["inputs"]["face_analysis"],
+        "reference_1": [encode, 0],
+    }
+    prompt["903"] = {"class_type": "DHDPickBest", "inputs": judged}
+    prompt["904"] = {
+        "class_type": "DHDIdentityScore",
+        "inputs": {**judged, "least_similarity": 0.4, "least_margin": 0.0},
+    }
+    prompt["905"] = {"class_type": "DHDFaceMasks", "inputs": {**judged, "grow": 0.3, "feather": 0.1}}
+    for number, (node, slot) in enumerate((("903", 2), ("904", 4), ("905", 0)), 906):
+        prompt[str(number)] = {"class_type": "PreviewAny", "inputs": {"source": [node, slot]}}
+    heard = watch(server, prompt)
+    assert heard[-1][0] == "execution_success"
+    assert said(heard, encode) == [*(f"reading faces: photo {n} of 2" for n in (1, 2)), "nothing to improve"]
+    looked = [f"looking at picture {n} of 2" for n in (1, 2)]
+    picked, *_ = (body["output"] for kind, body in heard if kind == "executed" and body["node"] == "903")
+    assert len(picked["images"]) == 1
+    assert said(heard, "903")[:2] == said(heard, "904")[:2] == said(heard, "905")[:2] == looked
+    assert said(heard, "903")[2:] in (["picture 1 of 2"], ["picture 2 of 2"])
+    assert said(heard, "904")[2:] == ["2 of 2 passed"]
+    assert said(heard, "905")[2:] == ["every face was found"]
+
+
+def test_what_a_node_showed_comes_again_for_a_page_that_was_reloaded_although_nothing_runs(server, portrait):
+    if "has_intermediate_output" not in server.get("object_info/DHDSubjectPrompt")["DHDSubjectPrompt"]:
+        pytest.skip("this ComfyUI knows no has_intermediate_output")
+    prompt = fresh(portrait, 8113)
+    shown = []
+    for _ in range(2):
+        heard = watch(server, prompt)
+        shown.append({body["node"]: body["output"] for kind, body in heard if kind == "executed"})
+    for kind in ("DHDSubjectPrompt", "DHDEncodeReference", "DHDCascadeKSampler"):
+        assert shown[1][node_of(prompt, kind)] == shown[0][node_of(prompt, kind)] is not None
+
+
+def test_the_sentence_comes_to_the_page_in_pieces_with_who_is_named(server, portrait):
+    prompt = fresh(portrait, 8114)
+    node = node_of(prompt, "DHDSubjectPrompt")
+    prompt[node]["inputs"]["text"] = "A <b>man@1</b> and a 女人@2; the man@1 sits"
+    result = server.run(prompt)
+    assert result["error"] is None
+    assert [(piece["text"], piece["person"], piece["bound"]) for piece in result["outputs"][node]["who_is_who"][0]] == [
+        ("A <b>", 0, False),
+        ("man", 1, True),
+        ("</b> and a ", 0, False),
+        ("女人", 2, True),
+        ("; the ", 0, False),
+        ("man", 1, False),
+        (" sits", 0, False),
+    ]
 
 
 def test_a_run_that_is_interrupted_ends_and_the_next_one_is_whole(server, portrait):

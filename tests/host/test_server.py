@@ -6,7 +6,7 @@ import json
 import pytest
 from comfyui import REPOSITORY
 from PIL import Image
-from server import api_form, on_the_tiny_base
+from server import api_form, node_of, on_the_tiny_base, with_guider
 
 WORKFLOWS = REPOSITORY / "workflows"
 
@@ -14,10 +14,6 @@ WORKFLOWS = REPOSITORY / "workflows"
 @pytest.fixture(scope="module")
 def portrait():
     return on_the_tiny_base(api_form(json.loads((WORKFLOWS / "dual_portrait.json").read_text())))
-
-
-def node_of(prompt, kind):
-    return next(key for key, node in prompt.items() if node["class_type"] == kind)
 
 
 def test_every_node_is_there_with_tooltips_and_a_description(server):
@@ -154,32 +150,7 @@ def test_each_idea_works_alone_beside_stock_nodes(server, portrait):
         prompt["902"] = {"class_type": "KSampler", "inputs": inputs}
         prompt[decode]["inputs"]["samples"] = ["902", 0]
         assert server.run(prompt)["error"] is None
-    prompt = copy.deepcopy(portrait)
-    options = {k: sampler[k] for k in ("cfg", "scene_strength", "face_strength", "focus_share", "mode", "positive")}
-    prompt |= {
-        "903": {
-            "class_type": "DHDCascadeGuider",
-            "inputs": {**options, "model": [apply, 0], "negative": [negative, 0]},
-        },
-        "904": {"class_type": "RandomNoise", "inputs": {"noise_seed": 3}},
-        "905": {"class_type": "KSamplerSelect", "inputs": {"sampler_name": "dpmpp_2m"}},
-        "906": {
-            "class_type": "KarrasScheduler",
-            "inputs": {"steps": 3, "sigma_max": 14.6, "sigma_min": 0.03, "rho": 7.0},
-        },
-        "907": {
-            "class_type": "SamplerCustomAdvanced",
-            "inputs": {
-                "noise": ["904", 0],
-                "guider": ["903", 0],
-                "sampler": ["905", 0],
-                "sigmas": ["906", 0],
-                "latent_image": sampler["latent_image"],
-            },
-        },
-    }
-    prompt[decode]["inputs"]["samples"] = ["907", 0]
-    assert server.run(prompt)["error"] is None
+    assert server.run(with_guider(portrait))["error"] is None
 
 
 # --- bad input: what the person in front of the graph reads ------------------------------------------------------------

@@ -1,0 +1,93 @@
+"""What goes wrong is readable in ComfyUI's page, in both looks: while running, and before a run. Screenshots are kept."""
+
+import pytest
+
+pytest.importorskip("playwright.sync_api", reason="pip install playwright (no browser download needed)")
+
+from test_miniature_page import RUN
+from test_page import browser, empty_graph, page, screenshot  # noqa: F401 (fixtures)
+from test_page import pytestmark as of_pages
+from test_prompt_page import BUILD, write
+
+pytestmark = of_pages
+
+QUEUE = """async () => { try { await window.app.queuePrompt(0, 1); } catch (error) { return String(error); } }"""
+
+
+def readable(opened, text):
+    """Whether a text can be seen somewhere on the page, and not under or outside of something."""
+    return opened.evaluate(
+        """text => {
+            const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+            for (let node; (node = walker.nextNode()); ) {
+                if (!node.data.includes(text)) continue;
+                const area = document.createRange();
+                area.selectNodeContents(node);
+                const box = area.getBoundingClientRect();
+                const [x, y] = [box.x + Math.min(box.width / 2, 40), box.y + Math.min(box.height / 2, 8)];
+                const top = box.width && document.elementFromPoint(x, y);
+                if (top && (node.parentElement.contains(top) || top.contains(node.parentElement))) return true;
+            }
+            return false;
+        }""",
+        text,
+    )
+
+
+def details(opened):
+    """Newer pages say first that something went wrong, and what it was behind a button."""
+    button = opened.get_by_role("button", name="View details")
+    if button.count():
+        button.first.click()
+        opened.wait_for_timeout(1500)
+
+
+def test_what_a_node_refuses_while_it_runs_can_be_read_on_the_page(page):  # noqa: F811 (the fixture)
+    empty_graph(page)
+    page.evaluate(BUILD)
+    page.wait_for_timeout(800)
+    write(page, "A man @1 and a woman@2")
+    ended = page.evaluate(RUN)
+    assert ended[0] == "error"
+    page.wait_for_timeout(1500)
+    screenshot(page, "error")
+    assert readable(page, "no word stands directly before @1")  # on the node, at once
+    details(page)
+    screenshot(page, "error_details")
+    shown = "window.app.graph._nodes.find(n => n.type === 'DHDSubjectPrompt').widgets.map(w => w.name)"
+    assert "$$node-text-preview" in page.evaluate(shown)
+    write(page, "A man@1 and a woman@2")
+    assert page.evaluate(RUN)[0] == "success"
+    assert "$$node-text-preview" not in page.evaluate(shown)
+
+
+def test_what_somebody_typed_is_no_markup_in_a_message(page):  # noqa: F811 (the fixture)
+    empty_graph(page)
+    page.evaluate(BUILD)
+    page.wait_for_timeout(800)
+    write(page, "<img src=x onerror=window.hacked=1> @1 and a woman@2")
+    assert page.evaluate(RUN)[0] == "error"
+    page.wait_for_timeout(1500)
+    screenshot(page, "error_markup")
+    assert readable(page, "no word stands directly before @1")
+    assert page.evaluate("window.hacked === undefined")
+
+
+def test_what_is_refused_before_a_run_can_be_read_on_the_page(page):  # noqa: F811 (the fixture)
+    empty_graph(page)
+    page.evaluate(
+        """() => {
+            const node = window.LiteGraph.createNode('DHDPortraitLayout');
+            node.pos = [300, 200];
+            window.app.graph.add(node);
+            const set = (name, value) => (node.widgets.find(w => w.name === name).value = value);
+            set('preset', 'custom');
+            set('boxes', '0.1 0.1 0.5');
+        }"""
+    )
+    page.wait_for_timeout(800)
+    page.evaluate(QUEUE)
+    page.wait_for_timeout(1500)
+    details(page)
+    screenshot(page, "refused")
+    assert readable(page, "is not four numbers")

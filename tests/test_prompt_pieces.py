@@ -1,0 +1,54 @@
+"""A sentence cut into pieces for showing who is who in it."""
+
+import pytest
+
+from dhumandiff.prompt import Mention, Piece, Prompt, parse_prompt
+
+
+def cut(marked, mentions="first", persons=2):
+    """The pieces that name somebody, once the rest is known to be the sentence."""
+    prompt = parse_prompt(marked, persons, mentions)
+    pieces = prompt.pieces(parse_prompt(marked, persons, "all").mentions)
+    assert "".join(piece.text for piece in pieces) == prompt.text
+    assert all(piece.text and not (piece.bound and not piece.person) for piece in pieces)
+    return [(piece.text, piece.person, piece.bound) for piece in pieces if piece.person]
+
+
+def test_first_mentions_carry_a_face_and_later_ones_only_name_somebody():
+    marked = "A man@1 and a woman@2. The man@1 wears black, the woman@2 white"
+    words = [("man", 1), ("woman", 2), ("man", 1), ("woman", 2)]
+    assert cut(marked) == [(*word, bound) for word, bound in zip(words, (True, True, False, False), strict=True)]
+    assert cut(marked, "all") == [(*word, True) for word in words]
+
+
+def test_the_pieces_of_a_sentence_in_order():
+    assert parse_prompt("A man@1, asleep", persons=1).pieces() == (
+        Piece("A "),
+        Piece("man", 1, True),
+        Piece(", asleep"),
+    )
+    assert parse_prompt("man@1 woman@2").pieces() == (Piece("man", 1, True), Piece(" "), Piece("woman", 2, True))
+
+
+@pytest.mark.parametrize(
+    ("marked", "words"),
+    [
+        ("une homme@1 et une femme@2", ["homme", "femme"]),
+        ("新郎@1 和 新娘@2 在海边", ["新郎", "新娘"]),
+        ("رجل@1 و امرأة@2", ["رجل", "امرأة"]),
+        ("<b>man</b> <i>groom@1 & <script>alert(1)</script> bride@2", ["groom", "bride"]),
+        ("(man@1:1.2) and embedding:anna@2", ["man", "embedding:anna"]),
+    ],
+)
+def test_other_scripts_markup_and_weights_are_pieces_as_they_stand(marked, words):
+    assert cut(marked) == [(word, number, True) for number, word in enumerate(words, 1)]
+
+
+def test_a_sentence_that_names_nobody_is_one_piece():
+    assert Prompt("a garden", ()).pieces() == (Piece("a garden"),)
+
+
+def test_a_word_counted_inside_another_one_is_left_out():
+    """Two readings of a sentence may differ in where a word ends."""
+    prompt = Prompt("bride-to-be here", (Mention(1, 0, 11, "bride-to-be"),))
+    assert prompt.pieces([Mention(1, 6, 8, "to")]) == (Piece("bride-to-be", 1, True), Piece(" here"))
