@@ -3,6 +3,7 @@
 import ast
 import importlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from comfyui import COMFYUI, REPOSITORY
 from PIL import Image
+from published import copy_published, left_out, published, tracked
 
 import dhumandiff
 from dhumandiff.marks import PERSON_COLOURS
@@ -27,6 +29,8 @@ TORCH = {"torch", "torchvision", "torchaudio"}
 GPU_RUNTIMES = {"onnxruntime-gpu", "onnxruntime-directml"}
 # insightface itself asks for the CPU runtime.
 CPU_RUNTIMES = {"onnxruntime", "insightface"}
+# Without the repository itself on the path.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 PAGE_ONLY = {"MarkdownNote", "Note", "PrimitiveNode", "Reroute"}
 
 
@@ -38,16 +42,6 @@ def names(requirements):
 
 def requirement_lines():
     return (REPOSITORY / "requirements.txt").read_text().splitlines()
-
-
-def tracked(*options):
-    """The files that git keeps, as paths below the repository. `options` of ls-files choose among them."""
-    try:
-        command = ["git", "-C", str(REPOSITORY), "ls-files", "-z", *options]
-        out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"this is no git checkout, or git cannot read it: {error}")
-    return [name for name in out.split("\0") if name and (REPOSITORY / name).is_file()]
 
 
 # --- requirements -----------------------------------------------------------------------------------------------------
@@ -173,14 +167,8 @@ def test_the_icon_shows_two_people_at_the_size_of_a_list():
         assert (away < 60).mean() > 1 / 8
 
 
-def left_out():
-    """What `comfy node publish` leaves out: .comfyignore has the syntax of .gitignore."""
-    return set(tracked("--cached", "--ignored", "--exclude-from=.comfyignore"))
-
-
 def test_what_is_published_is_what_somebody_in_front_of_the_graph_needs():
-    kept = set(tracked()) - left_out()
-    tops = {name.partition("/")[0] for name in kept}
+    tops = {name.partition("/")[0] for name in published()}
     assert tops == {
         *("__init__.py", "nodes", "dhumandiff", "web", "locales", "workflows", "subgraphs", "examples"),
         *("README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml", "requirements.txt"),
@@ -190,7 +178,7 @@ def test_what_is_published_is_what_somebody_in_front_of_the_graph_needs():
 def test_published_code_does_nothing_that_the_registry_forbids():
     forbidden = {"eval", "exec", "__import__", "os.system", "os.popen"}
     found = []
-    for name in sorted(set(tracked()) - left_out()):
+    for name in published():
         tree = (
             ast.parse((REPOSITORY / name).read_text(encoding="utf-8")) if name.endswith(".py") else ast.Module([], [])
         )
@@ -205,7 +193,7 @@ def test_published_code_does_nothing_that_the_registry_forbids():
 
 
 def test_published_pages_find_their_pictures():
-    kept = set(tracked()) - left_out()
+    kept = published()
     pages = [name for name in kept if name.endswith(".md") and name.startswith(("web/", "examples/"))]
     pictures = []
     for page in pages:
@@ -213,6 +201,32 @@ def test_published_pages_find_their_pictures():
         pictures += [f"{page.rpartition('/')[0]}/{path}" for path in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text)]
     assert pictures
     assert [path for path in pictures if path not in kept] == []
+
+
+IMPORT_ALL = """
+import importlib, pkgutil
+import dhumandiff
+for module in pkgutil.walk_packages(dhumandiff.__path__, "dhumandiff."):
+    if not module.name.endswith("__main__"):
+        try:
+            importlib.import_module(module.name)
+        except ModuleNotFoundError as error:
+            print("lacks", error.name)
+print("from", dhumandiff.__file__)
+"""
+
+
+def test_no_module_that_is_published_needs_one_that_is_not(tmp_path):
+    copy_published(tmp_path)
+    out = subprocess.run(
+        [sys.executable, "-c", IMPORT_ALL], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=300
+    )
+    assert f"from {tmp_path}" in out.stdout, out.stderr[-2000:]
+    lacking = {line.removeprefix("lacks ").split(".")[0] for line in out.stdout.splitlines() if "lacks" in line}
+    assert not lacking & {"dhumandiff", "nodes", *(name.split("/")[0] for name in left_out())}
+    for command in ([], ["doctor"]):
+        line = [sys.executable, "-m", "dhumandiff", *command, "--help"]
+        assert subprocess.run(line, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, timeout=120).returncode == 0
 
 
 # --- what a wheel carries ---------------------------------------------------------------------------------------------
