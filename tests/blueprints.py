@@ -4,6 +4,7 @@
 
 ComfyUI shows them in its node library under "Subgraph Blueprints". A blueprint is a workflow of one node, whose inside is
 `definitions.subgraphs`: the nodes that its outputs need, at their places in the workflow, with its values and model links.
+workflows/simple_portrait.json, for those who do not look into the library, is one of them with photos and a node that saves.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from typing import Any, NamedTuple
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FOLDER = REPOSITORY / "subgraphs"
+WORKFLOWS = REPOSITORY / "workflows"
+SIMPLE = WORKFLOWS / "simple_portrait.json"
 COMMAND = "python tests/blueprints.py"
 
 INSIDE_OF_INPUTS, INSIDE_OF_OUTPUTS = -10, -20
@@ -115,7 +118,7 @@ BLUEPRINTS = (DUAL_PORTRAIT, MINIATURE)
 
 def built(blueprint: Blueprint) -> Json:
     """What the blueprint's file should hold. ValueError when the workflow has not what it names."""
-    workflow = json.loads((REPOSITORY / "workflows" / f"{blueprint.workflow}.json").read_text(encoding="utf-8"))
+    workflow = _workflow(blueprint)
     every = {node["id"]: node for node in workflow["nodes"]}
     links = [dict(zip(_LINK, link, strict=True)) for link in workflow["links"]]
     ends = [(slot, *_find(every.values(), slot, "outputs")) for slot in blueprint.outputs]
@@ -262,16 +265,59 @@ def _id(blueprint: Blueprint, what: str) -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"dhumandiff/{blueprint.name}/{what}"))
 
 
-def written(blueprint: Blueprint) -> str:
-    """The text of the blueprint's file."""
-    return json.dumps(built(blueprint), ensure_ascii=False, indent=1) + "\n"
+def _workflow(blueprint: Blueprint) -> Json:
+    return json.loads((WORKFLOWS / f"{blueprint.workflow}.json").read_text(encoding="utf-8"))
+
+
+NOTE = """## Two photos, one sentence, Run
+
+1. **Photos**: choose one photo of each person on the left. Use photos of people who agreed to it.
+2. **Sentence**: write `word@1` and `word@2` where a word means person 1 or person 2.
+3. **Models**, once: choose your checkpoint, adapter, image encoder and face pack in *Dual Portrait*. Something is missing? Add the \
+node *Doctor* and press **Run**: it says what, and where it belongs.
+4. Press **Run**.
+
+**All the rest is inside**: press the button at the right end of *Dual Portrait*'s title. It is the workflow *dual_portrait*, to \
+look at and to change. Without any models open the workflow *mini_dual_portrait*."""
+
+
+def simple_workflow() -> Json:
+    """The blueprint Dual Portrait with a photo for each person and a node that saves the portrait."""
+    content = built(DUAL_PORTRAIT)
+    (host,) = content["nodes"]
+    host["pos"] = [400, 300]
+    every = sorted(_workflow(DUAL_PORTRAIT)["nodes"], key=lambda node: node["id"])
+    photos = [_plain(node) for node in every if node["type"] == "LoadImage"]
+    (saves,) = [_plain(node) for node in every if node["type"] == "SaveImage"]
+    (note,) = [_plain(node) for node in every if node["type"] == "MarkdownNote"]
+    for number, photo in enumerate(photos):
+        photo["pos"] = [40, 300 + 400 * number]
+        photo["outputs"][0]["links"] = [number + 1]
+        host["inputs"][number]["link"] = number + 1
+    last = len(photos) + 1
+    host["outputs"][0]["links"] = [last]
+    saves |= {"pos": [860, 300], "inputs": [{**saves["inputs"][0], "link": last}, *saves["inputs"][1:]]}
+    note |= {"pos": [400, -70], "size": [920, 310], "widgets_values": [NOTE]}
+    kinds = [entry["type"] for entry in host["inputs"]]
+    links = [[number + 1, photo["id"], 0, host["id"], number, kinds[number]] for number, photo in enumerate(photos)]
+    links.append([last, host["id"], 0, saves["id"], 0, host["outputs"][0]["type"]])
+    nodes = [note, *photos, host, saves]
+    for order, node in enumerate(nodes):
+        node["order"] = order
+    return {**content, "last_link_id": last, "nodes": nodes, "links": links, "groups": [], "config": {}, "extra": {}}
+
+
+def files() -> dict[Path, str]:
+    """Every file that is made here, and its text."""
+    contents = {blueprint.path: built(blueprint) for blueprint in BLUEPRINTS} | {SIMPLE: simple_workflow()}
+    return {path: json.dumps(content, ensure_ascii=False, indent=1) + "\n" for path, content in contents.items()}
 
 
 def main() -> None:
     """Write all files anew."""
     FOLDER.mkdir(exist_ok=True)
-    for blueprint in BLUEPRINTS:
-        blueprint.path.write_text(written(blueprint), encoding="utf-8")
+    for path, text in files().items():
+        path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

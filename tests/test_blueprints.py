@@ -26,10 +26,26 @@ def test_the_folder_holds_these_and_no_others():
     assert {path.name for path in blueprints.FOLDER.iterdir()} == {blueprint.path.name for blueprint in BLUEPRINTS}
 
 
-@every_blueprint
-def test_a_blueprint_is_what_its_workflow_makes_it(blueprint):
-    made = blueprints.written(blueprint)
-    assert blueprint.path.read_text(encoding="utf-8") == made, f"after a change of the workflow: {blueprints.COMMAND}"
+@pytest.mark.parametrize("path", blueprints.files(), ids=lambda path: path.name)
+def test_a_file_is_what_the_workflow_makes_it(path):
+    made = blueprints.files()[path]
+    assert path.read_text(encoding="utf-8") == made, f"after a change of the workflow: {blueprints.COMMAND}"
+
+
+def test_the_simple_workflow_is_the_blueprint_with_two_photos_and_a_saved_portrait():
+    workflow = blueprints.simple_workflow()
+    (alone,) = blueprints.built(DUAL_PORTRAIT)["nodes"]
+    assert workflow["definitions"] == blueprints.built(DUAL_PORTRAIT)["definitions"]
+    nodes = {node["id"]: node for node in workflow["nodes"]}
+    assert [node["type"] for node in nodes.values()].count("LoadImage") == 2
+    assert {node["type"] for node in nodes.values()} == {"MarkdownNote", "LoadImage", alone["type"], "SaveImage"}
+    for link, origin, start, target, end, kind in workflow["links"]:
+        assert link in nodes[origin]["outputs"][start]["links"]
+        assert nodes[target]["inputs"][end]["link"] == link
+        assert nodes[target]["inputs"][end]["type"] == nodes[origin]["outputs"][start]["type"] == kind == "IMAGE"
+    wanted = {"photo_1": "Photo of person 1", "photo_2": "Photo of person 2"}
+    titles = {link: nodes[origin].get("title") for link, origin, *_ in workflow["links"]}
+    assert {slot["name"]: titles[slot["link"]] for slot in nodes[alone["id"]]["inputs"] if slot["link"]} == wanted
 
 
 @every_blueprint
