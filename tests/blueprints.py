@@ -4,7 +4,6 @@
 
 ComfyUI shows them in its node library under "Subgraph Blueprints". A blueprint is a workflow of one node, whose inside is
 `definitions.subgraphs`: the nodes that its outputs need, at their places in the workflow, with its values and model links.
-workflows/simple_portrait.json, for those who do not look into the library, is one of them with photos and a node that saves.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ from typing import Any, NamedTuple
 REPOSITORY = Path(__file__).resolve().parents[1]
 FOLDER = REPOSITORY / "subgraphs"
 WORKFLOWS = REPOSITORY / "workflows"
-SIMPLE = WORKFLOWS / "simple_portrait.json"
 COMMAND = "python tests/blueprints.py"
 
 INSIDE_OF_INPUTS, INSIDE_OF_OUTPUTS = -10, -20
@@ -118,7 +116,7 @@ BLUEPRINTS = (DUAL_PORTRAIT, MINIATURE)
 
 def built(blueprint: Blueprint) -> Json:
     """What the blueprint's file should hold. ValueError when the workflow has not what it names."""
-    workflow = _workflow(blueprint)
+    workflow = json.loads((WORKFLOWS / f"{blueprint.workflow}.json").read_text(encoding="utf-8"))
     every = {node["id"]: node for node in workflow["nodes"]}
     links = [dict(zip(_LINK, link, strict=True)) for link in workflow["links"]]
     ends = [(slot, *_find(every.values(), slot, "outputs")) for slot in blueprint.outputs]
@@ -143,6 +141,7 @@ def built(blueprint: Blueprint) -> Json:
         outer_out.append(_outer(blueprint, "out", slot, kind, link["id"]))
 
     nodes = [_inner(every[number], links) for number in sorted(kept)]
+    groups = [group for group in workflow["groups"] if any(_stands_in(node, group) for node in nodes)]
     left = min(node["pos"][0] for node in nodes)
     right = max(node["pos"][0] + node["size"][0] for node in nodes)
     top = min(node["pos"][1] for node in nodes)
@@ -150,7 +149,12 @@ def built(blueprint: Blueprint) -> Json:
     subgraph = {
         "id": _id(blueprint, "subgraph"),
         "version": 1,
-        "state": {"lastGroupId": 0, "lastNodeId": own, "lastLinkId": links[-1]["id"], "lastRerouteId": 0},
+        "state": {
+            "lastGroupId": max((group["id"] for group in groups), default=0),
+            "lastNodeId": own,
+            "lastLinkId": links[-1]["id"],
+            "lastRerouteId": 0,
+        },
         "revision": 0,
         "config": {},
         "name": blueprint.name,
@@ -162,7 +166,7 @@ def built(blueprint: Blueprint) -> Json:
         "outputs": outer_out,
         "widgets": [],
         "nodes": nodes,
-        "groups": [],
+        "groups": groups,
         "links": links,
         "extra": {},
     }
@@ -218,6 +222,11 @@ def _inner(node: Json, links: list[Json]) -> Json:
     }
 
 
+def _stands_in(node: Json, group: Json) -> bool:
+    (x, y), (left, top, width, height) = node["pos"], group["bounding"]
+    return left <= x <= left + width and top <= y <= top + height
+
+
 def _plain(entry: Json) -> Json:
     """Without what says nothing, and without names in one language."""
     return {key: value for key, value in entry.items() if value is not None and key != "localized_name"}
@@ -265,52 +274,9 @@ def _id(blueprint: Blueprint, what: str) -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"dhumandiff/{blueprint.name}/{what}"))
 
 
-def _workflow(blueprint: Blueprint) -> Json:
-    return json.loads((WORKFLOWS / f"{blueprint.workflow}.json").read_text(encoding="utf-8"))
-
-
-NOTE = """## Two photos, one sentence, Run
-
-1. **Photos**: choose one photo of each person on the left. Use photos of people who agreed to it.
-2. **Sentence**: write `word@1` and `word@2` where a word means person 1 or person 2.
-3. **Models**, once: choose your checkpoint, adapter, image encoder and face pack in *Dual Portrait*. Something is missing? Add the \
-node *Doctor* and press **Run**: it says what, and where it belongs.
-4. Press **Run**.
-
-**All the rest is inside**: press the button at the right end of *Dual Portrait*'s title. It is the workflow *dual_portrait*, to \
-look at and to change. Without any models open the workflow *mini_dual_portrait*."""
-
-
-def simple_workflow() -> Json:
-    """The blueprint Dual Portrait with a photo for each person and a node that saves the portrait."""
-    content = built(DUAL_PORTRAIT)
-    (host,) = content["nodes"]
-    host["pos"] = [400, 300]
-    every = sorted(_workflow(DUAL_PORTRAIT)["nodes"], key=lambda node: node["id"])
-    photos = [_plain(node) for node in every if node["type"] == "LoadImage"]
-    (saves,) = [_plain(node) for node in every if node["type"] == "SaveImage"]
-    (note,) = [_plain(node) for node in every if node["type"] == "MarkdownNote"]
-    for number, photo in enumerate(photos):
-        photo["pos"] = [40, 300 + 400 * number]
-        photo["outputs"][0]["links"] = [number + 1]
-        host["inputs"][number]["link"] = number + 1
-    last = len(photos) + 1
-    host["outputs"][0]["links"] = [last]
-    saves |= {"pos": [860, 300], "inputs": [{**saves["inputs"][0], "link": last}, *saves["inputs"][1:]]}
-    note |= {"pos": [400, -70], "size": [920, 310], "widgets_values": [NOTE]}
-    kinds = [entry["type"] for entry in host["inputs"]]
-    links = [[number + 1, photo["id"], 0, host["id"], number, kinds[number]] for number, photo in enumerate(photos)]
-    links.append([last, host["id"], 0, saves["id"], 0, host["outputs"][0]["type"]])
-    nodes = [note, *photos, host, saves]
-    for order, node in enumerate(nodes):
-        node["order"] = order
-    return {**content, "last_link_id": last, "nodes": nodes, "links": links, "groups": [], "config": {}, "extra": {}}
-
-
 def files() -> dict[Path, str]:
     """Every file that is made here, and its text."""
-    contents = {blueprint.path: built(blueprint) for blueprint in BLUEPRINTS} | {SIMPLE: simple_workflow()}
-    return {path: json.dumps(content, ensure_ascii=False, indent=1) + "\n" for path, content in contents.items()}
+    return {one.path: json.dumps(built(one), ensure_ascii=False, indent=1) + "\n" for one in BLUEPRINTS}
 
 
 def main() -> None:

@@ -32,22 +32,6 @@ def test_a_file_is_what_the_workflow_makes_it(path):
     assert path.read_text(encoding="utf-8") == made, f"after a change of the workflow: {blueprints.COMMAND}"
 
 
-def test_the_simple_workflow_is_the_blueprint_with_two_photos_and_a_saved_portrait():
-    workflow = blueprints.simple_workflow()
-    (alone,) = blueprints.built(DUAL_PORTRAIT)["nodes"]
-    assert workflow["definitions"] == blueprints.built(DUAL_PORTRAIT)["definitions"]
-    nodes = {node["id"]: node for node in workflow["nodes"]}
-    assert [node["type"] for node in nodes.values()].count("LoadImage") == 2
-    assert {node["type"] for node in nodes.values()} == {"MarkdownNote", "LoadImage", alone["type"], "SaveImage"}
-    for link, origin, start, target, end, kind in workflow["links"]:
-        assert link in nodes[origin]["outputs"][start]["links"]
-        assert nodes[target]["inputs"][end]["link"] == link
-        assert nodes[target]["inputs"][end]["type"] == nodes[origin]["outputs"][start]["type"] == kind == "IMAGE"
-    wanted = {"photo_1": "Photo of person 1", "photo_2": "Photo of person 2"}
-    titles = {link: nodes[origin].get("title") for link, origin, *_ in workflow["links"]}
-    assert {slot["name"]: titles[slot["link"]] for slot in nodes[alone["id"]]["inputs"] if slot["link"]} == wanted
-
-
 @every_blueprint
 def test_the_page_can_read_it_as_a_blueprint(blueprint):
     host, inside = read(blueprint)
@@ -61,6 +45,8 @@ def test_the_page_can_read_it_as_a_blueprint(blueprint):
         assert all(slot["label"] for slot in inside[side])
     ids = [node["id"] for node in inside["nodes"]]
     assert len({*ids, host["id"]}) == len(ids) + 1
+    frames = [group["id"] for group in inside["groups"]]
+    assert len(set(frames)) == len(frames)
     assert inside["state"]["lastNodeId"] >= max(ids)
     assert inside["state"]["lastLinkId"] >= max(link["id"] for link in inside["links"])
 
