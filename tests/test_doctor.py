@@ -207,6 +207,52 @@ def test_a_face_pack_in_the_place_of_the_other_host_is_to_be_copied(folder, tmp_
     assert doctor(capsys, folder, "--face-root", place.parent)[0] == 0
 
 
+def test_a_face_pack_beside_models_is_found_as_the_node_finds_it(folder, capsys):
+    root = folder / "insightface"
+    (root / "models" / "buffalo_l").rename(root / "buffalo_l")
+    assert doctor(capsys, folder)[0] == 0
+    (root / "buffalo_l" / "w600k_r50.onnx").write_bytes(b"")
+    (line,) = wrong(doctor(capsys, folder)[1])
+    assert f"Remove the folder {root / 'buffalo_l'}." in line
+
+
+@pytest.mark.parametrize("place", ["models", "."])
+def test_a_face_pack_that_is_still_a_zip_or_has_no_folder_is_told(folder, capsys, place):
+    root = folder / "insightface"
+    pack = root / "models" / "buffalo_l"
+    for model in pack.iterdir():
+        model.rename(root / place / model.name)
+    pack.rmdir()
+    (line,) = wrong(doctor(capsys, folder)[1])
+    assert "a pack has a folder of its own" in line
+    assert f"Move the .onnx files of one pack into {pack}." in line
+    (root / place / "antelopev2.zip").write_bytes(b"PK")
+    (line,) = wrong(doctor(capsys, folder)[1])
+    assert f"antelopev2.zip is not unpacked. To do: Unpack it to {root / 'models' / 'antelopev2'}." in " ".join(
+        line.split()
+    )
+
+
+@pytest.mark.parametrize("kind", ["ipadapter", "clip_vision", "checkpoints"])
+def test_released_weights_in_a_folder_of_other_models_are_to_be_moved(folder, capsys, kind):
+    save_file({PATCHES: torch.zeros(1280, 3, 2, 2)}, folder / "clip_vision" / "vit_h.safetensors")
+    (folder / kind).mkdir(exist_ok=True)
+    there = (folder / "dhumandiff" / "DHumanDiff").rename(folder / kind / "downloaded")
+    (line,) = wrong(doctor(capsys, folder)[1])
+    assert f"lie in {there}, but are looked for in {folder / 'dhumandiff' / 'DHumanDiff'}" in line
+    assert "To do: Move the files face_projection.pt" in line
+
+
+def test_the_image_encoder_in_a_folder_of_other_models_is_to_be_moved(folder, capsys):
+    there = folder / "ipadapter" / "image_encoder"
+    there.mkdir(parents=True)
+    (folder / "clip_vision" / "tower.safetensors").rename(there / "model.safetensors")
+    (there / "clip_cut.safetensors").write_bytes(b"")
+    (line,) = wrong(doctor(capsys, folder)[1])
+    assert f"lies in {there}, but is looked for in {folder / 'clip_vision'}" in line
+    assert f"To do: Move {there / 'model.safetensors'} to {folder / 'clip_vision'}." in line
+
+
 def test_another_face_pack_is_enough_but_buffalo_is_what_the_weights_know(folder, capsys):
     packs = folder / "insightface" / "models"
     (packs / "buffalo_l").rename(packs / "antelopev2")

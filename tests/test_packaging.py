@@ -1,18 +1,23 @@
-"""What installers, ComfyUI's manager and its template browser read: requirements, versions, data files, workflows."""
+"""What installers, ComfyUI's registry, manager and template browser read: requirements, versions, files, pictures, workflows."""
 
+import ast
 import importlib
 import json
+import os
 import re
 import subprocess
 import sys
 from fnmatch import fnmatch
 from itertools import chain
 
+import numpy as np
 import pytest
 from comfyui import COMFYUI, REPOSITORY
 from PIL import Image
+from published import copy_published, left_out, published, tracked
 
 import dhumandiff
+from dhumandiff.marks import PERSON_COLOURS
 
 tomllib = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")  # pytest brings tomli there
 
@@ -24,6 +29,8 @@ TORCH = {"torch", "torchvision", "torchaudio"}
 GPU_RUNTIMES = {"onnxruntime-gpu", "onnxruntime-directml"}
 # insightface itself asks for the CPU runtime.
 CPU_RUNTIMES = {"onnxruntime", "insightface"}
+# Without the repository itself on the path.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 PAGE_ONLY = {"MarkdownNote", "Note", "PrimitiveNode", "Reroute"}
 
 
@@ -35,16 +42,6 @@ def names(requirements):
 
 def requirement_lines():
     return (REPOSITORY / "requirements.txt").read_text().splitlines()
-
-
-def tracked():
-    """The files that git keeps, as paths below the repository."""
-    try:
-        command = ["git", "-C", str(REPOSITORY), "ls-files", "-z"]
-        out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"this is no git checkout, or git cannot read it: {error}")
-    return [name for name in out.split("\0") if name and (REPOSITORY / name).is_file()]
 
 
 # --- requirements -----------------------------------------------------------------------------------------------------
@@ -92,14 +89,144 @@ def test_the_version_is_the_same_everywhere():
     assert re.fullmatch(r"\d+\.\d+\.\d+", dhumandiff.__version__)
 
 
+def test_the_changelog_tells_of_this_version():
+    text = (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
+    releases = re.findall(r"^## \[(.+?)\](.*)$", text, re.MULTILINE)
+    unreleased = text.partition("## [Unreleased]")[2].partition("\n## ")[0]
+    assert releases[0][0] == "Unreleased"
+    assert dhumandiff.__version__ in unreleased or releases[1][0] == dhumandiff.__version__
+    for number, date in releases[1:]:
+        assert re.fullmatch(r"\d+\.\d+\.\d+", number)
+        assert re.fullmatch(r" - \d{4}-\d\d-\d\d", date)
+    kinds = set(re.findall(r"^### (.+)$", text, re.MULTILINE))
+    assert kinds <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+    assert set(re.findall(r"\[([^\]]+)\]: https://", text)) == {number for number, _ in releases}
+
+
+# --- ComfyUI's registry (docs.comfy.org/registry/specifications) --------------------------------------------------------
+
+
 def test_what_comfyui_s_registry_asks_for_is_there():
     project, comfy = PROJECT["project"], PROJECT["tool"]["comfy"]
-    assert "comfyui" not in project["name"].lower()
+    name = project["name"]
+    assert "comfyui" not in name.lower()
+    assert len(name) < 100
+    assert re.fullmatch(r"[A-Za-z]+([-_.]?[A-Za-z0-9]+)*", name)
     assert (REPOSITORY / project["license"]["file"]).read_text().lstrip().startswith("Apache License")
     assert (REPOSITORY / project["readme"]).is_file()
-    assert project["urls"]["Repository"].startswith("https://")
-    assert {"PublisherId", "DisplayName", "Icon", "requires-comfyui"} <= set(comfy)
+    assert all(url.startswith("https://") for url in project["urls"].values())
+    assert {"Repository", "Documentation", "Issues"} <= set(project["urls"])
+    assert {"PublisherId", "DisplayName", "Icon", "Banner", "requires-comfyui"} == set(comfy)
+    assert re.fullmatch(r">=\d+\.\d+\.\d+", comfy["requires-comfyui"])
     assert comfy["requires-comfyui"].removeprefix(">=") in (REPOSITORY / "README.md").read_text()
+
+
+def test_the_oldest_comfyui_is_the_same_for_registry_and_doctor():
+    from dhumandiff.doctor.versions import OLDEST_COMFYUI
+
+    assert PROJECT["tool"]["comfy"]["requires-comfyui"] == f">={OLDEST_COMFYUI}"
+
+
+def test_classifiers_are_among_those_that_the_registry_reads():
+    systems = ("Microsoft", "POSIX", "MacOS", "OS Independent")
+    graphics = ("NVIDIA CUDA", "AMD ROCm", "Intel Arc", "Apple Metal")
+    known = tuple(f"Operating System :: {name}" for name in systems)
+    known += tuple(f"Environment :: GPU :: {name}" for name in graphics)
+    classifiers = PROJECT["project"]["classifiers"]
+    assert classifiers
+    assert [one for one in classifiers if not one.startswith(known)] == []
+
+
+@pytest.mark.parametrize("field", ["Icon", "Banner"])
+def test_the_registry_s_pictures_are_files_of_the_repository_and_of_the_size_it_wants(field):
+    url = PROJECT["tool"]["comfy"][field]
+    raw = PROJECT["project"]["urls"]["Repository"].replace("github.com", "raw.githubusercontent.com") + "/main/"
+    assert url.startswith(raw)
+    name = url.removeprefix(raw)
+    assert name in tracked()
+    with Image.open(REPOSITORY / name) as picture:
+        picture.load()
+        width, height = picture.size
+        colours = {f"#{r:02x}{g:02x}{b:02x}" for _, (r, g, b) in picture.convert("RGB").getcolors(1 << 24)}
+    if field == "Icon":
+        assert width == height <= 400
+    else:
+        assert width * 9 == height * 21
+        assert width >= 1000
+    assert set(PERSON_COLOURS[:2]) <= colours
+    drawing = (REPOSITORY / name).with_suffix(".svg").read_text()
+    assert f'width="{width}" height="{height}"' in drawing
+    assert all(colour in drawing for colour in PERSON_COLOURS[:2])
+
+
+def test_the_icon_shows_two_people_at_the_size_of_a_list():
+    with Image.open(REPOSITORY / "assets" / "icon.png") as picture:
+        small = picture.convert("RGB").resize((32, 32), Image.Resampling.LANCZOS)
+    for colour in PERSON_COLOURS[:2]:
+        away = np.abs(np.asarray(small, int) - list(bytes.fromhex(colour[1:]))).sum(-1)
+        assert (away < 60).mean() > 1 / 8
+
+
+def test_what_is_published_is_what_somebody_in_front_of_the_graph_needs():
+    tops = {name.partition("/")[0] for name in published()}
+    assert tops == {
+        *("__init__.py", "nodes", "dhumandiff", "web", "locales", "workflows", "subgraphs", "examples"),
+        *("README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml", "requirements.txt"),
+    }
+
+
+def test_published_code_does_nothing_that_the_registry_forbids():
+    forbidden = {"eval", "exec", "__import__", "os.system", "os.popen"}
+    found = []
+    for name in published():
+        tree = (
+            ast.parse((REPOSITORY / name).read_text(encoding="utf-8")) if name.endswith(".py") else ast.Module([], [])
+        )
+        for node in ast.walk(tree):
+            used = {ast.unparse(node.func)} & forbidden if isinstance(node, ast.Call) else set()
+            if isinstance(node, ast.Import):
+                used = {alias.name for alias in node.names} & {"subprocess", "pip"}
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                used = {node.module} & {"subprocess", "pip"}
+            found += [f"{name}:{node.lineno}: {what}" for what in used]
+    assert found == []
+
+
+def test_published_pages_find_their_pictures():
+    kept = published()
+    pages = [name for name in kept if name.endswith(".md") and name.startswith(("web/", "examples/"))]
+    pictures = []
+    for page in pages:
+        text = (REPOSITORY / page).read_text(encoding="utf-8")
+        pictures += [f"{page.rpartition('/')[0]}/{path}" for path in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text)]
+    assert pictures
+    assert [path for path in pictures if path not in kept] == []
+
+
+IMPORT_ALL = """
+import importlib, pkgutil
+import dhumandiff
+for module in pkgutil.walk_packages(dhumandiff.__path__, "dhumandiff."):
+    if not module.name.endswith("__main__"):
+        try:
+            importlib.import_module(module.name)
+        except ModuleNotFoundError as error:
+            print("lacks", error.name)
+print("from", dhumandiff.__file__)
+"""
+
+
+def test_no_module_that_is_published_needs_one_that_is_not(tmp_path):
+    copy_published(tmp_path)
+    out = subprocess.run(
+        [sys.executable, "-c", IMPORT_ALL], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=300
+    )
+    assert f"from {tmp_path}" in out.stdout, out.stderr[-2000:]
+    lacking = {line.removeprefix("lacks ").split(".")[0] for line in out.stdout.splitlines() if "lacks" in line}
+    assert not lacking & {"dhumandiff", "nodes", *(name.split("/")[0] for name in left_out())}
+    for command in ([], ["doctor"]):
+        line = [sys.executable, "-m", "dhumandiff", *command, "--help"]
+        assert subprocess.run(line, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, timeout=120).returncode == 0
 
 
 # --- what a wheel carries ---------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ The licences are those of the README's table.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,11 +16,13 @@ from ..commands.download import FOLDER, REPOSITORY
 from ..errors import AdapterError, FaceError
 from .findings import DAMAGED, MISSING, NOTE, OK, Finding
 from .folders import FACE_ROOT, PROJECT, Folders, files_in
+from .misplaced import adapter_elsewhere, not_a_pack_yet, tower_elsewhere
 from .onnx_bytes import why_damaged
 
 __all__ = ["LICENCES", "adapters", "checkpoints", "face_packs", "image_encoder"]
 
 PACK = "buffalo_l"
+OWN_PACKS = (PACK, "antelopev2")
 
 LICENCES = {
     "adapter": "none stated by the authors",
@@ -32,6 +35,8 @@ LICENCES = {
 
 def adapters(folders: Folders) -> tuple[list[Finding], set[int]]:
     """Every adapter in words, and the widths of the vision towers that those which work were trained with."""
+    from ..formats.released import FILES
+
     found, widths = [], set()
     candidates = _candidates(folders)
     for path in candidates:
@@ -48,8 +53,12 @@ def adapters(folders: Folders) -> tuple[list[Finding], set[int]]:
         place = folders.adapters[0] / FOLDER
         text = f"DHumanDiff's released weights (four files) are not there. They belong into {place}. Licence: "
         text += f"{LICENCES['adapter']}; ask them before you use the weights for more than a look."
+        todo = how_to_download(folders)
+        if lies := adapter_elsewhere(folders, FILES["attention"]):
+            text = f"DHumanDiff's released weights lie in {lies}, but are looked for in {place}."
+            todo = f"Move the files {', '.join(FILES.values())} to {place}."
         enough = bool(widths or candidates)  # one of one's own does, or is to be mended
-        found.append(Finding(NOTE if enough else MISSING, "the adapter", text, how_to_download(folders)))
+        found.append(Finding(NOTE if enough else MISSING, "the adapter", text, todo))
     return found, widths
 
 
@@ -137,16 +146,17 @@ def face_packs(folders: Folders, comfyui: bool) -> list[Finding]:
 
 
 def _pack_names(root: Path) -> list[str]:
-    try:
-        return sorted(entry.name for entry in os.scandir(root / "models") if entry.is_dir())
-    except OSError:
-        return []
+    """Folders in models/ below the root, and a pack of InsightFace's own beside it, which is found too."""
+    names = {name for name in OWN_PACKS if os.path.isdir(root / name)}
+    with contextlib.suppress(OSError):
+        names |= {entry.name for entry in os.scandir(root / "models") if entry.is_dir()}
+    return sorted(names)
 
 
 def _pack(name: str, root: Path, get: str) -> Finding:
     from ..faces.insightface import find_pack
 
-    place = root / "models" / name
+    place = next((place for place in (root / "models" / name, root / name) if os.path.isdir(place)), root)
     again = f"Remove the folder {place}. {get if name == PACK else f'Then unpack {name} again.'}"
     try:
         folder = find_pack(name, root)
@@ -180,6 +190,8 @@ def _no_pack(folders: Folders, get: str, damaged: bool) -> list[Finding]:
             return [Finding(MISSING, f"the face pack {name}", text, todo)]
     if damaged:
         return []
+    if almost := not_a_pack_yet(folders.face_root, PACK):
+        return [Finding(MISSING, f"the face pack {PACK}", *almost)]
     text = (
         f"There is no InsightFace pack. {PACK} belongs into {here / PACK}. Licence of its models: {LICENCES['faces']}."
     )
@@ -223,6 +235,11 @@ def image_encoder(folders: Folders, widths: set[int]) -> list[Finding]:
         )
         text += f"Licence: {LICENCES['image_encoder']}."
         todo = "Get models/image_encoder/model.safetensors from https://huggingface.co/h94/IP-Adapter and put it there."
+        if lies := tower_elsewhere(folders, lambda path: _fits(path, wanted)):
+            text = (
+                f"The image encoder CLIP ViT-H/14 lies in {lies.parent}, but is looked for in {folders.clip_vision[0]}."
+            )
+            todo = f"Move {lies} to {folders.clip_vision[0]}."
         found.append(Finding(MISSING, "the image encoder", text, todo))
     return found
 
@@ -236,6 +253,13 @@ def _tower_width(path: Path) -> int | None:
         if name.endswith(names) and tensor.ndim == 4:
             return tensor.shape[0]
     return None
+
+
+def _fits(path: Path, wanted: set[int]) -> bool:
+    try:
+        return _tower_width(path) in wanted
+    except AdapterError:  # not whole, or no tensor file: not what is looked for
+        return False
 
 
 def cached_image_encoder() -> list[Finding]:

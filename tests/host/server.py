@@ -61,6 +61,15 @@ class Server:
         with urllib.request.urlopen(self.url + path, timeout=30) as answer:
             return json.load(answer)
 
+    def blueprints(self) -> dict | None:
+        """What the page gets for its library of blueprints, by id; None on a ComfyUI that knows none of packs."""
+        try:
+            return self.get("global_subgraphs")
+        except urllib.error.HTTPError as error:
+            if error.code != 404:
+                raise
+            return None
+
     def post(self, path: str, body: dict) -> dict:
         request = urllib.request.Request(
             self.url + path, json.dumps(body).encode(), {"content-type": "application/json"}, method="POST"

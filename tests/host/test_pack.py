@@ -5,6 +5,7 @@ import sys
 
 import pytest
 from comfyui import COMFYUI, REPOSITORY
+from published import copy_published
 
 LOAD = """
 import asyncio, importlib.util, sys
@@ -40,6 +41,20 @@ def test_without_face_recognition_the_pack_loads_and_the_node_says_how_to_instal
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert "17 nodes" in out.stdout, out.stderr[-2000:]
     assert "pip install insightface onnxruntime" in out.stdout
+
+
+MINIATURE = """
+model, *_ = next(node for node in nodes if node.__name__ == "DHDLoadMiniature").execute().args
+print("miniature", type(model.model).__name__)
+"""
+
+
+def test_the_pack_as_it_is_published_loads_with_its_miniature(tmp_path):
+    root = copy_published(tmp_path / "dhumandiff")
+    code = LOAD.format(comfyui=str(COMFYUI), blocked=(), init=str(root / "__init__.py"), root=str(root)) + MINIATURE
+    out = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    assert " nodes\n" in out.stdout, out.stderr[-2000:]
+    assert "miniature _MiniSDXL" in out.stdout, out.stderr[-2000:]
 
 
 def test_no_input_shares_its_id_with_an_output():

@@ -1,0 +1,129 @@
+"""The blueprints on a real ComfyUI server: served where it knows them, made of nodes and values that it knows, and run."""
+
+import json
+from itertools import count
+
+import pytest
+from blueprints import BLUEPRINTS, DUAL_PORTRAIT, INSIDE_OF_INPUTS, INSIDE_OF_OUTPUTS, MINIATURE
+from PIL import Image
+from server import PHOTOS, TINY, api_form, on_the_tiny_base
+
+every_blueprint = pytest.mark.parametrize("blueprint", BLUEPRINTS, ids=lambda one: one.name)
+
+NOT_KNOWN = "this ComfyUI does not know blueprints of packs: they came after 0.3.66"
+
+# Lists of files: what is in them depends on the computer.
+FILES = {"ckpt_name", "clip_name", "adapter_name", "pack"}
+
+
+def subgraph(blueprint):
+    (inside,) = json.loads(blueprint.path.read_text(encoding="utf-8"))["definitions"]["subgraphs"]
+    return inside
+
+
+def as_prompt(blueprint):
+    """The inside as the page would queue it, with photos for its pictures and a node that saves its portrait."""
+    inside = subgraph(blueprint)
+    links, numbers = {}, count(inside["state"]["lastNodeId"] + 1)
+    photos, portrait = {}, None
+    for link in inside["links"]:
+        source = [link["origin_id"], link["origin_slot"]]
+        if link["target_id"] == INSIDE_OF_OUTPUTS:
+            portrait = portrait or [str(source[0]), source[1]]
+            continue
+        if link["origin_id"] == INSIDE_OF_INPUTS:
+            if link["type"] != "IMAGE":  # a value, which the node inside has
+                continue
+            photo = next(numbers)
+            photos[str(photo)] = {"class_type": "LoadImage", "inputs": {}}
+            source = [photo, 0]
+        links[link["id"]] = [link["id"], *source, link["target_id"], link["target_slot"], link["type"]]
+    for node in inside["nodes"]:
+        for entry in node["inputs"]:
+            entry["link"] = entry["link"] if entry["link"] in links else None
+    prompt = api_form({"nodes": inside["nodes"], "links": list(links.values())}) | photos
+    prompt["save"] = {"class_type": "SaveImage", "inputs": {"images": portrait, "filename_prefix": "blueprint"}}
+    return prompt
+
+
+@pytest.fixture(scope="module")
+def known(server):
+    return server.get("object_info")
+
+
+def test_the_server_serves_them_to_the_page(server):
+    served = server.blueprints()
+    if served is None:
+        pytest.skip(NOT_KNOWN)
+    ours = {entry["name"]: key for key, entry in served.items() if entry["info"]["node_pack"].endswith(".dhumandiff")}
+    assert set(ours) == {blueprint.name for blueprint in BLUEPRINTS}
+    for blueprint in BLUEPRINTS:
+        data = server.get(f"global_subgraphs/{ours[blueprint.name]}")["data"]
+        assert data == blueprint.path.read_text(encoding="utf-8")
+
+
+@every_blueprint
+def test_every_node_and_input_inside_exists_and_every_value_is_one_it_takes(known, blueprint):
+    for node in subgraph(blueprint)["nodes"]:
+        assert node["type"] in known
+        info = known[node["type"]]
+        inputs = {**info["input"].get("required", {}), **info["input"].get("optional", {})}
+        names = [entry["name"] for entry in node["inputs"]]
+        assert [name for name in names if name not in inputs] == []
+        assert set(info["input"].get("required", {})) <= set(names)
+        assert [entry["name"] for entry in node["outputs"]] == info["output_name"]
+        assert [entry["type"] for entry in node["outputs"]] == [
+            kind if isinstance(kind, str) else "COMBO" for kind in info["output"]
+        ]
+        values = api_form({"nodes": [{**node, "inputs": without_links(node)}], "links": []})[str(node["id"])]["inputs"]
+        for name, value in values.items():
+            kind, options = inputs[name][0], {} if len(inputs[name]) == 1 else inputs[name][1]
+            choices = kind if isinstance(kind, list) else options.get("options")
+            if name in FILES:
+                assert isinstance(value, str)
+            elif choices is not None:
+                assert value in choices, f"{node['type']}.{name}"
+            elif kind in ("INT", "FLOAT"):
+                assert isinstance(value, int if kind == "INT" else (int, float)), f"{node['type']}.{name}"
+                assert options["min"] <= value <= options["max"], f"{node['type']}.{name}"
+            else:
+                assert isinstance(value, {"STRING": str, "BOOLEAN": bool}[kind]), f"{node['type']}.{name}"
+
+
+def without_links(node):
+    return [{**entry, "link": None} for entry in node["inputs"]]
+
+
+@every_blueprint
+def test_what_a_blueprint_shows_has_the_types_that_the_nodes_inside_say(known, blueprint):
+    inside = subgraph(blueprint)
+    nodes = {node["id"]: node for node in inside["nodes"]}
+    links = {link["id"]: link for link in inside["links"]}
+    for slot in inside["inputs"]:
+        link = links[slot["linkIds"][0]]
+        node = nodes[link["target_id"]]
+        info = known[node["type"]]["input"]
+        kind = {**info.get("required", {}), **info.get("optional", {})}[node["inputs"][link["target_slot"]]["name"]][0]
+        assert slot["type"] == ("COMBO" if isinstance(kind, list) else kind)
+    for slot in inside["outputs"]:
+        link = links[slot["linkIds"][0]]
+        assert slot["type"] == known[nodes[link["origin_id"]]["type"]]["output"][link["origin_slot"]]
+
+
+@pytest.mark.parametrize(
+    ("blueprint", "size"), [(DUAL_PORTRAIT, (512, 512)), (MINIATURE, (512, 384))], ids=lambda one: str(one)[:40]
+)
+def test_what_is_inside_makes_a_portrait(server, blueprint, size):
+    prompt = as_prompt(blueprint)
+    if blueprint is DUAL_PORTRAIT:
+        prompt = on_the_tiny_base(prompt)
+        assert {node["class_type"] for node in prompt.values()} >= set(TINY)
+        assert [node["inputs"]["image"] for node in prompt.values() if node["class_type"] == "LoadImage"] == list(
+            PHOTOS
+        )
+    result = server.run(prompt)
+    assert result["error"] is None
+    saved = result["outputs"]["save"]["images"][0]
+    with Image.open(server.base / "output" / saved["filename"]) as picture:
+        assert picture.size == size
+        assert len(picture.convert("RGB").resize((16, 16)).getcolors()) > 50

@@ -1,0 +1,136 @@
+"""The blueprints in ComfyUI's page, in both looks: found by their names, added, run, opened. Screenshots are kept."""
+
+import pytest
+from blueprints import DUAL_PORTRAIT, MINIATURE
+
+pytest.importorskip("playwright.sync_api", reason="pip install playwright (no browser download needed)")
+
+from server import PHOTOS, TINY
+from test_blueprints import NOT_KNOWN
+from test_miniature_page import RUN
+from test_page import browser, page, screenshot  # noqa: F401 (fixtures)
+from test_page import pytestmark as of_pages
+
+pytestmark = of_pages
+
+HOST = "window.app.graph._nodes.find(node => node.isSubgraphNode?.())"
+
+ADD = """([type, x, y]) => {
+    const node = window.LiteGraph.createNode(type);
+    node.pos = [x, y];
+    window.app.graph.add(node);
+    return node.id;
+}"""
+
+# Nodes around the blueprint: a photo for each input that asks for one, and a place for the portrait.
+CONNECT = """([photos, portrait]) => {
+    const graph = window.app.graph, host = graph._nodes.find(node => node.isSubgraphNode?.());
+    const ends = [];
+    for (const [input, id, file] of photos) {
+        const photo = graph.getNodeById(id);
+        photo.widgets.find(widget => widget.name === 'image').value = file;
+        photo.connect(0, host, host.inputs.findIndex(slot => slot.name === input));
+        ends.push(host.inputs.find(slot => slot.name === input).link);
+    }
+    ends.push(host.connect(host.outputs.findIndex(slot => slot.name === 'portrait'), graph.getNodeById(portrait), 0)?.id);
+    return ends;
+}"""
+
+
+@pytest.fixture(autouse=True)
+def _known(server):
+    if server.blueprints() is None:
+        pytest.skip(NOT_KNOWN)
+
+
+def add_as_a_person_does(opened, blueprint):
+    """The search that a double click on the canvas opens, its name, Enter."""
+    opened.evaluate("window.app.graph.clear()")
+    opened.evaluate("window.app.extensionManager.command.execute('Workspace.SearchBox.Toggle')")
+    opened.wait_for_function("document.activeElement?.tagName === 'INPUT'", timeout=20_000)
+    opened.keyboard.type(blueprint.name, delay=20)
+    opened.get_by_text("Subgraph Blueprints / DHumanDiff").first.wait_for(timeout=20_000)
+    opened.wait_for_timeout(500)
+    screenshot(opened, f"{name_of(blueprint)}_search")
+    opened.keyboard.press("Enter")
+    opened.wait_for_function(f"{HOST} !== undefined", timeout=20_000)
+    for place in (1180, 1200):  # a new node hangs on the pointer until it is put down
+        opened.mouse.move(place, 400)
+        opened.wait_for_timeout(300)
+    opened.mouse.click(1200, 400, delay=50)
+    opened.wait_for_function(f"!{HOST}.flags.ghost", timeout=20_000)
+    opened.wait_for_timeout(500)
+
+
+def name_of(blueprint):
+    return "blueprint_" + blueprint.workflow
+
+
+def set_values(opened, values):
+    opened.evaluate(
+        f"""values => {{
+            for (const [name, value] of Object.entries(values)) {{
+                const widget = {HOST}.widgets.find(w => w.name === name);
+                widget.value = value;
+                widget.callback?.(value);
+            }}
+        }}""",
+        values,
+    )
+
+
+def look(opened, name):
+    opened.evaluate("window.app.extensionManager.command.execute('Comfy.Canvas.FitView')")
+    opened.wait_for_timeout(1200)
+    screenshot(opened, name)
+
+
+def wrong_nodes(opened, graph="window.app.graph"):
+    missing = "!node.isSubgraphNode?.() && !window.LiteGraph.registered_node_types[node.type]"
+    return opened.evaluate(f"{graph}._nodes.filter(node => node.has_errors || {missing}).map(node => node.type)")
+
+
+@pytest.mark.parametrize("blueprint", [DUAL_PORTRAIT, MINIATURE], ids=lambda one: one.name)
+def test_a_blueprint_is_added_by_its_name_run_and_opened(page, blueprint):  # noqa: F811 (the fixture)
+    add_as_a_person_does(page, blueprint)
+    page.evaluate(f"{HOST}.pos = [500, 0]")
+    assert page.evaluate(f"{HOST}.title") == blueprint.name
+    assert page.evaluate(f"{HOST}.inputs.map(slot => slot.name)") == [slot.name for slot in blueprint.inputs]
+    assert page.evaluate(f"{HOST}.inputs.map(slot => slot.label)") == [slot.label for slot in blueprint.inputs]
+    assert page.evaluate(f"{HOST}.outputs.map(slot => slot.name)") == [slot.name for slot in blueprint.outputs]
+
+    photos = [slot.name for slot in blueprint.inputs if slot.inside == "image"]
+    loaders = [page.evaluate(ADD, ["LoadImage", 0, 400 * number]) for number in range(len(photos))]
+    saver = page.evaluate(ADD, ["SaveImage", 1100, 0])
+    ends = page.evaluate(CONNECT, [list(zip(photos, loaders, PHOTOS, strict=True)) if photos else [], saver])
+    assert None not in ends
+    if photos:
+        tiny = {
+            slot.name: TINY[slot.node][slot.inside]
+            for slot in blueprint.inputs
+            if slot.inside in TINY.get(slot.node, {})
+        }
+        assert set(tiny) == {"ckpt_name", "clip_name", "pack", "adapter_name", "steps"}
+        set_values(page, tiny)
+    look(page, f"{name_of(blueprint)}_added")
+
+    seed = page.evaluate(f"{HOST}.widgets.find(w => w.name === 'seed').value")
+    ended = page.evaluate(RUN)
+    page.wait_for_timeout(2500)
+    look(page, f"{name_of(blueprint)}_done")
+    assert ended[0] == "success", ended
+    assert wrong_nodes(page) == []
+    assert page.evaluate(f"window.app.nodeOutputs[{saver}].images.length") == 1
+    assert page.evaluate(f"{HOST}.widgets.find(w => w.name === 'seed').value") != seed  # another portrait next time
+
+    page.evaluate(f"window.app.canvas.openSubgraph({HOST}.subgraph, {HOST})")
+    page.wait_for_timeout(1500)
+    look(page, f"{name_of(blueprint)}_inside")
+    inside = f"{HOST}.subgraph"
+    assert page.evaluate("window.app.canvas.subgraph.name") == blueprint.name
+    assert wrong_nodes(page, inside) == []
+    kinds = page.evaluate(f"{inside}._nodes.map(node => node.type)")
+    assert {"DHDEncodeReference", "DHDApplyPair", "DHDSubjectPrompt", "DHDCascadeKSampler"} <= set(kinds)
+    assert [
+        problem for problem in page.problems if "dhumandiff" in problem.lower() or "blueprint" in problem.lower()
+    ] == []
