@@ -33,6 +33,7 @@ def test_every_node_is_there_with_tooltips_and_a_description(server):
         "DHDPortraitLayout",
         "DHDSaveReference",
         "DHDSubjectPrompt",
+        "DHDSentences",
         "DHDSwapPersons",
         "DHDIdentityScore",
         "DHDPickBest",

@@ -1,0 +1,154 @@
+"""The pictures beside the workflows: what their miniature twins really drew, enlarged; and the pictures that two of them load.
+
+python tests/host/workflow_files.py --pictures
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from . import REPOSITORY
+
+EXAMPLES = REPOSITORY / "examples"
+
+PAPER, INK, SOFT = (255, 255, 255), (28, 30, 34), (98, 102, 110)
+LINE = "drawn by the miniature that ships with the pack"
+MOST = 195_000
+"""Bytes of a picture."""
+
+
+# --- sheets -----------------------------------------------------------------------------------------------------------------
+
+
+def sheet(
+    pictures: Sequence[tuple[str, Image.Image]], columns: int, size: tuple[int, int], line: str = LINE
+) -> Image.Image:
+    """Pictures in rows, each with a few words above, on white; a small line at the foot. `size` is that of each picture, px."""
+    gap, head = 16, 30 if any(words for words, _ in pictures) else 0
+    rows = -(-len(pictures) // columns)
+    wide, high = columns * (size[0] + gap) + gap, rows * (size[1] + head + gap) + gap + 26
+    made = Image.new("RGB", (wide, high), PAPER)
+    draw = ImageDraw.Draw(made)
+    for number, (words, picture) in enumerate(pictures):
+        x, y = gap + number % columns * (size[0] + gap), gap + number // columns * (size[1] + head + gap)
+        draw.text((x, y), words, INK, _font(20))
+        made.paste(enlarged(picture, size), (x, y + head))
+    draw.text((wide - gap, high - 14), line, SOFT, _font(16), anchor="rs")
+    return made
+
+
+def enlarged(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """A picture within that size, on white: larger without blur at whole steps, then to size."""
+    picture = picture.convert("RGB")
+    scale = min(size[0] / picture.width, size[1] / picture.height)
+    fit = picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.LANCZOS)
+    if fit.size == size:
+        return fit
+    paper = Image.new("RGB", size, PAPER)
+    paper.paste(fit, ((size[0] - fit.width) // 2, (size[1] - fit.height) // 2))
+    return paper
+
+
+def _font(size: int) -> Any:
+    return ImageFont.load_default(size)
+
+
+def write_jpg(picture: Image.Image, path: Path) -> None:
+    """As good as fits into `MOST` bytes."""
+    for quality in (92, 88, 84, 78, 70, 60):
+        picture.save(path, quality=quality, optimize=True, subsampling=0 if quality > 80 else 2)
+        if path.stat().st_size < MOST:
+            return
+    raise ValueError(f"{path.name}: more than {MOST} bytes at every quality")
+
+
+# --- pictures that workflows load --------------------------------------------------------------------------------------------
+
+# OpenPose's 18 points: nose, neck, right shoulder, elbow, wrist, left ones, right hip, knee, ankle, left ones, eyes, ears.
+LIMBS = (
+    *((1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10), (1, 11), (11, 12), (12, 13)),
+    *((1, 0), (0, 14), (14, 16), (0, 15), (15, 17)),
+)
+# Round the colour circle in steps of 20 degrees, as the ControlNets for it were trained.
+COLOURS = (
+    *((255, 0, 0), (255, 85, 0), (255, 170, 0), (255, 255, 0), (170, 255, 0), (85, 255, 0), (0, 255, 0), (0, 255, 85)),
+    *((0, 255, 170), (0, 255, 255), (0, 170, 255), (0, 85, 255), (0, 0, 255), (85, 0, 255), (170, 0, 255)),
+    *((255, 0, 255), (255, 0, 170), (255, 0, 85)),
+)
+DANCERS = (
+    # Left: turned to the right, one arm up to the partner's hand, one round the partner.
+    (
+        *(
+            (0.37, 0.19),
+            (0.33, 0.29),
+            (0.26, 0.30),
+            (0.22, 0.42),
+            (0.30, 0.50),
+            (0.41, 0.29),
+            (0.47, 0.19),
+            (0.51, 0.10),
+        ),
+        *((0.29, 0.54), (0.27, 0.73), (0.23, 0.92), (0.38, 0.54), (0.41, 0.73), (0.39, 0.92)),
+        *((0.355, 0.17), (0.385, 0.17), (0.325, 0.18), None),
+    ),
+    # Right: turned to the left.
+    (
+        *(
+            (0.63, 0.21),
+            (0.67, 0.30),
+            (0.59, 0.30),
+            (0.54, 0.21),
+            (0.51, 0.10),
+            (0.74, 0.31),
+            (0.79, 0.43),
+            (0.71, 0.52),
+        ),
+        *((0.62, 0.55), (0.60, 0.73), (0.62, 0.92), (0.71, 0.55), (0.74, 0.73), (0.79, 0.91)),
+        *((0.615, 0.19), (0.645, 0.19), None, (0.675, 0.20)),
+    ),
+)
+
+
+def poses(people: Sequence[Sequence[tuple[float, float] | None]] = DANCERS, side: int = 768) -> Image.Image:
+    """OpenPose's drawing of people whose points are shares of the picture; None: out of sight."""
+    scale = 2
+    picture = Image.new("RGB", (scale * side, scale * side))
+    draw = ImageDraw.Draw(picture)
+    for points in people:
+        at = [point and tuple(scale * side * value for value in point) for point in points]
+        for number, (a, b) in enumerate(LIMBS):
+            if at[a] and at[b]:
+                draw.line((*at[a], *at[b]), tuple(round(0.6 * part) for part in COLOURS[number]), scale * 8)
+        for number, point in enumerate(at):
+            if point:
+                x, y, r = *point, scale * 5
+                draw.ellipse((x - r, y - r, x + r, y + r), COLOURS[number])
+    return picture.resize((side, side), Image.Resampling.LANCZOS)
+
+
+def region(person: int, side: int = 512) -> Image.Image:
+    """A canvas on which a person's place was painted with a round brush, as the mask editor saves it: see-through there."""
+    middle, brush = (0.27 if person == 1 else 0.73) * side, 0.06 * side
+    painted = Image.new("L", (side, side), 255)
+    draw = ImageDraw.Draw(painted)
+    for y in np.linspace(0.1, 1.02, 40):
+        shoulders = 1 / (1 + np.exp(-24 * (y - 0.58)))
+        wide = side * (0.135 * (1 - ((y - 0.32) / 0.36) ** 2 * (1 - shoulders)) + 0.075 * shoulders) + 3 * np.sin(
+            70 * y + person
+        )
+        draw.ellipse((middle - wide, y * side - brush, middle + wide, y * side + brush), 0)
+    canvas = Image.new("RGBA", (side, side), (232, 227, 216, 255))
+    canvas.putalpha(painted)
+    return canvas
+
+
+def write_examples() -> None:
+    """examples/two_poses.png, region_1.png and region_2.png."""
+    poses().save(EXAMPLES / "two_poses.png", optimize=True)
+    for person in (1, 2):
+        region(person).save(EXAMPLES / f"region_{person}.png", optimize=True)
