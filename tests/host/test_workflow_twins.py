@@ -118,21 +118,22 @@ def test_a_comment_in_front_of_a_sentence_leaves_its_picture_out(run):
     assert len(run("wedding_preview", prompt)[2]) == 1
 
 
-def test_repair_changes_faces_and_nothing_else(run, workflow_server):
-    prompt, outputs, (before, after) = run("face_repair")
-    assert before.size == after.size == (2 * WIDTH, 2 * HEIGHT)
-    shown = [
-        workflow_server.base / "temp" / outputs[key]["images"][0]["filename"] for key in nodes_of(prompt, "MaskPreview")
-    ]
-    masks = [np.asarray(Image.open(path).convert("L")) for path in shown]
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_repair_changes_both_faces_and_nothing_else(run, workflow_server, scale):
+    prompt = twin("face_repair")
+    (key,) = nodes_of(prompt, "ImageScaleBy")
+    prompt[key]["inputs"]["scale_by"] = scale
+    prompt, outputs, (before, after) = run("face_repair", prompt)
+    assert before.size == after.size == (scale * WIDTH, scale * HEIGHT)
+    shown = [outputs[key]["images"][0]["filename"] for key in nodes_of(prompt, "MaskPreview")]
+    masks = [np.asarray(Image.open(workflow_server.base / "temp" / name).convert("L")) for name in shown]
     assert len(masks) == 2
-    both = np.maximum(*masks)
     changed = np.abs(pixels(before) - pixels(after)).max(axis=-1)
-    assert changed[both == 0].max() == 0
-    assert all(changed[mask > 200].mean() > 1 for mask in masks)
-    left, right = (mask[:, :WIDTH].sum() > mask[:, WIDTH:].sum() for mask in masks)
-    assert left
-    assert not right
+    assert changed[np.maximum(*masks) == 0].max() == 0
+    assert all(changed[mask > 200].mean() > 3 for mask in masks)
+    centres = [np.average(np.arange(mask.shape[1]), weights=mask.sum(axis=0)) / mask.shape[1] for mask in masks]
+    assert centres[0] < 0.45  # person 1, on the left
+    assert centres[1] > 0.55
 
 
 def test_the_grid_holds_a_row_a_seed_and_a_column_an_adapter(run):

@@ -17,26 +17,28 @@ SIDE = 512
 """What the released weights were trained at, px."""
 
 
-def offered(name: str, directory: str, source: str) -> list[dict[str, str]]:
-    """A file that the page may offer to download."""
-    return [{"name": name, "url": f"{HUB}/{source}", "directory": directory}]
+def offered(choice: str, directory: str, source: str, file: str | None = None) -> list[dict[str, str]]:
+    """What a node may offer to download: the file behind a choice, out of a folder on Hugging Face, there called `file`."""
+    name = choice.rpartition("/")[2]
+    return [
+        {"name": name, "url": f"{HUB}/{source.replace(':', '/resolve/main')}/{file or name}", "directory": directory}
+    ]
 
 
 CHECKPOINT = "sd_xl_base_1.0.safetensors"
 VISION = "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors"
 ADAPTER = "DHumanDiff"
-IP_ADAPTER = "ip-adapter-plus-face_sdxl_vit-h.safetensors"
+IP_ADAPTER = "ipadapter/ip-adapter-plus-face_sdxl_vit-h.safetensors"
+"""As Load DHumanDiff Adapter names the files of models/ipadapter."""
 PHOTOS = ("person_1.png", "person_2.png")
 POSES = "OpenPoseXL2.safetensors"
 STYLE = "watercolor_v1_sdxl.safetensors"
 FILES = {
-    CHECKPOINT: offered(
-        CHECKPOINT, "checkpoints", f"stabilityai/stable-diffusion-xl-base-1.0/resolve/main/{CHECKPOINT}"
-    ),
-    VISION: offered(VISION, "clip_vision", "h94/IP-Adapter/resolve/main/models/image_encoder/model.safetensors"),
-    IP_ADAPTER: offered(IP_ADAPTER, "ipadapter", f"h94/IP-Adapter/resolve/main/sdxl_models/{IP_ADAPTER}"),
-    POSES: offered(POSES, "controlnet", f"thibaud/controlnet-openpose-sdxl-1.0/resolve/main/{POSES}"),
-    STYLE: offered(STYLE, "loras", f"ostris/watercolor_style_lora_sdxl/resolve/main/{STYLE}"),
+    CHECKPOINT: offered(CHECKPOINT, "checkpoints", "stabilityai/stable-diffusion-xl-base-1.0:"),
+    VISION: offered(VISION, "clip_vision", "h94/IP-Adapter:/models/image_encoder", "model.safetensors"),
+    IP_ADAPTER: offered(IP_ADAPTER, "ipadapter", "h94/IP-Adapter:/sdxl_models"),
+    POSES: offered(POSES, "controlnet", "thibaud/controlnet-openpose-sdxl-1.0:"),
+    STYLE: offered(STYLE, "loras", "ostris/watercolor_style_lora_sdxl:"),
 }
 
 GARDEN = "A man@1 and a woman@2 on a bench in a garden. The man@1 wears a black tuxedo, the woman@2 a white dress"

@@ -131,18 +131,17 @@ def poses(people: Sequence[Sequence[tuple[float, float] | None]] = DANCERS, side
     return picture.resize((side, side), Image.Resampling.LANCZOS)
 
 
-def region(person: int, side: int = 512) -> Image.Image:
+def region(person: int, width: int = 512, height: int = 512) -> Image.Image:
     """A canvas on which a person's place was painted with a round brush, as the mask editor saves it: see-through there."""
-    middle, brush = (0.27 if person == 1 else 0.73) * side, 0.06 * side
-    painted = Image.new("L", (side, side), 255)
+    middle, brush = (0.27 if person == 1 else 0.73) * width, 0.06 * height
+    painted = Image.new("L", (width, height), 255)
     draw = ImageDraw.Draw(painted)
     for y in np.linspace(0.1, 1.02, 40):
         shoulders = 1 / (1 + np.exp(-24 * (y - 0.58)))
-        wide = side * (0.135 * (1 - ((y - 0.32) / 0.36) ** 2 * (1 - shoulders)) + 0.075 * shoulders) + 3 * np.sin(
-            70 * y + person
-        )
-        draw.ellipse((middle - wide, y * side - brush, middle + wide, y * side + brush), 0)
-    canvas = Image.new("RGBA", (side, side), (232, 227, 216, 255))
+        head = 0.135 * (1 - ((y - 0.32) / 0.36) ** 2 * (1 - shoulders))
+        wide = width * (head + 0.075 * shoulders) + 3 * np.sin(70 * y + person)
+        draw.ellipse((middle - wide, y * height - brush, middle + wide, y * height + brush), 0)
+    canvas = Image.new("RGBA", (width, height), (232, 227, 216, 255))
     canvas.putalpha(painted)
     return canvas
 
