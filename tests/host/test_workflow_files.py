@@ -8,8 +8,8 @@ import pytest
 import shipped
 from server import api_form
 from shipped import BUILDERS, WORKFLOWS
-from shipped import graph as graph_file
 from shipped.graph import TITLE, Graph
+from shipped.known import WIDGETS, known_nodes, read_nodes
 
 TEXTS = shipped.texts()
 MADE = {name: json.loads(text) for name, text in TEXTS.items()}
@@ -98,14 +98,13 @@ def test_its_picture_is_small_and_its_file_too(name):
 def test_the_nodes_of_this_comfyui_begin_with_the_inputs_that_the_files_count_on(workflow_server):
     """Whatever version it is: values are kept by their place among the widgets, links by their output's place."""
     told = workflow_server.get("object_info")
-    known = json.loads(graph_file.NODES.read_text(encoding="utf-8"))
-    now = graph_file.read_nodes(told, known)
+    known = known_nodes()
+    now = read_nodes(told, known)
     used = {node["type"] for one in MADE.values() for node in one["nodes"]} - {"MarkdownNote"}
     assert used == set(known)
     for kind, facts in known.items():
         widgets, there = (
-            [(n, i["type"]) for n, i in one["inputs"].items() if i["type"] in graph_file.WIDGETS]
-            for one in (facts, now[kind])
+            [(n, i["type"]) for n, i in one["inputs"].items() if i["type"] in WIDGETS] for one in (facts, now[kind])
         )
         assert there[: len(widgets)] == widgets, kind
         assert facts["inputs"].keys() <= now[kind]["inputs"].keys(), kind

@@ -6,7 +6,7 @@
 
 The last two start a ComfyUI (COMFYUI_PATH, or ~/comfy/ComfyUI).
 
-graph.py writes files, parts.py has what several workflows share, notes.py what their notes say; twins.py makes a workflow small
+graph.py writes files, known.py knows the nodes, parts.py has what several workflows share, notes.py what their notes say; twins.py makes a workflow small
 enough for a test, pictures.py draws the thumbnails.
 """
 

@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--nodes", nargs="*", metavar="TYPE", help="those that are used, and these")
     asked = parser.parse_args()
     if asked.nodes is not None:
-        from shipped.graph import update_nodes
+        from shipped.known import update_nodes
 
         update_nodes(asked.nodes)
     for name, text in shipped.texts().items():

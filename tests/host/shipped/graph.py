@@ -7,8 +7,8 @@
     graph.add("PreviewImage", images=photo["IMAGE"])          # links are checked: names, types, nothing left open
     text = written(graph.file())
 
-What inputs, outputs and defaults a node has is read from nodes.json, so that a file is the same whichever ComfyUI is
-installed; `read_nodes` makes that out of what a server says of its nodes.
+What inputs, outputs and defaults a node has is read from nodes.json (known.py), so that a file is the same whichever ComfyUI is
+installed.
 """
 
 from __future__ import annotations
@@ -18,40 +18,43 @@ import math
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-NODES = Path(__file__).parent / "nodes.json"
+from .known import WIDGETS, known_nodes
+
 NOTE = "MarkdownNote"
-WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 
 # Pixels of the canvas, as both looks of the page draw nodes.
 TITLE, SLOT, WIDGET, TEXT, FOOT = 30, 20, 30, 110, 60
 """Height of a node's title, a slot, a widget, a text of several lines, and the line about the pack below our nodes."""
-GAP, BAND, INSIDE, HEAD = 40, 90, 24, 54
+GAP, BAND, INSIDE, HEAD = 30, 50, 16, 50
 """Between nodes and groups, between bands, between a group's edge and its nodes, and the height of a group's title."""
-WIDTH = 320
+WIDTH = 260
 SIZES = {
     # type: (width, room below the widgets for pictures and texts)
-    NOTE: (440, 0),
-    "LoadImage": (300, 260),
-    "SaveImage": (460, 420),
+    NOTE: (380, 0),
+    "LoadImage": (260, 240),
+    "SaveImage": (440, 420),
     "PreviewImage": (340, 300),
-    "MaskPreview": (300, 260),
-    "PreviewAny": (320, 170),
-    "PrimitiveStringMultiline": (400, 20),
-    "CLIPTextEncode": (400, 0),
-    "CheckpointLoaderSimple": (340, 0),
-    "KSampler": (320, 240),
-    "SamplerCustomAdvanced": (320, 240),
-    "DHDEncodeReference": (310, 300),
-    "DHDSubjectPrompt": (400, 40),
+    "MaskPreview": (260, 220),
+    "PreviewAny": (280, 150),
+    "PrimitiveStringMultiline": (380, 20),
+    "CLIPTextEncode": (380, 0),
+    "VAEDecode": (225, 0),
+    "VAEEncode": (225, 0),
+    "SetLatentNoiseMask": (225, 0),
+    "SamplerCustomAdvanced": (300, 240),
+    "ControlNetApplyAdvanced": (280, 0),
+    "DHDEncodeReference": (280, 280),
+    "DHDSubjectPrompt": (380, 40),
     "DHDSentences": (440, 200),
-    "DHDPortraitLayout": (360, 330),
-    "DHDApplyPair": (340, 0),
-    "DHDCascadeKSampler": (330, 240),
-    "DHDPickBest": (380, 300),
-    "DHDIdentityScore": (400, 320),
+    "DHDPortraitLayout": (340, 330),
+    "DHDApplyPair": (320, 0),
+    "DHDCascadeKSampler": (310, 240),
+    "DHDCascadeGuider": (280, 0),
+    "DHDIdentityScore": (360, 300),
+    "DHDPickBest": (360, 300),
+    "DHDFaceMasks": (300, 0),
 }
 
 
@@ -127,7 +130,7 @@ class Graph:
         self.id = id or str(uuid.uuid5(uuid.NAMESPACE_URL, f"dhumandiff/workflows/{name}"))
         self.nodes: list[Node] = []
         self.bands: list[list[_Group]] = []
-        self.known = json.loads(NODES.read_text(encoding="utf-8"))
+        self.known = known_nodes()
 
     # --- what it holds ---------------------------------------------------------------------------------------------------
 
@@ -250,12 +253,16 @@ class Graph:
 
     def _view(self) -> dict[str, Any]:
         """Where the page looks when it opens the file: at all of it, in a window of usual size."""
+        left, top, wide, high = 80, 100, 1800, 900  # what the page's own bars leave of 1920 x 1080
         right = max(node.x + node.width for node in self.nodes) + INSIDE
         bottom = max(node.y + node.height(False) for node in self.nodes) + INSIDE
-        scale = round(min(1780 / right, 860 / bottom, 1.0), 3)
+        scale = round(min(wide / right, high / bottom, 1.0), 3)
         return {
             "scale": scale,
-            "offset": [_px((1840 - scale * right) / 2 / scale + 20), _px((960 - scale * bottom) / 2 / scale + 40)],
+            "offset": [
+                _px((left + (wide - scale * right) / 2) / scale),
+                _px((top + (high - scale * bottom) / 2) / scale),
+            ],
         }
 
     def file(self) -> dict[str, Any]:
@@ -329,9 +336,9 @@ def _px(value: float) -> int:
 
 
 def _note_height(text: str, width: float) -> float:
-    letters = (width - 40) / 6.6
+    letters = (width - 40) / 6.2
     lines = [line for line in text.splitlines() if line.strip()]
-    return 40 + sum(19 * math.ceil(len(line) / letters) + (22 if line.startswith("#") else 9) for line in lines)
+    return 30 + sum(17 * math.ceil(len(line) / letters) + (18 if line.startswith("#") else 8) for line in lines)
 
 
 def written(content: Any) -> str:
@@ -344,53 +351,3 @@ def written(content: Any) -> str:
         else:
             parts.append(f"{json.dumps(key)}:{json.dumps(value, ensure_ascii=False, separators=(',', ':'))}")
     return "{\n" + ",\n".join(parts) + "\n}\n"
-
-
-# --- what nodes there are -----------------------------------------------------------------------------------------------
-
-
-def read_nodes(told: Mapping[str, Any], types: Iterable[str]) -> dict[str, Any]:
-    """What `Graph` needs to know of these node types, out of a server's `object_info`."""
-    return {kind: _facts(kind, told[kind]) for kind in sorted(types)}
-
-
-def update_nodes(types: Iterable[str] = ()) -> None:
-    """Write nodes.json anew with what a ComfyUI says: the types that are in it, and these."""
-    import tempfile
-
-    from server import Server
-
-    there = json.loads(NODES.read_text(encoding="utf-8")) if NODES.exists() else {}
-    with tempfile.TemporaryDirectory() as base:
-        server = Server(Path(base))
-        try:
-            server.wait()
-            facts = read_nodes(server.get("object_info"), {*there, *types})
-        finally:
-            server.stop()
-    rows = ",\n".join(f"{json.dumps(kind)}: {json.dumps(one)}" for kind, one in facts.items())
-    NODES.write_text(f"{{\n{rows}\n}}\n", encoding="utf-8")
-
-
-def _facts(kind: str, info: Mapping[str, Any]) -> dict[str, Any]:
-    inputs = {}
-    for group in ("required", "optional"):
-        for name, spec in info["input"].get(group, {}).items():
-            options = spec[1] if len(spec) > 1 else {}
-            choices = spec[0] if isinstance(spec[0], list) else options.get("options", [])
-            one: dict[str, Any] = {"type": "COMBO" if isinstance(spec[0], list) else spec[0]}
-            if group == "optional":
-                one["optional"] = True
-            if "default" in options:
-                one["default"] = options["default"]
-            elif choices and not options.get("image_upload"):
-                one["default"] = choices[0]
-            one |= {word: True for word in ("multiline", "advanced") if options.get(word)}
-            if options.get("control_after_generate"):
-                one["seed"] = True
-            inputs[name] = one
-            if options.get("image_upload"):  # the page's own button beside the choice of a file
-                inputs["upload"] = {"type": "IMAGEUPLOAD", "default": "image"}
-    # Old pages know no outputs of nodes that save or show.
-    shows = info["output_node"] and not kind.startswith("DHD")
-    return {"inputs": inputs, "outputs": {} if shows else dict(zip(info["output_name"], info["output"], strict=True))}

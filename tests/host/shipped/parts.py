@@ -199,7 +199,7 @@ def drawn(
 
 def decoded(graph: Graph, use: SimpleNamespace, latent: Output) -> Output:
     """The picture of a latent."""
-    return graph.add("VAEDecode", samples=latent, vae=use.vae, size=(220, 0))["IMAGE"]
+    return graph.add("VAEDecode", samples=latent, vae=use.vae)["IMAGE"]
 
 
 def scored(

@@ -5,14 +5,19 @@ python tests/host/workflow_files.py --pictures
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from . import REPOSITORY
+from dhumandiff.marks import colour_of
+
+from . import REPOSITORY, WORKFLOWS
 
 EXAMPLES = REPOSITORY / "examples"
 
@@ -151,3 +156,138 @@ def write_examples() -> None:
     poses().save(EXAMPLES / "two_poses.png", optimize=True)
     for person in (1, 2):
         region(person).save(EXAMPLES / f"region_{person}.png", optimize=True)
+
+
+# --- what each workflow shows --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A twin after its run: its photos, what it saved, and what its other nodes show, by their type."""
+
+    photos: list[Image.Image]
+    saved: list[Image.Image]
+    shown: dict[str, list[Image.Image]]
+
+
+def portrait(run: Run, picture: Image.Image | None = None, line: str = LINE) -> Image.Image:
+    """The two photos, and to the right of them what became of them."""
+    side, gap = 240, 16
+    made = Image.new("RGB", (3 * gap + side + 672, 2 * side + 3 * gap + 30), PAPER)
+    for number, photo in enumerate(run.photos):
+        made.paste(enlarged(photo, (side, side)), (gap, gap + number * (side + gap)))
+    made.paste(enlarged(picture or run.saved[-1], (672, 504)), (2 * gap + side, gap - 4))
+    ImageDraw.Draw(made).text((made.width - gap, made.height - 14), line, SOFT, _font(16), anchor="rs")
+    return made
+
+
+def wedding(run: Run) -> Image.Image:
+    """All ten."""
+    return sheet([("", picture) for picture in run.saved], 5, (256, 192))
+
+
+def posed(run: Run) -> Image.Image:
+    """The poses; the miniature has no ControlNet, so there is no portrait to show."""
+    return portrait(run, poses(), "photos drawn by the miniature; the poses lie in the folder examples")
+
+
+def with_regions(run: Run) -> Image.Image:
+    """Where each was painted, and the portrait."""
+    picture, masks = run.saved[-1].resize((512, 384), Image.Resampling.LANCZOS), run.shown["MaskPreview"]
+    tinted = Image.new("RGB", picture.size, (232, 227, 216))
+    for person, mask in enumerate(masks):
+        tinted.paste(colour_of(person), (0, 0), mask.convert("L").resize(picture.size))
+    return sheet([("painted in the mask editor", tinted), ("the portrait", picture)], 2, (512, 384))
+
+
+def repaired(run: Run) -> Image.Image:
+    """Before and after."""
+    before, after = run.saved
+    return sheet([("before", before), ("the faces drawn again", after)], 2, (512, 384))
+
+
+def compared(run: Run) -> Image.Image:
+    """The grid as it is saved."""
+    return sheet([("left: DHumanDiff; right: an IP-Adapter, one set of weights for both", run.saved[0])], 1, (768, 576))
+
+
+def styled(run: Run) -> Image.Image:
+    """The twin's LoRA holds random numbers, and the picture says so."""
+    return portrait(run, line="drawn by the miniature that ships with the pack, with a LoRA of random numbers")
+
+
+def mini(run: Run) -> Image.Image:
+    """What is shown instead of saved."""
+    return portrait(run, run.shown["PreviewImage"][0])
+
+
+def best(run: Run) -> Image.Image:
+    """The four, and the best one with its scores."""
+    four = run.shown["PreviewImage"]
+    made = sheet([("", picture) for picture in four], 2, (248, 186), "")
+    return sheet([("four tries", made), ("the best, scored", run.shown["DHDIdentityScore"][0])], 2, (548, 411))
+
+
+SHEETS: dict[str, Callable[[Run], Image.Image]] = {
+    "wedding_preview": wedding,
+    "fixed_poses": posed,
+    "style_lora": styled,
+    "painted_regions": with_regions,
+    "face_repair": repaired,
+    "compare_adapters": compared,
+    "mini_dual_portrait": mini,
+    "mini_score": best,
+}
+"""Those that show something else than `portrait`."""
+
+
+def make(names: Sequence[str]) -> None:
+    """Run the twins of these workflows and write the picture of each, and the pictures in examples/."""
+    sys.path.append(str(REPOSITORY / "tests" / "host"))
+    import conftest  # noqa: F401  # loads the pack
+    from server import Server
+
+    from .twins import fill_shipped
+
+    write_examples()
+    with tempfile.TemporaryDirectory() as base:
+        fill_shipped(Path(base))
+        server = Server(Path(base))
+        try:
+            server.wait()
+            for name in names:
+                write_jpg(SHEETS.get(name, portrait)(ran(server, name)), WORKFLOWS / f"{name}.jpg")
+                print(f"workflows/{name}.jpg")
+        finally:
+            server.stop()
+
+
+def ran(server: Any, name: str) -> Run:
+    """Run a twin. RuntimeError with what the server says."""
+    from .twins import nodes_of, saved, twin
+
+    prompt = twin(name)
+    result = server.run(prompt)
+    if result["error"]:
+        raise RuntimeError(f"{name}: {result['error']}")
+    shown: dict[str, list[Image.Image]] = {}
+    for key in sorted(result["outputs"], key=lambda key: (len(key), key)):
+        for one in result["outputs"][key].get("images", ()):
+            if one["type"] == "temp":
+                path = server.base / "temp" / one["subfolder"] / one["filename"]
+                shown.setdefault(prompt[key]["class_type"], []).append(Image.open(path).convert("RGB"))
+    photos = [
+        Image.open(server.base / "input" / prompt[key]["inputs"]["image"]).convert("RGB")
+        for key in nodes_of(prompt, "LoadImage")
+        if "photo" in prompt[key]["inputs"]["image"]
+    ]
+    photos += [drawn_photo(**prompt[key]["inputs"]) for key in nodes_of(prompt, "DHDDrawPerson")]
+    return Run(photos, saved(server, prompt, result["outputs"]), shown)
+
+
+def drawn_photo(person: int, gender: str, view: int = 0, size: int = 384) -> Image.Image:
+    """What Draw Person gives."""
+    from dhd_pack.nodes.miniature import DHDDrawPerson
+
+    pixels = DHDDrawPerson.execute(person, gender, view, size).result[0][0]
+    return Image.fromarray((pixels * 255).round().byte().numpy())

@@ -23,7 +23,7 @@ from server import api_form
 
 from . import REPOSITORY, WORKFLOWS
 from .parts import ADAPTER, BEACH, CHECKPOINT, IP_ADAPTER, MINI, POSES, STYLE, VISION, plain
-from .pictures import region
+from .pictures import drawn_photo, region
 
 WIDTH, HEIGHT = 128, 96
 SCENES = (
@@ -61,6 +61,11 @@ class Cast:
 
 
 CASTS = {
+    "dual_portrait": Cast(
+        ((4, "woman"), (14, "man")),
+        "A woman@1 on the left in a purple dress and a man@2 on the right in a white suit stand in a green field.",
+        seed=2,
+    ),
     "wedding_preview": Cast(((4, "woman"), (10, "man")), "\n".join(WEDDING)),
     "parent_and_child": Cast(
         ((4, "woman"), (34, "any")),
@@ -73,9 +78,15 @@ CASTS = {
         "A woman@1 on the left in a red dress and another woman@2 on the right in a green dress stand in a forest.",
         seed=2,
     ),
+    "painted_regions": Cast(((7, "woman"), (13, "man"))),
     "old_photos": Cast(
-        text="A woman@1 on the left in a red dress and a man@2 on the right in a blue shirt stand in a green field.",
-        seed=3,
+        ((12, "woman"), (13, "man")),
+        "A woman@1 on the left in a purple dress and a man@2 on the right in a white suit stand in a green field.",
+        seed=2,
+    ),
+    "custom_sampler": Cast(
+        ((9, "woman"), (8, "man")),
+        "A woman@1 on the left in a yellow dress and a man@2 on the right in a black suit stand at sunset.",
     ),
     "face_repair": Cast(changed={"ImageScaleBy": {"scale_by": 1.0}}),  # the miniature draws faces of one size only
     "ip_adapter_faces": Cast(seed=3),
@@ -180,10 +191,10 @@ def fill_shipped(base: Path) -> None:
 def write_pictures(folder: Path) -> None:
     """The pictures that shipped workflows load: photos (two of them worn), poses, painted regions."""
     folder.mkdir(parents=True, exist_ok=True)
+    old = CASTS["old_photos"].people
     for k in (1, 2):
-        with Image.open(REPOSITORY / "examples" / f"mini_person_{k}.png") as photo:
-            photo.save(folder / f"person_{k}.png")
-            worn(photo, k).save(folder / f"old_photo_{k}.png")
+        (folder / f"person_{k}.png").write_bytes((REPOSITORY / "examples" / f"mini_person_{k}.png").read_bytes())
+        worn(drawn_photo(*old[k - 1]), k).save(folder / f"old_photo_{k}.png")
         region(k, 4 * WIDTH, 4 * HEIGHT).save(folder / f"region_{k}.png")  # of the twin's shape
     (folder / "two_poses.png").write_bytes((REPOSITORY / "examples" / "two_poses.png").read_bytes())
 
@@ -193,7 +204,7 @@ def worn(photo: Image.Image, seed: int) -> Image.Image:
     random = np.random.default_rng(seed)
     pixels = np.asarray(photo.convert("L"), dtype=np.float32) / 255
     high, wide = pixels.shape
-    pixels = 0.25 + 0.6 * pixels * np.linspace(1.1, 0.6, wide)[None] + random.normal(0, 0.025, pixels.shape)
+    pixels = 0.14 + 0.8 * pixels * np.linspace(1.05, 0.7, wide)[None] + random.normal(0, 0.02, pixels.shape)
     toned = (np.stack([pixels, 0.88 * pixels, 0.68 * pixels], axis=-1).clip(0, 1) * 255).astype(np.uint8)
     picture = Image.fromarray(toned)
     draw = ImageDraw.Draw(picture)
@@ -221,7 +232,7 @@ def ip_adapter_weights() -> dict[str, torch.Tensor]:
     return {name: tensor.contiguous() for name, tensor in found.items()}
 
 
-def lora_weights(scale: float = 0.05, rank: int = 2) -> dict[str, torch.Tensor]:
+def lora_weights(scale: float = 0.2, rank: int = 2) -> dict[str, torch.Tensor]:
     """A random LoRA for the miniature's attention layers, in the names that trainers write."""
     from dhd_pack.nodes.comfy_mini import mini_model
 

@@ -37,13 +37,12 @@ def face_repair() -> Graph:
     graph = start("face_repair")
     use = models(graph)
     pair = couple(graph, use)
-    graph.band()
-    graph.group("2 Sentence")
+    graph.group("2 Sentence, and the size")
     text = graph.add("PrimitiveStringMultiline", "The sentence", value=f"{SIDES} on a bench in a garden")["STRING"]
-    graph.group("3 Size")
+    graph.column()
     latent = empty(graph)
     graph.band()
-    graph.group("Both people")
+    graph.group("3 Both people")
     said = sentence(graph, use, pair, text)
     model = paired(graph, use, pair)
     picture = drawn(graph, use, model, said, latent)
@@ -59,12 +58,11 @@ def face_repair() -> Graph:
     )["MASK"]
     for k in (1, 2):
         graph.add("MaskPreview", f"Face of person {k}", mask=masks[f"mask_{k}"])
+    encode = graph.add("VAEEncode", pixels=large, vae=use.vae)["LATENT"]
     graph.band()
     graph.group("6 Draw the faces again, each by its own person")
-    encode = graph.add("VAEEncode", pixels=large, vae=use.vae)["LATENT"]
-    model = paired(graph, use, pair, "Each person in their own mask", mask_1=masks["mask_1"], mask_2=masks["mask_2"])
-    graph.column()
     inside = graph.add("SetLatentNoiseMask", samples=encode, mask=both)["LATENT"]
+    model = paired(graph, use, pair, "Each person in their own mask", mask_1=masks["mask_1"], mask_2=masks["mask_2"])
     graph.column()
     sampler = graph.add(
         "DHDCascadeKSampler",
@@ -80,11 +78,13 @@ def face_repair() -> Graph:
     )
     graph.column()
     again = decoded(graph, use, sampler["latent"])
-    graph.column()
+    graph.band()
+    graph.group("7 Result")
     joined = graph.add("ImageCompositeMasked", "Nothing but the faces", destination=large, source=again, mask=both)[
         "IMAGE"
     ]
-    result(graph, joined, "face_repair", "7 Result")
+    graph.column()
+    graph.add("SaveImage", "The portrait", images=joined, filename_prefix="face_repair")
     return graph
 
 
@@ -122,13 +122,12 @@ def compare_adapters() -> Graph:
     graph.band()
     graph.group("5 A row a seed: the first adapter, the other")
     seeds = [
-        [graph.add("ImageFromBatch", image=one["boxed"], batch_index=k, size=(240, 0))["IMAGE"] for one in scores]
-        for k in (0, 1)
+        [graph.add("ImageFromBatch", image=one["boxed"], batch_index=k)["IMAGE"] for one in scores] for k in (0, 1)
     ]
     graph.column()
-    rows = [graph.add("ImageStitch", image1=left, image2=right, size=(260, 0))["IMAGE"] for left, right in seeds]
+    rows = [graph.add("ImageStitch", image1=left, image2=right)["IMAGE"] for left, right in seeds]
     graph.column()
-    grid = graph.add("ImageStitch", image1=rows[0], image2=rows[1], direction="down", size=(260, 0))["IMAGE"]
+    grid = graph.add("ImageStitch", image1=rows[0], image2=rows[1], direction="down")["IMAGE"]
     for title, one in zip(("Scores of the first", "Scores of the other"), scores, strict=True):
         graph.add("PreviewAny", title, source=one["report"])
     graph.column()
@@ -193,12 +192,12 @@ def two_drawn(graph: Graph, use: SimpleNamespace) -> tuple[Output, Output]:
     graph.band()
     graph.group("1 Who")
     images = [
-        graph.add("DHDDrawPerson", f"Person {k}", person=number, gender=gender, size=(280, 0))["image"]
+        graph.add("DHDDrawPerson", f"Person {k}", person=number, gender=gender)["image"]
         for k, (number, gender) in enumerate(((8, "woman"), (7, "man")), 1)
     ]
     first, second = encoded(graph, use, images)
     graph.column()
-    swap = graph.add("DHDSwapPersons", **people((first["reference"], second["reference"])), size=(240, 0))
+    swap = graph.add("DHDSwapPersons", **people((first["reference"], second["reference"])))
     return swap["person_1"], swap["person_2"]
 
 
