@@ -3,9 +3,9 @@
     prompt = twin("wedding_preview")            # in API form
     server.run(prompt)                          # a server whose base folder `fill_shipped` has filled
 
-Everything but what is loaded and said stays as it is shipped: nodes, links, strengths, masks, modes. The miniature stands in
-for the checkpoint, the encoders and DHumanDiff's weights, Draw Person for photos, and sentences are of the drawn world. Other
-model files are tiny ones under the names that the workflows use, read by the stock loaders.
+Nodes, links, strengths, masks and modes stay as they are shipped. The miniature stands in for the checkpoint, the encoders and
+DHumanDiff's weights, Draw Person for photos; sentences are of the drawn world, size, steps, CFG and sampler the miniature's.
+Other model files are tiny ones under the names that the workflows use, read by the stock loaders.
 """
 
 from __future__ import annotations
@@ -232,7 +232,7 @@ def ip_adapter_weights() -> dict[str, torch.Tensor]:
     return {name: tensor.contiguous() for name, tensor in found.items()}
 
 
-def lora_weights(scale: float = 0.2, rank: int = 2) -> dict[str, torch.Tensor]:
+def lora_weights(scale: float = 0.1, rank: int = 2) -> dict[str, torch.Tensor]:
     """A random LoRA for the miniature's attention layers, in the names that trainers write."""
     from dhd_pack.nodes.comfy_mini import mini_model
 
