@@ -36,7 +36,7 @@ Each has a place in the picture, so that a small and a large face do not get in 
 **Change first**
 1. **Photos**: the parent is person 1, the child person 2.
 2. **Sentence**: mother, father, boy, girl ...
-3. **Where they are**: drag the boxes; the child's is in front.
+3. **Where they are**: drag the boxes; the child's is in front. A face outside of its box is nobody's: if one is not alike, make its box larger.
 
 If the child looks too old, say *a five year old boy@2*, and lower *strength_2* a little.
 {LOADED}

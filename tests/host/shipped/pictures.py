@@ -223,9 +223,10 @@ def mini(run: Run) -> Image.Image:
 
 def best(run: Run) -> Image.Image:
     """The four, and the best one with its scores."""
-    four = run.shown["PreviewImage"]
-    made = sheet([("", picture) for picture in four], 2, (248, 186), "")
-    return sheet([("four tries", made), ("the best, scored", run.shown["DHDIdentityScore"][0])], 2, (548, 411))
+    four = Image.new("RGB", (548, 411), PAPER)
+    for number, picture in enumerate(run.shown["PreviewImage"]):
+        four.paste(enlarged(picture, (268, 201)), (number % 2 * 280, number // 2 * 210))
+    return sheet([("four tries", four), ("the best, scored", run.shown["DHDIdentityScore"][0])], 2, (548, 411))
 
 
 SHEETS: dict[str, Callable[[Run], Image.Image]] = {

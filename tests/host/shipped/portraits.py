@@ -49,16 +49,16 @@ def dual_portrait() -> Graph:
     return graph
 
 
-WEDDING = """A bride@1 on the left and a groom@2 on the right under an old oak in a park
-A bride@1 on the left and a groom@2 on the right on a pier at sunset
-A bride@1 on the left and a groom@2 on the right on the steps of a church
-A bride@1 on the left and a groom@2 on the right in a field of lavender
-A bride@1 on the left and a groom@2 on the right on a beach
-A bride@1 on the left and a groom@2 on the right in a library
-A bride@1 on the left and a groom@2 on the right in a snowy forest
-A bride@1 on the left and a groom@2 on the right on a street in the old town at night
-A bride@1 on the left and a groom@2 on the right in a rose garden
-A bride@1 on the left and a groom@2 on the right at a table with candles"""
+WEDDING = """A bride@1 on the left and a groom@2 on the right under an old oak in a park.
+A bride@1 on the left and a groom@2 on the right on a pier at sunset.
+A bride@1 on the left and a groom@2 on the right on the steps of a church.
+A bride@1 on the left and a groom@2 on the right in a field of lavender.
+A bride@1 on the left and a groom@2 on the right on a beach.
+A bride@1 on the left and a groom@2 on the right in a library.
+A bride@1 on the left and a groom@2 on the right in a snowy forest.
+A bride@1 on the left and a groom@2 on the right on a street in the old town at night.
+A bride@1 on the left and a groom@2 on the right in a rose garden.
+A bride@1 on the left and a groom@2 on the right at a table with candles."""
 WORN = "The bride@1 wears a white wedding dress, the groom@2 a black suit"
 
 
