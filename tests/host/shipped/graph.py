@@ -206,7 +206,8 @@ class Graph:
             if name not in values:
                 if "default" not in one and name not in links:
                     raise ValueError(f"{type}: {name} has no default: give it a value")
-                values[name] = one.get("default", "")
+                # A linked text shows nothing, rather than a sentence that is not used.
+                values[name] = "" if name in links and one["type"] == "STRING" else one.get("default", "")
         known = node.inputs(widgets=True)
         if strange := set(values) - set(known):
             raise ValueError(f"{type} has no {', '.join(sorted(strange))}")
