@@ -339,7 +339,7 @@ def _px(value: float) -> int:
 def _note_height(text: str, width: float) -> float:
     letters = (width - 40) / 6.2
     lines = [line for line in text.splitlines() if line.strip()]
-    return 30 + sum(17 * math.ceil(len(line) / letters) + (18 if line.startswith("#") else 8) for line in lines)
+    return 30 + sum(15 * math.ceil(len(line) / letters) + (14 if line.startswith("#") else 6) for line in lines)
 
 
 def written(content: Any) -> str:

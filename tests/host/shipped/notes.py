@@ -123,7 +123,7 @@ The same two people, sentence and noise, with two adapters: left the first, righ
 1. **Photos** of both.
 2. **Adapters**: the other one is IP-Adapter Plus Face; it has no subject path, so its sentence goes through *CLIP Text Encode* and each person gets a place. For one of your own, put *Encode Subject-Augmented Prompt* there.
 3. **Sentence**, in both texts: with marks and without.
-{LOADED} And the IP-Adapter.
+{LOADED} And [IP-Adapter Plus Face](https://huggingface.co/h94/IP-Adapter/tree/main/sdxl_models) in *models/ipadapter*.
 
 {CONSENT}""",
     "custom_sampler": f"""## The cascade with any sampler
@@ -148,7 +148,7 @@ IP-Adapter Plus Face for SDXL (Apache-2.0) in the place of DHumanDiff's weights.
 
 Faces too weak or too stiff: *face_strength* 0.7 to 1.1.
 
-**Models**: an SDXL checkpoint, CLIP ViT-H/14, the InsightFace pack buffalo_l (it finds the faces in the photos), IP-Adapter Plus Face in *models/ipadapter*.
+**Models**: an SDXL checkpoint, CLIP ViT-H/14, the InsightFace pack buffalo_l (it finds the faces in the photos), [IP-Adapter Plus Face](https://huggingface.co/h94/IP-Adapter/tree/main/sdxl_models) in *models/ipadapter*.
 
 {CONSENT}""",
     "mini_dual_portrait": """## A portrait of two, in seconds, with nothing downloaded
