@@ -28,6 +28,7 @@ __all__ = [
     "bind_tokens",
     "describe_binding",
     "parse_prompt",
+    "split_sentences",
     "split_weights",
 ]
 
@@ -150,6 +151,24 @@ def parse_prompt(marked: str, persons: int = 2, mentions: Literal["first", "all"
             first.setdefault(mention.person, mention)
         found = list(first.values())
     return Prompt(text, tuple(found))
+
+
+def split_sentences(text: str, before: str = "", after: str = "") -> list[str]:
+    """One sentence a line, each with what all of them share before and behind it.
+
+    Empty lines and lines that begin with # are left out.
+
+    Raises:
+        PromptError: no sentence is left.
+    """
+    lines = [line.strip() for line in text.splitlines()]
+    kept = [line for line in lines if line and not line.startswith("#")]
+    if not kept:
+        said = "every line begins with #, which leaves it out" if any(lines) else "the text is empty"
+        raise PromptError(
+            f"There is no sentence: {said}. Write one sentence a line, such as: a man@1 and a woman@2 in a park"
+        )
+    return [" ".join(filter(None, (before.strip(), line, after.strip()))) for line in kept]
 
 
 def _read_marks(marked: str, persons: int) -> tuple[str, list[Mention]]:

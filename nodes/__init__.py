@@ -5,7 +5,7 @@ from .conditioning import DHDApplyPair
 from .doctor import DHDDoctor
 from .layout import DHDPortraitLayout
 from .miniature import DHDDrawPerson, DHDLoadMiniature
-from .prompt import DHDSubjectPrompt
+from .prompt import DHDSentences, DHDSubjectPrompt
 from .references import (
     DHDEncodeReference,
     DHDLoadFaceAnalysis,
@@ -26,6 +26,7 @@ NODES = [
     DHDPortraitLayout,
     DHDApplyPair,
     DHDSubjectPrompt,
+    DHDSentences,
     DHDCascadeGuider,
     DHDCascadeKSampler,
     DHDIdentityScore,

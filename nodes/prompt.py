@@ -1,4 +1,4 @@
-"""Subject-augmented prompting: a sentence in which two words are two people."""
+"""Subject-augmented prompting: a sentence in which two words are two people; and many sentences, one a line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from comfy_api.latest import io
 
 from ..dhumandiff.judge import prompt_of
 from ..dhumandiff.marks import PERSON_COLOURS, PERSON_DASHES
-from ..dhumandiff.prompt import Prompt, describe_binding, parse_prompt
+from ..dhumandiff.prompt import Prompt, describe_binding, parse_prompt, split_sentences
 from .comfy_schema import ADVANCED, AdapterType, ReferenceType, schema, tell
 from .comfy_text import encode_subject_prompt, token_words
 
@@ -75,3 +75,56 @@ def shown_pieces(text: str, prompt: Prompt, persons: int) -> list[dict[str, Any]
     """The sentence for the page: each `Piece` as a dictionary; words that name somebody and carry no face among them."""
     everybody = prompt_of(text, persons)
     return [asdict(piece) for piece in prompt.pieces(everybody.mentions if everybody else ())]
+
+
+class DHDSentences(io.ComfyNode):
+    """Lines of text -> a list of sentences, for each of which everything behind it runs once."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        shared = {"default": "", "optional": True}
+        return schema(
+            node_id="DHDSentences",
+            display_name="Sentences",
+            description="One sentence a line. Everything behind this node runs once for each of them: ten sentences are ten "
+            "pictures, or ten batches. Empty lines and lines that begin with # are left out.",
+            search_aliases=[
+                "list",
+                "lines",
+                "prompts",
+                "batch of prompts",
+                "text list",
+                "several sentences",
+                "dhumandiff",
+            ],
+            inputs=[
+                io.String.Input(
+                    "text",
+                    multiline=True,
+                    dynamic_prompts=True,
+                    default="A man@1 and a woman@2 on a bench in a garden\nA man@1 and a woman@2 on a beach at sunset",
+                    tooltip="The sentences, one a line. A # in front of a line leaves it out.",
+                ),
+                io.String.Input(
+                    "before",
+                    **shared,
+                    tooltip="Put in front of every sentence: what all pictures share, such as a style.",
+                ),
+                io.String.Input(
+                    "after",
+                    **shared,
+                    tooltip="Put behind every sentence: what all pictures share, such as clothes or light.",
+                ),
+            ],
+            outputs=[
+                io.String.Output(
+                    "sentences",
+                    is_output_list=True,
+                    tooltip="For the text of Encode Subject-Augmented Prompt, Pick Best Portrait and Score Identity.",
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, text: str, before: str = "", after: str = "") -> io.NodeOutput:
+        return io.NodeOutput(split_sentences(text, before, after))

@@ -47,6 +47,22 @@ def server(tmp_path_factory, faces_root):
         running.stop()
 
 
+@pytest.fixture(scope="session")
+def workflow_server(tmp_path_factory):
+    """A server on which every file that a shipped workflow names is there, tiny."""
+    from server import Server
+    from shipped.twins import fill_shipped
+
+    base = tmp_path_factory.mktemp("shipped")
+    fill_shipped(base)
+    running = Server(base)
+    try:
+        running.wait()
+        yield running
+    finally:
+        running.stop()
+
+
 @pytest.fixture(scope="module")
 def model():
     """MODEL with the tiny UNet."""

@@ -39,7 +39,7 @@ def test_without_face_recognition_the_pack_loads_and_the_node_says_how_to_instal
         comfyui=str(COMFYUI), blocked=blocked, init=str(REPOSITORY / "__init__.py"), root=str(REPOSITORY)
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert "17 nodes" in out.stdout, out.stderr[-2000:]
+    assert "18 nodes" in out.stdout, out.stderr[-2000:]
     assert "pip install insightface onnxruntime" in out.stdout
 
 

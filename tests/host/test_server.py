@@ -29,6 +29,7 @@ def test_every_node_is_there_with_tooltips_and_a_description(server):
         "DHDPortraitLayout",
         "DHDSaveReference",
         "DHDSubjectPrompt",
+        "DHDSentences",
         "DHDSwapPersons",
         "DHDIdentityScore",
         "DHDPickBest",
@@ -80,7 +81,7 @@ def test_a_second_picture_of_the_same_people_runs_no_encoder(server, portrait):
     result = server.run(again)
     assert result["error"] is None
     ran = {node["class_type"] for key, node in again.items() if key not in result["cached"]}
-    assert ran == {"DHDCascadeKSampler", "MaskToImage", "PreviewImage", "VAEDecode", "SaveImage"}
+    assert ran == {"DHDCascadeKSampler", "MaskPreview", "VAEDecode", "SaveImage"}
 
 
 def test_the_cascade_runs_in_a_stock_ksampler_and_the_focus_of_one_run_serves_the_next(server, portrait):

@@ -1,0 +1,174 @@
+"""What the note in each workflow says: what it is for, and what to change first."""
+
+LOADED = """
+**Models**: an SDXL checkpoint, CLIP ViT-H/14 (IP-Adapter's image encoder), the InsightFace pack buffalo_l, DHumanDiff's weights. Is something missing? Add the node *Doctor* and press **Run**."""
+CONSENT = "Portraits of real people only with their leave."
+
+NOTES = {
+    "dual_portrait": f"""## Two photos and one sentence
+
+**Change first**
+1. **Photos**: one of each person. *About photo* says what is wrong with it.
+2. **Sentence**: write word@1 and word@2 where a word means person 1 or person 2, person 1 first.
+3. Press **Run**.
+
+**Then**: faces not alike enough: *face_strength* up to 1.3. Words not followed: *scene_strength* down to 0.5. Wrong way round: *Swap Persons*. Too slow: 25 steps.
+{LOADED}
+
+{CONSENT}""",
+    "wedding_preview": f"""## Ten pictures of a wedding to come
+
+One couple, ten sentences. Each is tried four times, and the best try is saved: both people right first, then the faces most alike. Ten pictures are saved.
+
+**Change first**
+1. **Photos**: bride is person 1, groom person 2.
+2. **One sentence a line**: yours. A # in front leaves a line out: begin with one or two. *after* is said of all of them: what both wear.
+3. *batch_size* is the tries: 1 is four times as fast.
+
+Say *on the left* and *on the right*: the score goes by it.
+{LOADED}
+
+{CONSENT}""",
+    "parent_and_child": f"""## A parent and a child
+
+Each has a place in the picture, so that a small and a large face do not get in each other's way.
+
+**Change first**
+1. **Photos**: the parent is person 1, the child person 2.
+2. **Sentence**: mother, father, boy, girl ...
+3. **Where they are**: drag the boxes; the child's is in front. A face outside of its box is nobody's: if one is not alike, make its box larger.
+
+If the child looks too old, say *a five year old boy@2*, and lower *strength_2* a little.
+{LOADED}
+
+{CONSENT}""",
+    "two_friends": f"""## Two of the same gender
+
+The hardest pairs: the words alone do not tell them apart. Four things do: sides, colours of clothes, a place for each, and the best of four tries.
+
+**Change first**
+1. **Photos** of both.
+2. **The sentence**: keep *on the left* and *on the right*, and give them clothes of different colours. Write *another woman@2*, not *two women*.
+3. **Where they are**: drag the boxes if they shall stand otherwise.
+{LOADED}
+
+{CONSENT}""",
+    "fixed_poses": f"""## Both in poses that you choose
+
+A drawing of two poses (OpenPose) goes into a ControlNet, stock nodes throughout; the pair says who is who.
+
+**Change first**
+1. **Photos** of both.
+2. **Poses**: *two_poses.png* lies in this pack's folder *examples*; copy it to *ComfyUI/input*, or take any OpenPose drawing of two people. Person 1 stands where the sentence puts them.
+3. **Sentence**.
+
+*strength* of the ControlNet down when it looks stiff; *end_percent* down leaves the end to the faces.
+{LOADED} And a ControlNet for SDXL poses.
+
+{CONSENT}""",
+    "style_lora": f"""## Both in a style
+
+A LoRA for SDXL before the pair: the base paints in its style, the faces stay who they are.
+
+**Change first**
+1. **Photos** of both.
+2. **LoRA**: any for SDXL; put the words that it was trained with into the sentence.
+3. **Sentence**.
+
+The style eats the faces: *strength_model* down, or *face_strength* up. The faces look like photos in a painting: *face_strength* down to 0.8, or *end* in *Apply Disparity-Aware Conditioning* to 0.8.
+{LOADED} And a LoRA.
+
+{CONSENT}""",
+    "painted_regions": f"""## Where each may be, painted by hand
+
+**Change first**
+1. **Photos** of both.
+2. **Regions**: in both *Paint where ...* nodes choose any picture of the portrait's shape (here a square; or *region_1.png*, *region_2.png* from this pack's folder *examples*). Right-click it, **Open in Mask Editor**, paint over the place of that person, save. *Region of person 1* shows white what was painted.
+3. **Sentence**.
+
+Painted is where a person may be: face, hair and body. Rather drag two boxes? *Portrait Layout*, as in *parent_and_child*.
+{LOADED}
+
+{CONSENT}""",
+    "old_photos": f"""## From two old photographs
+
+Worn, grey or yellowed photos make references too. Here their wear stays out of the new picture: the light of each is evened out, the faces count less outside of the faces (*scene_strength* 0.5) and not at all in the last steps (*end* 0.85), and the words ask for colour.
+
+**Change first**
+1. **Photos**: scans as large as you can, the face at least 135 px wide. Several photos of one person as a batch are better than one.
+2. **Sentence**: clothes and place as you remember them.
+
+Still grey: *scene_strength* 0.4. Not alike: *face_strength* 1.1, *end* 1.
+{LOADED}
+
+{CONSENT}""",
+    "face_repair": f"""## Faces drawn again, twice as large
+
+Small faces come out coarse. Here the result is enlarged, each face is found and told whose it is, and only the faces are drawn again, each with nobody but its own person. Outside of the masks not a pixel changes.
+
+**Change first**
+1. **Photos** of both.
+2. **The sentence**: its sides or colours say whose face is whose.
+3. *denoise* of the second sampler: 0.3 mends, 0.6 draws anew.
+
+A picture that you have already: *Load Image* into *Enlarge*.
+{LOADED}
+
+{CONSENT}""",
+    "compare_adapters": f"""## Two adapters side by side
+
+The same two people, sentence and noise, with two adapters: left the first, right the other, a row a seed. Each face is boxed, named and scored.
+
+**Change first**
+1. **Photos** of both.
+2. **Adapters**: the other one is IP-Adapter Plus Face; it has no subject path, so its sentence goes through *CLIP Text Encode* and each person gets a place. For one of your own, put *Encode Subject-Augmented Prompt* there.
+3. **Sentence**, in both texts: with marks and without.
+{LOADED} And [IP-Adapter Plus Face](https://huggingface.co/h94/IP-Adapter/tree/main/sdxl_models) in *models/ipadapter*.
+
+{CONSENT}""",
+    "custom_sampler": f"""## The cascade with any sampler
+
+*Cascade Guider* is a guider like any other: here with DPM++ 2M, Karras and 25 steps in *SamplerCustomAdvanced*.
+
+**Change first**
+1. **Photos** of both, and the **sentence**.
+2. **Sampler and schedule**: any of yours. For LCM, Lightning or Turbo: 4 to 8 steps, *cfg* 1.
+3. **Strengths** in *Cascade Guider*: scene 0.7, faces 1.0; *mode* two_strength takes twice as long.
+{LOADED}
+
+{CONSENT}""",
+    "ip_adapter_faces": f"""## With public weights alone
+
+IP-Adapter Plus Face for SDXL (Apache-2.0) in the place of DHumanDiff's weights. It draws both people with one set of weights, so it is their **places** that keep them apart.
+
+**Change first**
+1. **Photos** of both.
+2. **Where they are**: drag a box over each person's place.
+3. **Sentence**, without marks: these weights have no subject path. Put people where their boxes are.
+
+Faces too weak or too stiff: *face_strength* 0.7 to 1.1.
+
+**Models**: an SDXL checkpoint, CLIP ViT-H/14, the InsightFace pack buffalo_l (it finds the faces in the photos), [IP-Adapter Plus Face](https://huggingface.co/h94/IP-Adapter/tree/main/sdxl_models) in *models/ipadapter*.
+
+{CONSENT}""",
+    "mini_dual_portrait": """## A portrait of two, in seconds, with nothing downloaded
+
+Press **Run**: two drawn people become a portrait of both, with a small model that ships with this pack.
+
+**Change first**
+1. **Who**: another number in *Person 1* or *Person 2*. Another *view* is another photo of the same person.
+2. **What they wear**: a colour (red, yellow, green, blue, purple, pink, white, black) and a dress, suit, shirt, hoodie or sweater.
+3. **Where**: on a beach, in a forest, on a city street, in the snow, at sunset, in a living room, in a green field, at night.
+4. **Swap Persons**: the other face on each side. *woman@1* and *man@2* say who is who.
+
+The miniature knows drawn people, sentences like this one and pictures of 128 x 96 px. For photos of real people open *dual_portrait*: all nodes but *Load Miniature* and *Draw Person* are the same there.""",
+    "mini_score": """## Which of four is the best, and who is on it
+
+Press **Run**: four portraits of two drawn people; the best is picked, its faces are named and scored, and each person's face gets a mask.
+
+- **Pick Best Portrait**: both people right first, then the faces most alike.
+- **Score Identity**: how alike each face is to its reference, and whether the face that should be somebody *is*. The sentence says who should be where (*on the left*, the colour of clothes); likeness never does.
+- **Mask Faces by Person**: for a detailer, inpainting or colours of one person alone.
+
+With photos of real people: the same three nodes behind *dual_portrait*; 0.4 is then a common least similarity.""",
+}
