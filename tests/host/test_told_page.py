@@ -95,7 +95,7 @@ def test_what_is_refused_before_a_run_can_be_read_on_the_page(page):  # noqa: F8
         row.first.locator("xpath=following::button[1]").click()
         page.wait_for_timeout(500)
     screenshot(page, "refused")
-    assert readable(page, "is not four numbers")
+    assert readable(page, "boxes needs 2 boxes and has 1")
 
 
 def test_the_doctor_s_report_stands_on_its_node_and_can_be_marked(page):  # noqa: F811 (the fixture)
