@@ -1,9 +1,10 @@
-"""What goes wrong is readable in ComfyUI's page, in both looks: while running, and before a run. Screenshots are kept."""
+"""What nodes tell is readable in ComfyUI's page, in both looks: reports, and what goes wrong. Screenshots are kept."""
 
 import pytest
 
 pytest.importorskip("playwright.sync_api", reason="pip install playwright (no browser download needed)")
 
+from test_layout_page import shows_widgets_of_extensions
 from test_miniature_page import RUN
 from test_page import browser, empty_graph, page, screenshot  # noqa: F401 (fixtures)
 from test_page import pytestmark as of_pages
@@ -89,5 +90,31 @@ def test_what_is_refused_before_a_run_can_be_read_on_the_page(page):  # noqa: F8
     page.evaluate(QUEUE)
     page.wait_for_timeout(1500)
     details(page)
+    row = page.get_by_text("Portrait Layout - boxes")
+    if row.count():
+        row.first.locator("xpath=following::button[1]").click()
+        page.wait_for_timeout(500)
     screenshot(page, "refused")
-    assert readable(page, "is not four numbers")
+    assert readable(page, "boxes needs 2 boxes and has 1")
+
+
+def test_the_doctor_s_report_stands_on_its_node_and_can_be_marked(page):  # noqa: F811 (the fixture)
+    shows_widgets_of_extensions(page)
+    empty_graph(page)
+    page.evaluate(
+        """() => {
+            const node = window.LiteGraph.createNode('DHDDoctor');
+            node.pos = [300, 100];
+            window.app.graph.add(node);
+        }"""
+    )
+    page.wait_for_timeout(800)
+    assert page.evaluate(RUN)[0] == "success"
+    page.wait_for_timeout(1500)
+    screenshot(page, "doctor")
+    report = page.locator(".dhd-told-text").inner_text()
+    assert report.startswith("System\n")
+    assert "in the way of a first portrait" in report or "missing" in report
+    assert len(report.splitlines()) > 10
+    assert readable(page, "ComfyUI ")
+    assert page.evaluate("getComputedStyle(document.querySelector('.dhd-told-text > div')).userSelect") == "text"
