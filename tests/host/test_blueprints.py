@@ -71,10 +71,10 @@ def test_every_node_and_input_inside_exists_and_every_value_is_one_it_takes(know
         names = [entry["name"] for entry in node["inputs"]]
         assert [name for name in names if name not in inputs] == []
         assert set(info["input"].get("required", {})) <= set(names)
-        assert [entry["name"] for entry in node["outputs"]] == info["output_name"]
-        assert [entry["type"] for entry in node["outputs"]] == [
-            kind if isinstance(kind, str) else "COMBO" for kind in info["output"]
-        ]
+        told = zip(node["outputs"], info["output_name"], info["output"], strict=True)
+        for entry, name, kind in told:
+            assert entry["name"] == name or name == kind  # ComfyUI 0.3.64 calls some outputs after their type
+            assert entry["type"] == ("COMBO" if isinstance(kind, list) else kind)
         values = api_form({"nodes": [{**node, "inputs": without_links(node)}], "links": []})[str(node["id"])]["inputs"]
         for name, value in values.items():
             kind, options = inputs[name][0], {} if len(inputs[name]) == 1 else inputs[name][1]

@@ -28,7 +28,9 @@ CONNECT = """([photos, portrait]) => {
     const ends = [];
     for (const [input, id, file] of photos) {
         const photo = graph.getNodeById(id);
-        photo.widgets.find(widget => widget.name === 'image').value = file;
+        const choice = photo.widgets.find(widget => widget.name === 'image');
+        choice.value = file;
+        choice.callback?.(file);
         photo.connect(0, host, host.inputs.findIndex(slot => slot.name === input));
         ends.push(host.inputs.find(slot => slot.name === input).link);
     }
@@ -67,12 +69,14 @@ def name_of(blueprint):
 
 
 def set_values(opened, values):
+    """As if chosen by hand: that also takes away the red of files that are not there."""
     opened.evaluate(
         f"""values => {{
             for (const [name, value] of Object.entries(values)) {{
-                const widget = {HOST}.widgets.find(w => w.name === name);
+                const host = {HOST}, widget = host.widgets.find(w => w.name === name), before = widget.value;
                 widget.value = value;
                 widget.callback?.(value);
+                host.onWidgetChanged?.(name, value, before, widget);
             }}
         }}""",
         values,
