@@ -251,6 +251,23 @@ def test_a_guider_that_is_not_asked_for_noise_is_taken_by_comfyui_s_convention(m
     assert "no guider named its positive" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("during", "expected"), [("start and end", (0.2, 0.5)), ("whole run", (0.0, 1.0)), ("first 80 %", (0.0, 0.8))]
+)
+def test_the_node_s_preset_stands_in_for_start_and_end(model, adapter, people, during, expected):
+    from dhd_pack.nodes.conditioning import DHDApplyPair
+
+    def sampled(start, end, **more):
+        (patched,) = DHDApplyPair.execute(model, adapter, people[0], 0.3, 1.0, 1.0, start, end, people[1], **more).args
+        return sample(guider(patched, POSITIVE, NEGATIVE), (1, 4, 8, 8), steps=5)
+
+    chosen = sampled(0.2, 0.5, during=during)
+    assert torch.equal(chosen, sampled(*expected))
+    assert torch.equal(chosen, sampled(0.2, 0.5)) == (during == "start and end")
+    refused = DHDApplyPair.validate_inputs(start=0.9, end=0.1, during=during)
+    assert (refused is True) == (during != "start and end")
+
+
 # --- bad input ------------------------------------------------------------------------------------------------------
 
 
