@@ -386,7 +386,9 @@ def test_one_step_is_the_face_s_in_the_focus_and_the_scene_s_elsewhere(pairs, na
     made = cascade(pairs[0], "two_strength")
     joined = between(made, name, 700, 400)
     scene, face = (between(guider(m, POSITIVE, NEGATIVE), name, 700, 400) for m in pairs[1:])
-    assert torch.allclose(joined, torch.where(made.focus[:, None], face, scene), atol=1e-4)
+    # Values go up to 40, and rows of four and of two prompts are rounded otherwise.
+    assert torch.allclose(joined, torch.where(made.focus[:, None], face, scene), atol=1e-3)
+    assert (face - scene).abs().max() > 1
 
 
 @pytest.mark.parametrize(("name", "mode"), [("pag", "two_strength"), ("sag", "released")])
