@@ -139,33 +139,35 @@ def inside(opened):
         assert panel["width"] <= width * scale
 
 
-@pytest.mark.parametrize(
-    ("sentence", "marked"),
-    [
-        ("新郎@1 和 新娘@2 站在海边。新郎@1 穿黑色礼服", [("新郎", 1, True), ("新娘", 2, True), ("新郎", 1, False)]),
-        ("رجل@1 و امرأة@2 في حديقة", [("رجل", 1, True), ("امرأة", 2, True)]),
-        (
-            "<img src=x onerror=window.hacked=1><b>man@1</b> & <script>window.hacked=1</script> woman@2",
-            [("man", 1, True), ("woman", 2, True)],
-        ),
-        (
-            "A man@1 and a woman@2 " + "on a bench in a garden with very tall hydrangeas and " * 12,
-            [("man", 1, True), ("woman", 2, True)],
-        ),
-    ],
-    ids=["Chinese", "Arabic", "markup", "long"],
-)
-def test_whatever_the_sentence_holds_is_shown_as_it_stands_and_wraps(page, request, sentence, marked):  # noqa: F811
+SENTENCES = {
+    "Chinese": (
+        "新郎@1 和 新娘@2 站在海边。新郎@1 穿黑色礼服",
+        [("新郎", 1, True), ("新娘", 2, True), ("新郎", 1, False)],
+    ),
+    "Arabic": ("رجل@1 و امرأة@2 في حديقة", [("رجل", 1, True), ("امرأة", 2, True)]),
+    "markup": (
+        "<img src=x onerror=window.hacked=1><b>man@1</b> & <script>window.hacked=1</script> woman@2",
+        [("man", 1, True), ("woman", 2, True)],
+    ),
+    "long": (
+        "A man@1 and a woman@2 " + "on a bench in a garden with very tall hydrangeas and " * 12,
+        [("man", 1, True), ("woman", 2, True)],
+    ),
+}
+
+
+def test_whatever_the_sentence_holds_is_shown_as_it_stands_and_wraps(page):  # noqa: F811 (the fixture)
     build(page)
-    write(page, sentence)
-    run(page)
-    screenshot(page, f"who_is_who_{request.node.callspec.id.split('-')[-1]}")
-    assert words(page) == marked
-    assert sentence_shown(page) == sentence.replace("@1", "").replace("@2", "")
-    assert page.locator(f"{PANEL} img, {PANEL} b, {PANEL} script").count() == 0
-    assert page.evaluate("window.hacked === undefined")
-    assert page.evaluate(f"(p => p.scrollWidth <= p.clientWidth + 1)(document.querySelector('{PANEL}'))")
-    assert ours(page) == []
+    for name, (sentence, marked) in SENTENCES.items():
+        write(page, sentence)
+        run(page)
+        screenshot(page, f"who_is_who_{name}")
+        assert words(page) == marked, name
+        assert sentence_shown(page) == sentence.replace("@1", "").replace("@2", ""), name
+        assert page.locator(f"{PANEL} img, {PANEL} b, {PANEL} script").count() == 0, name
+        assert page.evaluate("window.hacked === undefined"), name
+        assert page.evaluate(f"(p => p.scrollWidth <= p.clientWidth + 1)(document.querySelector('{PANEL}'))"), name
+        assert ours(page) == [], name
 
 
 def test_one_person_and_another_text_after_the_run(page):  # noqa: F811 (the fixture)
