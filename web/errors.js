@@ -1,32 +1,51 @@
-/* What a node of this pack refuses is written on the node itself: the page may say only that it failed, and why behind a button. */
+/* What a node of this pack refuses is written on the node itself: the page may say only that it failed, and why behind a button.
+   Where the node is inside a subgraph (a blueprint) that is not open, a message of the page says it. */
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 
 const TEXT = "$$node-text-preview"; // the page's own name for a text on a node
-let failed = null; // the number of the node that has one
+let takeBack = () => {};
 
 app.registerExtension({
   name: "DHumanDiff.Errors",
   setup() {
     api.addEventListener("execution_error", ({ detail }) => {
       if (!detail?.node_type?.startsWith("DHD") || !detail.exception_message) return;
-      failed = detail.node_id;
-      // The page shows such texts as HTML, and a message may quote what somebody typed.
-      const text = detail.exception_message.trim().replaceAll("<", "‹").replaceAll(">", "›");
-      api.dispatchCustomEvent?.("progress_text", { nodeId: String(failed), text });
+      takeBack();
+      const text = detail.exception_message.trim();
+      const node = onOpenGraph(String(detail.node_id));
+      takeBack = node ? write(node, String(detail.node_id), text) : announce(text);
     });
-    api.addEventListener("execution_start", clear);
+    api.addEventListener("execution_start", () => {
+      takeBack(); // whether it is mended will be seen
+      takeBack = () => {};
+    });
   },
 });
 
-/** The next run begins: whether it is mended will be seen. */
-function clear() {
-  const node = failed === null ? null : app.graph.getNodeById(Number(failed));
-  failed = null;
-  const place = node?.widgets?.findIndex((widget) => widget.name === TEXT) ?? -1;
-  if (place < 0) return;
-  node.widgets[place].onRemove?.();
-  node.widgets.splice(place, 1);
-  node.setDirtyCanvas?.(true, true);
+/** The node with an id like "12:5", node 5 inside the subgraph node 12; undefined where that subgraph is not what is open. */
+function onOpenGraph(id) {
+  const path = id.split(":");
+  const last = path.pop();
+  const graph = path.reduce((inside, host) => inside?.getNodeById(host)?.subgraph, app.rootGraph ?? app.graph);
+  return graph && graph === app.canvas.graph ? graph.getNodeById(last) : undefined;
+}
+
+function write(node, nodeId, text) {
+  // The page shows such texts as HTML, and a message may quote what somebody typed.
+  api.dispatchCustomEvent?.("progress_text", { nodeId, text: text.replaceAll("<", "‹").replaceAll(">", "›") });
+  return () => {
+    const place = node.widgets?.findIndex((widget) => widget.name === TEXT) ?? -1;
+    if (place < 0) return;
+    node.widgets[place].onRemove?.();
+    node.widgets.splice(place, 1);
+    node.setDirtyCanvas?.(true, true);
+  };
+}
+
+function announce(detail) {
+  const message = { severity: "error", summary: "DHumanDiff", detail };
+  app.extensionManager.toast.add(message);
+  return () => app.extensionManager.toast.remove(message);
 }

@@ -1,5 +1,7 @@
 """The blueprints in ComfyUI's page, in both looks: found by their names, added, run, opened. Screenshots are kept."""
 
+import json
+
 import pytest
 from blueprints import DUAL_PORTRAIT, MINIATURE
 
@@ -10,6 +12,7 @@ from test_blueprints import NOT_KNOWN
 from test_miniature_page import RUN
 from test_page import browser, page, screenshot  # noqa: F401 (fixtures)
 from test_page import pytestmark as of_pages
+from test_told_page import readable
 
 pytestmark = of_pages
 
@@ -138,3 +141,22 @@ def test_a_blueprint_is_added_by_its_name_run_and_opened(page, blueprint):  # no
     assert [
         problem for problem in page.problems if "dhumandiff" in problem.lower() or "blueprint" in problem.lower()
     ] == []
+
+
+def test_what_a_node_inside_refuses_can_be_read_on_the_blueprint(page):  # noqa: F811 (the fixture)
+    page.evaluate(
+        "workflow => window.app.loadGraphData(workflow)", json.loads(MINIATURE.path.read_text(encoding="utf-8"))
+    )
+    page.wait_for_timeout(800)
+    saver = page.evaluate(ADD, ["SaveImage", 600, 0])
+    assert None not in page.evaluate(CONNECT, [[], saver])
+    set_values(page, {"sentence": "A man @1 and a woman@2"})
+    assert page.evaluate(RUN)[0] == "error"
+    page.wait_for_timeout(1500)
+    look(page, "blueprint_refused")
+    assert readable(page, "no word stands directly before @1")
+    set_values(page, {"sentence": "A man@1 and a woman@2"})
+    assert page.evaluate(RUN)[0] == "success"
+    page.wait_for_timeout(500)
+    assert not readable(page, "no word stands directly before @1")
+    assert "$$node-text-preview" not in page.evaluate(f"{HOST}.widgets.map(widget => widget.name)")
