@@ -27,21 +27,29 @@ TITLES = {
 
 def main() -> None:
     """Print the tables and draw the plot."""
-    sampling, memory = (
-        [load(path.stem) for path in sorted(FOLDER.glob(f"{kind}_*.json"))] for kind in ("sampling", "memory")
-    )
-    if not sampling:
+    found = results("sampling")
+    if not found:
         raise SystemExit(f"There is nothing in {FOLDER} yet: run python -m benchmarks.sampling first.")
-    print(sampling_table(sampling), end="\n\n")
-    if memory:
-        print(memory_table(memory))
-    plot(sampling)
+    print(*tables(), sep="\n\n")
+    plot(found)
+
+
+def tables() -> list[str]:
+    """A table for each kind of result there is."""
+    makers = {"sampling": sampling_table, "memory": memory_table, "encode": encode_table, "training": training_table}
+    return [make(found) for kind, make in makers.items() if (found := results(kind))]
+
+
+def results(kind: str) -> list[dict[str, Any]]:
+    """What was written by one command, small settings first."""
+    found = [load(path.stem) for path in sorted(FOLDER.glob(f"{kind}*.json"))]
+    return sorted(found, key=lambda one: (one["settings"].get("size", 0), one["settings"].get("channels", 0)))
 
 
 def sampling_table(results: list[dict[str, Any]]) -> str:
     """Ratios to a plain run: a row a variant, a column a setting."""
     heads = [
-        f"{s['size']} px, {s['channels']} channels, {s['steps']} steps, {s['rounds']} rounds"
+        f"{s['size']} px, {s['channels']} channels,<br>{s['steps']} steps, {s['rounds']} rounds"
         for s in (result["settings"] for result in results)
     ]
     lines = ["| whole run | " + " | ".join(heads) + " |", "| --- |" + " --- |" * len(heads)]
@@ -63,6 +71,27 @@ def memory_table(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def encode_table(results: list[dict[str, Any]]) -> str:
+    """Seconds from a photo to a reference, a person."""
+    titles = {
+        "load_models": "models are loaded",
+        "first": "first photo",
+        "second": "any other photo",
+        "saved": "a reference saved before",
+    }
+    return _two_columns("encoding a person", "seconds", titles, results[-1]["seconds"], "{:.2g}")
+
+
+def training_table(results: list[dict[str, Any]]) -> str:
+    """Samples a second on the miniature."""
+    titles = {
+        "prepare": "`training prepare`",
+        "train_prepared": "`training train` from prepared data",
+        "train_unprepared": "if every sample were prepared whenever it is drawn (computed from these two)",
+    }
+    return _two_columns("training", "samples a second", titles, results[-1]["samples_per_second"], "{:.1f}")
+
+
 def plot(results: list[dict[str, Any]]) -> None:
     """Bars of the ratios with their quartiles, `results/sampling.png`."""
     import matplotlib
@@ -71,7 +100,7 @@ def plot(results: list[dict[str, Any]]) -> None:
     import matplotlib.pyplot as plt
 
     names = [name for name in reversed(TITLES) if any(name in result["ratios"] for result in results)]
-    figure, axes = plt.subplots(figsize=(9, 0.45 * len(names) + 1.2), layout="constrained")
+    figure, axes = plt.subplots(figsize=(9, (0.25 + 0.2 * len(results)) * len(names) + 1.2), layout="constrained")
     height = 0.8 / len(results)
     for number, result in enumerate(results):
         kept = [(place, result["ratios"][name]) for place, name in enumerate(names) if name in result["ratios"]]
@@ -79,14 +108,20 @@ def plot(results: list[dict[str, Any]]) -> None:
         spread = [[r["median"] - r["q1"] for _, r in kept], [r["q3"] - r["median"] for _, r in kept]]
         places = [place + (len(results) / 2 - number - 0.5) * height for place, _ in kept]
         settings = result["settings"]
-        label = f"{settings['size']} px, {settings['channels']} channels"
+        label = f"{settings['size']} px, {settings['channels']} channels, {settings['steps']} steps"
         axes.barh(places, middle, height, xerr=spread, label=label, error_kw={"lw": 1})
     axes.set_yticks(range(len(names)), [TITLES[name].replace("`", "") for name in names])
     axes.axvline(1, color="black", lw=0.8)
     axes.set_xlabel("time of a whole run, plain KSampler = 1 (median, quartiles)")
-    axes.legend(loc="lower right")
+    axes.margins(y=0.01)
+    axes.legend(loc="upper right")
     figure.savefig(FOLDER / "sampling.png", dpi=110)
     plt.close(figure)
+
+
+def _two_columns(left: str, right: str, titles: dict[str, str], numbers: dict[str, float], form: str) -> str:
+    lines = [f"| {title} | {form.format(numbers[name])} |" for name, title in titles.items()]
+    return "\n".join([f"| {left} | {right} |", "| --- | --- |", *lines])
 
 
 def _ratio(ratio: dict[str, float] | None) -> str:

@@ -3,9 +3,13 @@
 import ast
 import json
 import re
+import sys
 
 import pytest
 from comfyui import REPOSITORY
+
+sys.path.append(str(REPOSITORY))
+from benchmarks.report import tables
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 TITLES = {
@@ -54,3 +58,9 @@ def test_nodes_named_in_the_table_bear_that_title():
     named = {name for row in TROUBLES for cell in row for name in re.findall(r"(?<!\*)\*([^*]+)\*(?!\*)", cell)}
     assert named >= {"Doctor", "Load Face Analysis", "Portrait Layout"}
     assert named - TITLES == set()
+
+
+def test_the_tables_of_what_it_costs_are_those_of_the_benchmarks_results():
+    made = tables()
+    assert len(made) == 4
+    assert [table for table in made if table not in README] == []

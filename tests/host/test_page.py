@@ -13,7 +13,10 @@ from server import PHOTOS, TINY
 CHROMIUM = os.environ.get("CHROMIUM_PATH") or shutil.which("chromium") or shutil.which("google-chrome")
 playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright (no browser download needed)")
 
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium: install it, or set CHROMIUM_PATH")
+pytestmark = [
+    pytest.mark.skipif(not CHROMIUM, reason="no Chromium: install it, or set CHROMIUM_PATH"),
+    pytest.mark.slow,
+]
 
 SCREENSHOTS = Path(os.environ.get("DHUMANDIFF_SCREENSHOTS") or tempfile.gettempdir()) / "dhumandiff_screenshots"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
