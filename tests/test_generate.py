@@ -343,6 +343,7 @@ def test_real_faces_are_found_with_a_real_pack(arguments, faces_root, face_photo
     assert "same person" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_it_runs_as_a_command_and_asking_for_help_loads_nothing(arguments, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     look = "import sys, dhumandiff.__main__ as m\ntry: m.main(['generate', '--help'])\nexcept SystemExit: pass\n"

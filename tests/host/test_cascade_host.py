@@ -245,7 +245,7 @@ def test_released_mode_is_refused_before_sampling_when_the_people_do_not_count_a
     assert steps == []
 
 
-@pytest.mark.parametrize("name", ["dpm_fast", "dpm_adaptive"])
+@pytest.mark.parametrize("name", ["dpm_fast", pytest.param("dpm_adaptive", marks=pytest.mark.slow)])
 def test_samplers_with_steps_of_their_own_run_in_released_mode(paired, name):
     made = cascade(paired, "released")
     assert torch.isfinite(sample(made, (1, 4, 8, 8), steps=3, sampler=name)).all()

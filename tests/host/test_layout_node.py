@@ -66,6 +66,7 @@ def drawn(server, prompt):
     return Image.open(server.base / "output" / saved).tobytes(), result
 
 
+@pytest.mark.slow
 def test_by_api_the_masks_reach_the_pair_and_decide_the_picture(server, portrait):  # noqa: F811 (the fixture)
     latent = portrait[node_of(portrait, "DHDCascadeKSampler")]["inputs"]["latent_image"]
     there, result = drawn(server, laid_out(portrait, preset="custom", boxes=BOXES, latent=latent))

@@ -265,6 +265,7 @@ print(len(DHDLoadMiniature.execute().result), "outputs in", round(time.monotonic
 """
 
 
+@pytest.mark.slow
 def test_it_loads_where_nothing_but_comfyui_is_installed():
     code = ALONE.format(comfyui=str(COMFYUI), init=str(REPOSITORY / "__init__.py"), root=str(REPOSITORY))
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)

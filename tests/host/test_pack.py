@@ -32,7 +32,13 @@ except ValueError as error:
 
 
 @pytest.mark.parametrize(
-    "blocked", [("insightface",), ("onnxruntime",), ("insightface", "onnxruntime", "cv2", "diffusers")]
+    "blocked",
+    [
+        pytest.param(("insightface",), marks=pytest.mark.slow),
+        pytest.param(("onnxruntime",), marks=pytest.mark.slow),
+        ("insightface", "onnxruntime", "cv2", "diffusers"),
+    ],
+    ids=",".join,
 )
 def test_without_face_recognition_the_pack_loads_and_the_node_says_how_to_install_it(blocked):
     code = LOAD.format(
@@ -49,6 +55,7 @@ print("miniature", type(model.model).__name__)
 """
 
 
+@pytest.mark.slow
 def test_the_pack_as_it_is_published_loads_with_its_miniature(tmp_path):
     root = copy_published(tmp_path / "dhumandiff")
     code = LOAD.format(comfyui=str(COMFYUI), blocked=(), init=str(root / "__init__.py"), root=str(root)) + MINIATURE

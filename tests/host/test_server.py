@@ -138,6 +138,7 @@ def test_a_person_is_saved_and_loaded_again(server, portrait):
     assert server.run(loaded)["error"] is None
 
 
+@pytest.mark.slow
 def test_each_idea_works_alone_beside_stock_nodes(server, portrait):
     sampler = portrait[node_of(portrait, "DHDCascadeKSampler")]["inputs"]
     apply, encode = node_of(portrait, "DHDApplyPair"), node_of(portrait, "DHDSubjectPrompt")

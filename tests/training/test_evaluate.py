@@ -190,6 +190,7 @@ def test_the_quick_figure_is_right_person_on_a_few_pairs(few, easel):
     assert rows.quick_right_person(2, easel) == {"mean": 0.0, "low": 0.0, "high": 0.0}
 
 
+@pytest.mark.slow
 def test_the_miniature_that_ships_keeps_two_people_apart():
     """20 held-out pairs: surely better than chance, and within their interval as good as its row of the table."""
     found = rows.quick_right_person(20)

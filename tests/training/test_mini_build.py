@@ -67,6 +67,7 @@ def _fit_with_others(folder):
     torch.save(weights_of(model), folder / f"{rank}.pt")
 
 
+@pytest.mark.slow
 def test_processes_that_share_a_fit_end_in_one_processs_weights_and_the_first_keeps_them(tmp_path):
     context = multiprocessing.get_context("spawn")
     for processes, name in ((1, "one"), (2, "two")):

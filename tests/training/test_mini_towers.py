@@ -103,6 +103,7 @@ def test_hidden_words_read_as_the_row_for_unknown_ones(said):
     assert torch.equal(plain[1], unknown[1])
 
 
+@pytest.mark.slow
 def test_training_makes_the_heads_answer_and_a_finished_run_is_only_loaded(said, tmp_path):
     rows, last = torch.tensor([0, 1]), torch.zeros(2, dtype=torch.bool)
     torch.manual_seed(6)

@@ -64,6 +64,7 @@ def wait_for(there, process, seconds=90):
         time.sleep(0.002)
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_several_moments_writes_what_one_that_was_not_killed_does(data, whole, tmp_path):
     """SIGKILL: while a shard is being written, between a shard and its journal or so, and at a random moment."""
     chance = random.Random(3)
@@ -87,6 +88,7 @@ def test_a_run_killed_at_several_moments_writes_what_one_that_was_not_killed_doe
     assert not list(tmp_path.rglob("*.part"))
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_parent_that_was_killed(data, whole, tmp_path):
     psutil = pytest.importorskip("psutil")
     process = start(data, tmp_path, workers=1)
@@ -169,6 +171,7 @@ def test_slices_in_one_folder_are_merged_by_the_last(data, whole, tmp_path):
     assert contents(tmp_path) == whole
 
 
+@pytest.mark.slow
 def test_worker_processes_and_this_process_write_the_same(data, whole, tmp_path):
     prepared(data, tmp_path, workers=2, **BUSY)
     assert contents(tmp_path) == whole

@@ -123,6 +123,7 @@ def test_killed_at_twenty_random_moments_and_resumed_equals_not_killed(start, wh
     same(tmp_path / "run", path)
 
 
+@pytest.mark.slow
 def test_ended_by_sigterm_and_resumed_equals_not_ended(start, whole, tmp_path):
     path, _ = whole
     process = start(tmp_path / "run", watch={"every": 1})
@@ -137,6 +138,7 @@ def test_ended_by_sigterm_and_resumed_equals_not_ended(start, whole, tmp_path):
     same(tmp_path / "run", path)
 
 
+@pytest.mark.slow
 def test_the_seed_decides_everything(start, whole, tmp_path):
     path, _ = whole
     finish(start, tmp_path / "again")
@@ -162,6 +164,7 @@ def test_other_optimisers_resume_exactly_too(start, tmp_path, kind):
     same(tmp_path / "run", tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_two_processes_give_one_processs_losses_and_weights(tmp_path):
     """At the same global batch, within 1e-5 relative; and a run of two goes on with one."""
     base = make_base(tmp_path / "base")

@@ -227,6 +227,7 @@ def test_groups_are_told_apart_by_their_own_people(folder):
     assert "By gender:" in markdown(records)
 
 
+@pytest.mark.slow
 def test_two_runs_compare_picture_by_picture(folder):
     worse = [(BLUE, GREEN) if number % 2 else (RED, GREEN) for number in range(12)]
     ours = measure(folder, *[((RED, GREEN), LEFT_RIGHT)] * 12)
