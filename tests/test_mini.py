@@ -17,7 +17,7 @@ from dhumandiff.faces import FaceAnalyser
 from dhumandiff.hosts.diffusers import attach, check_fit, cross_attention_layers
 from dhumandiff.hosts.diffusers_base import BUILT_IN, check_base, load_pipeline
 from dhumandiff.mini import base, mini_adapter, weights
-from dhumandiff.mini.faces import Detector, MiniFaces, Recogniser, mini_faces, mini_judge
+from dhumandiff.mini.faces import MiniFaces, mini_faces, mini_judge
 from dhumandiff.mini.world import draw_reference, sample_identity, sample_pair
 from dhumandiff.prompt import parse_prompt
 
@@ -124,8 +124,9 @@ def test_a_face_in_other_colours_has_another_identity(monkeypatch):
 @pytest.mark.parametrize("size", [(96, 96), (96, 128), (50, 300), (500, 333)])
 def test_the_detector_takes_pictures_of_any_size(size):
     empty = np.full((*size, 3), 127, dtype=np.uint8)
-    assert isinstance(mini_faces().detect(empty), list)
-    assert [len(found) for found in MiniFaces(Detector(), Recogniser()).detect_all([empty, empty])] == [0, 0]
+    faces = mini_faces()
+    alone = len(faces.detect(empty))
+    assert [len(found) for found in faces.detect_all([empty, empty])] == [alone, alone]
 
 
 def test_the_built_in_names_are_taken_before_folders(tmp_path, monkeypatch):

@@ -160,3 +160,13 @@ def test_what_a_node_inside_refuses_can_be_read_on_the_blueprint(page):  # noqa:
     page.wait_for_timeout(500)
     assert not readable(page, "no word stands directly before @1")
     assert "$$node-text-preview" not in page.evaluate(f"{HOST}.widgets.map(widget => widget.name)")
+
+    page.evaluate(f"window.app.canvas.openSubgraph({HOST}.subgraph, {HOST})")
+    page.wait_for_timeout(1000)
+    set_values(page, {"sentence": "A man @1 and a woman@2"})
+    assert page.evaluate(RUN)[0] == "error"
+    page.wait_for_timeout(1500)
+    look(page, "blueprint_refused_inside")
+    prompt = f"{HOST}.subgraph._nodes.find(node => node.type === 'DHDSubjectPrompt')"
+    assert "$$node-text-preview" in page.evaluate(f"{prompt}.widgets.map(widget => widget.name)")
+    assert readable(page, "no word stands directly before @1")
