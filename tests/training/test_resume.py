@@ -108,6 +108,7 @@ def kill_and_go_on(start, run, duration, kills, chance):
     finish(start, run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kills", [3])
 def test_killed_and_resumed_equals_not_killed(start, whole, tmp_path, kills):
     path, duration = whole
