@@ -72,7 +72,7 @@ class Base:
         import comfy.model_management as management
         import comfy.model_patcher
         import comfy.supported_models
-        from dhd_pack.dhumandiff.tiny import fill_with_noise
+        from dhd_pack.dhumandiff.testing import fill_with_noise
 
         config = comfy.supported_models.SDXL(
             {
@@ -109,8 +109,8 @@ class Base:
         import comfy.model_management as management
         import comfy.model_patcher
         import comfy.ops
-        from dhd_pack.dhumandiff.adapter import Adapter
-        from dhd_pack.dhumandiff.tiny import random_adapter
+        from dhd_pack.dhumandiff.methods.paired.adapter import Adapter
+        from dhd_pack.dhumandiff.testing import random_adapter
 
         narrow, wide = 2 * self.channels, 4 * self.channels
         plain = random_adapter([narrow] * 4 + [wide] * 50 + [narrow] * 6 + [wide] * 10, CONTEXT)
@@ -121,7 +121,7 @@ class Base:
     @cached_property
     def people(self) -> list[Any]:
         """Two DHD_REFERENCEs."""
-        from dhd_pack.dhumandiff.references import FaceReference
+        from dhd_pack.dhumandiff.references.reference import FaceReference
 
         return [
             FaceReference(

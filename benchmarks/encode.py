@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
 
     from dhumandiff import FaceReference
-    from dhumandiff.encode import encode_reference
+    from dhumandiff.references.encode import encode_reference
 
     begin = time.perf_counter()
     vision, faces = _vision(), _faces(given)
@@ -76,14 +76,14 @@ def _timed(work: Any) -> float:
 def _vision() -> Any:
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-    from dhumandiff.hosts.diffusers_vision import ClipVision
+    from dhumandiff.hosts.diffusers.vision import ClipVision
 
     return ClipVision(CLIPVisionModelWithProjection(CLIPVisionConfig(**VIT_H)).eval())
 
 
 def _faces(given: argparse.Namespace) -> Any:
     if given.face_pack == "tiny":
-        from dhumandiff.tiny import tiny_faces
+        from dhumandiff.testing import tiny_faces
 
         return tiny_faces()
     from dhumandiff.faces import InsightFaceAnalyser

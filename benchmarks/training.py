@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--samples", type=int, default=192, help="pictures that are prepared (default 192)")
     parser.add_argument("--steps", type=int, default=12, help=f"of {BATCH} samples (default 12)")
     given = parser.parse_args(arguments)
-    from dhumandiff.mini.world import people, write_dataset
+    from dhumandiff.miniature.world import people, write_dataset
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

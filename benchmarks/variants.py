@@ -41,7 +41,7 @@ def cascade(mode: str, masks: bool = False) -> Callable[[Base], Run]:
     """KSampler (DHumanDiff Cascade), scene 0.7 and faces 1.0."""
 
     def make(base: Base) -> Run:
-        from dhd_pack.nodes.comfy_cascade import CascadeGuider
+        from dhd_pack.nodes.comfy.guider import CascadeGuider
 
         guider = base.guider(_with_pair(base, masks=base.masks if masks else ()), CascadeGuider)
         guider.set_cascade(0.7, 1.0, 0.10, mode)
@@ -59,7 +59,7 @@ def floor(masks: bool = False) -> Callable[[Base], Run]:
 
     def make(base: Base) -> Run:
         from comfy.ldm.modules.attention import optimized_attention
-        from dhd_pack.nodes.comfy_apply import cross_attention_layers, reference_on
+        from dhd_pack.nodes.comfy.patch import cross_attention_layers, reference_on
 
         adapter = base.adapter.model
         people = [reference_on(person, torch.device("cpu")) for person in base.people]
@@ -108,7 +108,7 @@ def ip_adapters(folder: Path, masks: bool = False) -> Callable[[Base], Run]:
 
     def make(base: Base) -> Run:
         pack = _ip_adapter_plus(folder)
-        from dhd_pack.nodes.comfy_apply import cross_attention_layers
+        from dhd_pack.nodes.comfy.patch import cross_attention_layers
 
         model = base.model.clone()
         # Numbered as in IP-Adapter's files: the odd numbers of all attention layers, in the adapter's order.
@@ -157,7 +157,7 @@ def known(ip_adapter_plus: Path | None = None) -> dict[str, Callable[[Base], Run
 
 
 def _with_pair(base: Base, masks: Any = ()) -> Any:
-    from dhd_pack.nodes.comfy_apply import apply_pair
+    from dhd_pack.nodes.comfy.patch import apply_pair
 
     return apply_pair(base.model, base.adapter, base.people, 1.0, masks=masks)
 

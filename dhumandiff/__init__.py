@@ -12,7 +12,7 @@ __all__ = ["Adapter", "FaceReference", "__version__"]
 
 __version__ = "0.1.0"
 
-_ROOMS = {"Adapter": ".adapter", "FaceReference": ".references"}
+_ROOMS = {"Adapter": ".methods.paired.adapter", "FaceReference": ".references"}
 
 
 def __getattr__(name: str) -> Any:

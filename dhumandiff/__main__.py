@@ -15,7 +15,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from .commands import COMMANDS
+from .cli import COMMANDS
 from .errors import DHumanDiffError
 
 

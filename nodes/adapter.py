@@ -8,10 +8,10 @@ import comfy.ops
 import torch
 from comfy_api.latest import io
 
-from ..dhumandiff.adapter import Adapter
 from ..dhumandiff.errors import AdapterError
-from .comfy_folders import adapter_choices, adapter_path
-from .comfy_schema import AdapterType, schema
+from ..dhumandiff.methods.paired.adapter import Adapter
+from .comfy.folders import adapter_choices, adapter_path
+from .comfy.schema import AdapterType, schema
 
 
 class DHDLoadAdapter(io.ComfyNode):

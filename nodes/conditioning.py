@@ -6,11 +6,11 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..dhumandiff.cascade import FOCUS_SHARE, SCENE_STRENGTH
 from ..dhumandiff.errors import HostError
-from ..dhumandiff.references import same_person_warning
-from .comfy_apply import apply_pair
-from .comfy_schema import ADVANCED, AdapterType, ReferenceType, schema, tell
+from ..dhumandiff.methods.paired.cascade import FOCUS_SHARE, SCENE_STRENGTH
+from ..dhumandiff.references.reference import same_person_warning
+from .comfy.patch import apply_pair
+from .comfy.schema import ADVANCED, AdapterType, ReferenceType, schema, tell
 
 DURING: dict[str, tuple[float, float] | None] = {
     "start and end": None,
@@ -18,7 +18,7 @@ DURING: dict[str, tuple[float, float] | None] = {
     "first 80 %": (0.0, 0.8),
 }
 """When the faces count: what each choice of `during` stands for. On the miniature the last fifth of sampling adds nothing to who is
-who that could be measured (training/mini/rows: during_0_0.8), and without it those steps cost what a plain run costs."""
+who that could be measured (training/miniature/ablation_results: during_0_0.8), and without it those steps cost what a plain run costs."""
 
 
 class DHDApplyPair(io.ComfyNode):

@@ -9,8 +9,8 @@ from comfy_api.latest import io, ui
 from comfyui_version import __version__ as comfyui_version
 
 from ..dhumandiff.doctor import examine
-from .comfy_folders import every_folder
-from .comfy_schema import schema
+from .comfy.folders import every_folder
+from .comfy.schema import schema
 
 
 class DHDDoctor(io.ComfyNode):

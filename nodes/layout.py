@@ -8,7 +8,7 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..dhumandiff.errors import LayoutError
-from ..dhumandiff.layout import (
+from ..dhumandiff.layout.layout import (
     CUSTOM,
     FEATHER,
     LEAST,
@@ -23,8 +23,8 @@ from ..dhumandiff.layout import (
     preset_boxes,
     preset_front,
 )
-from ..dhumandiff.marks import PERSON_COLOURS, PERSON_DASHES
-from .comfy_schema import ADVANCED, BoundingBoxType, schema
+from ..dhumandiff.layout.person_style import PERSON_COLOURS, PERSON_DASHES
+from .comfy.schema import ADVANCED, BoundingBoxType, schema
 
 LATENT_SCALE = 8
 """Pixels of the picture to one of the latent, each way: SDXL's."""

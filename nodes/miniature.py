@@ -7,9 +7,9 @@ from itertools import islice
 import torch
 from comfy_api.latest import io
 
-from ..dhumandiff.mini.weights import FOLDER
-from ..dhumandiff.mini.world import SPLITS, Identity, draw_reference, sample_identity
-from .comfy_mini import (
+from ..dhumandiff.miniature.weights import FOLDER
+from ..dhumandiff.miniature.world import SPLITS, Identity, draw_reference, sample_identity
+from .comfy.miniature import (
     mini_adapter_patcher,
     mini_clip,
     mini_clip_vision,
@@ -17,7 +17,7 @@ from .comfy_mini import (
     mini_model,
     mini_vae,
 )
-from .comfy_schema import AdapterType, schema
+from .comfy.schema import AdapterType, schema
 
 GENDERS = ("any", "woman", "man")
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..dhumandiff.judge import prompt_of
-from ..dhumandiff.marks import PERSON_COLOURS, PERSON_DASHES
-from ..dhumandiff.prompt import Prompt, describe_binding, parse_prompt, split_sentences
-from .comfy_schema import ADVANCED, AdapterType, ReferenceType, schema, tell
-from .comfy_text import encode_subject_prompt, token_words
+from ..dhumandiff.evaluation.score import prompt_of
+from ..dhumandiff.layout.person_style import PERSON_COLOURS, PERSON_DASHES
+from ..dhumandiff.prompts.prompt import Prompt, describe_binding, parse_prompt, split_sentences
+from .comfy.schema import ADVANCED, AdapterType, ReferenceType, schema, tell
+from .comfy.text import encode_subject_prompt, token_words
 
 
 class DHDSubjectPrompt(io.ComfyNode):

@@ -10,20 +10,20 @@ import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..dhumandiff.encode import EncodeReport, encode_reference
 from ..dhumandiff.errors import ReferenceError
 from ..dhumandiff.faces import InsightFaceAnalyser
 from ..dhumandiff.faces.drawing import draw_crop
-from ..dhumandiff.references import FaceReference
-from .comfy_folders import (
+from ..dhumandiff.references.encode import EncodeReport, encode_reference
+from ..dhumandiff.references.reference import FaceReference
+from .comfy.folders import (
     face_pack_choices,
     insightface_root,
     new_reference_path,
     reference_choices,
     reference_path,
 )
-from .comfy_schema import ADVANCED, FACE_ANALYSIS_TYPES, ReferenceType, progress_text, schema, tell
-from .comfy_vision import VisionTower
+from .comfy.schema import ADVANCED, FACE_ANALYSIS_TYPES, ReferenceType, progress_text, schema, tell
+from .comfy.vision import VisionTower
 
 WHICH = ("largest", "left-most", "right-most", "by index")
 

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from comfy_api.latest import io, ui
 
-from ..dhumandiff.cascade import FACE_STRENGTH, FOCUS_SHARE, SCENE_STRENGTH
-from .comfy_cascade import MODES, CascadeGuider
-from .comfy_schema import ADVANCED, progress_text, schema
+from ..dhumandiff.methods.paired.cascade import FACE_STRENGTH, FOCUS_SHARE, SCENE_STRENGTH
+from .comfy.guider import MODES, CascadeGuider
+from .comfy.schema import ADVANCED, progress_text, schema
 
 
 def cascade_inputs() -> list[io.Input]:

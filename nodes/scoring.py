@@ -12,11 +12,11 @@ from PIL import Image, ImageDraw, ImageFilter
 from torch import Tensor
 
 from ..dhumandiff.errors import HostError, ImageError
+from ..dhumandiff.evaluation.score import ALIKE, Judged, identities_of, judge_picture, prompt_of, ranking
 from ..dhumandiff.faces import InsightFaceAnalyser
-from ..dhumandiff.judge import ALIKE, Judged, identities_of, judge_picture, prompt_of, ranking
-from ..dhumandiff.marks import colour_of, draw_box
-from ..dhumandiff.references import SAME_PERSON
-from .comfy_schema import ADVANCED, FACE_ANALYSIS_TYPES, ReferenceType, progress_text, schema, tell
+from ..dhumandiff.layout.person_style import colour_of, draw_box
+from ..dhumandiff.references.reference import SAME_PERSON
+from .comfy.schema import ADVANCED, FACE_ANALYSIS_TYPES, ReferenceType, progress_text, schema, tell
 
 
 def _inputs(image: str) -> list[Any]:

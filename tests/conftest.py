@@ -34,7 +34,7 @@ def face_analyser(faces_root: Path):
 @pytest.fixture(scope="module")
 def unet():
     """The tiny SDXL's UNet; with diffusers only."""
-    from dhumandiff.tiny import tiny_unet
+    from dhumandiff.testing import tiny_unet
 
     return tiny_unet()
 
@@ -42,7 +42,7 @@ def unet():
 @pytest.fixture(scope="module")
 def adapter():
     """Random weights that fit the tiny SDXL."""
-    from dhumandiff.tiny import tiny_adapter
+    from dhumandiff.testing import tiny_adapter
 
     return tiny_adapter()
 
@@ -58,7 +58,7 @@ def people(adapter):
 @pytest.fixture(scope="module")
 def portrait():
     """The tiny SDXL that draws portraits; with diffusers only."""
-    from dhumandiff.hosts.diffusers_pipeline import Portrait
+    from dhumandiff.hosts.diffusers.pipeline import Portrait
 
     return Portrait.from_base("tiny", "cpu")
 

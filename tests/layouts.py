@@ -191,7 +191,7 @@ def random_reference(info: Any = None, *, photos: int = 1, seed: int = 0, clip_t
 
     Widths: clip_width (80), identity_width (512). `clip_tokens` is 257 for CLIP ViT-H/14.
     """
-    from dhumandiff.references import FaceReference
+    from dhumandiff.references.reference import FaceReference
 
     clip_width = widths.get("clip_width") or (info.clip_width if info else 80)
     identity_width = widths.get("identity_width") or (info and info.identity_width) or 512

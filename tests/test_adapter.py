@@ -276,7 +276,7 @@ sys.path[:0] = [sys.argv[1]]
 from pathlib import Path
 import safetensors.torch, torch
 from dhumandiff import Adapter
-import dhumandiff.adapter
+import dhumandiff.methods.paired.adapter
 
 def peak():
     return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])

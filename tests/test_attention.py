@@ -10,9 +10,9 @@ from tiny_pair import inputs, run
 
 pytest.importorskip("diffusers", reason="install it with: pip install diffusers transformers accelerate")
 
-from dhumandiff import tiny
-from dhumandiff.attention import fit_masks, paired_attention, person_weights, released_attention_map
-from dhumandiff.hosts.diffusers import attach
+from dhumandiff import testing as tiny
+from dhumandiff.hosts.diffusers.attention import attach
+from dhumandiff.methods.paired.attention import fit_masks, paired_attention, person_weights, released_attention_map
 
 
 class ReferenceProcessor:

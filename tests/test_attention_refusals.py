@@ -8,7 +8,7 @@ from tiny_pair import CONTEXT, inputs, run
 pytest.importorskip("diffusers", reason="install it with: pip install diffusers transformers accelerate")
 
 from dhumandiff.errors import AdapterError, HostError, ReferenceError
-from dhumandiff.hosts.diffusers import attach
+from dhumandiff.hosts.diffusers.attention import attach
 
 
 def test_three_references_are_refused_when_the_weights_hold_two_persons(unet, adapter, people):

@@ -9,8 +9,18 @@ import torch
 import torch.nn.functional as F
 from layouts import TINY_HIDDEN, random_reference
 
-from dhumandiff.attention import paired_attention, released_attention_map
-from dhumandiff.cascade import (
+from dhumandiff.errors import HostError
+from dhumandiff.methods.paired.attention import paired_attention, released_attention_map
+from dhumandiff.methods.paired.attention_store import (
+    FocusListener,
+    FocusMap,
+    Observation,
+    Place,
+    ReleasedListener,
+    last_layers,
+    token_contrast,
+)
+from dhumandiff.methods.paired.cascade import (
     FACE_STRENGTH,
     FOCUS_SHARE,
     SCENE_STRENGTH,
@@ -20,8 +30,6 @@ from dhumandiff.cascade import (
     released_focus_mask,
     strength_map,
 )
-from dhumandiff.errors import HostError
-from dhumandiff.focus import FocusListener, FocusMap, Observation, Place, ReleasedListener, last_layers, token_contrast
 
 SIDES = [32] * 2 + [16] * 4 + [16] * 6 + [32] * 3 + [16] * 2
 """Of the layers of a 512 x 512 picture, in the order down, up, mid."""
@@ -274,8 +282,8 @@ def test_the_released_listener_refuses_views_that_never_show_the_whole_picture()
 
 def test_the_released_mask_of_a_diffusers_unet_is_that_of_its_own_queries_and_keys():
     pytest.importorskip("diffusers", reason="install it with: pip install diffusers transformers accelerate")
-    from dhumandiff import tiny
-    from dhumandiff.hosts.diffusers import attach, cross_attention_layers
+    from dhumandiff import testing as tiny
+    from dhumandiff.hosts.diffusers.attention import attach, cross_attention_layers
 
     unet, adapter = tiny.tiny_unet(), tiny.tiny_adapter()
     people = [random_reference(adapter.info, seed=seed, clip_tokens=50) for seed in (1, 2)]

@@ -6,10 +6,10 @@ import torch
 from PIL import Image, ImageFilter
 from plain_faces import face_at
 
-from dhumandiff.encode import encode_reference
 from dhumandiff.faces import choose_face, load_photo
 from dhumandiff.faces.drawing import draw_crop
 from dhumandiff.faces.quality import PhotoQuality
+from dhumandiff.references.encode import encode_reference
 
 LABEL = (240, 228, 66)
 FACE = face_at(258, 340, 307)

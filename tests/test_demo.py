@@ -13,14 +13,14 @@ pytest.importorskip("diffusers", reason="install it with: pip install diffusers 
 from known_faces import detect
 
 from dhumandiff.__main__ import main
-from dhumandiff.commands import demo, demo_sheet, generate
-from dhumandiff.commands.demo_sheet import Row, Seen, draw_sheet
-from dhumandiff.hosts.diffusers_pipeline import Portrait
-from dhumandiff.marks import colour_of
-from dhumandiff.mini import mini_adapter
-from dhumandiff.mini.faces import MiniFaces
-from dhumandiff.mini.world import SPLITS, distance
-from dhumandiff.prompt import parse_prompt
+from dhumandiff.cli import demo, demo_sheet, generate
+from dhumandiff.cli.demo_sheet import Row, Seen, draw_sheet
+from dhumandiff.hosts.diffusers.pipeline import Portrait
+from dhumandiff.layout.person_style import colour_of
+from dhumandiff.miniature import mini_adapter
+from dhumandiff.miniature.faces import MiniFaces
+from dhumandiff.miniature.world import SPLITS, distance
+from dhumandiff.prompts.prompt import parse_prompt
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ pytest.importorskip("diffusers", reason="install it with: pip install diffusers 
 
 import diffusers
 
-from dhumandiff import tiny
+from dhumandiff import testing as tiny
 from dhumandiff.errors import HostError
-from dhumandiff.hosts.diffusers_base import ClipVision, check_base, choose_device
-from dhumandiff.hosts.diffusers_pipeline import Portrait
+from dhumandiff.hosts.diffusers.loading import ClipVision, check_base, choose_device
+from dhumandiff.hosts.diffusers.pipeline import Portrait
 
 
 @pytest.fixture(scope="module")

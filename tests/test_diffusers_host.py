@@ -7,15 +7,15 @@ from tiny_pair import MARKED, SMALL, far
 
 pytest.importorskip("diffusers", reason="install it with: pip install diffusers transformers accelerate")
 
-from dhumandiff import tiny
-from dhumandiff.cascade import released_focus_mask
-from dhumandiff.focus import FocusMap
-from dhumandiff.hosts import diffusers_pipeline
-from dhumandiff.hosts.diffusers import attach
-from dhumandiff.hosts.diffusers_base import load_pipeline
-from dhumandiff.hosts.diffusers_pipeline import NEGATIVE, Portrait
-from dhumandiff.hosts.diffusers_text import encode_prompt
-from dhumandiff.prompt import parse_prompt
+from dhumandiff.hosts.diffusers import pipeline as diffusers_pipeline
+from dhumandiff.hosts.diffusers.attention import attach
+from dhumandiff.hosts.diffusers.loading import load_pipeline
+from dhumandiff.hosts.diffusers.parts import sdxl_scheduler
+from dhumandiff.hosts.diffusers.pipeline import NEGATIVE, Portrait
+from dhumandiff.hosts.diffusers.text import encode_prompt
+from dhumandiff.methods.paired.attention_store import FocusMap
+from dhumandiff.methods.paired.cascade import released_focus_mask
+from dhumandiff.prompts.prompt import parse_prompt
 
 
 def noise_at(share):
@@ -41,7 +41,7 @@ class Straightforward:
         width, height = size
         self.ids = torch.tensor([[float(height), width, 0, 0, height, width]])
         self.noise = torch.randn(1, 4, height // 8, width // 8, generator=torch.Generator().manual_seed(0))
-        scheduler = tiny.tiny_scheduler()
+        scheduler = sdxl_scheduler()
         scheduler.set_timesteps(steps)
         self.sigmas, self.times = scheduler.sigmas, scheduler.timesteps
 

@@ -9,8 +9,8 @@ from tiny_pair import MARKED, SMALL, far
 pytest.importorskip("diffusers", reason="install it with: pip install diffusers transformers accelerate")
 
 from dhumandiff.errors import HostError
-from dhumandiff.hosts.diffusers_pipeline import Portrait
-from dhumandiff.prompt import parse_prompt
+from dhumandiff.hosts.diffusers.pipeline import Portrait
+from dhumandiff.prompts.prompt import parse_prompt
 
 
 def unet_calls(portrait, generate):

@@ -13,11 +13,12 @@ from layouts import random_reference, small_adapter
 
 pytest.importorskip("diffusers", reason="install it with: pip install diffusers transformers accelerate")
 
-from dhumandiff import tiny
+from dhumandiff import testing as tiny
 from dhumandiff.errors import AdapterError, HostError, PromptError
-from dhumandiff.hosts.diffusers_base import load_pipeline
-from dhumandiff.hosts.diffusers_text import bound_words, encode_prompt
-from dhumandiff.prompt import Prompt, parse_prompt, split_weights
+from dhumandiff.hosts.diffusers.loading import load_pipeline
+from dhumandiff.hosts.diffusers.parts import sdxl_tokenizer
+from dhumandiff.hosts.diffusers.text import bound_words, encode_prompt
+from dhumandiff.prompts.prompt import Prompt, parse_prompt, split_weights
 
 START, END = 49406, 49407
 
@@ -48,7 +49,7 @@ def plain(marked):
 
 @pytest.fixture(scope="module")
 def parts():
-    return (tiny.tiny_tokenizer(), tiny.tiny_tokenizer(second=True)), tiny.tiny_text_encoders()
+    return (sdxl_tokenizer(), sdxl_tokenizer(second=True)), tiny.tiny_text_encoders()
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,12 @@ from PIL import Image
 pytest.importorskip("diffusers", reason="install it with: pip install diffusers transformers accelerate")
 pytest.importorskip("cv2", reason="photo quality is measured with OpenCV: pip install opencv-python-headless")
 
-from dhumandiff import tiny
-from dhumandiff.cascade import FACE_STRENGTH, FOCUS_SHARE, SCENE_STRENGTH
-from dhumandiff.encode import encode_reference
-from dhumandiff.hosts import diffusers_pipeline
-from dhumandiff.hosts.diffusers_pipeline import NEGATIVE
-from dhumandiff.references import FaceReference
+from dhumandiff import testing as tiny
+from dhumandiff.hosts.diffusers import pipeline as diffusers_pipeline
+from dhumandiff.hosts.diffusers.pipeline import NEGATIVE
+from dhumandiff.methods.paired.cascade import FACE_STRENGTH, FOCUS_SHARE, SCENE_STRENGTH
+from dhumandiff.references.encode import encode_reference
+from dhumandiff.references.reference import FaceReference
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -157,8 +157,8 @@ def test_drawn_people_are_seen_by_the_miniature_s_own_eyes_and_are_no_bad_photos
 ):
     from known_faces import detect
 
-    from dhumandiff.mini.faces import MiniFaces
-    from dhumandiff.mini.world import draw_reference, sample_identity
+    from dhumandiff.miniature.faces import MiniFaces
+    from dhumandiff.miniature.world import draw_reference, sample_identity
 
     monkeypatch.setattr(MiniFaces, "detect", detect)
     for number in (1, 2):

@@ -11,7 +11,7 @@ from PIL import Image
 pytest.importorskip("diffusers", reason="install it with: pip install diffusers transformers accelerate")
 pytest.importorskip("cv2", reason="photo quality is measured with OpenCV: pip install opencv-python-headless")
 
-from dhumandiff import tiny
+from dhumandiff import testing as tiny
 
 
 @pytest.fixture(scope="module")
@@ -222,5 +222,5 @@ def test_a_missing_package_is_told_with_its_pip_line(arguments, capsys, monkeypa
 
 def test_without_weights_it_says_how_to_get_them(arguments, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("dhumandiff.hosts.diffusers_base.check_base", lambda base: None)
+    monkeypatch.setattr("dhumandiff.hosts.diffusers.loading.check_base", lambda base: None)
     assert "python -m dhumandiff download" in refused({**arguments, "--base": ["sdxl"]}, capsys)

@@ -5,7 +5,7 @@ import torch
 from PIL import ImageColor
 
 from dhumandiff.errors import DHumanDiffError, LayoutError
-from dhumandiff.layout import (
+from dhumandiff.layout.layout import (
     LEAST,
     PRESETS,
     draw_layout,
@@ -17,7 +17,7 @@ from dhumandiff.layout import (
     preset_front,
     shape_of,
 )
-from dhumandiff.marks import colour_of
+from dhumandiff.layout.person_style import colour_of
 
 SIZES = {"portrait": (208, 304), "square": (256, 256), "landscape": (304, 208)}
 HALVES = ((0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0))

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from dhumandiff import metrics
 from dhumandiff.errors import DHumanDiffError
-from dhumandiff.metrics import FAILED, blending, cosines, match, score_picture, summarise, trimmed_mean
+from dhumandiff.evaluation import metrics
+from dhumandiff.evaluation.metrics import FAILED, blending, cosines, match, score_picture, summarise, trimmed_mean
 
 FIRST, SECOND, THIRD = np.eye(8)[:3]
 

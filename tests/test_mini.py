@@ -11,15 +11,15 @@ pytest.importorskip("diffusers", reason="install it with: pip install diffusers 
 
 from known_faces import detect
 
-from dhumandiff.encode import encode_reference
 from dhumandiff.errors import FaceError, HostError
 from dhumandiff.faces import FaceAnalyser
-from dhumandiff.hosts.diffusers import attach, check_fit, cross_attention_layers
-from dhumandiff.hosts.diffusers_base import BUILT_IN, check_base, load_pipeline
-from dhumandiff.mini import base, mini_adapter, weights
-from dhumandiff.mini.faces import MiniFaces, mini_faces, mini_judge
-from dhumandiff.mini.world import draw_reference, sample_identity, sample_pair
-from dhumandiff.prompt import parse_prompt
+from dhumandiff.hosts.diffusers.attention import attach, check_fit, cross_attention_layers
+from dhumandiff.hosts.diffusers.loading import BUILT_IN, check_base, load_pipeline
+from dhumandiff.miniature import base, mini_adapter, weights
+from dhumandiff.miniature.faces import MiniFaces, mini_faces, mini_judge
+from dhumandiff.miniature.world import draw_reference, sample_identity, sample_pair
+from dhumandiff.prompts.prompt import parse_prompt
+from dhumandiff.references.encode import encode_reference
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def elsewhere(tmp_path, monkeypatch):
     folder = tmp_path / "weights"
     folder.mkdir()
     load = weights.load_part
-    for module in ("dhumandiff.mini.base", "dhumandiff.mini.faces"):
+    for module in ("dhumandiff.miniature.base", "dhumandiff.miniature.faces"):
         monkeypatch.setattr(f"{module}.load_part", lambda name: load(name, folder))
     return folder
 
@@ -144,9 +144,9 @@ def test_the_base_comes_in_the_dtype_asked_for():
 
 
 def test_training_finds_the_miniature_under_its_name():
-    from training.base import load_base, outline_base
     from training.data.encode import load_faces, load_vision
     from training.data.settings import FaceSettings
+    from training.run.base import load_base, outline_base
 
     outline = outline_base("mini", text_encoder=True)
     assert {parameter.device.type for parameter in outline.unet.parameters()} == {"meta"}

@@ -17,7 +17,7 @@ from PIL import Image
 from published import copy_published, left_out, published, tracked
 
 import dhumandiff
-from dhumandiff.marks import PERSON_COLOURS
+from dhumandiff.layout.person_style import PERSON_COLOURS
 
 tomllib = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")  # pytest brings tomli there
 
@@ -251,7 +251,7 @@ def test_package_data_holds_every_data_file_of_the_packages():
 def test_every_folder_with_modules_is_a_package():
     folders = {name.rpartition("/")[0] for name in tracked() if name.endswith(".py")}
     packages = {folder for folder in folders if folder.split("/")[0] in ("dhumandiff", "training", "nodes")}
-    assert "dhumandiff/tiny" in packages
+    assert "dhumandiff/testing" in packages
     assert [folder for folder in sorted(packages) if not (REPOSITORY / folder / "__init__.py").is_file()] == []
 
 

@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 
 from dhumandiff.errors import ImageError
-from dhumandiff.faces import Face
-from dhumandiff.mini.world import sample_identity, sample_pair, sample_script, write_caption
-from dhumandiff.placement import (
+from dhumandiff.evaluation.assignment import (
     clothes_of,
     colour_of,
     owners_by_boxes,
@@ -17,7 +15,9 @@ from dhumandiff.placement import (
     place,
     sides_of,
 )
-from dhumandiff.prompt import parse_prompt
+from dhumandiff.faces import Face
+from dhumandiff.miniature.world import sample_identity, sample_pair, sample_script, write_caption
+from dhumandiff.prompts.prompt import parse_prompt
 
 
 def read(text):

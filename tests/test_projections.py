@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from dhumandiff.errors import AdapterError
-from dhumandiff.projections import FaceProjection, IdentityProjection, PairedKeysValues, SubjectMapping
+from dhumandiff.methods.paired.projections import FaceProjection, IdentityProjection, PairedKeysValues, SubjectMapping
 
 SMALL = {"hidden": (64, 128)}
 FULL = {**layouts.FULL, "hidden": (640, 1280)}  # real projections, two of the 70 layers

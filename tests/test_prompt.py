@@ -10,9 +10,9 @@ import pytest
 from comfyui import COMFYUI, REPOSITORY, why_not
 
 from dhumandiff.errors import PromptError
-from dhumandiff.prompt import Mention, Prompt, bind_tokens, describe_binding, parse_prompt, split_weights
+from dhumandiff.prompts.prompt import Mention, Prompt, bind_tokens, describe_binding, parse_prompt, split_weights
 
-TOKENIZERS = (REPOSITORY / "dhumandiff" / "tiny" / "tokenizer", COMFYUI / "comfy" / "sd1_tokenizer")
+TOKENIZERS = (REPOSITORY / "dhumandiff" / "tokenizer", COMFYUI / "comfy" / "sd1_tokenizer")
 CAPTION = (  # as long as PairHuman's, which pass 77 tokens
     "A man and a woman are seated on a weathered wooden bench in a sunlit garden, surrounded by tall hydrangeas and a low "
     "stone wall. The man is dressed in a tailored black tuxedo with a satin lapel, a white shirt and a bow tie, and rests "
@@ -343,7 +343,7 @@ sys.argv = sys.argv[:1]
 import comfy.cli_args
 comfy.cli_args.args.cpu = True
 from comfy.sd1_clip import SDTokenizer, escape_important, token_weights, unescape_important
-from dhumandiff.prompt import bind_tokens, parse_prompt
+from dhumandiff.prompts.prompt import bind_tokens, parse_prompt
 given = json.load(sys.stdin)
 weights = [[[unescape_important(s), w] for s, w in token_weights(escape_important(t), 1.0)] for t in given["weights"]]
 tokenizer = SDTokenizer(embedding_directory=folder)

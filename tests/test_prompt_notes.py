@@ -2,7 +2,7 @@
 
 import pytest
 
-from dhumandiff.prompt import parse_prompt
+from dhumandiff.prompts.prompt import parse_prompt
 
 
 @pytest.mark.parametrize("mentions", ["first", "all"])

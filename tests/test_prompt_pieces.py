@@ -2,7 +2,7 @@
 
 import pytest
 
-from dhumandiff.prompt import Mention, Piece, Prompt, parse_prompt
+from dhumandiff.prompts.prompt import Mention, Piece, Prompt, parse_prompt
 
 
 def cut(marked, mentions="first", persons=2):

@@ -8,11 +8,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from dhumandiff import FaceReference, references
-from dhumandiff.encode import CLIP_MEAN, CLIP_STD, EncodeReport, clip_pixels, encode_reference
+from dhumandiff import FaceReference
 from dhumandiff.errors import DHumanDiffError, FaceError, HostError, ImageError, ReferenceError
 from dhumandiff.faces import ARCFACE_TEMPLATE, Face, load_photo
-from dhumandiff.references import same_person_warning
+from dhumandiff.references import reference as references
+from dhumandiff.references.encode import CLIP_MEAN, CLIP_STD, EncodeReport, clip_pixels, encode_reference
+from dhumandiff.references.reference import same_person_warning
 
 PERSONS = torch.eye(512)  # rows as unlike as can be
 

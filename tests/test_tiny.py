@@ -6,11 +6,13 @@ import torch
 
 pytest.importorskip("diffusers", reason="install it with: pip install diffusers transformers accelerate")
 
-from dhumandiff import tiny
-from dhumandiff.encode import encode_reference
+from dhumandiff import testing as tiny
 from dhumandiff.errors import HostError
 from dhumandiff.faces import FaceAnalyser
-from dhumandiff.hosts.diffusers import cross_attention_layers
+from dhumandiff.hosts.diffusers.attention import cross_attention_layers
+from dhumandiff.hosts.diffusers.parts import sdxl_tokenizer
+from dhumandiff.references.encode import encode_reference
+from dhumandiff.tokenizer import TOKENIZER
 
 
 @pytest.mark.parametrize(("depth", "layers"), [("tiny", 17), ("sdxl", 70)])
@@ -70,7 +72,7 @@ def test_unet_predicts_mostly_its_input_so_that_sampling_ends_in_ordinary_latent
 
 
 def test_tokenizer_is_clips_with_both_ways_of_padding():
-    first, second = tiny.tiny_tokenizer(), tiny.tiny_tokenizer(second=True)
+    first, second = sdxl_tokenizer(), sdxl_tokenizer(second=True)
     assert first("A man")["input_ids"] == [49406, 320, 786, 49407]
     assert first.model_max_length == 77
     settings = {"padding": "max_length", "max_length": 5}
@@ -79,7 +81,7 @@ def test_tokenizer_is_clips_with_both_ways_of_padding():
 
 
 def test_vocabulary_is_packaged_with_its_licence():
-    assert "MIT License" in (tiny.TOKENIZER / "LICENSE").read_text(encoding="utf-8")
+    assert "MIT License" in (TOKENIZER / "LICENSE").read_text(encoding="utf-8")
 
 
 def test_vae_makes_eight_pixels_of_a_latent_pixel():

@@ -16,7 +16,7 @@ from PIL import Image
 from dhumandiff.errors import DHumanDiffError, ImageError
 from dhumandiff.faces.face import Face
 from dhumandiff.faces.geometry import crop_face
-from dhumandiff.mini.world import (
+from dhumandiff.miniature.world import (
     ACTIONS,
     APART,
     COLOURS,
@@ -40,15 +40,15 @@ from dhumandiff.mini.world import (
     write_caption,
     write_dataset,
 )
-from dhumandiff.mini.world.__main__ import main
-from dhumandiff.mini.world.caption import looks_of
-from dhumandiff.mini.world.identity import STYLES
-from dhumandiff.mini.world.looks import LOOKS
-from dhumandiff.prompt import parse_prompt
+from dhumandiff.miniature.world.__main__ import main
+from dhumandiff.miniature.world.caption import looks_of
+from dhumandiff.miniature.world.identity import STYLES
+from dhumandiff.miniature.world.looks import LOOKS
+from dhumandiff.prompts.prompt import parse_prompt
 
 HASH = """
 import hashlib, json
-from dhumandiff.mini.world import sample_pair
+from dhumandiff.miniature.world import sample_pair
 sample = sample_pair(11)
 pixels = sample.picture.tobytes() + sample.references[1][0].picture.tobytes() + sample.people[0].mask.tobytes()
 print(hashlib.sha256(pixels + json.dumps(sample.annotation).encode()).hexdigest())
@@ -71,7 +71,7 @@ def test_a_seed_gives_the_same_sample_in_another_process():
 
 
 def test_the_world_loads_no_optional_package():
-    code = "import sys, dhumandiff; before = set(sys.modules); import dhumandiff.mini.world.read; " + (
+    code = "import sys, dhumandiff; before = set(sys.modules); import dhumandiff.miniature.world.read; " + (
         "print(sorted(n for n in set(sys.modules) - before if n.split('.')[0] in ('cv2', 'diffusers', 'transformers')))"
     )
     env = {"PYTHONPATH": str(Path(__file__).parents[1])}
@@ -253,9 +253,9 @@ def test_captions_never_describe_a_face():
 
 def test_captions_fit_into_one_chunk_of_clip():
     pytest.importorskip("transformers")
-    from dhumandiff.tiny import tiny_tokenizer
+    from dhumandiff.hosts.diffusers.parts import sdxl_tokenizer
 
-    tokenizer = tiny_tokenizer()
+    tokenizer = sdxl_tokenizer()
     for seed in range(300):
         script = sample_script(seed, (sample_identity(2 * seed), sample_identity(2 * seed + 1)))
         for looks in (False, True):

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from dhumandiff.errors import ImageError
-from dhumandiff.mini.world import (
+from dhumandiff.miniature.world import (
     COLOURS,
     SCENES,
     draw_script,

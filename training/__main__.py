@@ -19,13 +19,13 @@ from importlib import import_module
 from dhumandiff.errors import DHumanDiffError
 
 COMMANDS = {
-    "prepare": "turn pictures of two people into shards that training streams",
-    "train": "train the adapter on shards",
-    "evaluate": "judge trained weights, by pictures on the base mini, by the loss on others",
-    "mini": "rebuild the miniature that ships, or train and judge a row of its table",
-    "export": "write trained weights as files that the nodes load, with a model card",
+    "prepare": (".prepare", "turn pictures of two people into shards that training streams"),
+    "train": (".train", "train the adapter on shards"),
+    "evaluate": (".evaluate", "judge trained weights, by pictures on the base mini, by the loss on others"),
+    "mini": (".miniature", "rebuild the miniature that ships, or train and judge a row of its table"),
+    "export": (".export", "write trained weights as files that the nodes load, with a model card"),
 }
-"""Name of the command, which is its module here -> what it does."""
+"""Name of the command -> its module here, and what it does."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,9 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: there is no command {name!r}. Choose one of: {', '.join(COMMANDS)}.", file=sys.stderr)
         return 2
     try:
-        module = import_module(f".{name}", __package__ or "training")
+        module = import_module(COMMANDS[name][0], __package__ or "training")
     except ModuleNotFoundError as error:
-        if error.name == f"{__package__}.{name}":
+        if error.name == f"{__package__}{COMMANDS[name][0]}":
             print(f"error: the command {name} is not part of this version.", file=sys.stderr)
         else:
             print(f"error: {name} needs {error.name}. Install it with: pip install '.[train]'", file=sys.stderr)
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _help() -> str:
-    lines = [f"  {name:<10} {what}" for name, what in COMMANDS.items()]
+    lines = [f"  {name:<10} {what}" for name, (_, what) in COMMANDS.items()]
     return "\n".join(
         [
             "usage: python -m training COMMAND [settings]",

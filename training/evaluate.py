@@ -7,9 +7,9 @@
     python -m training evaluate --base mini --out scores                     the miniature, by its world's own judge
     python -m training evaluate --run runs/pair --data+ shards-of-others     the loss alone
 
-Cases are photos of people and a sentence (training/scoring/cases.py); what is measured is in dhumandiff/metrics.py. Kill it
+Cases are photos of people and a sentence (training/evaluation/cases.py); what is measured is in dhumandiff/evaluation/metrics.py. Kill it
 whenever you like: the same command goes on. On the base `mini` without cases pictures are judged by the miniature's world and
-its second recogniser (training/mini/judging.py).
+its second recogniser (training/miniature/judging.py).
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from . import TrainingError
-from .config import TrainConfig, need
 from .data.settings import FaceSettings
 from .parsing import parse
+from .run.config import TrainConfig, need
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     from dhumandiff import Adapter
 
-    from .mini.rows import Easel
-    from .mini.sampling import Sampling
+    from .miniature.ablations import Easel
+    from .miniature.sampling import Sampling
 
 __all__ = ["EvaluateConfig", "evaluate", "main"]
 
@@ -55,7 +55,7 @@ class EvaluateConfig:
     out: str = "evaluation"
     """Folder that the results go to; what lies there under the same names is replaced."""
     cases: str = ""
-    """A .jsonl of cases, each the photos of people and a sentence; see training/scoring/cases.py."""
+    """A .jsonl of cases, each the photos of people and a sentence; see training/evaluation/cases.py."""
     pictures: str = ""
     """Folder with the finished pictures of the cases, <id>.png or <id>_<seed>.png; nothing is drawn then."""
     bench: str = ""
@@ -168,7 +168,7 @@ def _ending(config: EvaluateConfig, out: Path, scores: dict[str, str], lines: li
 
 def _score_cases(config: EvaluateConfig, base: str, dry: bool) -> str:
     """Cases or a bench: draw what is missing, measure, tell."""
-    from .scoring.run import gather, score
+    from .evaluation.run import gather, score
 
     cases, notes = gather(config)
     aside = [case for case in cases if case.problem]
@@ -201,7 +201,7 @@ def _folder(path: str) -> Path:
 
 def _config_of(run: str) -> TrainConfig:
     """The configuration that a run last used."""
-    from .checkpoint import RUN_FILE
+    from .run.checkpoint import RUN_FILE
 
     path = Path(run) / RUN_FILE
     if not path.is_file():
@@ -213,19 +213,19 @@ def _adapter(config: EvaluateConfig) -> Adapter:
     from dhumandiff import Adapter
 
     if config.run:
-        from .checkpoint import adapter_of_run
+        from .run.checkpoint import adapter_of_run
 
         return adapter_of_run(Path(config.run))
     if config.adapter:
         return Adapter.from_pretrained(config.adapter)
-    from dhumandiff.mini import mini_adapter
+    from dhumandiff.miniature import mini_adapter
 
     return mini_adapter()
 
 
 def _with_data(config: EvaluateConfig, trained: TrainConfig | None, base: str) -> TrainConfig:
     """What the loss is computed with: the run's configuration, or the usual one, on the folders asked for."""
-    from .config import BaseConfig, DataConfig, FolderConfig
+    from .run.config import BaseConfig, DataConfig, FolderConfig
 
     folders = [FolderConfig(path) for path in config.data] or (trained.data.validation if trained else [])
     if not folders:
@@ -272,7 +272,7 @@ def _plan(config: EvaluateConfig, base: str, adapter: Adapter, losses: TrainConf
 
 
 def _sampling(config: EvaluateConfig) -> Sampling:
-    from .mini.sampling import Sampling
+    from .miniature.sampling import Sampling
 
     names = ("mode", "scene_strength", "face_strength", "strength", "cfg", "steps", "sampler")
     given = {name: getattr(config, name) for name in names}
@@ -283,9 +283,9 @@ def _judge_pictures(
     config: EvaluateConfig, adapter: Adapter, out: Path
 ) -> tuple[dict[str, str], list[str], list[Path]]:
     """Scores for a model card, lines for people, and the files made."""
-    from .mini.judging import MEASURES
-    from .mini.rows import Easel, judge
-    from .mini.table import percent, table
+    from .miniature.ablations import Easel, judge
+    from .miniature.judging import MEASURES
+    from .miniature.table import percent, table
 
     sampling = _sampling(config)
     sampling.check()
@@ -324,7 +324,7 @@ def draw_sheet(easel: Easel, pictures: np.ndarray, pairs: int, seeds: int, zoom:
     """
     from PIL import Image, ImageDraw
 
-    from .mini.judging import held_out_cases
+    from .miniature.judging import held_out_cases
 
     height, width = (zoom * side for side in pictures.shape[1:3])
     gap, text = 6, 40
@@ -351,11 +351,11 @@ def validation_loss(config: TrainConfig, adapter: Adapter) -> float:
     """The mean loss over the validation batches of a configuration, as `train` computes it before a checkpoint."""
     from accelerate import Accelerator
 
-    from .base import check_shards_fit, load_base
     from .data.folder import open_folders
-    from .model import PairModel
     from .objectives import build_objectives, check_data
-    from .validate import DTYPES, choose_precision, validate
+    from .run.base import check_shards_fit, load_base
+    from .run.model import PairModel
+    from .run.validate import DTYPES, choose_precision, validate
 
     validation = open_folders(config.data.validation)
     objectives = build_objectives(config.objectives, validation[0])

@@ -20,10 +20,10 @@ import yaml
 from dhumandiff import Adapter
 
 from . import TrainingError
-from .checkpoint import Checkpoint, Run
-from .config import need
 from .parsing import parse
-from .watch import read_log
+from .run.checkpoint import Checkpoint, Run
+from .run.config import need
+from .run.logging import read_log
 
 __all__ = ["ExportConfig", "export", "main"]
 

@@ -310,7 +310,7 @@ def _common(encoders: Encoders, faces: FaceAnalyser) -> bytes:
 
     from dhumandiff.faces import ARCFACE_TEMPLATE, Face
 
-    from .recognisers import probe_picture
+    from .recognizers import probe_picture
 
     tensors, header = encoders.common()
     probe = faces.identity(probe_picture(), Face(np.float32([0, 0, 112, 112]), ARCFACE_TEMPLATE))

@@ -13,8 +13,8 @@ import os
 import signal
 from collections.abc import Sequence
 
-from .config import TrainConfig
 from .parsing import parse
+from .run.config import TrainConfig
 
 __all__ = ["main"]
 
@@ -29,12 +29,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if given["dry_run"]:
-        from .estimate import dry_run
+        from .run.estimate import dry_run
 
         print(dry_run(config))
         return
 
-    from .loop import train
+    from .run.loop import train
 
     ended = train(config)
     if int(os.environ.get("RANK", "0")) == 0:

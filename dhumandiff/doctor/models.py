@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..commands.download import FOLDER, REPOSITORY
+from ..cli.download import FOLDER, REPOSITORY
 from ..errors import AdapterError, FaceError
 from .findings import DAMAGED, MISSING, NOTE, OK, Finding
 from .folders import FACE_ROOT, PROJECT, Folders, files_in
@@ -64,7 +64,7 @@ def adapters(folders: Folders) -> tuple[list[Finding], set[int]]:
 
 def _adapter(path: Path, todo: str) -> tuple[Finding, set[int]]:
     """A file or folder in words, and the width of its vision tower if it works. `todo`: if it does not."""
-    from ..commands.inspect import in_a_sentence, look
+    from ..cli.inspect import in_a_sentence, look
 
     try:
         facts = look(path)
@@ -264,7 +264,7 @@ def _fits(path: Path, wanted: set[int]) -> bool:
 
 def cached_image_encoder() -> list[Finding]:
     """The same without ComfyUI, where transformers keeps it in Hugging Face's cache."""
-    from ..hosts.diffusers_vision import IMAGE_ENCODER
+    from ..hosts.diffusers.vision import IMAGE_ENCODER
 
     owner, name, inside = IMAGE_ENCODER.split("/", 2)
     if all(_is_cached(f"{owner}/{name}", f"{inside}/{file}") for file in ("config.json", "model.safetensors")):

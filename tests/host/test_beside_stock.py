@@ -5,7 +5,7 @@ import comfy.cli_args
 import comfy.controlnet
 import comfy.ops
 import comfy.samplers
-import dhd_pack.dhumandiff.tiny as tiny
+import dhd_pack.dhumandiff.testing as tiny
 import folder_paths
 import numpy as np
 import pytest
@@ -14,17 +14,18 @@ import torch
 from comfy_extras.nodes_custom_sampler import Guider_DualCFG
 from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 from comfy_extras.nodes_sag import SelfAttentionGuidance
-from dhd_pack.dhumandiff.attention import ReadyKeysValues
-from dhd_pack.dhumandiff.encode import encode_reference
-from dhd_pack.dhumandiff.hosts.diffusers import attach
-from dhd_pack.dhumandiff.hosts.diffusers_text import encode_prompt
-from dhd_pack.dhumandiff.prompt import parse_prompt
-from dhd_pack.nodes import comfy_pair
+from dhd_pack.dhumandiff.hosts.diffusers.attention import attach
+from dhd_pack.dhumandiff.hosts.diffusers.parts import sdxl_tokenizer
+from dhd_pack.dhumandiff.hosts.diffusers.text import encode_prompt
+from dhd_pack.dhumandiff.methods.paired.attention import ReadyKeysValues
+from dhd_pack.dhumandiff.prompts.prompt import parse_prompt
+from dhd_pack.dhumandiff.references.encode import encode_reference
 from dhd_pack.nodes.adapter import DHDLoadAdapter
-from dhd_pack.nodes.comfy_apply import apply_pair
-from dhd_pack.nodes.comfy_cascade import MODES, CascadeGuider
-from dhd_pack.nodes.comfy_text import encode_subject_prompt
-from dhd_pack.nodes.comfy_vision import VisionTower
+from dhd_pack.nodes.comfy import pair as comfy_pair
+from dhd_pack.nodes.comfy.guider import MODES, CascadeGuider
+from dhd_pack.nodes.comfy.patch import apply_pair
+from dhd_pack.nodes.comfy.text import encode_subject_prompt
+from dhd_pack.nodes.comfy.vision import VisionTower
 from dhd_pack.nodes.conditioning import DHDApplyPair
 from dhd_pack.nodes.prompt import DHDSubjectPrompt
 from dhd_pack.nodes.references import DHDEncodeReference
@@ -80,7 +81,7 @@ def test_from_photos_and_a_sentence_both_hosts_predict_the_same(monkeypatch):
     for ((context, options),) in (bound[0], clip.encode_from_tokens_scheduled(clip.tokenize(negative))):
         conditionings.append([[context, {**options, "width": 512, "height": 512}]])
 
-    tokenizers, encoders = (tiny.tiny_tokenizer(), tiny.tiny_tokenizer(second=True)), tiny.tiny_text_encoders()
+    tokenizers, encoders = (sdxl_tokenizer(), sdxl_tokenizer(second=True)), tiny.tiny_text_encoders()
     positive_there = encode_prompt(tokenizers, encoders, prompt, plain, there)
     negative_there = encode_prompt(tokenizers, encoders, negative)
     sigma = sigma_at(model, 601)

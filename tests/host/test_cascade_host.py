@@ -6,9 +6,9 @@ import tiny_comfy
 import torch
 import torch.nn.functional as F
 from dhd_pack.dhumandiff.errors import DHumanDiffError
-from dhd_pack.dhumandiff.focus import FocusListener
-from dhd_pack.nodes.comfy_apply import apply_pair
-from dhd_pack.nodes.comfy_cascade import CascadeGuider
+from dhd_pack.dhumandiff.methods.paired.attention_store import FocusListener
+from dhd_pack.nodes.comfy.guider import CascadeGuider
+from dhd_pack.nodes.comfy.patch import apply_pair
 from dhd_pack.nodes.sampling import DHDCascadeKSampler
 from sampling import guider, predict, sample, sigma_at
 
@@ -54,7 +54,7 @@ def test_a_prediction_is_the_face_s_where_the_focus_is_and_the_scene_s_elsewhere
 
 
 def test_one_pass_begins_at_the_scene_s_strength_and_goes_on_with_one_for_every_place(model, paired, monkeypatch):
-    from dhd_pack.dhumandiff import focus as listening
+    from dhd_pack.dhumandiff.methods.paired import attention_store as listening
 
     made, maps = cascade(paired, "one_pass", scene=0.2, face=0.9, share=0.25), []
     strength_map = listening.strength_map
@@ -132,9 +132,9 @@ def test_without_guidance_it_runs_too(paired, mode):
 
 
 def test_the_released_mask_is_that_of_the_last_step_s_unconditional_half(model, paired, monkeypatch):
-    from dhd_pack.dhumandiff import focus as listening
-    from dhd_pack.dhumandiff.attention import released_attention_map
-    from dhd_pack.dhumandiff.cascade import released_focus_mask
+    from dhd_pack.dhumandiff.methods.paired import attention_store as listening
+    from dhd_pack.dhumandiff.methods.paired.attention import released_attention_map
+    from dhd_pack.dhumandiff.methods.paired.cascade import released_focus_mask
 
     seen = []
     listen = listening.ReleasedListener.__call__

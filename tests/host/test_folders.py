@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import comfy.ops
-import dhd_pack.dhumandiff.tiny as tiny
+import dhd_pack.dhumandiff.testing as tiny
 import folder_paths
 import layouts
 import pytest
@@ -12,7 +12,7 @@ import tiny_comfy
 import torch
 from dhd_pack.dhumandiff.errors import DHumanDiffError
 from dhd_pack.nodes.adapter import DHDLoadAdapter
-from dhd_pack.nodes.comfy_folders import adapter_choices, adapter_path, new_reference_path, reference_choices
+from dhd_pack.nodes.comfy.folders import adapter_choices, adapter_path, new_reference_path, reference_choices
 from dhd_pack.nodes.doctor import DHDDoctor
 from dhd_pack.nodes.references import DHDLoadReference, DHDSaveReference
 from safetensors.torch import save_file

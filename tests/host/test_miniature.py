@@ -12,19 +12,19 @@ import comfy.utils
 import pytest
 import torch
 from comfyui import COMFYUI, REPOSITORY
-from dhd_pack.dhumandiff.encode import clip_pixels
 from dhd_pack.dhumandiff.errors import HostError
 from dhd_pack.dhumandiff.faces import Face
-from dhd_pack.dhumandiff.hosts.diffusers import attach
-from dhd_pack.dhumandiff.mini import base, mini_adapter
-from dhd_pack.dhumandiff.mini.weights import FOLDER, load_part
-from dhd_pack.dhumandiff.mini.world import SPLITS, draw_reference, draw_script, sample_script
-from dhd_pack.dhumandiff.prompt import parse_prompt
-from dhd_pack.dhumandiff.references import FaceReference
-from dhd_pack.nodes import comfy_mini
-from dhd_pack.nodes.comfy_apply import apply_pair
-from dhd_pack.nodes.comfy_text import encode_subject_prompt
-from dhd_pack.nodes.comfy_vision import VisionTower
+from dhd_pack.dhumandiff.hosts.diffusers.attention import attach
+from dhd_pack.dhumandiff.miniature import base, mini_adapter
+from dhd_pack.dhumandiff.miniature.weights import FOLDER, load_part
+from dhd_pack.dhumandiff.miniature.world import SPLITS, draw_reference, draw_script, sample_script
+from dhd_pack.dhumandiff.prompts.prompt import parse_prompt
+from dhd_pack.dhumandiff.references.encode import clip_pixels
+from dhd_pack.dhumandiff.references.reference import FaceReference
+from dhd_pack.nodes.comfy import miniature as comfy_mini
+from dhd_pack.nodes.comfy.patch import apply_pair
+from dhd_pack.nodes.comfy.text import encode_subject_prompt
+from dhd_pack.nodes.comfy.vision import VisionTower
 from dhd_pack.nodes.miniature import DHDDrawPerson, DHDLoadMiniature, drawn_person
 from dhd_pack.nodes.references import DHDEncodeReference
 from PIL import Image

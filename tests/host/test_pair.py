@@ -2,16 +2,17 @@
 
 import comfy.model_management
 import comfy.samplers
-import dhd_pack.dhumandiff.tiny as tiny
+import dhd_pack.dhumandiff.testing as tiny
 import pytest
 import tiny_comfy
 import torch
 from comfy.patcher_extension import WrappersMP
 from dhd_pack.dhumandiff.errors import DHumanDiffError
-from dhd_pack.dhumandiff.hosts.diffusers import attach, cross_attention_layers
-from dhd_pack.nodes import comfy_apply, comfy_pair
-from dhd_pack.nodes.comfy_apply import apply_pair, check_fit
-from dhd_pack.nodes.comfy_call import CALL
+from dhd_pack.dhumandiff.hosts.diffusers.attention import attach, cross_attention_layers
+from dhd_pack.nodes.comfy import pair as comfy_pair
+from dhd_pack.nodes.comfy import patch as comfy_apply
+from dhd_pack.nodes.comfy.batch import CALL
+from dhd_pack.nodes.comfy.patch import apply_pair, check_fit
 from sampling import guider, predict, sample, sigma_at
 
 POSITIVE, NEGATIVE = tiny_comfy.conditioning(1), tiny_comfy.conditioning(2)
@@ -300,7 +301,7 @@ def test_a_model_without_a_unet_is_refused(adapter, people):
 
 
 def test_a_reference_of_another_vision_tower_is_refused_before_sampling(model, adapter, people):
-    from dhd_pack.dhumandiff.references import FaceReference
+    from dhd_pack.dhumandiff.references.reference import FaceReference
 
     wide = FaceReference(identity=None, clip_hidden=torch.randn(1, 50, 96), clip_hidden_zero=torch.randn(1, 50, 96))
     with pytest.raises(DHumanDiffError, match="width 96"):

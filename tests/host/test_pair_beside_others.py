@@ -2,15 +2,15 @@
 
 import comfy.model_management
 import comfy.samplers
-import dhd_pack.dhumandiff.tiny as tiny
+import dhd_pack.dhumandiff.testing as tiny
 import pytest
 import tiny_comfy
 import torch
 from comfy.ldm.modules.attention import optimized_attention
 from dhd_pack.dhumandiff.errors import DHumanDiffError
-from dhd_pack.nodes.comfy_apply import apply_pair, check_fit
-from dhd_pack.nodes.comfy_cascade import CascadeGuider
-from dhd_pack.nodes.comfy_pair import pairs_of
+from dhd_pack.nodes.comfy.guider import CascadeGuider
+from dhd_pack.nodes.comfy.pair import pairs_of
+from dhd_pack.nodes.comfy.patch import apply_pair, check_fit
 from sampling import guider, predict, sample, sigma_at
 
 POSITIVE, NEGATIVE = tiny_comfy.conditioning(1), tiny_comfy.conditioning(2)

@@ -4,10 +4,10 @@ import pytest
 import tiny_comfy
 import torch
 import torch.nn.functional as F
-from dhd_pack.dhumandiff.attention import ReadyKeysValues
 from dhd_pack.dhumandiff.errors import DHumanDiffError
-from dhd_pack.nodes.comfy_apply import apply_pair, stack_masks
-from dhd_pack.nodes.comfy_cascade import CascadeGuider
+from dhd_pack.dhumandiff.methods.paired.attention import ReadyKeysValues
+from dhd_pack.nodes.comfy.guider import CascadeGuider
+from dhd_pack.nodes.comfy.patch import apply_pair, stack_masks
 from sampling import guider, predict, sample, sigma_at
 
 POSITIVE, NEGATIVE = tiny_comfy.conditioning(1), tiny_comfy.conditioning(2)
@@ -195,8 +195,8 @@ def test_half_precision_stays_near_single_precision(adapter, people, dtype, tole
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_an_adapter_in_half_precision_stays_so_and_works(model, people, dtype):
     import comfy.ops
-    import dhd_pack.dhumandiff.tiny as tiny
-    from dhd_pack.dhumandiff.adapter import Adapter
+    import dhd_pack.dhumandiff.testing as tiny
+    from dhd_pack.dhumandiff.methods.paired.adapter import Adapter
 
     plain = tiny.tiny_adapter()
     tensors = {name: tensor.to(dtype) for name, tensor in plain.state_dict().items()}

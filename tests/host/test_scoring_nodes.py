@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from dhd_pack.dhumandiff.errors import HostError, ImageError, ReferenceError
+from dhd_pack.dhumandiff.evaluation.metrics import PersonScore, PictureScore
 from dhd_pack.dhumandiff.faces import Face
-from dhd_pack.dhumandiff.metrics import PersonScore, PictureScore
-from dhd_pack.dhumandiff.mini.faces import mini_faces
-from dhd_pack.dhumandiff.mini.world import draw_script, sample_script, write_caption
-from dhd_pack.dhumandiff.references import FaceReference
+from dhd_pack.dhumandiff.miniature.faces import mini_faces
+from dhd_pack.dhumandiff.miniature.world import draw_script, sample_script, write_caption
+from dhd_pack.dhumandiff.references.reference import FaceReference
 from dhd_pack.nodes.miniature import drawn_person
 from dhd_pack.nodes.references import DHDEncodeReference
 from dhd_pack.nodes.scoring import DHDFaceMasks, DHDIdentityScore, DHDPickBest, ranking
@@ -24,7 +24,7 @@ def faces():
 @pytest.fixture(scope="module")
 def scene(faces):
     """A woman and a man: their references, a picture of both as its sentence says, and the sentence."""
-    from dhd_pack.nodes.comfy_mini import mini_clip_vision
+    from dhd_pack.nodes.comfy.miniature import mini_clip_vision
     from dhd_pack.nodes.miniature import DHDDrawPerson
 
     tower, couple, references = mini_clip_vision(), [], []
@@ -200,7 +200,7 @@ def test_real_people_are_told_apart_on_a_photo_of_both(face_photos, faces_root):
     """One photo of each as reference; another one of the first beside the second's, as the sentence says and exchanged."""
     pytest.importorskip("insightface", reason="install it with: pip install insightface onnxruntime")
     from dhd_pack.dhumandiff.faces import InsightFaceAnalyser
-    from dhd_pack.nodes.comfy_mini import mini_clip_vision
+    from dhd_pack.nodes.comfy.miniature import mini_clip_vision
     from PIL import Image
 
     def photo(name):

@@ -1,12 +1,12 @@
 """Subject-augmented prompts in ComfyUI: CLIP-L on edited embeddings, everything else as ComfyUI does it."""
 
-import dhd_pack.dhumandiff.tiny as tiny
+import dhd_pack.dhumandiff.testing as tiny
 import pytest
 import tiny_comfy
 import torch
 from dhd_pack.dhumandiff.errors import DHumanDiffError
-from dhd_pack.dhumandiff.prompt import describe_binding, parse_prompt
-from dhd_pack.nodes.comfy_text import encode_subject_prompt, token_words
+from dhd_pack.dhumandiff.prompts.prompt import describe_binding, parse_prompt
+from dhd_pack.nodes.comfy.text import encode_subject_prompt, token_words
 
 SENTENCE = "A man@1 and a woman@2 on a bench in a garden. The man@1 wears a black tuxedo, the woman@2 a white dress"
 
@@ -141,7 +141,7 @@ def test_a_clip_without_two_towers_is_refused(adapter, people):
 def test_a_clip_of_another_width_is_refused(clip, people):
     import comfy.ops
     import layouts
-    from dhd_pack.dhumandiff.adapter import Adapter
+    from dhd_pack.dhumandiff.methods.paired.adapter import Adapter
 
     plain = layouts.small_adapter(text_width=32)
     wide = Adapter.from_tensors(plain.state_dict(), plain.info.metadata, operations=comfy.ops.manual_cast)
@@ -152,7 +152,7 @@ def test_a_clip_of_another_width_is_refused(clip, people):
 def test_an_adapter_without_a_subject_path_says_so(clip, people, tmp_path):
     import comfy.ops
     import layouts
-    from dhd_pack.dhumandiff.adapter import Adapter
+    from dhd_pack.dhumandiff.methods.paired.adapter import Adapter
 
     path = layouts.ip_adapter_file(tmp_path / "plus.safetensors", clip_width=64, context_width=192) or (
         tmp_path / "plus.safetensors"

@@ -9,8 +9,8 @@ from shipped import NAMES
 from shipped.parts import IP_ADAPTER, POSES, STYLE
 from shipped.twins import CASTS, HEIGHT, WIDTH, Cast, nodes_of, saved, twin
 
-from dhumandiff.judge import judge_picture, prompt_of
-from dhumandiff.mini.faces import mini_judge
+from dhumandiff.evaluation.score import judge_picture, prompt_of
+from dhumandiff.miniature.faces import mini_judge
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def run(workflow_server):
 @pytest.fixture(scope="module")
 def judge():
     """The recogniser that took no part in drawing, and the references as it sees them."""
-    from dhd_pack.dhumandiff.mini.world import draw_reference
+    from dhd_pack.dhumandiff.miniature.world import draw_reference
     from dhd_pack.nodes.miniature import drawn_person
 
     faces = mini_judge()

@@ -15,7 +15,7 @@ import comfy.sdxl_clip
 import comfy.supported_models
 import comfy.supported_models_base
 import comfy.utils
-import dhd_pack.dhumandiff.tiny as tiny
+import dhd_pack.dhumandiff.testing as tiny
 import torch
 
 DEPTHS = {
@@ -123,7 +123,7 @@ def clip(embedding_directory=None):
 
 def adapter_patcher(depth="tiny", adapter=None):
     """DHD_ADAPTER as Load DHumanDiff Adapter makes it."""
-    from dhd_pack.dhumandiff.adapter import Adapter
+    from dhd_pack.dhumandiff.methods.paired.adapter import Adapter
 
     if adapter is None:
         plain = tiny.tiny_adapter(depth=depth)
@@ -134,7 +134,7 @@ def adapter_patcher(depth="tiny", adapter=None):
 
 def reference(seed=1, photos=1, like=None):
     """A random person for the tiny adapter."""
-    from dhd_pack.dhumandiff.references import FaceReference
+    from dhd_pack.dhumandiff.references.reference import FaceReference
 
     random = torch.Generator().manual_seed(seed)
     return FaceReference(

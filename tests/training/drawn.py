@@ -12,7 +12,7 @@ from safetensors.torch import load
 from scipy import ndimage
 
 from dhumandiff.faces import ARCFACE_TEMPLATE, Face
-from dhumandiff.tiny import TinyFaces
+from dhumandiff.testing import TinyFaces
 from training.data.encode import Encoders
 from training.data.settings import FaceSettings, PrepareSettings, ReferenceSettings
 from training.prepare import prepare

@@ -3,8 +3,8 @@
 import numpy as np
 
 from dhumandiff.faces import Face
-from dhumandiff.mini.faces import align_face
-from dhumandiff.mini.world import draw_reference, features, people
+from dhumandiff.miniature.faces import align_face
+from dhumandiff.miniature.world import draw_reference, features, people
 
 POOL = people("test", 400)
 MEAN = np.mean([features(who) for who in POOL], axis=0)

@@ -26,7 +26,7 @@ def make_base(folder, kind="sdxl", prediction="epsilon", vae=False, seed=0):
     """Write unet/, scheduler/, text_encoder/ (and vae/) of random weights into `folder`; gives it back."""
     from diffusers import DDPMScheduler, UNet2DConditionModel
 
-    from dhumandiff import tiny
+    from dhumandiff import testing as tiny
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -63,7 +63,7 @@ def make_base(folder, kind="sdxl", prediction="epsilon", vae=False, seed=0):
 
 def make_config(base, shards, run, **changes):
     """A TrainConfig for a quick run: no sample grids, no tensorboard; `changes` as nested dicts of fields."""
-    from training.config import (
+    from training.run.config import (
         AugmentConfig,
         BaseConfig,
         CheckpointConfig,

@@ -14,19 +14,20 @@ from drawn_oracle import POOL, Oracle
 from PIL import Image
 
 from dhumandiff.errors import AdapterError
-from dhumandiff.hosts.diffusers_pipeline import Portrait
-from dhumandiff.mini.base import mini_pipeline, mini_vision
+from dhumandiff.hosts.diffusers.pipeline import Portrait
+from dhumandiff.miniature.base import mini_pipeline, mini_vision
 from training import TrainingError, export
 from training.__main__ import main
-from training.checkpoint import Run
-from training.config import FolderConfig, TrainConfig
 from training.evaluate import EvaluateConfig, evaluate
-from training.loop import train
-from training.mini import judging, rows
-from training.mini.rows import FOLDER, ROWS, Easel, judge_row, load_rows, save_row
-from training.mini.sampling import Parts
-from training.mini.table import brief, percent, plot, report, table
+from training.miniature import ablations as rows
+from training.miniature import judging
+from training.miniature.ablations import FOLDER, ROWS, Easel, judge_row, load_rows, save_row
+from training.miniature.sampling import Parts
+from training.miniature.table import brief, percent, plot, report, table
 from training.parsing import parse
+from training.run.checkpoint import Run
+from training.run.config import FolderConfig, TrainConfig
+from training.run.loop import train
 
 pytestmark = pytest.mark.usefixtures("one_thread", "fresh_accelerate")
 

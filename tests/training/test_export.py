@@ -12,8 +12,8 @@ for package in ("accelerate", "diffusers", "jsonargparse", "transformers", "webd
 
 from dhumandiff import Adapter
 from training import TrainingError, export
-from training.checkpoint import Run
-from training.loop import train
+from training.run.checkpoint import Run
+from training.run.loop import train
 
 pytestmark = pytest.mark.usefixtures("one_thread", "fresh_accelerate")
 

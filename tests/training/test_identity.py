@@ -14,14 +14,14 @@ for package in ("accelerate", "diffusers", "jsonargparse", "webdataset"):
     pytest.importorskip(package, reason="install it with: pip install '.[train]'")
 
 from dhumandiff.faces import align
-from dhumandiff.mini.faces import mini_faces
-from dhumandiff.mini.world import draw_reference, draw_script, sample_identity, sample_script
+from dhumandiff.miniature.faces import mini_faces
+from dhumandiff.miniature.world import draw_reference, draw_script, sample_identity, sample_script
 from training import TrainingError
-from training.config import IdentityConfig
 from training.data.folder import open_folder
 from training.objectives.identity import Looked, bank_of, build, info_nce
 from training.objectives.seen import Seen
-from training.recognisers import ArcFace, align_faces, face_windows, load_recogniser
+from training.recognizers import ArcFace, align_faces, face_windows, load_recogniser
+from training.run.config import IdentityConfig
 
 
 def pixels_of(picture):
@@ -72,7 +72,7 @@ def test_a_window_around_a_face_stays_in_the_picture_and_holds_it():
 
 
 def vae():
-    from dhumandiff.mini.base import mini_vae
+    from dhumandiff.miniature.base import mini_vae
 
     return mini_vae()
 

@@ -15,15 +15,15 @@ import torch
 from together import run_together
 from torch import nn
 
-from dhumandiff.mini.base import build_unet
-from dhumandiff.mini.world import people, sample_pair
+from dhumandiff.miniature.base import build_unet
+from dhumandiff.miniature.world import people, sample_pair
 from training import TrainingError
 from training.__main__ import main as training_main
-from training.mini import build
-from training.mini.drawings import Drawings, draw_meetings, draw_people, draw_pictures, tell
-from training.mini.fit import fit
-from training.mini.stages import STAGES, Stage, finished
-from training.mini.text_to_image import TextAttention, heads_of
+from training.miniature import build
+from training.miniature.drawings import Drawings, draw_meetings, draw_people, draw_pictures, tell
+from training.miniature.fit import fit
+from training.miniature.stages import STAGES, Stage, finished
+from training.miniature.text_to_image import TextAttention, heads_of
 
 
 def small_model():
@@ -230,7 +230,7 @@ def test_sigterm_ends_the_stages_too(tmp_path):
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             with suppress(OSError):  # a process that has ended
                 lines.append(path.read_bytes())
-        return [line for line in lines if b"training.mini.stages" in line and str(tmp_path).encode() in line]
+        return [line for line in lines if b"training.miniature.stages" in line and str(tmp_path).encode() in line]
 
     command = [sys.executable, "-m", "training", "mini", "--out", str(tmp_path), "--stage", "pictures"]
     process = subprocess.Popen(command)
@@ -269,10 +269,10 @@ def test_the_dry_run_of_a_row_says_what_is_trained_otherwise(capsys):
 
 
 def test_configurations_of_the_miniature_are_valid():
-    from training.config import TrainConfig
     from training.data.settings import PrepareSettings
-    from training.mini.stages import CONFIGS
+    from training.miniature.stages import CONFIGS
     from training.parsing import parse
+    from training.run.config import TrainConfig
 
     settings, _ = parse(
         PrepareSettings, "prepare", ["--config", str(CONFIGS / "mini_prepare.yaml"), "--data", "d", "--out", "o"]

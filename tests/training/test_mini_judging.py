@@ -14,13 +14,13 @@ from drawn_oracle import LOOKS, POOL, Oracle
 
 from dhumandiff import FaceReference
 from dhumandiff.errors import DHumanDiffError, FaceError, HostError, ImageError
-from dhumandiff.hosts.diffusers_pipeline import Portrait
-from dhumandiff.mini import mini_adapter
-from dhumandiff.mini.base import SIZE, mini_pipeline
-from dhumandiff.mini.world import draw_script
-from training.mini import judging, sampling
-from training.mini.judging import Judge, ceiling_pictures, difference, hardest_cases, held_out_cases, summarise
-from training.mini.sampling import Sampling, Wish, encode_person, sample_portraits
+from dhumandiff.hosts.diffusers.pipeline import Portrait
+from dhumandiff.miniature import mini_adapter
+from dhumandiff.miniature.base import SIZE, mini_pipeline
+from dhumandiff.miniature.world import draw_script
+from training.miniature import judging, sampling
+from training.miniature.judging import Judge, ceiling_pictures, difference, hardest_cases, held_out_cases, summarise
+from training.miniature.sampling import Sampling, Wish, encode_person, sample_portraits
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -255,7 +255,7 @@ def test_a_batch_gives_the_pictures_that_generate_gives_one_by_one(portrait, ada
 
 
 def layers(portrait):
-    from dhumandiff.hosts.diffusers import cross_attention_layers
+    from dhumandiff.hosts.diffusers.attention import cross_attention_layers
 
     return cross_attention_layers(portrait.pipeline.unet)
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from dhumandiff.mini.world import COLOURS, SCENES
-from dhumandiff.mini.world.looks import LOOKS
-from dhumandiff.tiny import tiny_tokenizer
-from training.mini.towers import NOTHING, Sentences, Towers, train_towers
+from dhumandiff.hosts.diffusers.parts import sdxl_tokenizer
+from dhumandiff.miniature.world import COLOURS, SCENES
+from dhumandiff.miniature.world.looks import LOOKS
+from training.miniature.towers import NOTHING, Sentences, Towers, train_towers
 
 TOLD = [
     {
@@ -35,7 +35,7 @@ def said():
 
 def words_with(said, answers, row):
     """The words at which something is asked, with the answers."""
-    tokenizer = tiny_tokenizer()
+    tokenizer = sdxl_tokenizer()
     places = (answers[row] != NOTHING).nonzero()[:, 0].tolist()
     return [(tokenizer.decode([said.low[row, place]]).strip(), int(answers[row, place])) for place in places]
 

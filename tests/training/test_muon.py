@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.muon import Muon
+from training.run.muon import Muon
 
 
 def test_a_step_of_a_matrix_is_orthogonal_and_as_long_as_the_rate():

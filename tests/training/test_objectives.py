@@ -12,12 +12,12 @@ for package in ("diffusers", "webdataset"):
 from safetensors.torch import load, save
 
 from training import TrainingError
-from training.config import DiffusionConfig, FaceRegionConfig, LocalisationConfig, ObjectivesConfig
 from training.data.folder import open_folder
-from training.model import LayerMaps
 from training.objectives import OBJECTIVES, Seen, build_objectives, check_data
 from training.objectives.diffusion import min_snr_weights, noise_levels
 from training.objectives.localisation import face_share, word_balance
+from training.run.config import DiffusionConfig, FaceRegionConfig, LocalisationConfig, ObjectivesConfig
+from training.run.model import LayerMaps
 
 
 def scheduler(prediction="epsilon"):

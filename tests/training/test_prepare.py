@@ -26,9 +26,9 @@ from drawn import (
 from PIL import Image, ImageColor
 from shards_for_tests import make_shards
 
-from dhumandiff import tiny
-from dhumandiff.hosts.diffusers_text import encode_prompt
-from dhumandiff.marks import colour_of
+from dhumandiff.hosts.diffusers.parts import sdxl_tokenizer
+from dhumandiff.hosts.diffusers.text import encode_prompt
+from dhumandiff.layout.person_style import colour_of
 from training.data.encode import load_faces
 from training.data.settings import FaceSettings
 
@@ -101,7 +101,7 @@ def test_person_1_is_who_the_caption_names_first(out):
 
 
 def test_tokens_are_those_of_the_words(out):
-    tokenizer = tiny.tiny_tokenizer()
+    tokenizer = sdxl_tokenizer()
     for told, tensors in samples(out).values():
         for one in told["persons"]:
             names = [tokenizer.decode(tensors["ids_l"][chunk, place].item()) for chunk, place in one["tokens_all"]]

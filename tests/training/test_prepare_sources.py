@@ -229,7 +229,7 @@ def test_a_dry_run_needs_no_models_and_writes_nothing(tmp_path):
 
 
 def test_the_drawn_world_s_folder_is_read_with_annotations_masks_and_references(tmp_path):
-    from dhumandiff.mini.world import people, write_dataset
+    from dhumandiff.miniature.world import people, write_dataset
     from training.data.sources import reference_photos
 
     write_dataset(tmp_path, range(3), people("train", 12), references=2)

@@ -12,15 +12,15 @@ from PIL import Image
 for package in ("jsonargparse", "matplotlib", "scipy", "webdataset"):
     pytest.importorskip(package, reason="install it with: pip install '.[train]'")
 
+from dhumandiff.evaluation.metrics import cosines
+from dhumandiff.evaluation.score import judge_picture, look
 from dhumandiff.faces import ARCFACE_TEMPLATE, Face, InsightFaceAnalyser, align
-from dhumandiff.judge import judge_picture, look
-from dhumandiff.metrics import cosines
-from dhumandiff.prompt import parse_prompt
+from dhumandiff.prompts.prompt import parse_prompt
 from training import TrainingError
 from training.__main__ import main as training_main
-from training.config import IdentityConfig
 from training.objectives.identity import build
-from training.recognisers import ArcFace, align_faces, check_recogniser, probe_picture
+from training.recognizers import ArcFace, align_faces, check_recogniser, probe_picture
+from training.run.config import IdentityConfig
 
 SENTENCE = "A man@1 on the left and a man@2 on the right."
 

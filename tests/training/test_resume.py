@@ -20,7 +20,7 @@ from together import run_together
 for package in ("accelerate", "diffusers", "jsonargparse", "transformers", "webdataset"):
     pytest.importorskip(package, reason="install it with: pip install '.[train]'")
 
-from training.checkpoint import Run
+from training.run.checkpoint import Run
 
 STEPS = 10
 CHANGES = {
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="SIGKILL and fork are PO
 def _train(base, shards, run, changes):
     """One process of a run."""
     torch.set_num_threads(1)
-    from training.loop import train
+    from training.run.loop import train
 
     train(make_config(base, shards, run, **changes))
 
@@ -51,7 +51,7 @@ def start(tmp_path_factory):
     )
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["training.loop", "accelerate", "diffusers", "transformers", "webdataset.tariterators"]
+        ["training.run.loop", "accelerate", "diffusers", "transformers", "webdataset.tariterators"]
     )
 
     def make(run, **changes):

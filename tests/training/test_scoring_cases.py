@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("webdataset", reason="install it with: pip install '.[train]'")
 
 from training import TrainingError
-from training.scoring.cases import read_bench, read_cases, with_pictures
+from training.evaluation.cases import read_bench, read_cases, with_pictures
 
 
 @pytest.fixture

@@ -16,10 +16,10 @@ for package in ("jsonargparse", "matplotlib", "scipy", "webdataset"):
 from dhumandiff.faces import Face
 from training import TrainingError
 from training.__main__ import main as training_main
-from training.scoring.cases import read_cases
-from training.scoring.measure import Clip, Measurer, measure_all, read_records
-from training.scoring.page import page
-from training.scoring.tables import compare, csv_text, groups_of, markdown, summarise_records
+from training.evaluation.cases import read_cases
+from training.evaluation.measure import Clip, Measurer, measure_all, read_records
+from training.evaluation.page import page
+from training.evaluation.tables import compare, csv_text, groups_of, markdown, summarise_records
 
 RED, GREEN, BLUE = (220, 30, 40), (40, 160, 60), (40, 70, 200)
 
@@ -266,7 +266,7 @@ def test_the_page_shows_every_picture_and_escapes_what_people_wrote(folder):
 
 def test_clip_scores_fit_and_the_real_picture(folder, tmp_path):
     transformers = pytest.importorskip("transformers", reason="install it with: pip install '.[train]'")
-    from dhumandiff.tiny import tiny_tokenizer
+    from dhumandiff.hosts.diffusers.parts import sdxl_tokenizer
 
     text = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     vision = {**text, "image_size": 32, "patch_size": 16}
@@ -274,7 +274,7 @@ def test_clip_scores_fit_and_the_real_picture(folder, tmp_path):
     transformers.CLIPModel(config).save_pretrained(tmp_path / "clip")
     size = {"shortest_edge": 32}
     images = transformers.CLIPImageProcessor(size=size, crop_size={"height": 32, "width": 32})
-    transformers.CLIPProcessor(images, tiny_tokenizer()).save_pretrained(tmp_path / "clip")
+    transformers.CLIPProcessor(images, sdxl_tokenizer()).save_pretrained(tmp_path / "clip")
     clip = Clip.load(str(tmp_path / "clip"))
     cases = cases_of(folder, ((RED, GREEN), LEFT_RIGHT + " word" * 200), truth="made_0.png")
     (record,) = measure_all(cases, Measurer(ColourFaces(), clip), folder / "scores.jsonl")
@@ -330,7 +330,7 @@ def test_memory_stays_flat_over_thousands_of_pictures(folder):
 
 def test_the_command_draws_scores_and_compares_on_the_miniature(tmp_path, capsys):
     pytest.importorskip("diffusers", reason="install it with: pip install '.[train]'")
-    from dhumandiff.mini.world import draw_reference, people
+    from dhumandiff.miniature.world import draw_reference, people
 
     lines = []
     for number, (first, second) in enumerate([people("test", 2)]):

@@ -14,11 +14,12 @@ from small_base import make_config
 for package in ("accelerate", "diffusers", "jsonargparse", "transformers", "webdataset"):
     pytest.importorskip(package, reason="install it with: pip install '.[train]'")
 
-from training import TrainingError, checkpoint, loop
-from training.checkpoint import Run, adapter_of_run
+from training import TrainingError
 from training.data.batch import BatchMaker
-from training.loop import train
-from training.watch import Stop, Watch, read_log
+from training.run import checkpoint, loop
+from training.run.checkpoint import Run, adapter_of_run
+from training.run.logging import Stop, Watch, read_log
+from training.run.loop import train
 
 pytestmark = pytest.mark.usefixtures("one_thread", "fresh_accelerate")
 

@@ -11,9 +11,9 @@ for package in ("jsonargparse", "webdataset", "diffusers"):
 
 import training
 from training import TrainingError, train
-from training.config import TrainConfig
-from training.estimate import dry_run
 from training.parsing import as_dict, differences, parse
+from training.run.config import TrainConfig
+from training.run.estimate import dry_run
 
 pytestmark = pytest.mark.usefixtures("one_thread", "fresh_accelerate")
 
@@ -186,7 +186,7 @@ def test_a_base_for_other_shards_is_refused_in_the_dry_run(settings, tmp_path):
 
 @pytest.mark.parametrize(("number", "code"), [(15, 143), (2, 130)])
 def test_a_run_ended_by_a_signal_says_how_to_go_on_and_ends_with_its_code(settings, monkeypatch, capsys, number, code):
-    from training import loop
+    from training.run import loop
 
     ended = loop.Ended(Path("run"), Path("run/checkpoints/step-00000003"), 3, number, 0.5, None, None)
     monkeypatch.setattr(loop, "train", lambda config: ended)

@@ -13,19 +13,20 @@ for package in ("accelerate", "diffusers", "jsonargparse", "transformers", "webd
     pytest.importorskip(package, reason="install it with: pip install '.[train]'")
 
 from dhumandiff import Adapter
-from dhumandiff.mini import mini_adapter
-from training import TrainingError, loop
-from training.base import load_base
-from training.checkpoint import adapter_of_run
-from training.config import DiffusionConfig, LocalisationConfig, ObjectivesConfig, StartConfig
+from dhumandiff.miniature import mini_adapter
+from training import TrainingError
 from training.data.batch import AS_THEY_ARE, BatchMaker
 from training.data.folder import Sample, open_folder
 from training.data.stream import chance
-from training.loop import train
-from training.model import PairModel
 from training.objectives import build_objectives, losses_of
-from training.start import lighten, start_adapter
-from training.watch import Clock, read_log
+from training.run import loop
+from training.run.base import load_base
+from training.run.checkpoint import adapter_of_run
+from training.run.config import DiffusionConfig, LocalisationConfig, ObjectivesConfig, StartConfig
+from training.run.init import lighten, start_adapter
+from training.run.logging import Clock, read_log
+from training.run.loop import train
+from training.run.model import PairModel
 
 pytestmark = pytest.mark.usefixtures("one_thread", "fresh_accelerate")
 

@@ -11,18 +11,19 @@ for package in ("diffusers", "transformers", "webdataset"):
 
 from dataclasses import replace
 
-from dhumandiff import tiny
-from dhumandiff.hosts.diffusers import attach
-from dhumandiff.hosts.diffusers_text import encode_prompt
-from dhumandiff.prompt import bind_tokens, parse_prompt
+from dhumandiff import testing as tiny
+from dhumandiff.hosts.diffusers.attention import attach
+from dhumandiff.hosts.diffusers.parts import sdxl_scheduler, sdxl_tokenizer
+from dhumandiff.hosts.diffusers.text import encode_prompt
+from dhumandiff.prompts.prompt import bind_tokens, parse_prompt
 from training import TrainingError
-from training.base import Base, check_shards_fit, load_base
-from training.config import StartConfig
 from training.data.batch import AS_THEY_ARE, Batch, BatchMaker
 from training.data.folder import Sample, open_folder
 from training.data.stream import chance
-from training.model import PairModel
-from training.start import start_adapter
+from training.run.base import Base, check_shards_fit, load_base
+from training.run.config import StartConfig
+from training.run.init import start_adapter
+from training.run.model import PairModel
 
 SENTENCES = ("A man@1 and a woman@2 on a bench in a garden", "The bride@2 beside an old groom@1")
 
@@ -45,13 +46,13 @@ def people(adapter):
 
 @pytest.fixture
 def model(adapter, encoders, people):
-    base = Base(tiny.tiny_unet(), tiny.tiny_scheduler(), encoders[0], None, "tiny")
+    base = Base(tiny.tiny_unet(), sdxl_scheduler(), encoders[0], None, "tiny")
     return PairModel(base, adapter, people[0].clip_hidden_zero)
 
 
 def batch_of(encoders, people, sentences=SENTENCES, dropped=((False, False), (False, False))):
     """A batch as `prepare` and BatchMaker would make it: row i has the people 2i and 2i + 1."""
-    tokenizers = (tiny.tiny_tokenizer(), tiny.tiny_tokenizer(second=True))
+    tokenizers = (sdxl_tokenizer(), sdxl_tokenizer(second=True))
     text, pooled, ids, words = [], [], [], []
     for row, sentence in enumerate(sentences):
         prompt = parse_prompt(sentence)
@@ -94,7 +95,7 @@ def test_every_row_is_predicted_as_inference_predicts_it(model, adapter, encoder
     with torch.no_grad():
         ours, maps = model(batch, batch.latents, times)
     assert maps == []
-    tokenizers = (tiny.tiny_tokenizer(), tiny.tiny_tokenizer(second=True))
+    tokenizers = (sdxl_tokenizer(), sdxl_tokenizer(second=True))
     for row, sentence in enumerate(SENTENCES):
         pair = people[2 * row : 2 * row + 2]
         text, pooled, _ = encode_prompt(tokenizers, encoders, parse_prompt(sentence), adapter, pair)
@@ -162,7 +163,7 @@ def test_gradient_checkpointing_changes_neither_loss_nor_gradients(adapter, enco
     adapter.requires_grad_(True)
     try:
         for checkpointing in (False, True):
-            base = Base(tiny.tiny_unet(), tiny.tiny_scheduler(), encoders[0], None, "tiny")
+            base = Base(tiny.tiny_unet(), sdxl_scheduler(), encoders[0], None, "tiny")
             model = PairModel(base, adapter, people[0].clip_hidden_zero, watch, smallest=4)
             if checkpointing:
                 base.unet.enable_gradient_checkpointing()
@@ -182,7 +183,7 @@ def test_gradient_checkpointing_changes_neither_loss_nor_gradients(adapter, enco
 
 
 def test_the_watched_maps_are_attention_weighed_by_value_and_attention_to_words(adapter, encoders, people):
-    base = Base(tiny.tiny_unet(), tiny.tiny_scheduler(), encoders[0], None, "tiny")
+    base = Base(tiny.tiny_unet(), sdxl_scheduler(), encoders[0], None, "tiny")
     model = PairModel(base, adapter, people[0].clip_hidden_zero, frozenset({"faces", "words"}), smallest=16)
     batch = batch_of(encoders, people)
     with torch.no_grad():

@@ -10,9 +10,9 @@ from shards_for_tests import make_shards
 pytest.importorskip("webdataset", reason="install it with: pip install webdataset")
 
 from training import TrainingError
-from training.config import FolderConfig
 from training.data.folder import open_folder, open_folders
 from training.data.stream import Lane, Stream, chance
+from training.run.config import FolderConfig
 
 
 @pytest.fixture(scope="module")

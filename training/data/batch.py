@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import TrainingError
-from ..config import AugmentConfig
+from ..run.config import AugmentConfig
 from .folder import Folder, Sample
 
 __all__ = ["AS_THEY_ARE", "Batch", "BatchMaker"]

@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dhumandiff.encode import VisionTower, clip_pixels
 from dhumandiff.errors import DHumanDiffError, HostError, PromptError
 from dhumandiff.faces import Face, FaceAnalyser, InsightFaceAnalyser
-from dhumandiff.hosts.diffusers_base import choose_device, choose_dtype, load_pipeline
-from dhumandiff.hosts.diffusers_text import encode_prompt, token_places
-from dhumandiff.hosts.diffusers_vision import ClipVision
-from dhumandiff.prompt import Mention, Prompt
+from dhumandiff.hosts.diffusers.loading import choose_device, choose_dtype, load_pipeline
+from dhumandiff.hosts.diffusers.text import encode_prompt, token_places
+from dhumandiff.hosts.diffusers.vision import ClipVision
+from dhumandiff.prompts.prompt import Mention, Prompt
+from dhumandiff.references.encode import VisionTower, clip_pixels
 from training import TrainingError
 
 from .people import Aside, Looked
@@ -212,11 +212,11 @@ def _half(tensor: Tensor, what: str) -> Tensor:
 def load_vision(name: str, device: str, dtype: torch.dtype) -> VisionTower:
     """The CLIP vision tower of a folder, a Hugging Face id, mini, tiny, or module:function."""
     if name == "tiny":
-        from dhumandiff.tiny import tiny_vision
+        from dhumandiff.testing import tiny_vision
 
         return tiny_vision()
     if name == "mini":
-        from dhumandiff.mini.base import mini_vision
+        from dhumandiff.miniature.base import mini_vision
 
         return mini_vision()
     if is_function(name):
@@ -227,11 +227,11 @@ def load_vision(name: str, device: str, dtype: torch.dtype) -> VisionTower:
 def load_faces(settings: FaceSettings) -> FaceAnalyser:
     """The face models that the settings name; FaceError and TrainingError say what cannot be had."""
     if settings.pack == "tiny":
-        from dhumandiff.tiny import tiny_faces
+        from dhumandiff.testing import tiny_faces
 
         return tiny_faces()
     if settings.pack == "mini" and not settings.root:  # with a root it is somebody's own pack of that name
-        from dhumandiff.mini.faces import mini_faces
+        from dhumandiff.miniature.faces import mini_faces
 
         return mini_faces()
     if is_function(settings.pack):

@@ -16,7 +16,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from .. import TrainingError
-from ..config import FolderConfig
+from ..run.config import FolderConfig
 
 __all__ = ["Folder", "Sample", "open_folder", "open_folders"]
 

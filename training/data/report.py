@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from dhumandiff.marks import colour_of, draw_box
+from dhumandiff.layout.person_style import colour_of, draw_box
 from training import TrainingError
 
 from .encode import Encoded

@@ -21,10 +21,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from .. import TrainingError
-from ..base import Base
-from ..config import DiffusionConfig, ObjectivesConfig
 from ..data.batch import Batch
 from ..data.folder import Folder, Sample
+from ..run.base import Base
+from ..run.config import DiffusionConfig, ObjectivesConfig
 from . import diffusion, face_region, identity, localisation
 from .seen import Objective, Seen
 

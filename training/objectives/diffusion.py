@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import DiffusionConfig
 from ..data.folder import Folder
+from ..run.config import DiffusionConfig
 from .seen import Objective, Seen
 
 __all__ = ["Diffusion", "build", "min_snr_weights", "noise_levels"]

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..config import FaceRegionConfig
 from ..data.folder import Folder
+from ..run.config import FaceRegionConfig
 from .seen import Objective, Seen
 
 __all__ = ["FaceRegion", "build"]

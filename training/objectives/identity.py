@@ -23,9 +23,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import TrainingError
-from ..config import IdentityConfig
 from ..data.folder import Folder, Sample
-from ..recognisers import Recogniser, align_faces, check_recogniser, face_windows, load_recogniser
+from ..recognizers import Recogniser, align_faces, check_recogniser, face_windows, load_recogniser
+from ..run.config import IdentityConfig
 from .seen import Objective, Seen
 
 __all__ = ["Contrast", "Identity", "bank_of", "build", "info_nce"]

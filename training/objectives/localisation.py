@@ -19,12 +19,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from dhumandiff.attention import person_weights
-from dhumandiff.hosts.diffusers import layer_shape
+from dhumandiff.hosts.diffusers.attention import layer_shape
+from dhumandiff.methods.paired.attention import person_weights
 
 from .. import TrainingError
-from ..config import LocalisationConfig
 from ..data.folder import Folder
+from ..run.config import LocalisationConfig
 from .seen import Objective, Seen
 
 __all__ = ["Localisation", "build", "face_share", "word_balance"]

@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from ..base import Base
 from ..data.batch import Batch
-from ..model import LayerMaps
+from ..run.base import Base
+from ..run.model import LayerMaps
 
 __all__ = ["Objective", "Seen"]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
-from dhumandiff.layout import format_boxes, preset_boxes
+from dhumandiff.layout.layout import format_boxes, preset_boxes
 
 from .graph import Graph, Node, Output
 from .notes import NOTES

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from dhumandiff.marks import colour_of
+from dhumandiff.layout.person_style import colour_of
 
 from . import REPOSITORY, WORKFLOWS
 

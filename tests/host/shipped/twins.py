@@ -172,7 +172,7 @@ def saved(server: Any, prompt: dict[str, Any], outputs: dict[str, Any], prefix: 
 
 def fill_shipped(base: Path) -> None:
     """A base folder in which every file that a shipped workflow names is there, tiny."""
-    import dhd_pack.dhumandiff.tiny as tiny
+    import dhd_pack.dhumandiff.testing as tiny
     import tiny_comfy
 
     models = base / "models"
@@ -216,7 +216,7 @@ def worn(photo: Image.Image, seed: int) -> Image.Image:
 
 def ip_adapter_weights() -> dict[str, torch.Tensor]:
     """An IP-Adapter Plus file for the miniature: its adapter's projection, and both people's K/V averaged to one."""
-    from dhd_pack.dhumandiff.mini import mini_adapter
+    from dhd_pack.dhumandiff.miniature import mini_adapter
 
     tensors = mini_adapter().state_dict()
     found = {
@@ -234,7 +234,7 @@ def ip_adapter_weights() -> dict[str, torch.Tensor]:
 
 def lora_weights(scale: float = 0.1, rank: int = 2) -> dict[str, torch.Tensor]:
     """A random LoRA for the miniature's attention layers, in the names that trainers write."""
-    from dhd_pack.nodes.comfy_mini import mini_model
+    from dhd_pack.nodes.comfy.miniature import mini_model
 
     random, found = torch.Generator().manual_seed(4), {}
     for name, weight in mini_model().model.diffusion_model.state_dict().items():

@@ -1,0 +1,50 @@
+"""Turn adapter weights from one format into another, bit for bit.
+
+python -m dhumandiff convert models/dhumandiff/DHumanDiff pair.safetensors    four released files -> one native file
+python -m dhumandiff convert pair.safetensors folder                          one native file -> four released files
+python -m dhumandiff convert ip-adapter-plus-face_sdxl_vit-h.bin face.safetensors
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..errors import AdapterError
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add `convert` to the commands."""
+    parser = subparsers.add_parser(
+        "convert",
+        help="turn adapter weights from one format into another",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("source", type=Path, metavar="SRC", help="folder of four files, native file, IP-Adapter Plus")
+    parser.add_argument("destination", type=Path, metavar="DST", help="a .safetensors (native) or a folder (released)")
+    parser.add_argument("--force", action="store_true", help="overwrite what is there")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Convert `args.source` to `args.destination`; AdapterError when there is something and `args.force` is not set."""
+    from .. import formats
+    from ..methods.paired.adapter import Adapter
+
+    destination: Path = args.destination
+    native = destination.suffix == ".safetensors"
+    if destination.suffix and not native and not destination.is_dir():
+        raise AdapterError(
+            f"{destination}: choose a name ending in .safetensors (native), or a folder (released layout)."
+        )
+    written = [destination] if native else [destination / name for name in formats.released.FILES.values()]
+    there = [path for path in written if path.exists()]
+    if there and not args.force:
+        raise AdapterError(f"{there[0]} is there already. Choose another destination, or overwrite it with --force.")
+    adapter = Adapter.from_pretrained(args.source)
+    if native:
+        adapter.save_pretrained(destination)
+    else:
+        adapter.save_released(destination)
+    print(f"{args.source} -> {destination} ({adapter.info.layers} layers)")

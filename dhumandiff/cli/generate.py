@@ -1,0 +1,304 @@
+"""Make a portrait of two people from photos and a sentence, without ComfyUI.
+
+python -m dhumandiff generate --person-1 a.jpg --person-2 b.jpg --base sdxl-base --out portrait.png
+    --prompt "A man@1 and a woman@2 on a bench in a garden"
+
+python -m dhumandiff generate --person-1 a.png --person-2 b.png --base mini --out drawn.png
+    --prompt "A man@1 on the left in a red suit and a woman@2 on the right in a blue dress stand at the beach."
+                                                the drawn world that ships: people, photos and sentences of that world
+python -m dhumandiff generate --person-1 a.jpg --person-2 b.jpg --base tiny --out noise.png
+    --prompt "A man@1 and a woman@2"            tries the machinery with random weights: the picture is noise
+
+All settings are stored in the PNG (text chunks "dhumandiff", as JSON, and "parameters").
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import HostError, ImageError
+from .files import check_writable, write_png
+from .people import Person, check_saves, people_of, read, read_mask, read_masks, references_of
+
+if TYPE_CHECKING:
+    from ..hosts.diffusers.pipeline import Portrait
+    from ..methods.paired.adapter import Adapter
+    from ..prompts.prompt import Prompt
+    from ..references.reference import FaceReference
+
+ADAPTER = Path("models/dhumandiff/DHumanDiff")
+"""Where `python -m dhumandiff download` puts the released weights."""
+
+MINI: dict[str, Any] = {"size": "128x96", "steps": 10, "cfg": 2.0, "sampler": "euler_ancestral", "negative": ""}
+"""What is meant with --base mini where the command line says nothing: how its world was trained and is measured."""
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add `generate` to the commands."""
+    form = {"description": __doc__, "formatter_class": argparse.RawDescriptionHelpFormatter}
+    parser = subparsers.add_parser("generate", help="make a portrait from photos and a sentence", **form)
+    add = parser.add_argument
+    photos = "photos of {} person, or a saved reference .safetensors"
+    add("--person-1", nargs="+", required=True, metavar="PHOTO", help=photos.format("the first"))
+    add("--person-2", nargs="+", metavar="PHOTO", help=photos.format("the second"))
+    add("--swap", action="store_true", help="exchange the two people; strengths and masks stay with @1 and @2")
+    add("--prompt", required=True, help="a sentence; @1 and @2 behind a word say who it is")
+    add("--negative", help="what to keep away from (default: as published; mini: nothing)")
+    add("--mentions", choices=("first", "all"), default="first", help="which marked words carry a face")
+    add("--out", type=Path, required=True, metavar="PNG", help="where the portrait goes; overwritten")
+    add("--focus-out", type=Path, metavar="PNG", help="also write the cascade's focus mask")
+
+    for n in (1, 2):
+        add(f"--which-face-{n}", metavar="FACE", help=f"in the photos of --person-{n}, instead of --which-face")
+        add(f"--save-reference-{n}", type=Path, metavar="FILE", help=f"keep person {n} as .safetensors; overwritten")
+        add(f"--strength-{n}", type=float, metavar="FACTOR", help=f"of @{n}, multiplied with the others (default: 1.0)")
+        add(f"--mask-{n}", type=Path, metavar="PICTURE", help=f"greyscale, white where @{n} may be (default: anywhere)")
+
+    add("--base", required=True, metavar="SDXL", help="diffusers folder, checkpoint .safetensors, mini, or tiny")
+    own = "default: {}, with the bases mini and tiny their own"
+    add("--adapter", metavar="PATH", help=f"weights of the method, or mini, tiny ({own.format(ADAPTER)})")
+    vision = "CLIP ViT-H/14: folder, Hugging Face id, or mini, tiny ({})"
+    add("--image-encoder", metavar="PATH", help=vision.format(own.format("IP-Adapter's")))
+    pack = "InsightFace pack by name or folder, or mini, tiny ({})"
+    add("--face-pack", metavar="NAME", help=pack.format(own.format("buffalo_l")))
+    add("--face-root", type=Path, metavar="FOLDER", help="where models/<pack> is (default: ~/.insightface)")
+    add("--provider", default="auto", help="of face analysis: auto, CPU, CUDA, CoreML, DirectML")
+    add("--which-face", default="largest", metavar="FACE", help="largest, left-most, right-most, or an index from 0")
+    add("--normalise-light", action="store_true", help="even out the light on the faces")
+
+    add("--seed", type=int, default=0)
+    size = f"px, multiples of 8 (default: 512x512; mini: {MINI['size']})"
+    add("--size", metavar="WxH", help=size)
+    add("--steps", type=int, help=f"of the sampler (default: 50; mini: {MINI['steps']})")
+    add("--sampler", choices=("euler", "euler_ancestral"), help=f"default: euler; mini: {MINI['sampler']}")
+    add("--cfg", type=float, help=f"guidance (default: 5; mini: {MINI['cfg']:g}); 1 switches it off")
+    add("--mode", default="one_pass", help="of the cascade: one_pass, two_strength, released, none (default: one_pass)")
+    add("--scene-strength", type=float, default=0.7, help="of the faces outside of the faces (default: 0.7)")
+    add("--face-strength", type=float, default=1.0, help="of the faces where they are (default: 1.0)")
+    add("--focus-share", type=float, default=0.1, help="share of the picture that is face (default: 0.1)")
+    add(
+        "--focus", type=Path, metavar="PICTURE", help="greyscale, white where the faces are (default: found on the way)"
+    )
+    add("--strength", type=float, default=1.0, help="of the faces in the mode none (default: 1.0)")
+    add("--start", type=float, default=0.0, help="share of sampling at which the faces begin to count (default: 0)")
+    add("--end", type=float, default=1.0, help="share of sampling at which they cease to count (default: 1)")
+    add("--device", default="auto", help="auto, cuda, mps, cpu")
+    add("--dtype", default="auto", help="auto, fp16, bf16, fp32")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Make the portrait that `args` describe and write it to `args.out`.
+
+    Everything that can be refused without loading a model is refused first.
+    """
+    _fill_defaults(args)
+    size = _size(args.size)
+    people = people_of(args)
+    for path in filter(None, (args.out, args.focus_out)):
+        check_writable(path, "picture", ".png")
+    if args.focus_out and args.mode == "none":
+        raise HostError("The mode none has no focus mask: leave --focus-out away, or choose one of the others.")
+    if args.focus and args.mode == "none":
+        raise HostError("The mode none has no focus: leave --focus away, or choose one of the others.")
+    if args.focus_out and args.focus_out.absolute() == args.out.absolute():
+        raise ImageError(f"--out and --focus-out are both {args.out}: choose another name for one of them.")
+
+    from ..hosts.diffusers.loading import BUILT_IN, check_base, choose_device, package
+    from ..hosts.diffusers.pipeline import NEGATIVE, Portrait, check_settings
+    from ..prompts.prompt import parse_prompt
+
+    built_in = args.base if args.base in BUILT_IN else None
+    if built_in:
+        print(_BUILT_IN_NOTES[built_in])
+    names = "seed steps cfg mode scene_strength face_strength focus_share strength start end"
+    settings = {"size": size, **{name: getattr(args, name) for name in names.split()}}
+    factors = [1.0 if factor is None else factor for factor in (args.strength_1, args.strength_2)]
+    settings["person_strengths"] = factors[: len(people)]
+    check_settings(**settings)
+    prompt = parse_prompt(args.prompt, persons=len(people), mentions=args.mentions)
+    negative = NEGATIVE if args.negative is None else args.negative
+    device = choose_device(args.device)
+    check_base(args.base)
+    found = [read(person) for person in people]
+    check_saves([person.save for person in people if person.save])
+    masks = read_masks((args.mask_1, args.mask_2)[: len(people)], size)
+    focus = read_mask(args.focus, size, "the faces are")[0] if args.focus else None
+    for name in ("transformers", "diffusers"):
+        package(name)
+
+    adapter = _adapter(args.adapter or built_in).to(device)
+    pack = args.face_pack or built_in or "buffalo_l"
+    references = references_of(
+        people,
+        found,
+        lambda: (_vision(args.image_encoder or built_in, device, args.dtype), _faces(pack, args)),
+        args.normalise_light,
+        drawn=_is_drawn(pack, args),
+    )
+    _tell_warnings(adapter, references, prompt)
+    portrait = Portrait.from_base(args.base, device, args.dtype)
+    portrait.use_sampler(args.sampler)
+    if adapter.has_subject_path:
+        print(portrait.bound_words(prompt))
+    started = time.monotonic()
+    more = {"masks": masks, "focus": focus}
+    image, focus = _with_progress(portrait, adapter, references, prompt, negative, **more, **settings)
+    record = _record(args, people, settings | {"negative": negative}, adapter, portrait)
+    write_png(image, args.out, record)
+    if args.focus_out:
+        write_png(_focus_picture(focus, size), args.focus_out, record)
+    print(f"{args.out}: {size[0]} x {size[1]} px, seed {args.seed}, {time.monotonic() - started:.1f} s")
+
+
+_BUILT_IN_NOTES = {
+    "mini": "The mini base knows a small drawn world: give it drawn people and sentences of that world.",
+    "tiny": "The tiny base has random weights: the picture will be noise. It shows that everything runs, no more.",
+}
+
+
+def _fill_defaults(args: argparse.Namespace) -> None:
+    """What the command line leaves open and the base decides."""
+    usual = {"size": "512x512", "steps": 50, "cfg": 5.0, "sampler": "euler"}
+    for name, value in (MINI if args.base == "mini" else usual).items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+
+
+def _size(text: str) -> tuple[int, int]:
+    parts = text.lower().replace("×", "x").split("x")
+    if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
+        raise HostError(f"--size {text!r} is not clear: write width x height in px, for instance 512x768.")
+    return int(parts[0]), int(parts[1])
+
+
+def _adapter(path: str | None) -> Adapter:
+    from ..methods.paired.adapter import Adapter
+
+    if path == "tiny":
+        from ..testing import tiny_adapter
+
+        return tiny_adapter()
+    if path == "mini":
+        from ..miniature import mini_adapter
+
+        return mini_adapter()
+    if path is None and not ADAPTER.is_dir():
+        raise HostError(
+            f"There are no weights of the method at {ADAPTER}. Fetch them with `python -m dhumandiff download`, or say "
+            "where they are with --adapter."
+        )
+    return Adapter.from_pretrained(path or ADAPTER)
+
+
+def _vision(source: str | None, device: str, dtype: str) -> Any:
+    from ..hosts.diffusers.loading import IMAGE_ENCODER, ClipVision, choose_dtype
+
+    if source == "tiny":
+        from ..testing import tiny_vision
+
+        return tiny_vision()
+    if source == "mini":
+        from ..miniature.base import mini_vision
+
+        return mini_vision()
+    return ClipVision.from_pretrained(source or IMAGE_ENCODER, device, choose_dtype(dtype, device))
+
+
+def _is_drawn(pack: str, args: argparse.Namespace) -> bool:
+    """Whether the miniature's faces are meant: with --face-root somebody's own pack of that name is."""
+    return pack == "mini" and args.face_root is None
+
+
+def _faces(pack: str, args: argparse.Namespace) -> Any:
+    if pack == "tiny":
+        from ..testing import tiny_faces
+
+        return tiny_faces()
+    if _is_drawn(pack, args):
+        from ..miniature.faces import mini_faces
+
+        return mini_faces()
+    from ..faces import InsightFaceAnalyser
+
+    analyser = InsightFaceAnalyser.from_pack(pack, args.face_root, args.provider)
+    if analyser.note:
+        print(f"note: {analyser.note}")
+    return analyser
+
+
+def _tell_warnings(adapter: Adapter, references: list[FaceReference], prompt: Prompt) -> None:
+    from ..references.reference import same_person_warning
+
+    same = same_person_warning(*references) if len(references) == 2 else None
+    if same:
+        print(f"warning: {same}")
+    if not adapter.has_subject_path:
+        print("note: these weights have no subject path, so the faces act but no word of the prompt carries one.")
+        return
+    for note in prompt.notes(len(references)):
+        print(f"note: {note}")
+
+
+def _with_progress(portrait: Portrait, *inputs: Any, **settings: Any) -> tuple[Any, Any]:
+    """`Portrait.generate` with a bar."""
+    from tqdm import tqdm
+
+    with tqdm(desc="sampling", unit="step", total=settings["steps"]) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        return portrait.generate(*inputs, progress=progress, **settings)
+
+
+def _record(
+    args: argparse.Namespace, people: list[Person], settings: dict[str, Any], adapter: Adapter, portrait: Portrait
+) -> dict[str, str]:
+    """What the PNG says about how it was made. Names of files, not where they lay: pictures are passed on."""
+    from .. import __version__
+
+    made = {
+        "version": __version__,
+        "prompt": args.prompt,
+        "mentions": args.mentions,
+        **settings,
+        "persons": [[Path(source).name for source in person.sources] for person in people],
+        "which_face": [person.which for person in people],
+        "focus": args.focus and args.focus.name,
+        "masks": [path and path.name for path in (args.mask_1, args.mask_2)[: len(people)]],
+        "normalise_light": args.normalise_light,
+        "base": Path(args.base).name,
+        "adapter": Path(args.adapter).name if args.adapter else adapter.info.source,
+        "sampler": args.sampler,
+        "device": portrait.device.type,
+        "dtype": str(portrait.dtype).removeprefix("torch."),
+    }
+    readable = {
+        "Steps": args.steps,
+        "Sampler": args.sampler,
+        "CFG scale": args.cfg,
+        "Seed": args.seed,
+        "Size": "x".join(map(str, settings["size"])),
+        "Model": made["base"],
+        "DHumanDiff": f"{args.mode} {args.scene_strength} {args.face_strength} {args.focus_share}",
+    }
+    line = ", ".join(f"{name}: {value}" for name, value in readable.items())
+    return {
+        "dhumandiff": json.dumps(made, ensure_ascii=False),
+        "parameters": f"{args.prompt}\nNegative prompt: {settings['negative']}\n{line}",
+    }
+
+
+def _focus_picture(focus: Any, size: tuple[int, int]) -> Any:
+    """The focus mask at the picture's size, white where faces are; black where nothing was in focus."""
+    from PIL import Image
+
+    if focus is None:  # every person at strength 0
+        return Image.new("L", size)
+    return Image.fromarray((focus.float().numpy() * 255).round().astype("uint8")).resize(size, Image.Resampling.NEAREST)

@@ -1,0 +1,153 @@
+"""The people of `python -m dhumandiff generate`: photos or saved references, and masks, from the command line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import HostError, ImageError, ReferenceError
+from .files import check_writable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..references.reference import FaceReference
+
+__all__ = ["Person", "check_saves", "people_of", "read", "read_mask", "read_masks", "references_of"]
+
+
+@dataclass(frozen=True)
+class Person:
+    """What the command line says of --person-<number>."""
+
+    number: int
+    sources: list[str]
+    which: str
+    save: Path | None
+
+
+def people_of(args: argparse.Namespace) -> list[Person]:
+    """The people, @1 first. HostError for options about a person who is not there."""
+    given = vars(args)
+    if not args.person_2:
+        for option in ("--swap", "--which-face-2", "--save-reference-2", "--strength-2", "--mask-2"):
+            value = given[option[2:].replace("-", "_")]
+            if value is not None and value is not False:  # a strength of 0 is given too
+                raise HostError(f"{option} needs two people, but only one is given. Add --person-2, or leave it away.")
+    people = []
+    for n in (1, 2) if args.person_2 else (1,):
+        sources, which = given[f"person_{n}"], given[f"which_face_{n}"]
+        if which is not None and sources[0].endswith(".safetensors"):
+            raise HostError(f"--which-face-{n} is for photos, but {sources[0]} is one person already. Leave it away.")
+        people.append(Person(n, sources, which or args.which_face, given[f"save_reference_{n}"]))
+    return people[::-1] if args.swap else people
+
+
+def check_saves(paths: Sequence[Path]) -> None:
+    """Refuse files that references cannot be kept in, or that hold something else already. ReferenceError."""
+    from ..references.reference import FaceReference
+
+    for path in paths:
+        check_writable(path, "reference", ".safetensors")
+        try:
+            if path.exists():
+                FaceReference.load(path)
+        except ReferenceError as error:
+            what = "it exists and holds something else. Choose another name."
+            raise ReferenceError(f"The reference cannot be written to {path}: {what}") from error
+    if len({path.absolute() for path in paths}) < len(paths):
+        raise ReferenceError(f"Both people would be saved to {paths[0]}: choose another name for one of them.")
+
+
+def read(person: Person) -> FaceReference | list[Any]:
+    """A saved reference, or photos, read at once: a wrong name shall not come out after minutes of loading."""
+    from ..faces.photos import load_photo
+    from ..references.reference import FaceReference
+
+    saved = [source for source in person.sources if source.endswith(".safetensors")]
+    if saved and len(person.sources) > 1:
+        raise ImageError(f"{saved[0]} is a saved reference, one person already: give it alone, or photos alone.")
+    return FaceReference.load(saved[0]) if saved else [load_photo(source) for source in person.sources]
+
+
+def references_of(
+    people: Sequence[Person],
+    found: Sequence[FaceReference | list[Any]],
+    load_models: Callable[[], tuple[Any, Any]],
+    normalise_light: bool,
+    drawn: bool,
+) -> list[FaceReference]:
+    """Encode whoever is not a saved reference yet, and keep whom to keep. The models for it are let go afterwards.
+
+    `found`: what `read` gave for each. `load_models` makes vision tower and face analyser, where there is anything to
+    encode. `drawn`: the miniature's faces look, at drawn people of any size.
+    """
+    from ..faces.face import MINIMUM_SIZE
+    from ..references.encode import encode_reference
+    from ..references.reference import FaceReference
+
+    vision = faces = None
+    if not all(isinstance(known, FaceReference) for known in found):
+        vision, faces = load_models()
+    references = []
+    for number, (person, reference) in enumerate(zip(people, found, strict=True), 1):
+        if not isinstance(reference, FaceReference):
+            name = f"person {number}"
+            reference, report = encode_reference(
+                reference,
+                vision,
+                faces,
+                which=int(person.which) if person.which.isdecimal() else person.which,
+                normalise_light=normalise_light,
+                name=name,
+                minimum_size=DRAWN_SIZE if drawn else MINIMUM_SIZE,
+            )
+            # What is a good photo was measured on photos: it says nothing about a drawing.
+            for warning in [] if drawn else report.warnings():
+                print(f"warning: {name}, {warning}")
+        if person.save:  # under the file's name: whom the file shows need not be person 1 next time
+            replace(reference, name=person.save.stem).save(person.save)
+            print(f"{person.save}: whom --person-{person.number} shows")
+        references.append(reference)
+    return references
+
+
+DRAWN_SIZE = 32
+"""Px of the smallest drawn face that is taken: the miniature's recogniser looks at about 40 px of it."""
+
+
+def read_masks(paths: Sequence[Path | None], size: tuple[int, int]) -> Tensor | None:
+    """Where each person may be, [P, 1, H, W] 0..1 at the latent's size; None when nobody has a mask."""
+    import torch
+
+    if not any(paths):
+        return None
+    anywhere = torch.ones(1, 1, size[1] // 8, size[0] // 8)
+    return torch.cat([read_mask(path, size, "the person may be") if path else anywhere for path in paths])
+
+
+def read_mask(path: Path, size: tuple[int, int], where: str) -> Tensor:
+    """A picture as a mask [1, 1, H, W] at the latent's size. ImageError when it is none; `where`: what white is for."""
+    import torch
+
+    from ..faces.photos import load_photo
+    from ..methods.paired.attention import fit_masks
+
+    try:
+        photo = load_photo(path)
+        pixels = photo.pixels
+        if any("transparent" in note for note in photo.notes):
+            raise ImageError("parts of it are transparent, which is neither white nor black. Fill them.")
+        if (pixels.max(axis=-1) - pixels.min(axis=-1)).max() > 16:  # JPEG leaves a trace of colour in grey
+            raise ImageError(f"it has colours. A mask is greyscale: white where {where}, black elsewhere.")
+        mask = fit_masks(
+            torch.from_numpy(pixels.mean(axis=-1, dtype="float32"))[None, None] / 255, (size[1] // 8, size[0] // 8), 1
+        )
+        if not mask.any():
+            raise ImageError(f"it is black all over. Paint white where {where}.")
+    except (ImageError, HostError) as error:
+        raise ImageError(f"The mask {path} cannot be used: {error}") from error
+    return mask

@@ -1,0 +1,1 @@
+"""Who is on a picture, and who should be; metrics."""

@@ -1,0 +1,311 @@
+"""Which face should be whose: what a sentence, boxes or masks say, never likeness.
+
+    owners, said_by = place(2, faces, picture, prompt=parse_prompt(text, mentions="all"))    # (1, 0), "sides": face 1 is person 1's
+
+Owners have, for each person, the number of a face, or None where that face is missing; where nothing says who should be where
+they are None as a whole: not decidable. Everything here is this project's choice.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import permutations
+
+import numpy as np
+from PIL import Image, ImageCms
+
+from ..errors import ImageError
+from ..faces.face import Face
+from ..prompts.prompt import Mention, Prompt
+from .metrics import match
+
+__all__ = [
+    "Owners",
+    "clothes_of",
+    "colour_of",
+    "owners_by_boxes",
+    "owners_by_clothes",
+    "owners_by_masks",
+    "owners_by_sides",
+    "place",
+    "sides_of",
+]
+
+Owners = tuple[int | None, ...] | None
+
+_ORDER = ("left", "middle", "right")
+_OF_PICTURE = r"of (?:the |this |a )?(?:picture|image|photo\w*|frame|portrait|shot|scene|composition)"
+_SIDE = re.compile(
+    rf"""(?:(?:on|at|to|in)\ (?:the\ )?(?:far\ |very\ )?(?P<side>left|right|middle|cent(?:er|re))
+        (?:-?\ ?hand)?(?:\ (?:side|half|part|edge))?(?![\w-]|\ (?:hand|arm|leg|foot|shoulder|ear|eye|cheek|knee)\b)
+        (?:\ {_OF_PICTURE})?
+      | (?P<most>left|right)-?most
+      | (?<![\w])(?P<label>left|right):)""",
+    re.VERBOSE | re.IGNORECASE,
+)
+_OF_SOMEBODY = re.compile(r"\ of\b|\ from\b", re.IGNORECASE)
+_SENTENCE = re.compile(r"[.!?;\n]+")
+_FRONT = re.compile(r"(?:^|[,:;.!?\n]|\b(?:and|while|with|where|but))\s*(?:the\s+)?$", re.IGNORECASE)
+
+COLOURS: dict[str, tuple[int, int, int]] = {
+    "black": (25, 25, 28),
+    "white": (242, 242, 240),
+    "grey": (135, 137, 140),
+    "red": (200, 35, 45),
+    "orange": (238, 125, 35),
+    "yellow": (246, 210, 60),
+    "green": (50, 140, 70),
+    "blue": (45, 85, 175),
+    "purple": (120, 60, 155),
+    "pink": (238, 140, 175),
+    "brown": (115, 75, 48),
+    "beige": (215, 195, 160),
+}
+"""Clothes' colours in plain light, sRGB."""
+_SAME = {
+    "gray": "grey",
+    "silver": "grey",
+    "navy": "blue",
+    "violet": "purple",
+    "cream": "beige",
+    "ivory": "white",
+    "gold": "yellow",
+}
+_GARMENT_WORDS = """suit tuxedo jacket blazer coat shirt t-shirt tee top blouse sweater jumper pullover hoodie cardigan vest
+dress gown robe kimono hanfu qipao cheongsam sari uniform outfit costume attire clothes clothing"""
+_WORN = re.compile(
+    rf"\b(?P<colour>{'|'.join((*COLOURS, *_SAME))})(?:[ -][\w-]+){{0,2}}?[ -](?:{'|'.join(_GARMENT_WORDS.split())})\b",
+    re.IGNORECASE,
+)
+CLEAR = 0.1
+"""Share of a chest by which the colours' right way round has to be ahead of the wrong one; below, clothes decide nothing."""
+
+
+def place(
+    persons: int,
+    faces: Sequence[Face],
+    picture: np.ndarray,
+    *,
+    prompt: Prompt | None = None,
+    boxes: Sequence[Sequence[float]] | None = None,
+    masks: np.ndarray | None = None,
+    clothes: Sequence[str] | None = None,
+) -> tuple[Owners, str]:
+    """Who should be which face, by the first of these that says so: masks, boxes, sides in the sentence, colours of clothes.
+
+    Args:
+        persons: how many people there should be.
+        faces: those found. Of more than `persons` the largest count, where sides or clothes decide.
+        picture: uint8 [H, W, 3] RGB.
+        prompt: the sentence with every mention (`parse_prompt(..., mentions="all")`).
+        boxes: of each person, x0 y0 x1 y1 px. masks: of each person, [P, H, W] 0..1 of the picture's size.
+        clothes: a few words about those of each person; without any, the sentence's.
+
+    Returns:
+        Owners, and what decided: "masks", "boxes", "sides", "clothes" or "".
+    """
+    if masks is not None:
+        return owners_by_masks(masks, faces), "masks"
+    if boxes is not None:
+        return owners_by_boxes(boxes, faces), "boxes"
+    sides = sides_of(prompt, persons) if prompt is not None else None
+    if sides is not None:
+        return owners_by_sides(sides, faces), "sides"
+    colours = None
+    if clothes is not None:
+        found = [colour_of(words) for words in clothes]
+        colours = tuple(found) if None not in found and len({*found}) == persons else None
+    elif prompt is not None:
+        colours = clothes_of(prompt, persons)
+    owners = owners_by_clothes(colours, faces, picture) if colours is not None else None
+    return owners, "clothes" if owners is not None else ""
+
+
+def owners_by_sides(sides: Sequence[str], faces: Sequence[Face]) -> tuple[int | None, ...]:
+    """By sides ("left", "middle", "right") of each person: the largest faces from left to right are people from left to right.
+
+    With too few faces it cannot be told without likeness who is missing, so nobody is where they should be.
+    """
+    if len(faces) < len(sides):
+        return (None,) * len(sides)
+    people = sorted(range(len(sides)), key=lambda k: _ORDER.index(sides[k]))
+    across = sorted(_largest(faces, len(sides)), key=lambda n: faces[n].centre[0])
+    owners = dict(zip(people, across, strict=True))
+    return tuple(owners[k] for k in range(len(sides)))
+
+
+def owners_by_clothes(colours: Sequence[str], faces: Sequence[Face], picture: np.ndarray) -> Owners:
+    """By the colour of each person's clothes: the faces above the chests that show them.
+
+    None where the colours do not clearly say so; with too few faces nobody is where they should be.
+    """
+    if len(faces) < len(colours):
+        return (None,) * len(colours)
+    seen = {n: _chest(picture, faces[n]) for n in _largest(faces, len(colours))}
+    wanted = [list(COLOURS).index(name) for name in colours]
+    ways = {
+        owners: float(np.mean([seen[n][k] for n, k in zip(owners, wanted, strict=True)]))
+        for owners in permutations(seen)
+    }
+    best, *others = sorted(ways, key=ways.__getitem__, reverse=True)
+    clear = ways[best] - (ways[others[0]] if others else 0.0) >= CLEAR
+    return best if clear else None
+
+
+def owners_by_boxes(boxes: Sequence[Sequence[float]], faces: Sequence[Face]) -> tuple[int | None, ...]:
+    """By where people are in a picture: the boxes x0 y0 x1 y1 [P] of persons or of their faces, px, such as an annotation's.
+
+    A face may be whose box holds its centre; of several, the one nearest to the middle of the upper edge of a person's box.
+    """
+    nearness = np.full((len(faces), len(boxes)), -np.inf)
+    for n, face in enumerate(faces):
+        x, y = face.centre
+        for k, (x0, y0, x1, y1) in enumerate(boxes):
+            if x0 <= x <= x1 and y0 <= y <= y1:
+                nearness[n, k] = -np.hypot((x - (x0 + x1) / 2) / max(x1 - x0, 1), (y - y0) / max(y1 - y0, 1))
+    return _assigned(nearness)
+
+
+def owners_by_masks(masks: np.ndarray, faces: Sequence[Face]) -> tuple[int | None, ...]:
+    """By masks of people, [P, H, W] 0..1 of the picture's size: a face may be whose mask covers half of it or more."""
+    masks = np.asarray(masks, dtype=np.float64)
+    if masks.ndim != 3:
+        raise ImageError(f"Masks of people are [persons, height, width], not {list(masks.shape)}.")
+    covered = np.full((len(faces), len(masks)), -np.inf)
+    height, width = masks.shape[1:]
+    for n, face in enumerate(faces):
+        x0, y0, x1, y1 = np.clip(np.round(face.box), 0, (width, height, width, height)).astype(int)
+        inside = masks[:, y0:y1, x0:x1]
+        if inside.size:
+            share = inside.mean(axis=(1, 2))
+            covered[n] = np.where(share >= 0.5, share, -np.inf)
+    return _assigned(covered)
+
+
+def sides_of(prompt: Prompt, persons: int) -> tuple[str, ...] | None:
+    """For each person "left", "middle" or "right", as the viewer sees it, or None where the sentence does not say so.
+
+    Of two people, one side is enough. What contradicts itself says nothing.
+    """
+    said: list[set[str]] = [set() for _ in range(persons)]
+    for start, end in _sentences(prompt.text):
+        mentions = [
+            mention for mention in prompt.mentions if start <= mention.start < end and mention.person <= persons
+        ]
+        sides = list(_SIDE.finditer(prompt.text, start, end))
+        for number, found in enumerate(sides):
+            side = (
+                (found["side"] or found["most"] or found["label"])
+                .lower()
+                .replace("center", "middle")
+                .replace("centre", "middle")
+            )
+            until = sides[number + 1].start() if number + 1 < len(sides) else end
+            who, other = _whose(prompt.text, found, mentions, start, until)
+            if who is not None:
+                said[who - 1].add(side)
+            if other is not None and other != who:
+                said[other - 1].add({"left": "right", "right": "left"}.get(side, side))
+    if any(len(each) > 1 for each in said):
+        return None
+    known = [next(iter(each), "") for each in said]
+    if persons == 2 and known.count("") == 1:
+        other = {"left": "right", "right": "left"}.get(known[0] or known[1])
+        known = [side or other or "" for side in known]
+    if "" in known or len(set(known)) < persons:
+        return None
+    return tuple(known)
+
+
+def _whose(
+    text: str, found: re.Match, mentions: Sequence[Mention], start: int, until: int
+) -> tuple[int | None, int | None]:
+    """Who stands on the side that a phrase names, and who is on the other ("to the left of the woman")."""
+    before = [mention for mention in mentions if mention.end <= found.start()]
+    after = [mention for mention in mentions if found.end() <= mention.start < until]
+    last = before[-1] if before else None
+    if after and _OF_SOMEBODY.match(text, found.end()) and len(text[found.end() : after[0].start].split()) <= 4:
+        return (last.person if last else None), after[0].person
+    if found["most"]:  # "the leftmost woman"
+        return (after[0].person if after else None), None
+    told = text[start : found.start()]
+    apposition = last is not None and not text[last.end : found.start()].strip(" ,")  # "a man, on the left, and ..."
+    if after and not apposition and (found["label"] or _FRONT.search(told)):
+        return after[0].person, None
+    return (last.person if last else None), None
+
+
+def clothes_of(prompt: Prompt, persons: int) -> tuple[str, ...] | None:
+    """The colour that each person wears, one of `COLOURS`, each another; None where the sentence does not say so.
+
+    Whose clothes: of the person last named before them in the sentence, else of the first named after.
+    """
+    said: list[list[str]] = [[] for _ in range(persons)]
+    for start, end in _sentences(prompt.text):
+        mentions = [
+            mention for mention in prompt.mentions if start <= mention.start < end and mention.person <= persons
+        ]
+        for found in _WORN.finditer(prompt.text, start, end):
+            before = [mention for mention in mentions if mention.end <= found.start()]
+            near = before[-1:] or mentions[:1]
+            if near:
+                said[near[0].person - 1].append(colour_of(found[0]))
+    worn = [each[0] if each else "" for each in said]
+    if "" in worn or len(set(worn)) < persons:
+        return None
+    return tuple(worn)
+
+
+def colour_of(words: str) -> str | None:
+    """The colour of the first garment that a few words name, one of `COLOURS`: "a red wool coat, jeans" -> "red"."""
+    found = _WORN.search(words)
+    colour = found["colour"].lower() if found else None
+    return _SAME.get(colour, colour)
+
+
+def _sentences(text: str) -> list[tuple[int, int]]:
+    ends = [*(found.end() for found in _SENTENCE.finditer(text)), len(text)]
+    return [(start, end) for start, end in zip([0, *ends], ends, strict=False) if start < end]
+
+
+def _chest(picture: np.ndarray, face: Face) -> np.ndarray:
+    """How much of the clothes below a face has each of `COLOURS`: shares [12], by the nearest colour in CIELAB."""
+    x0, y0, x1, y1 = map(float, face.box)
+    width, height = x1 - x0, y1 - y0
+    rows = slice(*np.clip((round(y1 + 0.6 * height), round(y1 + 1.8 * height)), 0, picture.shape[0]))
+    columns = slice(*np.clip((round(x0 - 0.3 * width), round(x1 + 0.3 * width)), 0, picture.shape[1]))
+    patch = picture[rows, columns]
+    if not patch.size:
+        return np.zeros(len(COLOURS))
+    small = Image.fromarray(np.ascontiguousarray(patch)).resize((24, 24), Image.Resampling.BOX)
+    apart = np.linalg.norm(_lab(small)[:, None] - _lab_colours()[None], axis=-1)
+    return np.bincount(apart.argmin(axis=1), minlength=len(COLOURS)) / len(apart)
+
+
+def _lab(picture: Image.Image) -> np.ndarray:
+    """Pixels as L a b, float [N, 3]; lightness counts half, since light varies it most."""
+    profiles = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    turned = ImageCms.applyTransform(picture, ImageCms.buildTransform(*profiles, "RGB", "LAB"))
+    values = np.asarray(turned).reshape(-1, 3).astype(np.float64)
+    values[:, 0] *= 0.5 * 100 / 255
+    values[:, 1:] = (values[:, 1:] + 128) % 256 - 128  # Pillow keeps a and b as signed bytes
+    return values
+
+
+def _lab_colours() -> np.ndarray:
+    return _lab(Image.fromarray(np.array([list(COLOURS.values())], dtype=np.uint8)))
+
+
+def _largest(faces: Sequence[Face], count: int) -> list[int]:
+    return sorted(sorted(range(len(faces)), key=lambda n: -faces[n].size)[:count])
+
+
+def _assigned(score: np.ndarray) -> tuple[int | None, ...]:
+    """The assignment with the largest sum among those that are possible (-inf: impossible)."""
+    possible = np.isfinite(score)
+    low = score[possible].min() if possible.any() else 0.0
+    # Impossible ones cost more than all possible ones can gain, so they are chosen only where nothing is left.
+    filled = np.where(possible, score, low - 10 * (1 + np.ptp(score[possible]) if possible.any() else 1))
+    found = match(filled)
+    return tuple(face if face is not None and possible[face, k] else None for k, face in enumerate(found))

@@ -1,0 +1,74 @@
+"""CLIP's vision tower with transformers, and the packages that this host needs."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import HostError
+
+__all__ = ["IMAGE_ENCODER", "ClipVision", "package", "reason"]
+
+IMAGE_ENCODER = "h94/IP-Adapter/models/image_encoder"
+"""The CLIP ViT-H/14 that the released adapter was trained with, on Hugging Face."""
+
+
+def package(name: str) -> Any:
+    """Import diffusers or transformers; HostError says how to install what is missing."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise HostError(
+            f"Portraits without ComfyUI need {name} ({error}). "
+            "Install it with: pip install diffusers transformers accelerate"
+        ) from error
+
+
+class ClipVision:
+    """A CLIP vision model of transformers as `encode.VisionTower`: pixels [N, 3, S, S] -> hidden_states[-2] [N, T, C]."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.image_size = model.config.image_size
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | Path = IMAGE_ENCODER, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> ClipVision:
+        """Load a folder with config.json and model.safetensors, or `owner/name[/folder/inside]` on Hugging Face.
+
+        Raises:
+            HostError: transformers is missing, or there is no such model.
+        """
+        transformers = package("transformers")
+        if Path(source).is_dir():
+            where, inside = str(source), ""
+        else:
+            owner, name, inside = [*str(source).split("/", 2), "", ""][:3]
+            where = f"{owner}/{name}"
+        try:
+            model = transformers.CLIPVisionModelWithProjection.from_pretrained(
+                where, subfolder=inside, use_safetensors=True, torch_dtype=dtype
+            )
+        except Exception as error:  # hub, network, disk and safetensors have a family of errors each
+            raise HostError(
+                f"The image encoder {source} cannot be loaded: {reason(error)}. Give a folder with config.json and "
+                f"model.safetensors of CLIP ViT-H/14, for instance from {IMAGE_ENCODER} on Hugging Face."
+            ) from error
+        return cls(model.requires_grad_(False).eval().to(device))
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        weight = next(self.model.parameters())
+        with torch.no_grad():
+            out = self.model(pixels.to(weight), output_hidden_states=True)
+        return out.hidden_states[-2].float().cpu()
+
+
+def reason(error: Exception) -> str:
+    """The first line of what another library says went wrong, short enough for a message."""
+    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return text.rstrip(".")[:300]

@@ -1,0 +1,1 @@
+"""Where people shall be, and the color and dash of each."""

@@ -1,0 +1,51 @@
+"""A small drawn world: portraits of two people, of whom everything is known, from integer seeds.
+
+    pool = people("train", 2000)                      # people who look clearly different
+    sample = sample_pair(7, sample_couple(7, pool))   # picture, sentence, annotation, masks, faces, references
+    write_dataset("world", range(10_000), pool)       # as files, for `python -m training prepare`
+    colour, score = read_clothing_colour(sample.picture, sample.people[0].face_box)
+
+A person is an `Identity`: a face, which stays from picture to picture. Pose, expression, light, clothes, action and
+scene vary apart from it. No torch, no files: PIL and NumPy only. `python -m dhumandiff.miniature.world --help` draws a sheet.
+"""
+
+from .body import ACTIONS, COLOURS, GARMENTS, Outfit
+from .caption import SCENE_WORDS, Script, write_caption
+from .dataset import write_dataset
+from .identity import APART, SPLITS, Identity, distance, features, people, sample_identity
+from .picture import SIZE, Drawn, Figure, Portrait, draw_figures, draw_reference
+from .read import read_clothing_colour, read_scene
+from .sample import Sample, draw_script, sample_couple, sample_pair, sample_script
+from .scene import SCENES
+
+__all__ = [
+    "ACTIONS",
+    "APART",
+    "COLOURS",
+    "GARMENTS",
+    "SCENES",
+    "SCENE_WORDS",
+    "SIZE",
+    "SPLITS",
+    "Drawn",
+    "Figure",
+    "Identity",
+    "Outfit",
+    "Portrait",
+    "Sample",
+    "Script",
+    "distance",
+    "draw_figures",
+    "draw_reference",
+    "draw_script",
+    "features",
+    "people",
+    "read_clothing_colour",
+    "read_scene",
+    "sample_couple",
+    "sample_identity",
+    "sample_pair",
+    "sample_script",
+    "write_caption",
+    "write_dataset",
+]

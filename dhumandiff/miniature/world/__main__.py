@@ -1,0 +1,37 @@
+"""`python -m dhumandiff.miniature.world --out sheet.png`: look at the world."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from ...errors import DHumanDiffError
+from .sheet import draw_sheet
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Draw a contact sheet; 0, or 1 with a message when that cannot be."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dhumandiff.miniature.world",
+        description="Draw a contact sheet of the drawn world: people in several drawings, and pairs with sentences.",
+    )
+    parser.add_argument("--out", required=True, help="the picture to write, for example sheet.png")
+    parser.add_argument("--people", type=int, default=24, help="how many people (default: %(default)s)")
+    parser.add_argument("--pairs", type=int, default=12, help="how many pictures of two (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="another number draws others (default: %(default)s)")
+    parser.add_argument("--zoom", type=int, default=3, help="how much larger pictures are shown (default: %(default)s)")
+    parser.add_argument("--boxes", action="store_true", help="draw face boxes and landmarks")
+    options = parser.parse_args(arguments)
+    if min(options.people, options.pairs, options.seed) < 0 or options.zoom < 1:
+        parser.error("--people, --pairs and --seed are 0 or more, --zoom is 1 or more")
+    try:
+        draw_sheet(options.people, options.pairs, options.seed, options.zoom, options.boxes).save(options.out)
+    except (DHumanDiffError, OSError, ValueError) as error:
+        print(f"The sheet could not be drawn: {error}", file=sys.stderr)
+        return 1
+    print(f"{options.out}: {options.people} people, {options.pairs} pairs")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""A sentence -> who is which word, token spans, weights."""

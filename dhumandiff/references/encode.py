@@ -1,0 +1,274 @@
+"""From photos of one person to a `FaceReference`: detect, choose, crop, recognise, and run the vision tower."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..errors import DHumanDiffError, FaceError, HostError, ImageError
+from ..faces.face import MINIMUM_SIZE, Face, FaceAnalyser, choose_face
+from ..faces.geometry import crop_face
+from ..faces.light import normalise_light as even_out
+from ..faces.photos import PhotoPixels, as_photo
+from ..faces.quality import Complaint, PhotoQuality, assess
+from .reference import SAME_PERSON, FaceReference
+
+__all__ = ["CLIP_MEAN", "CLIP_STD", "EncodeReport", "PhotoReport", "VisionTower", "clip_pixels", "encode_reference"]
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+Photo = PhotoPixels | str | os.PathLike | Tensor | np.ndarray
+
+
+class VisionTower(Protocol):
+    """Normalised pixels [N, 3, S, S] float32 -> `hidden_states[-2]` [N, T, C].
+
+    S is the attribute `image_size`; 224 without one.
+    """
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Run the tower."""
+        ...
+
+
+@dataclass(frozen=True)
+class PhotoReport:
+    """What happened to one photo.
+
+    `size` is (width, height) px; `similarity` the cosine to the mean of the person's other photos, None without others.
+    """
+
+    name: str
+    size: tuple[int, int]
+    faces_found: int
+    quality: PhotoQuality
+    face_in_crop: Face
+    notes: tuple[str, ...] = ()
+    similarity: float | None = None
+
+    @property
+    def is_outlier(self) -> bool:
+        """Whether this photo would not be taken for the person in the others."""
+        return self.similarity is not None and self.similarity < SAME_PERSON
+
+    def complaints(self) -> list[Complaint]:
+        """What a person should do something about, without the photo's name."""
+        found = self.quality.complaints()
+        if self.is_outlier:
+            advice = (
+                f"its face is unlike the other photos (similarity {self.similarity:.2f}, one person: {SAME_PERSON} or "
+                "more): remove it, or choose another face in it, if it shows someone else"
+            )
+            found.append(Complaint("someone else?", advice))
+        return found
+
+    def warnings(self) -> list[str]:
+        """The complaints' sentences."""
+        return [complaint.advice for complaint in self.complaints()]
+
+
+@dataclass(frozen=True)
+class EncodeReport:
+    """What happened to all photos of one person; `str()` of it is the text for people."""
+
+    photos: tuple[PhotoReport, ...]
+    name: str = ""
+
+    def warnings(self) -> list[str]:
+        """All warnings, each beginning with the photo it is about."""
+        return [
+            f"photo {number} ({photo.name}): {text}"
+            for number, photo in enumerate(self.photos, 1)
+            for text in photo.warnings()
+        ]
+
+    def __str__(self) -> str:
+        lines = [f"{self.name}: {len(self.photos)} photo(s)"] if self.name else []
+        for number, photo in enumerate(self.photos, 1):
+            lines.append(f"photo {number} ({photo.name}, {photo.size[0]} x {photo.size[1]} px): {photo.quality}")
+            if photo.similarity is not None:
+                lines.append(f"  similarity to the other photos: {photo.similarity:.2f}")
+            lines.extend(f"  note: {note}" for note in photo.notes)
+            lines.extend(f"  warning: {warning}" for warning in photo.warnings())
+        if not self.warnings():
+            lines.append("Nothing to improve.")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, eq=False)
+class _Taken:
+    """Everything taken from one photo before the vision tower runs."""
+
+    report: PhotoReport
+    face: Face
+    crop: np.ndarray
+    identity: np.ndarray
+    identity_swapped: np.ndarray
+
+
+def clip_pixels(crops: Tensor, size: int = 224) -> Tensor:
+    """Crops [N, H, W, 3] float 0..1 -> normalised pixels [N, 3, size, size] float32, as CLIP's preprocessing does it.
+
+    Short side to `size` with Pillow's bicubic filter on 8-bit values, centre crop, then CLIP's mean and deviation.
+    """
+    if crops.ndim != 4 or crops.shape[-1] != 3:
+        raise ImageError(f"Crops have shape {list(crops.shape)}; [photos, height, width, 3] is needed.")
+    bytes_ = (crops.detach().cpu().float().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+    height, width = bytes_.shape[1:3]
+    short = min(height, width)
+    scaled = (int(size * width / short), int(size * height / short))
+    left, top = (scaled[0] - size) // 2, (scaled[1] - size) // 2
+    pictures = []
+    for picture in bytes_:
+        resized = np.asarray(Image.fromarray(picture).resize(scaled, Image.Resampling.BICUBIC))
+        pictures.append(torch.from_numpy(resized[top : top + size, left : left + size].copy()))
+    pixels = torch.stack(pictures).permute(0, 3, 1, 2).float() / 255
+    return (pixels - torch.tensor(CLIP_MEAN).view(1, 3, 1, 1)) / torch.tensor(CLIP_STD).view(1, 3, 1, 1)
+
+
+def encode_reference(
+    photos: Photo | Sequence[Photo],
+    vision: VisionTower,
+    faces: FaceAnalyser | None,
+    *,
+    which: str | int = "largest",
+    normalise_light: bool = False,
+    name: str = "",
+    minimum_size: float = MINIMUM_SIZE,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[FaceReference, EncodeReport]:
+    """Encode one person from one or more photos.
+
+    photos: file paths, tensors [H, W, C] float 0..1, a batch [N, H, W, C] of them, or `PhotoPixels`.
+    vision: the CLIP tower; it runs twice, on all crops and on one normalised picture of zeros.
+    faces: detector and recogniser.
+    which, minimum_size: which face of each photo, see `choose_face`.
+    normalise_light: even out the light in the crops; the identity always comes from the photo as it is.
+    progress: called before each photo with its number, from 1 on, and how many there are.
+
+    Photos that look like someone else are reported, not dropped. A photo that cannot be used raises, naming its number
+    and why; all photos are looked at first, so that every failure is listed and none is lost silently.
+    """
+    if faces is None:
+        raise FaceError(
+            "There is nothing to find faces with. Connect a face analysis (Load Face Analysis), or pass an "
+            "InsightFaceAnalyser."
+        )
+    taken, failures = [], []
+    listed = _as_list(photos)
+    for number, photo in enumerate(listed, 1):
+        if progress is not None:
+            progress(number, len(listed))
+        try:
+            opened = as_photo(photo, name=f"image {number}")
+            taken.append(_take(opened, faces, which, minimum_size, normalise_light))
+        except (FaceError, ImageError) as error:
+            failures.append((number, photo, error))
+    if failures:
+        raise _all_failures(failures, len(listed), name)
+
+    crop = torch.from_numpy(np.stack([one.crop for one in taken])).float() / 255
+    identity = torch.from_numpy(np.stack([one.identity for one in taken]))
+    hidden, hidden_zero = _look(vision, crop)
+    reference = FaceReference(
+        identity=identity,
+        clip_hidden=hidden,
+        clip_hidden_zero=hidden_zero,
+        identity_swapped=torch.from_numpy(np.stack([one.identity_swapped for one in taken])),
+        crop=crop,
+        box=torch.from_numpy(np.stack([one.face.box for one in taken])).float(),
+        landmarks=torch.from_numpy(np.stack([one.face.landmarks for one in taken])).float(),
+        name=name,
+    )
+    similarities = _similarity_to_others(identity)
+    reports = tuple(replace(one.report, similarity=value) for one, value in zip(taken, similarities, strict=True))
+    return reference, EncodeReport(reports, name)
+
+
+def _as_list(photos: Photo | Sequence[Photo]) -> list[Photo]:
+    if isinstance(photos, (Tensor, np.ndarray)):
+        listed = list(photos) if photos.ndim == 4 else [photos]
+    elif isinstance(photos, (str, os.PathLike, PhotoPixels)):
+        listed = [photos]
+    else:
+        listed = list(photos)
+    if not listed:
+        raise ImageError("There is no photo to encode. Give at least one photo of the person.")
+    return listed
+
+
+def _take(
+    photo: PhotoPixels, faces: FaceAnalyser, which: str | int, minimum_size: float, normalise_light: bool
+) -> _Taken:
+    height, width = photo.pixels.shape[:2]
+    if min(height, width) < minimum_size:
+        raise ImageError(f"The photo is {width} x {height} px, too small for a face. Use a larger photo.")
+    found = faces.detect(photo.pixels)
+    face = choose_face(found, which, minimum_size)
+    crop, moved, crop_note = crop_face(photo.pixels, face)
+    notes = list(photo.notes)
+    if len(found) > 1:
+        notes.append(
+            f"{len(found)} faces were found; the one used is: "
+            f"{which if isinstance(which, str) else f'index {which}, by size'}"
+        )
+    if crop_note:
+        notes.append(crop_note)
+    height, width = photo.pixels.shape[:2]
+    report = PhotoReport(
+        photo.name, (width, height), len(found), assess(photo.pixels, face, crop, moved), moved, tuple(notes)
+    )
+    return _Taken(
+        report,
+        face,
+        even_out(crop, moved) if normalise_light else crop,
+        faces.identity(photo.pixels, face),
+        faces.identity(photo.pixels, face, swap_channels=True),
+    )
+
+
+def _look(vision: VisionTower, crop: Tensor) -> tuple[Tensor, Tensor]:
+    """(hidden states of the crops [N, T, C], of zeros [1, T, C]), float32 on the CPU."""
+    size = int(getattr(vision, "image_size", 224))
+    with torch.no_grad():
+        outputs = [vision(clip_pixels(crop, size)), vision(torch.zeros(1, 3, size, size))]
+    for given, hidden in zip((len(crop), 1), outputs, strict=True):
+        if not isinstance(hidden, Tensor) or hidden.ndim != 3 or len(hidden) != given:
+            got = list(hidden.shape) if isinstance(hidden, Tensor) else type(hidden).__name__
+            raise HostError(
+                f"The CLIP vision tower gave {got} for {given} picture(s); hidden states [{given}, tokens, width] are "
+                "needed."
+            )
+        if not hidden.isfinite().all():
+            raise HostError(
+                "The CLIP vision tower gave NaN or infinite values. Run it in a wider dtype (float32 or bfloat16), or "
+                "load its file again."
+            )
+    return outputs[0].float().cpu(), outputs[1].float().cpu()
+
+
+def _similarity_to_others(identity: Tensor) -> list[float | None]:
+    """Per photo the cosine to the mean direction of all other photos."""
+    if len(identity) == 1:
+        return [None]
+    others = torch.nn.functional.normalize(identity.sum(dim=0, keepdim=True) - identity, dim=-1)
+    return (identity * others).sum(dim=-1).tolist()
+
+
+def _all_failures(failures: list[tuple[int, Photo, DHumanDiffError]], count: int, name: str) -> DHumanDiffError:
+    """One error for all photos that failed, of the first one's kind."""
+    lines = []
+    for number, photo, error in failures:
+        file = f" ({os.path.basename(photo)})" if isinstance(photo, (str, os.PathLike)) else ""
+        if isinstance(photo, PhotoPixels) and photo.name:
+            file = f" ({photo.name})"
+        lines.append(f"photo {number}{file}: {error}")
+    who = f" of {name!r}" if name else ""
+    head = f"{len(failures)} of {count} photos{who} cannot be used" if count > 1 else f"The photo{who} cannot be used"
+    return type(failures[0][2])(f"{head}. " + " ".join(lines))

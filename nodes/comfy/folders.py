@@ -1,0 +1,169 @@
+"""Model folders, through ComfyUI's folder_paths, so that extra_model_paths.yaml works.
+
+models/dhumandiff/              adapters: folders with the four released files, or one .safetensors each
+models/dhumandiff/references/   people, encoded once
+models/ipadapter/               IP-Adapter Plus (Face) SDXL ViT-H files
+models/insightface/models/      InsightFace packs
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import folder_paths
+
+from ...dhumandiff import formats
+from ...dhumandiff.doctor import FACE_ROOT, Folders
+from ...dhumandiff.errors import AdapterError, ReferenceError
+
+ADAPTERS = "dhumandiff"
+REFERENCES = "references"
+IP_ADAPTERS = "ipadapter"
+
+# First, as with ComfyUI's own kinds: people are saved there, not on an extra disk.
+folder_paths.add_model_folder_path(ADAPTERS, os.path.join(folder_paths.models_dir, ADAPTERS), is_default=True)
+
+
+def adapter_choices() -> list[str]:
+    """Names of everything in the model folders that is an adapter."""
+    return sorted(_adapters())
+
+
+def adapter_path(name: str) -> Path:
+    """Path of a choice.
+
+    Raises:
+        AdapterError: it is not there (any more).
+    """
+    try:
+        return _adapters()[name]
+    except KeyError:
+        raise AdapterError(
+            f"The adapter {name!r} is not in {' or '.join(_folders(ADAPTERS))}. Put the folder with the four DHumanDiff "
+            f"files, or one .safetensors, there, then press R. To fetch the released ones: {download_command()}"
+        ) from None
+
+
+def download_command() -> str:
+    """The command that fetches the released weights to where this ComfyUI looks for them."""
+    pack = Path(__file__).resolve().parents[2]
+    return f'cd "{pack}" && "{sys.executable}" -m dhumandiff download --to "{_folders(ADAPTERS)[0]}"'
+
+
+def _folders(kind: str) -> list[str]:
+    if kind in folder_paths.folder_names_and_paths:
+        return list(folder_paths.get_folder_paths(kind))
+    return [os.path.join(folder_paths.models_dir, kind)]
+
+
+def _adapters() -> dict[str, Path]:
+    """Name -> path. The first folder wins where two have a name in common, as everywhere in ComfyUI."""
+    found: dict[str, Path] = {}
+    for folder in map(Path, _folders(ADAPTERS)):
+        for path in _files(folder, ".safetensors"):
+            if REFERENCES not in path.relative_to(folder).parts[:1]:
+                found.setdefault(path.relative_to(folder).as_posix(), path)
+        for path in _files(folder, "ip_adapter_ca.pt"):
+            name = path.parent.relative_to(folder).as_posix()
+            found.setdefault(folder.name if name == "." else name, path.parent)
+    for folder in map(Path, _folders(IP_ADAPTERS)):
+        for path in _files(folder, ".safetensors", ".bin"):
+            if _is_plus_sdxl(path, path.stat().st_mtime_ns):
+                found.setdefault(f"{IP_ADAPTERS}/{path.relative_to(folder).as_posix()}", path)
+    return found
+
+
+def _files(folder: Path, *endings: str) -> Iterator[Path]:
+    """Files below a folder. A list of choices must never fail: ComfyUI would drop the whole pack over a broken link."""
+    for place, _, names in sorted(os.walk(folder, followlinks=True)):
+        for name in sorted(names):
+            path = Path(place) / name
+            if (name in endings or path.suffix in endings) and path.is_file():
+                yield path
+
+
+@functools.lru_cache(maxsize=256)
+def _is_plus_sdxl(path: Path, modified: int) -> bool:
+    """Whether an IP-Adapter file fits. Looked up once per file: the page asks for the list at every refresh."""
+    if path.suffix == ".bin":  # reading all of a pickle only for a list would be slow; loading checks it
+        return "plus" in path.name.lower() and "sdxl" in path.name.lower()
+    return formats.ip_adapter.fits(path)
+
+
+def reference_choices() -> list[str]:
+    """Names of the saved people."""
+    return sorted(_references())
+
+
+def reference_path(name: str) -> Path:
+    """Path of a saved person.
+
+    Raises:
+        ReferenceError: there is none of that name.
+    """
+    try:
+        return _references()[name]
+    except KeyError:
+        raise ReferenceError(
+            f"There is no saved reference {name!r} in {' or '.join(_folders(ADAPTERS))} (folder {REFERENCES}). "
+            "Save it with Save Reference first, then press R."
+        ) from None
+
+
+def new_reference_path(name: str) -> Path:
+    """Where a person of that name is saved.
+
+    Raises:
+        ReferenceError: the name is no plain file name.
+    """
+    name = name.strip()
+    allowed = name and len(name) <= 80 and all(c.isalnum() or c in " -_()'," for c in name)
+    # Names that Windows keeps for devices, whatever their ending.
+    if (
+        not allowed
+        or name.upper() in {"CON", "PRN", "AUX", "NUL"}
+        or (len(name) == 4 and name.upper()[:3] in {"COM", "LPT"})
+    ):
+        raise ReferenceError(
+            f"{name!r} cannot be a file name. Name the person with up to 80 letters, digits, spaces, - and _."
+        )
+    return Path(_folders(ADAPTERS)[0]) / REFERENCES / f"{name}.safetensors"
+
+
+def _references() -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for folder in map(Path, _folders(ADAPTERS)):
+        for path in _files(folder / REFERENCES, ".safetensors"):
+            found.setdefault(path.stem, path)
+    return found
+
+
+def insightface_root() -> Path:
+    """InsightFace's root: its packs lie in ``models/`` below it."""
+    return Path(folder_paths.models_dir) / "insightface"
+
+
+def face_pack_choices() -> list[str]:
+    """InsightFace packs: those that are there first, then the ones InsightFace can fetch."""
+    packs = insightface_root() / "models"
+    there = sorted(p.name for p in packs.iterdir() if p.is_dir()) if packs.is_dir() else []
+    return there + [name for name in ("buffalo_l", "antelopev2") if name not in there]
+
+
+def every_folder() -> Folders:
+    """Where this ComfyUI looks for each kind of model, for the doctor."""
+    kinds = {
+        "adapters": ADAPTERS,
+        "ip_adapters": IP_ADAPTERS,
+        "clip_vision": "clip_vision",
+        "checkpoints": "checkpoints",
+    }
+    return Folders(
+        **{name: tuple(map(Path, _folders(kind))) for name, kind in kinds.items()},
+        face_root=insightface_root(),
+        other_face_root=FACE_ROOT.expanduser(),
+    )

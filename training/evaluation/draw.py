@@ -1,0 +1,118 @@
+"""Drawing the cases that have no picture yet. A picture that is there already, made alike, stays: kill it and go on.
+
+cases = draw_cases(cases, portrait, adapter, Settings(), encode, Path("scores/pictures"))
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+from PIL import Image
+from tqdm import tqdm
+
+from dhumandiff import Adapter, FaceReference
+from dhumandiff.cli.files import write_png
+from dhumandiff.errors import FaceError, ImageError, PromptError
+from dhumandiff.hosts.diffusers.pipeline import NEGATIVE, Portrait
+from dhumandiff.prompts.prompt import parse_prompt
+
+from .cases import Case
+
+__all__ = ["Settings", "draw_cases"]
+
+KEPT = 64
+"""People whose references are kept: a megabyte or two each."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How portraits are drawn; see `Portrait.generate` and `SAMPLERS`."""
+
+    size: tuple[int, int] = (512, 512)
+    steps: int = 50
+    cfg: float = 5.0
+    sampler: str = "euler"
+    negative: str = NEGATIVE
+    mode: str = "one_pass"
+    scene_strength: float = 0.7
+    face_strength: float = 1.0
+    strength: float = 1.0
+
+    def with_strength(self, factor: float) -> Settings:
+        """All strengths times a factor."""
+        scene, face, plain = (factor * value for value in (self.scene_strength, self.face_strength, self.strength))
+        return replace(self, scene_strength=scene, face_strength=face, strength=plain)
+
+
+def draw_cases(
+    cases: Sequence[Case],
+    portrait: Portrait,
+    adapter: Adapter,
+    settings: Settings,
+    encode: Callable[[Sequence[Path]], FaceReference],
+    folder: Path,
+    seeds: int = 1,
+    strengths: Sequence[float] = (),
+) -> list[Case]:
+    """Draw every case, `seeds` times from its seed on, and at every factor of the strengths.
+
+    Args:
+        encode: photos of one person -> reference.
+        folder: for <id>_<seed>.png, or <id>_x<strength>_<seed>.png.
+
+    Returns:
+        A case a picture, with the picture, or with the problem why there is none.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    portrait.use_sampler(settings.sampler)
+    kept = lru_cache(KEPT)(encode)
+    made_of = _digest(adapter)
+    wanted = []
+    for case in cases:
+        for factor in strengths or (None,):
+            for seed in range(case.seed, case.seed + seeds):
+                name = f"{case.name}{'' if factor is None else f'_x{factor:g}'}_{seed}"
+                wanted.append(replace(case, name=name, seed=seed, strength=factor, picture=folder / f"{name}.png"))
+    drawn = []
+    for case in tqdm(wanted, desc="drawing", unit="portrait", disable=None):
+        how = settings if case.strength is None else settings.with_strength(case.strength)
+        told = {"prompt": case.sentence, "seed": case.seed, "adapter": made_of, **asdict(how)}
+        told["references"] = [[photo.name for photo in photos] for photos in case.references]
+        record = json.dumps(told, ensure_ascii=False)
+        problem = case.problem
+        if not problem and _made_as(case.picture) != record:
+            try:
+                prompt = parse_prompt(case.sentence, persons=len(case.references))
+                references = [kept(photos) for photos in case.references]
+                made = portrait.generate(adapter, references, prompt, seed=case.seed, **_arguments(how))[0]
+                write_png(made, case.picture, {"dhumandiff-case": record})
+            except (FaceError, ImageError, PromptError) as error:
+                problem = " ".join(str(error).split())
+        drawn.append(replace(case, problem=problem))
+    return drawn
+
+
+def _arguments(settings: Settings) -> dict:
+    return {name: getattr(settings, name) for name in asdict(settings) if name != "sampler"}
+
+
+def _made_as(path: Path) -> str | None:
+    """The record of a picture that is there."""
+    try:
+        with Image.open(path) as image:
+            return image.text.get("dhumandiff-case")
+    except (OSError, AttributeError, SyntaxError):
+        return None
+
+
+def _digest(adapter: Adapter) -> str:
+    total = hashlib.sha256()
+    for name, value in sorted(adapter.state_dict().items()):
+        total.update(name.encode())
+        total.update(value.detach().float().cpu().numpy().tobytes())
+    return total.hexdigest()[:16]

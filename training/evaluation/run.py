@@ -1,0 +1,149 @@
+"""Scoring a set of pictures from end to end: read the cases, draw what is missing, measure, tell.
+
+Everything lies in the run's folder: pictures/, scores.jsonl (a record a picture), scores.csv, scores.json, scores.md, plots, and
+scores.html.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dhumandiff import FaceReference
+from training import TrainingError
+
+from ..data.encode import call, load_faces, load_vision
+from ..data.settings import FaceSettings
+from ..data.shards import write_file
+from .cases import Case, read_bench, read_cases, with_pictures
+from .draw import Settings, draw_cases
+from .measure import Clip, Measurer, measure_all, read_records
+from .page import page
+from .plots import plot_copying, plot_distributions, plot_strengths
+from .tables import csv_text, markdown, summarise_records
+
+if TYPE_CHECKING:
+    from dhumandiff import Adapter
+    from dhumandiff.faces import FaceAnalyser
+
+    from ..evaluate import EvaluateConfig
+
+__all__ = ["gather", "score"]
+
+RECORDS = "scores.jsonl"
+
+
+def gather(config: EvaluateConfig) -> tuple[list[Case], list[str]]:
+    """The cases that a configuration names, and notes on them."""
+    if config.bench:
+        return read_bench(config.bench), []
+    cases = read_cases(config.cases)
+    if not config.pictures:
+        return cases, []
+    cases, strange = with_pictures(cases, config.pictures)
+    notes = (
+        [f"{len(strange)} pictures in {config.pictures} belong to no case, {strange[0].name} for one."]
+        if strange
+        else []
+    )
+    return cases, notes
+
+
+def score(
+    config: EvaluateConfig, adapter: Callable[[], Adapter], base: str, out: Path
+) -> tuple[dict[str, str], list[str], list[Path]]:
+    """Score, and write everything into a folder.
+
+    Args:
+        adapter: loads the weights, where something is to be drawn.
+        base: to draw with.
+
+    Returns:
+        Scores for a model card, lines for people, and the files made.
+    """
+    cases, notes = gather(config)
+    against = _other(config.against) if config.against else None
+    faces, clip = _judge(config.faces, base), Clip.load(config.clip) if config.clip else None
+    scorers = [call(name, "scorers") for name in config.scorers]
+    waiting = (
+        [case for case in cases if case.picture is None and not case.problem]
+        if config.cases and not config.pictures
+        else []
+    )
+    if waiting:
+        finished = [case for case in cases if case.picture is not None or case.problem]
+        cases = finished + _draw(config, waiting, adapter(), base, out / "pictures")
+    records = measure_all(cases, Measurer(faces, clip, scorers), out / RECORDS)
+    other = config.against.rstrip("/") or "the other"
+    table = markdown(records, against, other)
+    made = [out / RECORDS]
+    title = f"Scores of {config.bench or config.cases}"
+    plain = {name: asdict(summary) for name, summary in summarise_records(records).items()}
+    texts = {
+        "scores.md": f"# {title}\n\n{table}",
+        "scores.csv": csv_text(records),
+        "scores.html": page(records, out, title, table),
+        "summary.json": json.dumps(plain, indent=1) + "\n",
+    }
+    for name, text in texts.items():
+        write_file(out / name, text)
+        made.append(out / name)
+    for name, plot in (("strengths", plot_strengths), ("copying", plot_copying), ("spread", plot_distributions)):
+        made += filter(None, [plot(records, out / f"{name}.png")])
+    scores = {name: f"{one['mean']:.3f} ({one['low']:.3f} to {one['high']:.3f})" for name, one in plain.items()}
+    return scores, [*notes, table], made
+
+
+def _other(folder: str) -> list[dict[str, Any]]:
+    path = Path(folder).expanduser()
+    path = path / RECORDS if path.is_dir() else path
+    if not path.is_file():
+        raise TrainingError(
+            f"against: {path} is not there. Name the --out folder of another evaluation of the same cases."
+        )
+    return read_records(path)
+
+
+def _judge(settings: FaceSettings, base: str) -> FaceAnalyser:
+    """Who scores: of the miniature's two recognisers the one that never conditions anything."""
+    if base == "mini" and settings == FaceSettings():
+        from dhumandiff.miniature.faces import mini_judge
+
+        return mini_judge()
+    return load_faces(settings)
+
+
+def _draw(config: EvaluateConfig, cases: Sequence[Case], adapter: Adapter, base: str, folder: Path) -> list[Case]:
+    from dhumandiff.hosts.diffusers.loading import IMAGE_ENCODER
+    from dhumandiff.hosts.diffusers.pipeline import Portrait
+    from dhumandiff.references.encode import encode_reference
+
+    drawn = base == "mini"
+    portrait = Portrait.from_base(base)
+    vision = load_vision(
+        config.image_encoder or ("mini" if drawn else IMAGE_ENCODER), str(portrait.device), portrait.dtype
+    )
+    faces = load_faces(FaceSettings(pack="mini") if drawn and config.faces == FaceSettings() else config.faces)
+    smallest = 24.0 if drawn else config.faces.min_size
+
+    def encode(photos: Sequence[Path]) -> FaceReference:
+        return encode_reference(list(photos), vision, faces, name=photos[0].stem, minimum_size=smallest)[0]
+
+    return draw_cases(
+        cases, portrait, adapter, settings_of(config, base), encode, folder, config.seeds, config.strengths
+    )
+
+
+def settings_of(config: EvaluateConfig, base: str) -> Settings:
+    """How portraits are drawn: as the configuration says, else as the base wants it."""
+    from dhumandiff.cli.generate import MINI
+    from dhumandiff.miniature.base import SIZE
+
+    names = ("mode", "scene_strength", "face_strength", "strength", "cfg", "steps", "sampler")
+    given = {name: getattr(config, name) for name in names}
+    given |= {"size": tuple(config.size) if config.size else None}
+    usual = {**MINI, "size": SIZE} if base == "mini" else {}
+    return Settings(**{**usual, **{name: value for name, value in given.items() if value is not None}})

@@ -1,0 +1,224 @@
+"""`python -m training mini`: rebuild the miniature that ships, or train and judge one row of its table.
+
+    python -m training mini --dry_run                       the stages, and about how long each takes
+    python -m training mini                                 everything from nothing, 113 minutes on two cores
+    python -m training mini --row order_swapping            one row, 40 minutes; --row table makes table and plot anew
+
+Kill it whenever you like: the same command goes on. Whatever was built lies in the run's folder until all of it is done;
+then the weights take the place of those that ship, and `git diff --stat` shows it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dhumandiff.miniature.weights import FOLDER as SHIPPED
+
+from .. import TrainingError
+from ..parsing import parse
+from ..run.config import need
+from .stages import STAGES, finished, save_adapter
+
+__all__ = ["MiniConfig", "build", "main", "train_row"]
+
+CORES = 2
+"""Processes at a time. The figures for time are for two cores."""
+
+
+@dataclass
+class MiniConfig:
+    """Rebuild the miniature from nothing, or train and judge one row of its table."""
+
+    out: str = "runs/mini"
+    """Folder of the run: drawings, checkpoints, logs, shards and weights, about 6 GB."""
+    row: str = ""
+    """A row of the table to train and judge; all: every row that has no figures yet; table: make the table and its plot from
+    the rows that were judged. Rows stand on the data of this run, or on new data made with the miniature that ships."""
+    stage: str = ""
+    """Only this stage and what it needs; see --dry_run."""
+    install: bool = True
+    """When everything is built, put the weights where the project ships them."""
+
+    def __post_init__(self) -> None:
+        need(bool(self.out), "out", self.out, "it names the folder of the run")
+        need(not self.stage or self.stage in STAGES, "stage", self.stage, f"the stages are {', '.join(STAGES)}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command."""
+    config, given = parse(MiniConfig, "mini", argv, {"dry_run": "say what would be done; do nothing"})
+    folder = Path(config.out)
+    before = signal.signal(
+        signal.SIGTERM, lambda number, _: sys.exit(128 + number)
+    )  # so that `finally` ends the stages
+    try:
+        if config.row:
+            print(_rows(config, folder, given["dry_run"]))
+        elif given["dry_run"]:
+            print(_plan(folder, _wanted(config.stage)))
+        else:
+            build(folder, _wanted(config.stage))
+            print(_end(folder, config))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def build(folder: Path, wanted: Sequence[str], weights: Path | None = None) -> None:
+    """Run the stages that are not done, `CORES` processes at a time, each when what it needs is there.
+
+    weights: where the stages find and put weights; the folder's own by default.
+
+    Raises:
+        TrainingError: a stage failed; its log says why.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "logs").mkdir(exist_ok=True)
+    running: dict[str, list[subprocess.Popen]] = {}
+    try:
+        while not all(finished(folder, name) for name in wanted):
+            for name, processes in list(running.items()):
+                codes = [process.poll() for process in processes]
+                if any(code not in (None, 0) for code in codes):
+                    raise TrainingError(
+                        f"The stage {name} failed. {folder / 'logs' / name}.log says why; the same command goes on from there."
+                    )
+                if all(code == 0 for code in codes):
+                    del running[name]
+                    print(f"{name}: done", flush=True)
+            free = CORES - sum(STAGES[name].cores for name in running)
+            for name in wanted:
+                stage = STAGES[name]
+                ready = all(finished(folder, need_) for need_ in stage.needs if need_ in wanted)
+                if not finished(folder, name) and name not in running and ready and stage.cores <= free:
+                    print(f"{name}: {stage.what}, about {stage.minutes:g} minutes", flush=True)
+                    running[name] = start(folder, name, weights or folder / "weights")
+                    free -= stage.cores
+            time.sleep(1)
+    finally:
+        _stop([process for processes in running.values() for process in processes])
+
+
+def start(folder: Path, name: str, weights: Path, arguments: Sequence[str] = ()) -> list[subprocess.Popen]:
+    """Start a stage's processes, one thread each: two threads that fight for a core are slower than one."""
+    alone = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "DHUMANDIFF_MINI": str(weights.absolute())}
+    started = []
+    shared: dict[str, str] = {}
+    stage = STAGES["adapter" if name.startswith("row:") else name]
+    processes = stage.cores if stage.together else 1
+    if stage.together:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        shared = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        shared["ACCELERATE_USE_CPU"] = "true"
+    for rank in range(processes):
+        environment = {**os.environ, **alone, **shared}
+        if shared:
+            environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        log = (folder / "logs" / f"{name.replace(':', '_')}{f'.{rank}' if rank else ''}.log").open("a")
+        command = [sys.executable, "-m", "training.miniature.stages", name, str(folder), *arguments]
+        started.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
+        log.close()
+    return started
+
+
+def train_row(folder: Path, name: str, arguments: Sequence[str]) -> Path:
+    """Train a row's adapter on the run's shards; its weights, as a file."""
+    made = folder / "runs" / f"{name}.safetensors"
+    if not made.exists():
+        weights = folder / "weights" if (folder / "weights" / "unet.safetensors").exists() else SHIPPED
+        if not finished(folder, "prepare"):
+            build(folder, ["data", "prepare"], weights)
+        (folder / "logs").mkdir(exist_ok=True)
+        processes = start(folder, f"row:{name}", weights, arguments)
+        try:
+            while (codes := [process.poll() for process in processes]) and None in codes:
+                if any(code not in (None, 0) for code in codes):
+                    break
+                time.sleep(1)
+            if any(codes):
+                raise TrainingError(f"The training of {name} failed; {folder / 'logs'} holds its log.")
+        finally:
+            _stop(processes)
+        save_adapter(folder / "runs" / name, made)
+    return made
+
+
+def _rows(config: MiniConfig, folder: Path, dry: bool) -> str:
+    from .ablations import FOLDER, ROWS, judge_row, load_rows
+    from .table import brief, plot, report
+
+    if config.row == "table":
+        rows = load_rows()
+        plot(rows, FOLDER / "strengths.png")
+        return f"{brief(rows)}\nAll rows: {report(rows, FOLDER / 'README.md')}"
+    names = [name for name in ROWS if name not in load_rows()] if config.row == "all" else [config.row]
+    for name in names:
+        if name not in ROWS:
+            raise TrainingError(f"There is no row {name!r}. The rows are: {', '.join(ROWS)}.")
+    if dry:
+        lines = [f"{name:<24} {ROWS[name].title}: {' '.join(ROWS[name].arguments) or 'no training'}" for name in names]
+        return "\n".join(lines)
+    made = []
+    for name in names:
+        row = ROWS[name]
+        made.append(judge_row(name, train_row(folder, name, row.arguments) if row.training else None))
+    return "\n".join([f"Made {path}." for path in made] + ["Next: python -m training mini --row table"])
+
+
+def _wanted(stage: str) -> list[str]:
+    """A stage and everything that it needs, in the order of `STAGES`; all of them for none."""
+    if not stage:
+        return list(STAGES)
+    found, waiting = set(), [stage]
+    while waiting:
+        name = waiting.pop()
+        found.add(name)
+        waiting += STAGES[name].needs
+    return [name for name in STAGES if name in found]
+
+
+def _plan(folder: Path, wanted: Sequence[str]) -> str:
+    lines = [f"In {folder}, two processes at a time:"]
+    for name in wanted:
+        stage = STAGES[name]
+        state = "done" if finished(folder, name) else f"about {stage.minutes:g} minutes"
+        needs = f" (needs {', '.join(stage.needs)})" if stage.needs else ""
+        lines.append(f"  {name:<18} {state:<18} {stage.what}{needs}")
+    return "\n".join(lines)
+
+
+def _end(folder: Path, config: MiniConfig) -> str:
+    if config.stage:
+        return f"Made the stage {config.stage}. Next: python -m training mini --out {config.out}"
+    seconds = sum(json.loads(path.read_text())["seconds"] for path in (folder / "done").glob("*.json"))
+    weights = folder / "weights"
+    lines = [f"Made {weights}, {seconds / 60:.0f} minutes of all stages together."]
+    if config.install:
+        SHIPPED.mkdir(exist_ok=True)
+        for path in sorted(weights.glob("*.safetensors")):
+            shutil.copyfile(path, SHIPPED / path.name)
+        lines.append(f"They are in {SHIPPED} now.")
+    return "\n".join([*lines, "Next: python -m training mini --row full, and python -m dhumandiff demo --out demo.png"])
+
+
+def _stop(processes: Sequence[subprocess.Popen]) -> None:
+    """Ask politely first: `train` writes a checkpoint on SIGTERM."""
+    for process in processes:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+    deadline = time.monotonic() + 60
+    while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for process in processes:
+        process.kill()  # of one that has ended, nothing

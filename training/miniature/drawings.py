@@ -1,0 +1,176 @@
+"""Pictures of the world as arrays on disk, drawn once by several processes and read by every stage.
+
+pictures/  images.npy [N, 96, 128, 3], boxes.npy [N, 2, 4] and landmarks.npy [N, 2, 5, 2] (people in the order of the
+           sentence), captions.json, and what the rules need to judge: colours, sides, scenes
+people/    references: images.npy [people, views, 96, 96, 3], boxes, landmarks, and aligned.npy [people, views, 64, 64, 3]
+meetings/  pictures of people of a pool: images, landmarks, people.npy [N, 2], heads.npy [N, 2, 96, 96, 3] as CLIP sees
+           them, aligned.npy [N, 2, 64, 64, 3] as recognisers do
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from dhumandiff.faces import Face, crop_face
+from dhumandiff.miniature.faces import ALIGNED, align_face
+from dhumandiff.miniature.world import (
+    SIZE,
+    Identity,
+    Script,
+    draw_reference,
+    people,
+    sample_couple,
+    sample_pair,
+    write_caption,
+)
+from dhumandiff.miniature.world.caption import looks_of
+from dhumandiff.miniature.world.picture import REFERENCE_SIZE
+
+__all__ = ["Drawings", "draw_meetings", "draw_people", "draw_pictures", "tell"]
+
+CHUNK = 64
+
+
+class Drawings:
+    """A folder of arrays, memory-mapped, each by its file's name: `drawings["images"]`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return np.load(self.folder / f"{name}.npy", mmap_mode="r")
+
+    def told(self) -> Any:
+        """What told.json says: a list, one entry a picture or a person."""
+        return json.loads((self.folder / "told.json").read_text(encoding="utf-8"))
+
+
+def draw_pictures(folder: Path, count: int, workers: int, first: int = 0) -> Drawings:
+    """Pictures of two strangers of the training split each, seeds from `first`."""
+    width, height = SIZE
+    shapes = {"images": (height, width, 3), "boxes": (2, 4), "landmarks": (2, 5, 2)}
+    return _draw(folder, shapes, range(first, first + count), _one_picture, workers)
+
+
+def draw_people(folder: Path, split: str, count: int, views: int, workers: int) -> Drawings:
+    """`views` references of each of the first `count` people of a split; their faces aligned, too."""
+    side = REFERENCE_SIZE
+    shapes = {
+        "images": (views, side, side, 3),
+        "boxes": (views, 4),
+        "landmarks": (views, 5, 2),
+        "aligned": (views, ALIGNED, ALIGNED, 3),
+    }
+    jobs = [(who, views) for who in people(split, count)]
+    return _draw(folder, shapes, jobs, _one_person, workers)
+
+
+def draw_meetings(folder: Path, split: str, count: int, pictures: int, workers: int) -> Drawings:
+    """Pictures of two of the first `count` people of a split; their faces as CLIP and recognisers see them."""
+    width, height = SIZE
+    shapes = {
+        "images": (height, width, 3),
+        "landmarks": (2, 5, 2),
+        "people": (2,),
+        "heads": (2, REFERENCE_SIZE, REFERENCE_SIZE, 3),
+        "aligned": (2, ALIGNED, ALIGNED, 3),
+    }
+    pool = people(split, count)
+    number = {who.seed: n for n, who in enumerate(pool)}
+    jobs = []
+    for seed in range(pictures):
+        couple = sample_couple(seed + 10_000_000, pool)
+        jobs.append((seed + 10_000_000, couple, [number[who.seed] for who in couple]))
+    return _draw(folder, shapes, jobs, _one_meeting, workers)
+
+
+def _one_picture(seed: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    sample = sample_pair(seed, references=0)
+    script = sample.script
+    arrays = {
+        "images": sample.picture,
+        "boxes": np.stack([person.face_box for person in sample.people]),
+        "landmarks": np.stack([person.landmarks for person in sample.people]),
+    }
+    return arrays, tell(script, seed)
+
+
+def tell(script: Script, seed: int) -> dict[str, Any]:
+    """What a picture's sentence says, people in its order. looks: what it says of each person's."""
+    return {
+        "caption": write_caption(script, seed, looks=True)[1].text,
+        "scene": script.scene,
+        "colours": [outfit.colour for outfit in script.outfits],
+        "sides": [script.side(k) for k in (0, 1)],
+        "genders": [who.gender for who in script.people],
+        "looks": [look.said for look in looks_of(script, seed)],
+    }
+
+
+def _one_person(job: tuple[Identity, int]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    who, views = job
+    drawn = [draw_reference(who, 1000 + view) for view in range(views)]
+    arrays = {
+        "images": np.stack([one.picture for one in drawn]),
+        "boxes": np.stack([one.people[0].face_box for one in drawn]),
+        "landmarks": np.stack([one.people[0].landmarks for one in drawn]),
+        "aligned": np.stack([align_face(one.picture, one.people[0].landmarks) for one in drawn]),
+    }
+    return arrays, {"name": who.name, "seed": who.seed}
+
+
+def _one_meeting(job: tuple[int, tuple[Identity, Identity], list[int]]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    seed, couple, numbers = job
+    sample = sample_pair(seed, couple, references=0)
+    heads = []
+    for person in sample.people:
+        face = Face(person.face_box.astype(np.float32), person.landmarks.astype(np.float32))
+        heads.append(crop_face(sample.picture, face, REFERENCE_SIZE)[0])
+    arrays = {
+        "images": sample.picture,
+        "landmarks": np.stack([person.landmarks for person in sample.people]),
+        "people": np.array(numbers),
+        "heads": np.stack(heads),
+        "aligned": np.stack([align_face(sample.picture, person.landmarks) for person in sample.people]),
+    }
+    return arrays, {"seed": seed}
+
+
+_BYTES = ("images", "heads", "aligned")
+
+
+def _draw(folder: Path, shapes: dict[str, tuple], jobs: Any, draw: Callable, workers: int) -> Drawings:
+    """Draw every job's arrays into <folder>/<name>.npy; a finished folder is only opened."""
+    if (folder / "told.json").exists():
+        return Drawings(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = {
+        name: np.lib.format.open_memmap(
+            folder / f"{name}.npy", "w+", np.uint8 if name in _BYTES else np.float32, (len(jobs), *shape)
+        )
+        for name, shape in shapes.items()
+    }
+    told = []
+    with ProcessPoolExecutor(max_workers=max(workers, 1)) as pool:
+        for number, (found, said) in enumerate(
+            tqdm(
+                pool.map(draw, jobs, chunksize=CHUNK), total=len(jobs), desc=folder.name, unit="drawing", mininterval=5
+            )
+        ):
+            for name, value in found.items():
+                arrays[name][number] = value
+            told.append(said)
+    for array in arrays.values():
+        array.flush()
+    part = folder / "told.part"
+    part.write_text(json.dumps(told, ensure_ascii=False), encoding="utf-8")
+    os.replace(part, folder / "told.json")
+    return Drawings(folder)

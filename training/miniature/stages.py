@@ -1,0 +1,230 @@
+"""The stages of the miniature, each a process of its own: `python -m training.miniature.stages NAME FOLDER` runs one.
+
+A stage that was killed goes on where it was; one that is finished leaves FOLDER/done/NAME.json. Weights go to
+FOLDER/weights, which is where every stage looks for those of earlier ones.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["STAGES", "Stage", "finished"]
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+
+PICTURES = 24_000
+"""That the autoencoder and the base see; of strangers, so that the base learns nobody."""
+PEOPLE, MEETINGS = 3_000, 6_000
+"""Training identities, and pictures of two of them, for the vision tower and the adapter."""
+OTHERS = 4_000
+"""Identities of the recogniser, and as many others of the judge."""
+TOWER_STEPS = 1000
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: what has to be there, what it does, about how many minutes, the cores it keeps busy, and whether it has a
+    process for each that find each other as `accelerate launch` has them do."""
+
+    needs: tuple[str, ...]
+    run: Callable[[Path], Any]
+    minutes: float
+    what: str
+    cores: int = 1
+    together: bool = False
+
+
+def _pictures(folder: Path) -> None:
+    from .drawings import draw_pictures
+
+    draw_pictures(folder / "pictures", PICTURES, 1)
+
+
+def _crowd(split: str, count: int, meetings: int) -> Callable[[Path], None]:
+    def run(folder: Path) -> None:
+        from .drawings import draw_meetings, draw_people
+
+        draw_people(folder / f"people_{split}", split, count, 8, 1)
+        draw_meetings(folder / f"meetings_{split}", split, count, meetings, 1)
+
+    return run
+
+
+def _autoencoder(folder: Path) -> None:
+    import numpy as np
+
+    from dhumandiff.miniature.weights import save_part
+
+    from .autoencoder import encode_all, train_autoencoder, train_decoder
+    from .drawings import Drawings
+
+    drawings = Drawings(folder / "pictures")
+    vae = train_decoder(folder, train_autoencoder(folder, drawings, 2600), drawings, 800)
+    save_part("vae", vae.state_dict(), folder / "weights")
+    np.save(folder / "pictures" / "latents.npy", encode_all(vae, drawings["images"]).numpy())
+
+
+def _vision(folder: Path) -> None:
+    from dhumandiff.miniature.weights import save_part
+
+    from .drawings import Drawings
+    from .vision import train_vision
+
+    tower = train_vision(folder, Drawings(folder / "people_train"), Drawings(folder / "meetings_train"), 1500)
+    kept = {name: value for name, value in tower.state_dict().items() if not name.endswith("position_ids")}
+    save_part("vision", kept, folder / "weights")
+
+
+def _detector(folder: Path) -> None:
+    from dhumandiff.miniature.weights import save_part
+
+    from .drawings import Drawings
+    from .faces import train_detector
+
+    detector = train_detector(folder, Drawings(folder / "pictures"), Drawings(folder / "people_train"), 1500)
+    save_part("detector", detector.state_dict(), folder / "weights")
+
+
+def _recogniser(folder: Path) -> None:
+    from dhumandiff.miniature.weights import save_part
+
+    from .drawings import Drawings
+    from .faces import faces_of, train_recogniser
+
+    crops, labels = faces_of(Drawings(folder / "people_recogniser"), Drawings(folder / "meetings_recogniser"))
+    model = train_recogniser(folder, "recogniser", crops, labels, 1100, 24, 4)
+    save_part("recogniser", model.state_dict(), folder / "weights")
+
+
+def _judge(folder: Path) -> None:
+    from dhumandiff.miniature.base import mini_vae
+    from dhumandiff.miniature.weights import save_part
+
+    from .drawings import Drawings
+    from .faces import faces_of, through_autoencoder, train_recogniser
+
+    people, meetings = Drawings(folder / "people_judge"), Drawings(folder / "meetings_judge")
+    crops, labels = faces_of(people, meetings, through_autoencoder(mini_vae(), meetings))
+    model = train_recogniser(folder, "judge", crops, labels, 1000, 32, 5)
+    save_part("judge", model.state_dict(), folder / "weights")
+
+
+def _towers(folder: Path) -> None:
+    from .drawings import Drawings
+    from .towers import Sentences, save_towers, train_towers
+
+    said = Sentences.of(Drawings(folder / "pictures").told())
+    save_towers(train_towers(folder, said, TOWER_STEPS), folder / "weights")
+
+
+def _text_to_image(folder: Path) -> None:
+    import torch
+    from accelerate import Accelerator
+
+    from dhumandiff.miniature.weights import save_part
+
+    from .drawings import Drawings
+    from .text_to_image import train_text_to_image
+    from .towers import Sentences, train_towers
+
+    drawings = Drawings(folder / "pictures")
+    said = Sentences.of(drawings.told())
+    towers = train_towers(folder, said, TOWER_STEPS)  # trained by then: they are only read
+    latents, accelerator = torch.tensor(drawings["latents"]), Accelerator(cpu=True)
+    unet = train_text_to_image(folder, latents, drawings["boxes"], said, towers, 3000, accelerator)
+    if accelerator.is_main_process:
+        save_part("unet", unet.state_dict(), folder / "weights")
+
+
+def _data(folder: Path) -> None:
+    from dhumandiff.miniature.world import people, write_dataset
+
+    write_dataset(folder / "data", range(20_000_000, 20_000_000 + MEETINGS), people("train", PEOPLE), references=4)
+
+
+def _prepare(folder: Path) -> None:
+    from ..prepare import main
+
+    config = str(CONFIGS / "mini_prepare.yaml")
+    main(["--config", config, "--data", str(folder / "data"), "--out", str(folder / "shards"), "--workers", "2"])
+
+
+def train_adapter(folder: Path, run: str, arguments: tuple[str, ...] = ()) -> None:
+    """`python -m training train` with the miniature's configuration, on this process's share of the work."""
+    from ..train import main
+
+    data = json.dumps([{"path": str(folder / "shards")}])
+    config = str(CONFIGS / "mini.yaml")
+    main(["--config", config, "--data.folders", data, "--run", str(folder / "runs" / run), *arguments])
+
+
+def _adapter(folder: Path) -> None:
+    train_adapter(folder, "adapter")
+    if int(os.environ.get("RANK", "0")) == 0:
+        save_adapter(folder / "runs" / "adapter", folder / "weights" / "adapter.safetensors")
+
+
+def save_adapter(run: Path, path: Path) -> None:
+    """The averaged weights of a run's last checkpoint, in half precision, as they ship."""
+    from dhumandiff import Adapter
+
+    from ..run.checkpoint import adapter_of_run
+
+    trained = adapter_of_run(run)
+    half = {name: value.half() for name, value in trained.state_dict().items()}
+    Adapter.from_tensors(half, {**trained.info.metadata, "licence": "Apache-2.0"}).save_pretrained(path)
+
+
+STAGES: dict[str, Stage] = {
+    "pictures": Stage((), _pictures, 4, "draw pictures of strangers"),
+    "crowd_train": Stage((), _crowd("train", PEOPLE, MEETINGS), 3, "draw the people of the vision tower"),
+    "vision": Stage(("crowd_train",), _vision, 18, "train the vision tower"),
+    "autoencoder": Stage(("pictures",), _autoencoder, 14, "train the autoencoder"),
+    "crowd_judge": Stage((), _crowd("judge", OTHERS, 8000), 4, "draw the judge's people"),
+    "judge": Stage(("crowd_judge", "autoencoder"), _judge, 15, "train the judge"),
+    "crowd_recogniser": Stage((), _crowd("recogniser", OTHERS, 8000), 4, "draw the recogniser's people"),
+    "recogniser": Stage(("crowd_recogniser",), _recogniser, 11, "train the recogniser"),
+    "towers": Stage(("pictures",), _towers, 7, "train the text towers"),
+    "detector": Stage(("pictures", "crowd_train"), _detector, 6, "train the face detector"),
+    "data": Stage((), _data, 3, "write the adapter's data set"),
+    "text_to_image": Stage(("autoencoder", "towers"), _text_to_image, 35, "train the UNet", 2, together=True),
+    "prepare": Stage(
+        ("data", "text_to_image", "vision", "recogniser", "detector"), _prepare, 9, "python -m training prepare", 2
+    ),
+    "adapter": Stage(("prepare",), _adapter, 19, "python -m training train", 2, together=True),
+}
+"""In the order in which they are started, whenever two of them can run: the long ones first, so that no core waits before the
+UNet needs both. Minutes as measured, beside some other work."""
+
+
+def finished(folder: Path, name: str) -> bool:
+    """Whether a stage is done."""
+    return (folder / "done" / f"{name}.json").exists()
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run one stage here. The rows' trainings come as `row:NAME` with their arguments."""
+    name, place, *arguments = sys.argv[1:] if argv is None else argv
+    folder, started = Path(place), time.monotonic()
+    import torch
+
+    torch.set_num_threads(1)
+    if name.startswith("row:"):
+        train_adapter(folder, name.removeprefix("row:"), tuple(arguments))
+    else:
+        STAGES[name].run(folder)
+    if int(os.environ.get("RANK", "0")) == 0:
+        (folder / "done").mkdir(exist_ok=True)
+        told = {"stage": name, "seconds": round(time.monotonic() - started, 1)}
+        (folder / "done" / f"{name.replace(':', '_')}.json").write_text(json.dumps(told) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,243 @@
+"""The rows, told: a table in Markdown and a plot, made from the JSON files alone.
+
+rows = load_rows()
+print(brief(rows))                                # what the README shows
+report(rows, "ablation_results/README.md")                # all of it
+plot(rows, "ablation_results/strengths.png")                # identity against words, over strengths
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from training import TrainingError
+
+from .judging import difference
+
+__all__ = ["brief", "percent", "plot", "report", "table"]
+
+_GOALS: tuple[tuple[str, str, str, str, str], ...] = (
+    ("right person", "held_out", "right", "50 %", "95 %"),
+    ("recognition: own reference first among 20 strangers", "held_out", "recognition", "5 %", "60 %, or 80 % of the ceiling"),
+    ("words: clothing colour of each and scene", "held_out", "words", "12.5 %", "85 %, and within 5 points of the base"),
+    ("all three words at once", "held_out", "joint", "0.2 %", ""),
+    ("right person, {hardest} hardest pairs of one gender", "hardest", "right", "50 %", "85 %"),
+    ("both people present", "held_out", "present", "", "98 %"),
+)  # fmt: skip
+"""What is told, of which list of pairs, which measure, chance, and what was to be reached."""
+
+
+_CHANGES = {
+    "identity": "longer",
+    "identity_no_pairs": "identity",
+    "identity_no_alignment": "identity",
+    "identity_no_negatives": "identity",
+    "few_one_pass": "few_off",
+    "few_two_strength": "few_off",
+}
+"""Rows that change another one than the whole method."""
+
+_BRIEF = (
+    "full",
+    "shared",
+    "no_subject_prompt",
+    "no_localisation",
+    "reconstruction_only",
+    "order_swapping",
+    "identity",
+    "off_1",
+    "two_strength_0.7_1",
+    "released_0.7_1",
+    "ceiling",
+    "base",
+)
+"""Rows that the README shows: the method without each of its parts, and the cascade's modes."""
+
+_COLUMNS = (
+    ("right person", "held_out", "right"),
+    ("hardest pairs", "hardest", "right"),
+    ("recognition", "held_out", "recognition"),
+    ("words", "held_out", "words"),
+    ("all words", "held_out", "joint"),
+    ("both present", "held_out", "present"),
+)
+
+
+def brief(rows: Mapping[str, Mapping[str, Any]], of: str = "full") -> str:
+    """Markdown of what the README shows: row `of` beside its goals, and a row for each part of the method. Percent, with 95 %
+    intervals."""
+    shown = {name: rows[name] for name in _BRIEF if name in rows}
+    columns = [column for column in _COLUMNS if column[0] not in ("hardest pairs", "all words")]
+    return "\n".join([*_goals(rows, of), "", *_row_table(shown, columns)]) + "\n"
+
+
+def table(rows: Mapping[str, Mapping[str, Any]], of: str = "full") -> str:
+    """Markdown: row `of` beside its goals, base and ceiling; then all rows; then what each row changes, pair by pair. Percent, with
+    95 % intervals."""
+    lines = [*_goals(rows, of), "", *_row_table(rows, _COLUMNS)]
+    alike = [row for row in rows.values() if "sim_gt" in row["held_out"]["measures"]]
+    if alike:
+        names = {"sim_gt": "Sim_GT", "sim_ref": "Sim_Ref", "copy_paste": "Copy-Paste", "blending": "Blending"}
+        lines += ["", f"| row | {' | '.join(names.values())} |", f"| --- |{' --- |' * len(names)}"]
+        for row in alike:
+            cells = [_plain(row["held_out"]["measures"][name]) for name in names]
+            lines.append(f"| {row['title']} | {' | '.join(cells)} |")
+    if of in rows:
+        lines += _differences(rows, of)
+    return "\n".join(lines).lstrip("\n") + "\n"
+
+
+def report(rows: Mapping[str, Mapping[str, Any]], path: str | Path) -> Path:
+    """Write all of it as a page. TrainingError when the file cannot be written."""
+    text = (
+        "# What each part of the method is worth on the miniature\n\nMade by `python -m training mini --row table` from the JSON "
+        "files beside this page; `python -m training mini --row NAME` trains and judges one of them. What the measures are: "
+        "[README](../../../README.md#what-was-measured).\n\n![Identity against words, by strength](strengths.png)\n\n"
+    )
+    try:
+        Path(path).write_text(text + table(rows), encoding="utf-8")
+    except OSError as error:
+        raise TrainingError(f"{path} cannot be written ({error.strerror or error}). Choose another folder.") from error
+    return Path(path)
+
+
+def _goals(rows: Mapping[str, Mapping[str, Any]], of: str) -> list[str]:
+    """Row `of` beside what was to be reached, the ceiling and the base."""
+    lines: list[str] = []
+    if of in rows:
+        row = rows[of]
+        hardest = row.get("hardest", {}).get("pairs", 0)
+        beside = {"reached": of, "ceiling": "ceiling", "base without adapter": "base"}
+        beside = {title: name for title, name in beside.items() if name in rows}
+        lines += [
+            f"{row['pairs']} held-out pairs, {row['seeds']} seeds; in brackets 95 % intervals from resampling pairs.",
+            "",
+            f"| measure | chance | to reach | {' | '.join(beside)} |",
+            f"| --- | --- | --- |{' --- |' * len(beside)}",
+        ]
+        for what, part, measure, chance, goal in _GOALS:
+            if part in row:
+                cells = [_cell(rows[name], part, measure) for name in beside.values()]
+                lines.append(f"| {what.format(hardest=hardest)} | {chance} | {goal} | {' | '.join(cells)} |")
+        if "base" in rows and (apart := difference(row["held_out"], rows["base"]["held_out"], "words")):
+            lines += ["", f"Words less those of the base: {percent(apart, ' points')}."]
+    return lines
+
+
+def _row_table(rows: Mapping[str, Mapping[str, Any]], columns: Sequence[tuple[str, str, str]]) -> list[str]:
+    """A line a row, a column a measure."""
+    return [
+        f"| row | {' | '.join(title for title, _, _ in columns)} |",
+        f"| --- |{' --- |' * len(columns)}",
+        *(
+            f"| {row['title']} | {' | '.join(_cell(row, part, measure) for _, part, measure in columns)} |"
+            for row in rows.values()
+        ),
+    ]
+
+
+def _differences(rows: Mapping[str, Mapping[str, Any]], of: str) -> list[str]:
+    """Every row less the one that it changes, pair by pair, in points (hundredths of Sim_GT)."""
+    names = {
+        "right": "right person",
+        "recognition": "recognition",
+        "words": "words",
+        "present": "both present",
+        "sim_gt": "Sim_GT",
+    }
+    lines = []
+    for name, row in rows.items():
+        other = rows.get(_CHANGES.get(name, of))
+        if other is None or other is row or name in ("base", "ceiling"):
+            continue
+        summaries = row["held_out"], other["held_out"]
+        if any(measure not in summary.get("by_pair", {}) for measure in names for summary in summaries):
+            continue
+        apart = [difference(*summaries, measure) for measure in names]
+        cells = ["" if each is None else percent(each, "") for each in apart]
+        lines.append(f"| {row['title']} | {other['title']} | {' | '.join(cells)} |")
+    head = [f"| row | less | {' | '.join(names.values())} |", f"| --- | --- |{' --- |' * len(names)}"]
+    return ["", *head, *lines] if lines else []
+
+
+def percent(interval: Mapping[str, float], unit: str = " %") -> str:
+    """ "97.2 % (95.9 to 98.3)"."""
+    mean, low, high = (100 * interval[name] for name in ("mean", "low", "high"))
+    return f"{mean:.1f}{unit} ({low:.1f} to {high:.1f})"
+
+
+def _throughout(row: Mapping[str, Any]) -> bool:
+    """Whether the faces counted from the first step to the last."""
+    sampling = row["sampling"] or {}
+    return (sampling.get("start", 0.0), sampling.get("end", 1.0)) == (0.0, 1.0)
+
+
+def _plain(interval: Mapping[str, float]) -> str:
+    """ "0.412 (0.401 to 0.423)"."""
+    return "{mean:.3f} ({low:.3f} to {high:.3f})".format(**interval)
+
+
+def _cell(row: Mapping[str, Any], part: str, measure: str) -> str:
+    return percent(row[part]["measures"][measure]) if part in row else ""
+
+
+def plot(rows: Mapping[str, Mapping[str, Any]], path: str | Path) -> Path:
+    """Draw identity against words, a line a mode of the cascade and a point a strength, with base and ceiling. A PNG.
+
+    Raises:
+        TrainingError: matplotlib is missing, or the file cannot be written.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise TrainingError("The plot needs matplotlib. Install it with: pip install matplotlib") from error
+    figure = Figure(figsize=(10, 4.5), layout="constrained")
+    shipped = [row for row in rows.values() if not row["training"] and _throughout(row)]
+    for axes, (measure, title) in zip(
+        figure.subplots(1, 2), (("right", "right person"), ("recognition", "recognition")), strict=True
+    ):
+        for number, mode in enumerate(("none", "two_strength", "released", "one_pass")):
+            line = sorted(
+                (row for row in shipped if row["name"] != "base" and (row["sampling"] or {}).get("mode") == mode),
+                key=_strengths,
+            )
+            if not line:
+                continue
+            label = {"none": "cascade off"}.get(mode, mode)
+            _points(axes, line, measure, color=f"C{number}", label=label, marker="o", linestyle="-")
+            for row in line:
+                at = [100 * row["held_out"]["measures"][name]["mean"] for name in ("words", measure)]
+                strengths = " / ".join(f"{value:g}" for value in _strengths(row))
+                axes.annotate(strengths, at, xytext=(4, 4), textcoords="offset points", fontsize=7, color=f"C{number}")
+        for name, marker, label in (("base", "s", "base without adapter"), ("ceiling", "*", "ceiling")):
+            if name in rows:
+                _points(axes, [rows[name]], measure, color="0.3", label=label, marker=marker, linestyle="none")
+        axes.set_xlabel("words as written, %")
+        axes.set_ylabel(f"{title}, %")
+        axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    try:
+        figure.savefig(path, dpi=130)
+    except OSError as error:
+        raise TrainingError(f"{path} cannot be written ({error.strerror or error}). Choose another folder.") from error
+    return Path(path)
+
+
+def _strengths(row: Mapping[str, Any]) -> tuple[float, ...]:
+    sampling = row["sampling"]
+    names = ("strength",) if sampling["mode"] == "none" else ("scene_strength", "face_strength")
+    return tuple(sampling[name] for name in names)
+
+
+def _points(axes: Any, rows: Sequence[Mapping[str, Any]], measure: str, **style: Any) -> None:
+    found = [
+        [row["held_out"]["measures"][name][end] * 100 for row in rows]
+        for name in ("words", measure)
+        for end in ("mean", "low", "high")
+    ]
+    (x, x_low, x_high), (y, y_low, y_high) = (np.array(found[:3]), np.array(found[3:]))
+    axes.errorbar(x, y, xerr=(x - x_low, x_high - x), yerr=(y - y_low, y_high - y), elinewidth=0.7, capsize=2, **style)

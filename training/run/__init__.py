@@ -1,0 +1,1 @@
+"""One training run: its config, loop, checkpoints, resume, and log."""

@@ -1,0 +1,178 @@
+"""The frozen base model: only what training needs of it is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dhumandiff.hosts.diffusers.attention import cross_attention_layers
+from dhumandiff.hosts.diffusers.loading import BUILT_IN, check_base, load_pipeline, package
+
+from .. import TrainingError
+from ..data.folder import Folder
+
+__all__ = ["Base", "check_shards_fit", "load_base", "outline_base"]
+
+
+@dataclass
+class Base:
+    """A frozen base.
+
+    unet: diffusers' UNet2DConditionModel. scheduler: DDPMScheduler with the base's noise levels and prediction type.
+    text_encoder: CLIP-L, where the subject path needs it. vae: where sample grids need it. name: what it was loaded from.
+    """
+
+    unet: nn.Module
+    scheduler: Any
+    text_encoder: nn.Module | None
+    vae: nn.Module | None
+    name: str
+
+    def to(self, device: torch.device | str) -> None:
+        """Move what there is."""
+        for part in (self.unet, self.text_encoder, self.vae):
+            if part is not None:
+                part.to(device)
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """What an adapter and a checkpoint must agree with."""
+        layers = cross_attention_layers(self.unet)
+        return {
+            "context_width": int(layers[0][1].cross_attention_dim),
+            "hidden": [int(module.inner_dim) for _, module in layers],
+            "latent_channels": int(self.unet.config.in_channels),
+            "pooled_width": pooled_width(self.unet.config),
+            "prediction": str(self.scheduler.config.prediction_type),
+        }
+
+
+def pooled_width(config: Any) -> int:
+    """Width of the pooled text embedding that a UNet reads beside six sizes; 0 for those without (SD 1.5)."""
+    if config.addition_embed_type != "text_time":
+        return 0
+    return int(config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim)
+
+
+def load_base(path: str, *, text_encoder: bool, vae: bool, dtype: torch.dtype = torch.float32) -> Base:
+    """Load the UNet and the scheduler of a base, and CLIP-L and the VAE (float32, where there is one) if asked for.
+
+    path: a diffusers folder (SDXL, or of SD 1.5's shape), one checkpoint .safetensors of SDXL, "mini"
+        (the drawn world's base, which ships) or "tiny" (random weights).
+
+    Raises:
+        TrainingError, HostError: there is no such base, or a part of it cannot be loaded.
+    """
+    diffusers = package("diffusers")
+    if path not in BUILT_IN and Path(path).expanduser().is_dir():
+        parts = _from_folder(Path(path).expanduser(), text_encoder, vae, dtype)
+    else:
+        check_base(path)
+        pipeline = load_pipeline(path, dtype)
+        parts = {"unet": pipeline.unet, "scheduler": pipeline.scheduler, "text_encoder": pipeline.text_encoder}
+        parts |= {"vae": pipeline.vae}
+    if parts["unet"].config.addition_embed_type not in (None, "text_time"):
+        raise TrainingError(
+            f"The base {path} wants {parts['unet'].config.addition_embed_type!r} beside the text, which prepared shards do "
+            "not hold. Choose a base of SDXL's or SD 1.5's kind."
+        )
+    frozen = {name: parts[name].requires_grad_(False).eval() for name in ("unet", "text_encoder", "vae") if parts[name]}
+    return Base(
+        unet=frozen["unet"],
+        scheduler=diffusers.DDPMScheduler.from_config(parts["scheduler"].config),
+        text_encoder=frozen["text_encoder"] if text_encoder else None,
+        vae=frozen["vae"].float() if vae and "vae" in frozen else None,
+        name=path,
+    )
+
+
+def outline_base(path: str, *, text_encoder: bool) -> Base:
+    """A base without values, on the device "meta": everything has its shape, nothing takes memory. For estimates.
+
+    Of a folder only the small configuration files are read. TrainingError, HostError as `load_base`.
+    """
+    folder = Path(path).expanduser()
+    if path in BUILT_IN or not (folder / "unet" / "config.json").is_file():
+        base = load_base(path, text_encoder=text_encoder, vae=False)
+        base.to("meta")
+        return base
+    diffusers, transformers = package("diffusers"), package("transformers")
+    with torch.device("meta"):
+        config = diffusers.UNet2DConditionModel.load_config(str(folder / "unet"))
+        unet = diffusers.UNet2DConditionModel.from_config(config)
+        encoder = None
+        if text_encoder:
+            encoder = transformers.CLIPTextModel(
+                transformers.CLIPTextConfig.from_pretrained(str(folder / "text_encoder"))
+            )
+    scheduler = diffusers.DDPMScheduler.from_pretrained(str(folder), subfolder="scheduler", local_files_only=True)
+    for part in (unet, encoder):
+        if part is not None:
+            part.requires_grad_(False).eval()
+    return Base(unet, scheduler, encoder, None, path)
+
+
+def check_shards_fit(base: Base, folders: list[Folder]) -> None:
+    """Refuse shards that were prepared for a base of other sizes. TrainingError names what differs."""
+    sizes = base.sizes
+    for folder in folders:
+        made_for = folder.header["base"]
+        differing = [
+            f"{name} {made_for.get(name) or 0} instead of {sizes[name]}"
+            for name in ("context_width", "latent_channels", "pooled_width")
+            if int(made_for.get(name) or 0) != sizes[name]
+        ]
+        if differing:
+            raise TrainingError(
+                f"{folder.path} was prepared for another base ({made_for.get('name')}), not for {base.name}: "
+                f"{', '.join(differing)}. Prepare the data with this base, or train on that one."
+            )
+    if base.text_encoder is not None:
+        width = base.text_encoder.get_input_embeddings().weight.shape[1]
+        wanted = folders[0].header["base"]["text_width"]
+        if width != wanted:
+            raise TrainingError(
+                f"{folders[0].path} was prepared with a CLIP-L of width {wanted}, the base {base.name} has one of {width}. "
+                "Prepare the data with this base."
+            )
+
+
+def _from_folder(folder: Path, text_encoder: bool, vae: bool, dtype: torch.dtype) -> dict[str, Any]:
+    """The parts of a folder in diffusers' layout, of SDXL or another family with the same UNet class."""
+    diffusers, transformers = package("diffusers"), package("transformers")
+    if not (folder / "unet" / "config.json").is_file():
+        raise TrainingError(
+            f"The folder {folder} is no diffusers base: unet/config.json is not there. "
+            "Give the folder that holds unet/, scheduler/, text_encoder/ and vae/."
+        )
+
+    def load(kind: Any, inside: str, dtype: torch.dtype = torch.float32) -> nn.Module:
+        weights = list((folder / inside).glob("*.safetensors"))
+        variant = "fp16" if weights and all(".fp16" in path.name for path in weights) else None
+        try:
+            return kind.from_pretrained(
+                str(folder),
+                subfolder=inside,
+                variant=variant,
+                use_safetensors=True,
+                local_files_only=True,
+                torch_dtype=dtype,
+            )
+        except Exception as error:  # diffusers, transformers and safetensors have a family of errors each
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise TrainingError(f"{folder / inside} cannot be loaded: {reason[:300]}. Get the folder again.") from error
+
+    try:
+        scheduler = diffusers.DDPMScheduler.from_pretrained(str(folder), subfolder="scheduler", local_files_only=True)
+    except Exception as error:
+        raise TrainingError(f"{folder / 'scheduler'} cannot be loaded ({error}). Get the folder again.") from error
+    return {
+        "unet": load(diffusers.UNet2DConditionModel, "unet", dtype),
+        "scheduler": scheduler,
+        "text_encoder": load(transformers.CLIPTextModel, "text_encoder", dtype) if text_encoder else None,
+        "vae": load(diffusers.AutoencoderKL, "vae") if vae and (folder / "vae").is_dir() else None,
+    }

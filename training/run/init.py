@@ -1,0 +1,184 @@
+"""The adapter that a run starts from: fresh, or somebody's weights brought into the shape that training wants."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dhumandiff import Adapter
+from dhumandiff.hosts.diffusers.attention import cross_attention_layers
+from dhumandiff.methods.paired.projections import FaceProjection, IdentityProjection, SubjectMapping
+from dhumandiff.miniature import mini_adapter
+
+from .. import TrainingError
+from ..data.folder import Folder
+from .base import Base
+from .checkpoint import RUN_FILE, adapter_of_run
+from .config import StartConfig
+
+__all__ = ["lighten", "start_adapter"]
+
+PERSONS = 2
+
+
+def start_adapter(
+    config: StartConfig, base: Base, folder: Folder, seed: int, device: torch.device | str = "cpu"
+) -> Adapter:
+    """Make or read the adapter; float32, and only the parts of `config.train` with gradients.
+
+    Args:
+        config: where from, and sizes of what is fresh.
+        base: whose layers it is for.
+        folder: of the shards, whose vision tower and recogniser it will read.
+        seed: of fresh weights.
+        device: where the adapter and the base's weights are; "meta" for estimates.
+
+    Raises:
+        TrainingError: weights that do not fit the base or the shards. AdapterError: a file that holds no adapter.
+    """
+    with torch.random.fork_rng(devices=[]), torch.device(device):
+        torch.manual_seed(seed)
+        if config.weights == "scratch":
+            tensors, metadata = _fresh(config, base, folder)
+        else:
+            tensors, metadata = _read(config, base)
+        if not config.subject_path:
+            tensors = {name: value for name, value in tensors.items() if not name.startswith(("identity_", "mapping."))}
+        elif not any(name.startswith("mapping.") for name in tensors):
+            tensors |= _fresh_subject_path(config, base, folder)
+            metadata = {**metadata, "recogniser": folder.header["recogniser"].get("name", "")}
+    # Copies: memory-mapped files must not be written to, and no two weights may share their memory.
+    own = {name: value.to(device, torch.float32, copy=True) for name, value in tensors.items()}
+    adapter = Adapter.from_tensors(own, metadata)
+    _check(adapter, base, folder, config)
+    for part in config.train:
+        module = getattr(adapter, part)
+        if module is not None:
+            module.requires_grad_(True)
+    return adapter
+
+
+def lighten(adapter: Adapter, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Keep the parts that do not learn in the dtype that computes with them, as autocast would cast them anyway.
+
+    Returns their exact values, for checkpoints; empty when nothing was changed.
+    """
+    frozen = {name: value for name, value in adapter.named_parameters() if not value.requires_grad}
+    exact = {name: value.detach().clone() for name, value in frozen.items()} if dtype != torch.float32 else {}
+    for name in exact:
+        frozen[name].data = frozen[name].data.to(dtype)
+    return exact
+
+
+def _read(config: StartConfig, base: Base) -> tuple[dict[str, Tensor], dict[str, str]]:
+    path = Path(config.weights).expanduser()
+    if config.weights == "mini":
+        adapter = mini_adapter()
+    else:
+        adapter = adapter_of_run(path) if (path / RUN_FILE).is_file() else Adapter.from_pretrained(path)
+    tensors = dict(adapter.state_dict())
+    if adapter.info.shared and not config.shared:
+        tensors = {copy: value for name, value in tensors.items() for copy in _for_both(name)}
+    metadata = adapter.info.metadata
+    source = metadata["source"].removesuffix(", trained further")
+    return tensors, {**metadata, "source": f"{source}, trained further"}
+
+
+def _for_both(name: str) -> list[str]:
+    """The names under which an IP-Adapter's one key/value projection serves both persons."""
+    if not name.startswith("attention."):
+        return [name]
+    front, _, last = name.rpartition("_ip.")
+    return [f"{front}_ip{person + 1}.{last}" for person in range(PERSONS)]
+
+
+def _fresh(config: StartConfig, base: Base, folder: Folder) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Fresh projections of the released kind; keys start as the base's own for text, values at zero.
+
+    So the first prediction is the base's. Both are this project's choice; IP-Adapter's code starts from the base's keys and
+    values alike.
+    """
+    vision, recogniser = folder.header["vision"], folder.header["recogniser"]
+    face = FaceProjection(
+        tokens=config.tokens,
+        **_perceiver(config.face_width, vision["clip_width"], base.sizes["context_width"], config.face_depth),
+    )
+    with torch.no_grad():  # short latents drown in what they read, and a person's tokens come out alike
+        face.latents.normal_()
+    tensors = _named("face_projection", face)
+    for number, (_, module) in enumerate(cross_attention_layers(base.unet)):
+        for suffix in [""] if config.shared else [str(person + 1) for person in range(PERSONS)]:
+            keys = module.to_k.weight.detach().float()
+            tensors[f"attention.{number}.to_k_ip{suffix}.weight"] = keys
+            tensors[f"attention.{number}.to_v_ip{suffix}.weight"] = torch.zeros_like(keys)
+    return tensors, {
+        "base_family": "sdxl" if base.sizes["pooled_width"] else "sd15",
+        "clip_tower": str(vision.get("name", "")),
+        "recogniser": str(recogniser.get("name", "")),
+        "identity_channels": config.identity_channels,
+        "licence": "see the model card",
+        "source": f"python -m training, from scratch on {Path(base.name).name}",
+    }
+
+
+def _fresh_subject_path(config: StartConfig, base: Base, folder: Folder) -> dict[str, Tensor]:
+    """Identity projection and mapping; the mapping starts out saying words of an ordinary length, not noise.
+
+    A fresh layer's output would be twenty times longer than CLIP's token embeddings, and drown the sentence.
+    """
+    if base.text_encoder is None:
+        raise TrainingError(f"The base {base.name} has no CLIP-L text encoder, which the subject path needs.")
+    table = base.text_encoder.get_input_embeddings().weight.detach().float()
+    text_width, width = table.shape[1], config.token_width
+    clip_width = folder.header["vision"]["clip_width"]
+    identity = IdentityProjection(
+        folder.header["recogniser"]["width"], width, width, _perceiver(width, clip_width, width, config.identity_depth)
+    )
+    mapping = SubjectMapping(text_width + width, config.mapping_width, text_width)
+    with torch.no_grad():
+        spread = mapping(torch.randn(256, text_width + width)).std()
+        mapping.fc2.weight.mul_(table.std() / spread)
+        mapping.fc2.bias.copy_(table.mean(dim=0))
+    return _named("identity_projection", identity) | _named("mapping", mapping)
+
+
+def _perceiver(width: int, hidden_width: int, out_width: int, depth: int) -> dict[str, int]:
+    return {
+        "width": width,
+        "hidden_width": hidden_width,
+        "out_width": out_width,
+        "inner": width,
+        "ffn_width": 4 * width,
+        "depth": depth,
+    }
+
+
+def _named(part: str, module: nn.Module) -> dict[str, Tensor]:
+    return {f"{part}.{name}": value.detach() for name, value in module.state_dict().items()}
+
+
+def _check(adapter: Adapter, base: Base, folder: Folder, config: StartConfig) -> None:
+    """Refuse weights for another vision tower, recogniser or text encoder than the shards were made with."""
+    info, header = adapter.info, folder.header
+    pairs: list[tuple[str, Any, Any]] = [
+        ("a vision tower of width", info.clip_width, header["vision"]["clip_width"]),
+        ("identities of width", info.identity_width, header["recogniser"]["width"]),
+        ("a CLIP-L of width", info.text_width, header["base"]["text_width"]),
+    ]
+    for what, wanted, there in pairs:
+        if wanted is not None and wanted != there:
+            raise TrainingError(
+                f"The weights {config.weights} read {what} {wanted}, but {folder.path} was prepared with {there}. "
+                "Prepare the data with the adapter's encoders, or start from other weights."
+            )
+    expected: Mapping[str, Any] = base.sizes
+    if list(info.hidden) != expected["hidden"] or info.context_width != expected["context_width"]:
+        raise TrainingError(
+            f"The weights {config.weights} are for {info.layers} cross-attention layers with a context of "
+            f"{info.context_width}, the base {base.name} has {len(expected['hidden'])} with {expected['context_width']}. "
+            "Start from weights of this base."
+        )
