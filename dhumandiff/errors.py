@@ -2,12 +2,18 @@
 
 Every message says what was wrong, with which file, image or input, and what to do about it. A message is written for
 the person in front of the graph or the terminal: it is what they read, alone, without a traceback.
+
+Every error also has a `code`, such as "mask-of-another-shape": short, stable, and what tests and other programs look at, so
+that a sentence may be improved without breaking them. tests/messages.json holds the sentences.
+
+    raise HostError("There is no reference: connect at least one person.", code="no-reference")
 """
 
 __all__ = [
     "AdapterError",
     "DHumanDiffError",
     "FaceError",
+    "FaceReferenceError",
     "HostError",
     "ImageError",
     "LayoutError",
@@ -17,7 +23,16 @@ __all__ = [
 
 
 class DHumanDiffError(ValueError):
-    """Base of the family: catch this to catch whatever the project refuses."""
+    """Base of the family: catch this to catch whatever the project refuses.
+
+    Args:
+        message: what was wrong, with which file, image or input, and what to do.
+        code: stable name of the fault, in lower case with hyphens.
+    """
+
+    def __init__(self, message: str = "", *, code: str = "unnamed") -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class AdapterError(DHumanDiffError):
@@ -36,8 +51,11 @@ class LayoutError(DHumanDiffError):
     """Boxes or settings that do not say where two people shall be."""
 
 
-class ReferenceError(DHumanDiffError):  # the project's word for a person; the builtin of that name is about weak refs
+class FaceReferenceError(DHumanDiffError):
     """A person's reference that lacks what a step needs."""
+
+
+ReferenceError = FaceReferenceError  # its name before 0.2, which shadows a builtin
 
 
 class PromptError(DHumanDiffError):

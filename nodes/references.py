@@ -10,7 +10,7 @@ import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..dhumandiff.errors import ReferenceError
+from ..dhumandiff.errors import FaceReferenceError
 from ..dhumandiff.faces import InsightFaceAnalyser
 from ..dhumandiff.faces.drawing import draw_crop
 from ..dhumandiff.references.encode import EncodeReport, encode_reference
@@ -183,7 +183,7 @@ class DHDSaveReference(io.ComfyNode):
     def execute(cls, reference: FaceReference, file_name: str, overwrite: bool) -> io.NodeOutput:
         path = new_reference_path(file_name)
         if path.exists() and not overwrite and not saved_as(path, reference):
-            raise ReferenceError(
+            raise FaceReferenceError(
                 f"There is another file saved as {path.name!r}. Choose another name, or switch `overwrite` on."
             )
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -195,7 +195,7 @@ def saved_as(path: Path, reference: FaceReference) -> bool:
     """Whether a file holds this very person already."""
     try:
         there = FaceReference.load(path)
-    except ReferenceError:  # damaged, or something else: not ours to write over unasked
+    except FaceReferenceError:  # damaged, or something else: not ours to write over unasked
         return False
     pairs = [(there.identity, reference.identity), (there.clip_hidden, reference.clip_hidden)]
     return all(
@@ -223,7 +223,7 @@ class DHDLoadReference(io.ComfyNode):
     def validate_inputs(cls, file_name: str) -> bool | str:
         try:
             reference_path(file_name)
-        except ReferenceError as error:
+        except FaceReferenceError as error:
             return str(error)
         return True
 

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from comfyui import why_not
+from support.comfyui import why_not
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +50,7 @@ def adapter():
 @pytest.fixture(scope="module")
 def people(adapter):
     """Two people for `adapter`."""
-    from tiny_pair import two_people
+    from support.tiny_pair import two_people
 
     return two_people(adapter)
 

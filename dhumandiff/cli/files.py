@@ -7,14 +7,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ..errors import ImageError, ReferenceError
+from ..errors import FaceReferenceError, ImageError
 
 __all__ = ["check_writable", "write_png"]
 
 
 def check_writable(path: Path, what: str, ending: str) -> None:
-    """Refuse a path that a picture (.png) or reference (.safetensors) cannot be written to. ImageError, ReferenceError."""
-    refusal = ImageError if ending == ".png" else ReferenceError
+    """Refuse a path that a picture (.png) or reference (.safetensors) cannot be written to. ImageError, FaceReferenceError."""
+    refusal = ImageError if ending == ".png" else FaceReferenceError
     head = f"The {what} cannot be written to {path}"
     if (path.suffix.lower() if ending == ".png" else path.suffix) != ending:  # saved references are known by it
         raise refusal(f"{head}: choose a name that ends in {ending}.")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import HostError, ImageError, ReferenceError
+from ..errors import FaceReferenceError, HostError, ImageError
 from .files import check_writable
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def people_of(args: argparse.Namespace) -> list[Person]:
 
 
 def check_saves(paths: Sequence[Path]) -> None:
-    """Refuse files that references cannot be kept in, or that hold something else already. ReferenceError."""
+    """Refuse files that references cannot be kept in, or that hold something else already. FaceReferenceError."""
     from ..references.reference import FaceReference
 
     for path in paths:
@@ -55,11 +55,11 @@ def check_saves(paths: Sequence[Path]) -> None:
         try:
             if path.exists():
                 FaceReference.load(path)
-        except ReferenceError as error:
+        except FaceReferenceError as error:
             what = "it exists and holds something else. Choose another name."
-            raise ReferenceError(f"The reference cannot be written to {path}: {what}") from error
+            raise FaceReferenceError(f"The reference cannot be written to {path}: {what}") from error
     if len({path.absolute() for path in paths}) < len(paths):
-        raise ReferenceError(f"Both people would be saved to {paths[0]}: choose another name for one of them.")
+        raise FaceReferenceError(f"Both people would be saved to {paths[0]}: choose another name for one of them.")
 
 
 def read(person: Person) -> FaceReference | list[Any]:

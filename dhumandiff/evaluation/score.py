@@ -68,7 +68,7 @@ def look(pixels: np.ndarray, analyser: FaceAnalyser, width: int = 512) -> tuple[
 
 
 def identities_of(references: Sequence[FaceReference]) -> np.ndarray:
-    """Mean identities [P, D] of references. ReferenceError for one that was encoded without a recogniser."""
+    """Mean identities [P, D] of references. FaceReferenceError for one that was encoded without a recogniser."""
     return np.concatenate([reference.mean_identity().float().cpu().numpy() for reference in references])
 
 

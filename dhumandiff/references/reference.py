@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from torch import Tensor
 
-from ..errors import ReferenceError
+from ..errors import FaceReferenceError
 
 __all__ = ["SAME_PERSON", "FaceReference", "same_person_warning"]
 
@@ -38,7 +38,7 @@ class FaceReference:
     box, landmarks: [N, 4] x0 y0 x1 y1 and [N, 5, 2] x y of the face, px in the photo.
     name: what the person is called in messages.
 
-    Raises `ReferenceError` for shapes that do not belong together and for values that are not finite.
+    Raises `FaceReferenceError` for shapes that do not belong together and for values that are not finite.
     """
 
     identity: Tensor | None
@@ -81,7 +81,7 @@ class FaceReference:
     def mean_identity(self, swapped: bool = False) -> Tensor:
         """[1, 512] unit length: the photos' mean on the sphere, the direction with the largest sum of cosines to them.
 
-        `swapped` takes `identity_swapped`. Raises `ReferenceError` when the reference has none.
+        `swapped` takes `identity_swapped`. Raises `FaceReferenceError` when the reference has none.
         """
         rows = self.identity_swapped if swapped else self.identity
         if rows is None:
@@ -101,7 +101,7 @@ class FaceReference:
             return None
         ours, theirs = self.mean_identity().float().cpu(), other.mean_identity().float().cpu()
         if ours.shape != theirs.shape:
-            raise ReferenceError(
+            raise FaceReferenceError(
                 f"{self._title()} and {other._title()} come from different face recognisers (widths {ours.shape[1]} "
                 f"and {theirs.shape[1]}) and cannot be compared. Encode both with the same one."
             )
@@ -114,7 +114,7 @@ class FaceReference:
 
         path = Path(path)
         if path.suffix != ".safetensors":
-            raise ReferenceError(
+            raise FaceReferenceError(
                 f"A reference is saved as .safetensors, not as {path.name}. Give the file that ending."
             )
         tensors = {key: getattr(self, key) for key in _SHAPES if getattr(self, key) is not None}
@@ -124,7 +124,7 @@ class FaceReference:
             save_file(tensors, part, metadata={"format": FORMAT, "format_version": FORMAT_VERSION, "name": self.name})
             os.replace(part, path)
         except (SafetensorError, OSError) as error:
-            raise ReferenceError(
+            raise FaceReferenceError(
                 f"The reference cannot be saved to {path}: {error}. Choose a folder that exists and can be written to."
             ) from error
         finally:
@@ -133,12 +133,12 @@ class FaceReference:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "FaceReference":
-        """Read a file that `save` wrote; a missing, damaged or other file raises `ReferenceError` naming it."""
+        """Read a file that `save` wrote; a missing, damaged or other file raises `FaceReferenceError` naming it."""
         from safetensors import SafetensorError, safe_open
 
         path = Path(path)
         if not path.is_file():
-            raise ReferenceError(
+            raise FaceReferenceError(
                 f"There is no reference file {path}. Save a reference there first, or choose another file."
             )
         try:
@@ -146,26 +146,28 @@ class FaceReference:
                 metadata = file.metadata() or {}
                 if metadata.get("format") != FORMAT:
                     keys = ", ".join(sorted(file.keys())[:3])
-                    raise ReferenceError(
+                    raise FaceReferenceError(
                         f"{path} is not a saved reference (it holds {keys}, ...). Choose a file made by Save Reference."
                     )
                 if metadata.get("format_version") != FORMAT_VERSION:
-                    raise ReferenceError(
+                    raise FaceReferenceError(
                         f"{path} has reference format {metadata.get('format_version')}, this version reads "
                         f"{FORMAT_VERSION}. Update the project, or encode the person again."
                     )
                 tensors = {key: file.get_tensor(key) for key in file.keys() if key in _SHAPES}  # noqa: SIM118 (no mapping)
         except (SafetensorError, OSError) as error:
-            raise ReferenceError(
+            raise FaceReferenceError(
                 f"{path} cannot be read as a reference: {error}. Save it again; only .safetensors files are read."
             ) from error
         missing = [key for key in ("clip_hidden", "clip_hidden_zero") if key not in tensors]
         if missing:
-            raise ReferenceError(f"{path} is incomplete: {' and '.join(missing)} is missing. Encode the person again.")
+            raise FaceReferenceError(
+                f"{path} is incomplete: {' and '.join(missing)} is missing. Encode the person again."
+            )
         try:
             return cls(**{"identity": None, **tensors}, name=metadata.get("name", ""))
-        except ReferenceError as error:
-            raise ReferenceError(f"{path} is damaged. {error}") from error
+        except FaceReferenceError as error:
+            raise FaceReferenceError(f"{path} is damaged. {error}") from error
 
     def _check(self, key: str, value: Tensor, shape: tuple[str | int, ...]) -> None:
         written = f"[{', '.join(map(str, shape))}]"
@@ -182,7 +184,7 @@ class FaceReference:
             self._refuse(f"{key} holds NaN or infinite values; encode the photos again")
 
     def _refuse(self, why: str) -> NoReturn:
-        raise ReferenceError(f"{self._title()}: {why}.")
+        raise FaceReferenceError(f"{self._title()}: {why}.")
 
     def _title(self) -> str:
         return f"The reference {self.name!r}" if self.name else "The reference"

@@ -18,7 +18,7 @@ import folder_paths
 
 from ...dhumandiff import formats
 from ...dhumandiff.doctor import FACE_ROOT, Folders
-from ...dhumandiff.errors import AdapterError, ReferenceError
+from ...dhumandiff.errors import AdapterError, FaceReferenceError
 
 ADAPTERS = "dhumandiff"
 REFERENCES = "references"
@@ -103,12 +103,12 @@ def reference_path(name: str) -> Path:
     """Path of a saved person.
 
     Raises:
-        ReferenceError: there is none of that name.
+        FaceReferenceError: there is none of that name.
     """
     try:
         return _references()[name]
     except KeyError:
-        raise ReferenceError(
+        raise FaceReferenceError(
             f"There is no saved reference {name!r} in {' or '.join(_folders(ADAPTERS))} (folder {REFERENCES}). "
             "Save it with Save Reference first, then press R."
         ) from None
@@ -118,7 +118,7 @@ def new_reference_path(name: str) -> Path:
     """Where a person of that name is saved.
 
     Raises:
-        ReferenceError: the name is no plain file name.
+        FaceReferenceError: the name is no plain file name.
     """
     name = name.strip()
     allowed = name and len(name) <= 80 and all(c.isalnum() or c in " -_()'," for c in name)
@@ -128,7 +128,7 @@ def new_reference_path(name: str) -> Path:
         or name.upper() in {"CON", "PRN", "AUX", "NUL"}
         or (len(name) == 4 and name.upper()[:3] in {"COM", "LPT"})
     ):
-        raise ReferenceError(
+        raise FaceReferenceError(
             f"{name!r} cannot be a file name. Name the person with up to 80 letters, digits, spaces, - and _."
         )
     return Path(_folders(ADAPTERS)[0]) / REFERENCES / f"{name}.safetensors"

@@ -139,7 +139,7 @@ def apply_pair(
     Raises:
         HostError: the adapter does not fit the model, or start is not before end.
         AdapterError: the weights are for fewer persons.
-        ReferenceError: a reference was made with another vision tower.
+        FaceReferenceError: a reference was made with another vision tower.
     """
     if not 0 <= start < end <= 1:
         raise HostError(f"The pair starts at {start:g} and ends at {end:g} of sampling: choose a start before the end.")

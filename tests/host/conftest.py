@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from comfyui import COMFYUI, REPOSITORY, why_not
+from support.comfyui import COMFYUI, REPOSITORY, why_not
 
 collect_ignore_glob = []
 
@@ -35,7 +35,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory, faces_root):
-    from server import Server, fill
+    from support.server import Server, fill
 
     base = tmp_path_factory.mktemp("comfyui")
     fill(base, faces_root)
@@ -50,8 +50,8 @@ def server(tmp_path_factory, faces_root):
 @pytest.fixture(scope="session")
 def workflow_server(tmp_path_factory):
     """A server on which every file that a shipped workflow names is there, tiny."""
-    from server import Server
-    from shipped.twins import fill_shipped
+    from support.server import Server
+    from support.twins import fill_shipped
 
     base = tmp_path_factory.mktemp("shipped")
     fill_shipped(base)
@@ -66,7 +66,7 @@ def workflow_server(tmp_path_factory):
 @pytest.fixture(scope="module")
 def model():
     """MODEL with the tiny UNet."""
-    import tiny_comfy
+    from support import tiny_comfy
 
     return tiny_comfy.model_patcher()
 
@@ -74,7 +74,7 @@ def model():
 @pytest.fixture(scope="module")
 def adapter():
     """DHD_ADAPTER with the tiny adapter."""
-    import tiny_comfy
+    from support import tiny_comfy
 
     return tiny_comfy.adapter_patcher()
 
@@ -82,6 +82,6 @@ def adapter():
 @pytest.fixture(scope="module")
 def people():
     """Two random people."""
-    import tiny_comfy
+    from support import tiny_comfy
 
     return [tiny_comfy.reference(1), tiny_comfy.reference(2)]

@@ -2,9 +2,9 @@
 
 import sys
 
-import comfyui as tests_comfyui
 import pytest
 import torch
+from support import comfyui as tests_comfyui
 
 sys.path.append(str(tests_comfyui.REPOSITORY))
 from benchmarks.comfyui import Base

@@ -9,7 +9,6 @@ import dhd_pack.dhumandiff.testing as tiny
 import folder_paths
 import numpy as np
 import pytest
-import tiny_comfy
 import torch
 from comfy_extras.nodes_custom_sampler import Guider_DualCFG
 from comfy_extras.nodes_pag import PerturbedAttentionGuidance
@@ -31,7 +30,8 @@ from dhd_pack.nodes.prompt import DHDSubjectPrompt
 from dhd_pack.nodes.references import DHDEncodeReference
 from dhd_pack.nodes.sampling import DHDCascadeKSampler
 from PIL import Image
-from sampling import guider, predict, sample, sigma_at
+from support import tiny_comfy
+from support.sampling import guider, predict, sample, sigma_at
 
 POSITIVE, NEGATIVE = tiny_comfy.conditioning(1), tiny_comfy.conditioning(2)
 PICTURE = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(3)) * 10

@@ -4,9 +4,10 @@ import json
 from itertools import count
 
 import pytest
-from blueprints import BLUEPRINTS, DUAL_PORTRAIT, INSIDE_OF_INPUTS, INSIDE_OF_OUTPUTS, MINIATURE
 from PIL import Image
-from server import PHOTOS, TINY, api_form, on_the_tiny_base
+from support.server import PHOTOS, TINY, api_form, on_the_tiny_base
+
+from tools.blueprints import BLUEPRINTS, DUAL_PORTRAIT, INSIDE_OF_INPUTS, INSIDE_OF_OUTPUTS, MINIATURE
 
 every_blueprint = pytest.mark.parametrize("blueprint", BLUEPRINTS, ids=lambda one: one.name)
 

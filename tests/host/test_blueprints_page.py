@@ -3,11 +3,12 @@
 import json
 
 import pytest
-from blueprints import DUAL_PORTRAIT, MINIATURE
+
+from tools.blueprints import DUAL_PORTRAIT, MINIATURE
 
 pytest.importorskip("playwright.sync_api", reason="pip install playwright (no browser download needed)")
 
-from server import PHOTOS, TINY
+from support.server import PHOTOS, TINY
 from test_blueprints import NOT_KNOWN
 from test_miniature_page import RUN
 from test_page import browser, page, screenshot  # noqa: F401 (fixtures)

@@ -2,7 +2,6 @@
 
 import comfy.model_management
 import pytest
-import tiny_comfy
 import torch
 import torch.nn.functional as F
 from dhd_pack.dhumandiff.errors import DHumanDiffError
@@ -10,7 +9,8 @@ from dhd_pack.dhumandiff.methods.paired.attention_store import FocusListener
 from dhd_pack.nodes.comfy.guider import CascadeGuider
 from dhd_pack.nodes.comfy.patch import apply_pair
 from dhd_pack.nodes.sampling import DHDCascadeKSampler
-from sampling import guider, predict, sample, sigma_at
+from support import tiny_comfy
+from support.sampling import guider, predict, sample, sigma_at
 
 POSITIVE, NEGATIVE = tiny_comfy.conditioning(1), tiny_comfy.conditioning(2)
 

@@ -6,9 +6,7 @@ from pathlib import Path
 import comfy.ops
 import dhd_pack.dhumandiff.testing as tiny
 import folder_paths
-import layouts
 import pytest
-import tiny_comfy
 import torch
 from dhd_pack.dhumandiff.errors import DHumanDiffError
 from dhd_pack.nodes.adapter import DHDLoadAdapter
@@ -16,6 +14,7 @@ from dhd_pack.nodes.comfy.folders import adapter_choices, adapter_path, new_refe
 from dhd_pack.nodes.doctor import DHDDoctor
 from dhd_pack.nodes.references import DHDLoadReference, DHDSaveReference
 from safetensors.torch import save_file
+from support import layouts, tiny_comfy
 
 
 @pytest.fixture

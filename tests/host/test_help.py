@@ -4,10 +4,11 @@ import ast
 import re
 import urllib.request
 
-import interface
 import pytest
-from comfyui import REPOSITORY
 from PIL import Image
+from support.comfyui import REPOSITORY
+
+from tools import interface
 
 INFOS = interface.node_infos()
 DOCS = REPOSITORY / "web" / "docs"

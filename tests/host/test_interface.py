@@ -2,8 +2,9 @@
 
 import copy
 
-import interface
 import pytest
+
+from tools import interface
 
 FROZEN = interface.read(interface.FROZEN)
 NOW = interface.interface(interface.node_infos())

@@ -2,8 +2,9 @@
 
 import re
 
-import interface
 import pytest
+
+from tools import interface
 
 INFOS = interface.node_infos()
 LANGUAGES = ("en", "zh", "ja", "ko", "es", "fr")

@@ -11,7 +11,6 @@ import comfy.lora
 import comfy.utils
 import pytest
 import torch
-from comfyui import COMFYUI, REPOSITORY
 from dhd_pack.dhumandiff.errors import HostError
 from dhd_pack.dhumandiff.faces import Face
 from dhd_pack.dhumandiff.hosts.diffusers.attention import attach
@@ -28,8 +27,9 @@ from dhd_pack.nodes.comfy.vision import VisionTower
 from dhd_pack.nodes.miniature import DHDDrawPerson, DHDLoadMiniature, drawn_person
 from dhd_pack.nodes.references import DHDEncodeReference
 from PIL import Image
-from sampling import guider, predict, sigma_at
-from server import api_form
+from support.comfyui import COMFYUI, REPOSITORY
+from support.sampling import guider, predict, sigma_at
+from support.server import api_form
 
 WORKFLOW = REPOSITORY / "workflows" / "mini_dual_portrait.json"
 SENTENCE = (

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from comfyui import REPOSITORY
+from support.comfyui import REPOSITORY
 
 pytest.importorskip("playwright.sync_api", reason="pip install playwright (no browser download needed)")
 

@@ -4,8 +4,8 @@ import subprocess
 import sys
 
 import pytest
-from comfyui import COMFYUI, REPOSITORY
-from published import copy_published
+from support.comfyui import COMFYUI, REPOSITORY
+from support.published import copy_published
 
 LOAD = """
 import asyncio, importlib.util, sys

@@ -7,8 +7,8 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from comfyui import REPOSITORY
-from server import PHOTOS, TINY
+from support.comfyui import REPOSITORY
+from support.server import PHOTOS, TINY
 
 CHROMIUM = os.environ.get("CHROMIUM_PATH") or shutil.which("chromium") or shutil.which("google-chrome")
 playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright (no browser download needed)")

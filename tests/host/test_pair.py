@@ -4,7 +4,6 @@ import comfy.model_management
 import comfy.samplers
 import dhd_pack.dhumandiff.testing as tiny
 import pytest
-import tiny_comfy
 import torch
 from comfy.patcher_extension import WrappersMP
 from dhd_pack.dhumandiff.errors import DHumanDiffError
@@ -13,7 +12,8 @@ from dhd_pack.nodes.comfy import pair as comfy_pair
 from dhd_pack.nodes.comfy import patch as comfy_apply
 from dhd_pack.nodes.comfy.batch import CALL
 from dhd_pack.nodes.comfy.patch import apply_pair, check_fit
-from sampling import guider, predict, sample, sigma_at
+from support import tiny_comfy
+from support.sampling import guider, predict, sample, sigma_at
 
 POSITIVE, NEGATIVE = tiny_comfy.conditioning(1), tiny_comfy.conditioning(2)
 

@@ -4,14 +4,14 @@ import comfy.model_management
 import comfy.samplers
 import dhd_pack.dhumandiff.testing as tiny
 import pytest
-import tiny_comfy
 import torch
 from comfy.ldm.modules.attention import optimized_attention
 from dhd_pack.dhumandiff.errors import DHumanDiffError
 from dhd_pack.nodes.comfy.guider import CascadeGuider
 from dhd_pack.nodes.comfy.pair import pairs_of
 from dhd_pack.nodes.comfy.patch import apply_pair, check_fit
-from sampling import guider, predict, sample, sigma_at
+from support import tiny_comfy
+from support.sampling import guider, predict, sample, sigma_at
 
 POSITIVE, NEGATIVE = tiny_comfy.conditioning(1), tiny_comfy.conditioning(2)
 PICTURE = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(3)) * 10

@@ -1,14 +1,14 @@
 """Person masks, tiles and precision: the right place, whatever piece of the picture is being drawn."""
 
 import pytest
-import tiny_comfy
 import torch
 import torch.nn.functional as F
 from dhd_pack.dhumandiff.errors import DHumanDiffError
 from dhd_pack.dhumandiff.methods.paired.attention import ReadyKeysValues
 from dhd_pack.nodes.comfy.guider import CascadeGuider
 from dhd_pack.nodes.comfy.patch import apply_pair, stack_masks
-from sampling import guider, predict, sample, sigma_at
+from support import tiny_comfy
+from support.sampling import guider, predict, sample, sigma_at
 
 POSITIVE, NEGATIVE = tiny_comfy.conditioning(1), tiny_comfy.conditioning(2)
 

@@ -9,9 +9,9 @@ import uuid
 
 import aiohttp
 import pytest
-from comfyui import REPOSITORY
 from PIL import Image
-from server import api_form, node_of, on_the_tiny_base, with_guider
+from support.comfyui import REPOSITORY
+from support.server import api_form, node_of, on_the_tiny_base, with_guider
 
 PREVIEW, TEXT, PREVIEW_WITH_METADATA = 1, 3, 4  # ComfyUI's protocol.py
 STEPS = 4

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from dhd_pack.dhumandiff.errors import HostError, ImageError, ReferenceError
+from dhd_pack.dhumandiff.errors import FaceReferenceError, HostError, ImageError
 from dhd_pack.dhumandiff.evaluation.metrics import PersonScore, PictureScore
 from dhd_pack.dhumandiff.faces import Face
 from dhd_pack.dhumandiff.miniature.faces import mini_faces
@@ -114,7 +114,7 @@ def test_one_person_is_scored_alone(scene, faces):
 
 def test_a_reference_without_identity_is_refused(scene, faces):
     plain = FaceReference(None, scene.references[0].clip_hidden, scene.references[0].clip_hidden_zero, name="nobody")
-    with pytest.raises(ReferenceError, match="nobody.*recogniser"):
+    with pytest.raises(FaceReferenceError, match="nobody.*recogniser"):
         score(scene, faces, references=[plain, scene.references[1]])
 
 

@@ -4,9 +4,9 @@ import copy
 import json
 
 import pytest
-from comfyui import REPOSITORY
 from PIL import Image
-from server import api_form, node_of, on_the_tiny_base, with_guider
+from support.comfyui import REPOSITORY
+from support.server import api_form, node_of, on_the_tiny_base, with_guider
 
 WORKFLOWS = REPOSITORY / "workflows"
 

@@ -2,11 +2,11 @@
 
 import dhd_pack.dhumandiff.testing as tiny
 import pytest
-import tiny_comfy
 import torch
 from dhd_pack.dhumandiff.errors import DHumanDiffError
 from dhd_pack.dhumandiff.prompts.prompt import describe_binding, parse_prompt
 from dhd_pack.nodes.comfy.text import encode_subject_prompt, token_words
+from support import tiny_comfy
 
 SENTENCE = "A man@1 and a woman@2 on a bench in a garden. The man@1 wears a black tuxedo, the woman@2 a white dress"
 
@@ -140,8 +140,8 @@ def test_a_clip_without_two_towers_is_refused(adapter, people):
 
 def test_a_clip_of_another_width_is_refused(clip, people):
     import comfy.ops
-    import layouts
     from dhd_pack.dhumandiff.methods.paired.adapter import Adapter
+    from support import layouts
 
     plain = layouts.small_adapter(text_width=32)
     wide = Adapter.from_tensors(plain.state_dict(), plain.info.metadata, operations=comfy.ops.manual_cast)
@@ -151,8 +151,8 @@ def test_a_clip_of_another_width_is_refused(clip, people):
 
 def test_an_adapter_without_a_subject_path_says_so(clip, people, tmp_path):
     import comfy.ops
-    import layouts
     from dhd_pack.dhumandiff.methods.paired.adapter import Adapter
+    from support import layouts
 
     path = layouts.ip_adapter_file(tmp_path / "plus.safetensors", clip_width=64, context_width=192) or (
         tmp_path / "plus.safetensors"

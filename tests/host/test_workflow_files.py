@@ -5,11 +5,12 @@ import json
 import re
 
 import pytest
-import shipped
-from server import api_form
-from shipped import BUILDERS, WORKFLOWS
-from shipped.graph import TITLE, Graph
-from shipped.known import WIDGETS, known_nodes, read_nodes
+from support.server import api_form
+
+from tools import workflows as shipped
+from tools.workflows import BUILDERS, WORKFLOWS
+from tools.workflows.graph import TITLE, Graph
+from tools.workflows.known import WIDGETS, known_nodes, read_nodes
 
 TEXTS = shipped.texts()
 MADE = {name: json.loads(text) for name, text in TEXTS.items()}
@@ -26,7 +27,7 @@ def test_the_shipped_files_are_what_the_builder_makes():
     there = {path.stem: path.read_text(encoding="utf-8") for path in WORKFLOWS.glob("*.json")}
     assert there.keys() == TEXTS.keys()
     differ = [name for name, text in TEXTS.items() if there[name] != text]
-    assert differ == [], "made by hand, or not made anew: python tests/host/shipped"
+    assert differ == [], "made by hand, or not made anew: python -m tools.workflows"
 
 
 def test_building_twice_gives_the_same_text_and_every_file_an_id_of_its_own():

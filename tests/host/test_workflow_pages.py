@@ -7,11 +7,12 @@ import pytest
 
 pytest.importorskip("playwright.sync_api", reason="pip install playwright (no browser download needed)")
 
-from server import api_form
-from shipped import NAMES
-from shipped.twins import shipped_file
+from support.server import api_form
+from support.twins import shipped_file
 from test_page import browser, page, screenshot  # noqa: F401 (fixtures)
 from test_page import pytestmark as of_pages
+
+from tools.workflows import NAMES
 
 pytestmark = of_pages
 

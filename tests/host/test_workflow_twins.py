@@ -5,12 +5,12 @@ import copy
 import numpy as np
 import pytest
 from PIL import Image
-from shipped import NAMES
-from shipped.parts import IP_ADAPTER, POSES, STYLE
-from shipped.twins import CASTS, HEIGHT, WIDTH, Cast, nodes_of, saved, twin
+from support.twins import CASTS, HEIGHT, WIDTH, Cast, nodes_of, saved, twin
 
 from dhumandiff.evaluation.score import judge_picture, prompt_of
 from dhumandiff.miniature.faces import mini_judge
+from tools.workflows import NAMES
+from tools.workflows.parts import IP_ADAPTER, POSES, STYLE
 
 
 @pytest.fixture(scope="module")
@@ -187,8 +187,8 @@ def test_the_light_of_old_photos_is_evened_out(run):
 
 
 def test_twins_keep_everything_but_what_is_loaded_and_said():
-    from server import api_form
-    from shipped.twins import shipped_file
+    from support.server import api_form
+    from support.twins import shipped_file
 
     for name in NAMES:
         before, after = api_form(shipped_file(name)), twin(name)

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from shards_for_tests import make_shards
-from small_base import make_base, make_config
+from support.shards import make_shards
+from support.small_base import make_base, make_config
 
 
 @pytest.fixture

@@ -4,14 +4,14 @@ import json
 import shutil
 
 import pytest
-from shards_for_tests import make_shards
-from small_base import make_base, make_config
+from support.shards import make_shards
+from support.small_base import make_base, make_config
 
 for package in ("accelerate", "diffusers", "jsonargparse", "transformers", "webdataset"):
     pytest.importorskip(package, reason="install it with: pip install '.[train]'")
 
-from drawn_oracle import POOL, Oracle
 from PIL import Image
+from support.drawn_oracle import POOL, Oracle
 
 from dhumandiff.errors import AdapterError
 from dhumandiff.hosts.diffusers.pipeline import Portrait

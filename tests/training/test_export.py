@@ -4,8 +4,8 @@ import json
 
 import pytest
 import torch
-from shards_for_tests import make_shards
-from small_base import SD15, make_base, make_config
+from support.shards import make_shards
+from support.small_base import SD15, make_base, make_config
 
 for package in ("accelerate", "diffusers", "jsonargparse", "transformers", "webdataset"):
     pytest.importorskip(package, reason="install it with: pip install '.[train]'")

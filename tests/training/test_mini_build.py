@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from together import run_together
+from support.together import run_together
 from torch import nn
 
 from dhumandiff.miniature.base import build_unet

@@ -10,7 +10,7 @@ import torch
 for package in ("diffusers", "transformers"):
     pytest.importorskip(package, reason="install it with: pip install '.[train]'")
 
-from drawn_oracle import LOOKS, POOL, Oracle
+from support.drawn_oracle import LOOKS, POOL, Oracle
 
 from dhumandiff import FaceReference
 from dhumandiff.errors import DHumanDiffError, FaceError, HostError, ImageError

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from shards_for_tests import make_shards
+from support.shards import make_shards
 
 for package in ("diffusers", "webdataset"):
     pytest.importorskip(package, reason=f"install it with: pip install {package}")

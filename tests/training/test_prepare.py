@@ -11,7 +11,8 @@ pytest.importorskip("diffusers", reason="install it with: pip install '.[train]'
 for package in ("jsonargparse", "matplotlib", "scipy", "webdataset"):
     pytest.importorskip(package, reason="install it with: pip install '.[train]'")
 
-from drawn import (
+from PIL import Image, ImageColor
+from support.drawn import (
     CAPTION,
     couple,
     draw,
@@ -23,8 +24,7 @@ from drawn import (
     skin,
     world,
 )
-from PIL import Image, ImageColor
-from shards_for_tests import make_shards
+from support.shards import make_shards
 
 from dhumandiff.hosts.diffusers.parts import sdxl_tokenizer
 from dhumandiff.hosts.diffusers.text import encode_prompt
@@ -232,7 +232,7 @@ def test_a_caption_that_the_tokenizer_cannot_serve_is_set_aside(tmp_path):
 
 
 def test_a_detector_that_fails_on_a_picture_does_not_stop_the_run(data, tmp_path):
-    from drawn import DrawnFaces
+    from support.drawn import DrawnFaces
 
     from training.prepare import prepare
 
@@ -249,7 +249,7 @@ def test_a_detector_that_fails_on_a_picture_does_not_stop_the_run(data, tmp_path
 
 
 def test_attributes_of_the_detector_fill_in_what_the_annotation_leaves_open(tmp_path):
-    from drawn import DrawnFaces
+    from support.drawn import DrawnFaces
 
     from training.prepare import prepare
 

@@ -10,7 +10,7 @@ pytest.importorskip("diffusers", reason="install it with: pip install '.[train]'
 for package in ("jsonargparse", "matplotlib", "scipy", "webdataset"):
     pytest.importorskip(package, reason="install it with: pip install '.[train]'")
 
-from drawn import settings_for, world
+from support.drawn import settings_for, world
 
 from training import TrainingError
 from training.__main__ import main

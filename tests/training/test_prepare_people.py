@@ -10,7 +10,8 @@ pytest.importorskip("diffusers", reason="install it with: pip install '.[train]'
 for package in ("jsonargparse", "matplotlib", "scipy", "webdataset"):
     pytest.importorskip(package, reason="install it with: pip install '.[train]'")
 
-from drawn import (
+from PIL import Image
+from support.drawn import (
     annotation,
     couple,
     draw,
@@ -23,7 +24,6 @@ from drawn import (
     skin,
     world,
 )
-from PIL import Image
 
 
 def test_people_without_a_face_of_their_own_are_set_aside(tmp_path):
@@ -73,7 +73,7 @@ def test_keypoints_of_the_head_decide_where_boxes_overlap(tmp_path):
 
 
 def test_small_faces_of_whole_figures_are_looked_for_more_closely(tmp_path):
-    from drawn import DrawnFaces
+    from support.drawn import DrawnFaces
 
     from training.prepare import prepare
 

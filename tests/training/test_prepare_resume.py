@@ -17,7 +17,7 @@ pytest.importorskip("diffusers", reason="install it with: pip install '.[train]'
 for package in ("jsonargparse", "matplotlib", "scipy", "webdataset"):
     pytest.importorskip(package, reason="install it with: pip install '.[train]'")
 
-from drawn import SETTINGS, analyser, contents, draw, encoders, prepared, settings_for, world
+from support.drawn import SETTINGS, analyser, contents, draw, encoders, prepared, settings_for, world
 
 from training import TrainingError
 from training import prepare as command

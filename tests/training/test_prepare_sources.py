@@ -10,7 +10,7 @@ pytest.importorskip("diffusers", reason="install it with: pip install '.[train]'
 for package in ("jsonargparse", "matplotlib", "scipy", "webdataset"):
     pytest.importorskip(package, reason="install it with: pip install '.[train]'")
 
-from drawn import CAPTION, couple, draw, prepared, reasons, samples, settings_for, skin, world
+from support.drawn import CAPTION, couple, draw, prepared, reasons, samples, settings_for, skin, world
 
 from training import TrainingError
 from training.data.settings import Source

@@ -13,9 +13,9 @@ import time
 import pytest
 import torch
 from safetensors.torch import load_file
-from shards_for_tests import make_shards
-from small_base import make_base, make_config
-from together import run_together
+from support.shards import make_shards
+from support.small_base import make_base, make_config
+from support.together import run_together
 
 for package in ("accelerate", "diffusers", "jsonargparse", "transformers", "webdataset"):
     pytest.importorskip(package, reason="install it with: pip install '.[train]'")

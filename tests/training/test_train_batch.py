@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from shards_for_tests import make_shards
+from support.shards import make_shards
 
 pytest.importorskip("webdataset", reason="install it with: pip install webdataset")
 

@@ -8,8 +8,8 @@ import signal
 import pytest
 import torch
 from safetensors.torch import load_file
-from shards_for_tests import make_shards
-from small_base import make_config
+from support.shards import make_shards
+from support.small_base import make_config
 
 for package in ("accelerate", "diffusers", "jsonargparse", "transformers", "webdataset"):
     pytest.importorskip(package, reason="install it with: pip install '.[train]'")

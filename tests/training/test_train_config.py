@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from shards_for_tests import make_shards
-from small_base import SIZES, make_base
+from support.shards import make_shards
+from support.small_base import SIZES, make_base
 
 for package in ("jsonargparse", "webdataset", "diffusers"):
     pytest.importorskip(package, reason="install it with: pip install '.[train]'")

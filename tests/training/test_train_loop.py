@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from layouts import ip_adapter_file, released_folder
 from safetensors.torch import load_file
-from small_base import make_base, make_config
+from support.layouts import ip_adapter_file, released_folder
+from support.small_base import make_base, make_config
 
 for package in ("accelerate", "diffusers", "jsonargparse", "transformers", "webdataset"):
     pytest.importorskip(package, reason="install it with: pip install '.[train]'")

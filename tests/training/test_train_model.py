@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from layouts import random_reference
-from shards_for_tests import make_shards
-from small_base import SD15, SIZES, make_base
+from support.layouts import random_reference
+from support.shards import make_shards
+from support.small_base import SD15, SIZES, make_base
 
 for package in ("diffusers", "transformers", "webdataset"):
     pytest.importorskip(package, reason=f"install it with: pip install {package}")

@@ -5,7 +5,7 @@ import tarfile
 from collections import Counter
 
 import pytest
-from shards_for_tests import make_shards
+from support.shards import make_shards
 
 pytest.importorskip("webdataset", reason="install it with: pip install webdataset")
 

@@ -78,7 +78,7 @@ def attach(
         HostError: the adapter does not fit the UNet, another processor sits at a layer, or references, strengths and
             masks are not of the same number of persons.
         AdapterError: the weights are for fewer persons.
-        ReferenceError: a reference was made with another vision tower.
+        FaceReferenceError: a reference was made with another vision tower.
     """
     return Attached(unet, adapter, references, strength, person_strengths, masks, guidance)
 

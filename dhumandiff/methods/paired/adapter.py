@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ... import formats
-from ...errors import AdapterError, HostError, ReferenceError
+from ...errors import AdapterError, FaceReferenceError, HostError
 from ...formats.reading import OTHER_BASES, OTHER_TOWERS
 from .projections import FaceProjection, IdentityProjection, PairedKeysValues, Shapes, SubjectMapping
 
@@ -160,7 +160,7 @@ class Adapter(nn.Module):
         """
         self._need_subject_path()
         if reference.identity is None:
-            raise ReferenceError(
+            raise FaceReferenceError(
                 f"{_called(reference)} has no identity: it was made without a face recogniser. "
                 "Encode the photos again with face analysis connected."
             )
@@ -169,7 +169,7 @@ class Adapter(nn.Module):
         swapped = as_released and getattr(reference, "identity_swapped", None) is not None
         identity = reference.mean_identity(swapped=swapped)
         if identity.shape[-1] != self.info.identity_width:
-            raise ReferenceError(
+            raise FaceReferenceError(
                 f"{_called(reference)} has an identity of {identity.shape[-1]} numbers, but the adapter was trained "
                 f"with {self.info.identity_width} ({self.info.recogniser or 'its recogniser'}). "
                 "Encode the photos again with that recogniser."
@@ -220,7 +220,7 @@ class Adapter(nn.Module):
     def _hidden(self, reference: FaceReference, hidden: Tensor) -> Tensor:
         """Hidden states at the door: width checked, device and dtype as the projections compute."""
         if hidden.ndim != 3 or hidden.shape[-1] != self.info.clip_width:
-            raise ReferenceError(
+            raise FaceReferenceError(
                 f"{_called(reference)} was encoded by a CLIP vision tower of width {hidden.shape[-1]} "
                 f"({OTHER_TOWERS.get(hidden.shape[-1], 'which one is unknown')}), but the adapter was trained with "
                 f"{self.info.clip_tower or 'CLIP ViT-H/14'}, width {self.info.clip_width}. "

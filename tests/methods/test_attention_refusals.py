@@ -1,0 +1,81 @@
+"""A pair that does not fit its UNet, its pictures or its people is refused with what to do instead."""
+
+import pytest
+import torch
+from support.layouts import random_reference, small_adapter
+from support.tiny_pair import CONTEXT, inputs, run
+
+pytest.importorskip("diffusers", reason="install it with: pip install diffusers transformers accelerate")
+
+from dhumandiff.errors import AdapterError, FaceReferenceError, HostError
+from dhumandiff.hosts.diffusers.attention import attach
+
+
+def test_three_references_are_refused_when_the_weights_hold_two_persons(unet, adapter, people):
+    before = dict(unet.attn_processors)
+    with pytest.raises(AdapterError, match="3 references were given, but these weights hold 2 persons"):
+        attach(unet, adapter, [*people, people[0]])
+    assert unet.attn_processors == before
+
+
+def test_three_references_are_welcome_where_one_key_value_serves_everyone(unet, people):
+    shared = small_adapter(names=("",), context_width=CONTEXT, clip_width=64)
+    with attach(unet, shared, [*people, people[0]]):
+        assert run(unet, inputs()).isfinite().all()
+
+
+def test_strengths_masks_and_references_of_unlike_number_are_refused(unet, adapter, people):
+    with pytest.raises(HostError, match="no reference to draw"):
+        attach(unet, adapter, [])
+    with pytest.raises(HostError, match="1 person strengths for 2 references"):
+        attach(unet, adapter, people, person_strengths=[1.0])
+    with pytest.raises(HostError, match=r"masks have the shape \[1, 1, 16, 16\]: \[2, pictures or 1"):
+        attach(unet, adapter, people, masks=torch.ones(1, 1, 16, 16))
+
+
+def test_masks_of_another_shape_or_number_than_the_pictures_are_refused(unet, adapter, people):
+    with (
+        attach(unet, adapter, people, masks=torch.ones(2, 1, 16, 32)),
+        pytest.raises(HostError, match="mask is 32 x 16, but the picture is 128 x 128"),
+    ):
+        run(unet, inputs())
+    with (
+        attach(unet, adapter, people, masks=torch.ones(2, 3, 16, 16)),
+        pytest.raises(HostError, match="3 person masks for 1 pictures"),
+    ):
+        run(unet, inputs())
+
+
+def test_an_adapter_for_another_base_is_refused(unet, people):
+    with pytest.raises(HostError, match=r"context 96.*the UNet has 17 layers, context 192"):
+        attach(unet, small_adapter(), people)
+    with pytest.raises(HostError, match="4 cross-attention layers"):
+        attach(unet, small_adapter(layers=4, context_width=CONTEXT), people)
+
+
+def test_a_reference_of_another_vision_tower_is_refused(unet, adapter):
+    with pytest.raises(FaceReferenceError, match="vision tower of width 80"):
+        attach(unet, adapter, [random_reference(clip_width=80)])
+
+
+def test_a_unet_with_a_foreign_processor_is_refused_rather_than_overwritten(unet, adapter, people):
+    with attach(unet, adapter, people), pytest.raises(HostError, match="PairedProcessor, which would be lost"):
+        attach(unet, adapter, people)
+
+
+def test_a_pair_that_was_detached_is_not_entered_again_without_a_word(unet, adapter, people):
+    attached = attach(unet, adapter, people)
+    with attached:
+        pass
+    with pytest.raises(HostError, match="call attach again"), attached:
+        pass
+
+
+def test_a_second_pair_on_the_same_unet_says_how_to_detach_the_first(unet, adapter, people):
+    with attach(unet, adapter, people), pytest.raises(HostError, match="Another pair is attached"):
+        attach(unet, adapter, people)
+
+
+def test_one_reference_without_a_list_is_refused_with_what_to_write(unet, adapter, people):
+    with pytest.raises(HostError, match=r"put the one reference into \[ \]"):
+        attach(unet, adapter, people[0])

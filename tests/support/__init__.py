@@ -1,0 +1,1 @@
+"""What tests share: builders of small files and models, a ComfyUI server, stand-ins."""

@@ -1,0 +1,71 @@
+"""Test-only: teaches ComfyUI's stock loaders the tiny base's files, so that the shipped workflow runs unchanged."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import comfy.clip_vision
+import comfy.sd
+import comfy.sdxl_clip
+import comfy.supported_models
+import comfy.supported_models_base
+import comfy.utils
+
+TESTS = Path(__file__).resolve().parents[2]
+sys.path.append(str(TESTS))
+if "dhd_pack" not in sys.modules:
+    repository = TESTS.parent
+    spec = importlib.util.spec_from_file_location(
+        "dhd_pack", repository / "__init__.py", submodule_search_locations=[str(repository)]
+    )
+    sys.modules["dhd_pack"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules["dhd_pack"])
+
+from support import tiny_comfy
+
+
+class TinySDXL(comfy.supported_models.SDXL):
+    """The tiny UNet's layout, found before SDXL's own."""
+
+    unet_config = {
+        **comfy.supported_models.SDXL.unet_config,
+        "model_channels": 32,
+        "context_dim": 192,
+        "transformer_depth": [0, 0, 1, 1, 2, 2],
+        "adm_in_channels": 128 + 6 * 256,
+    }
+
+    def clip_target(self, state_dict=None):
+        return comfy.supported_models_base.ClipTarget(comfy.sdxl_clip.SDXLTokenizer, tiny_comfy.TinySDXLClipModel)
+
+    def process_clip_state_dict(self, state_dict):
+        return comfy.utils.state_dict_prefix_replace(state_dict, {"conditioner.tiny.": ""}, filter_keys=True)
+
+
+comfy.supported_models.models.insert(0, TinySDXL)
+
+_vae_init = comfy.sd.VAE.__init__
+
+
+def _tiny_vae_init(self, sd=None, config=None, **options):
+    first = (sd or {}).get("decoder.conv_in.weight")
+    if config is None and first is not None and first.shape[0] == tiny_comfy.VAE_PARAMS["ddconfig"]["ch"]:
+        config, options = {"params": tiny_comfy.VAE_PARAMS}, {}
+    _vae_init(self, sd=sd, config=config, **options)
+
+
+comfy.sd.VAE.__init__ = _tiny_vae_init
+
+_load_vision = comfy.clip_vision.load_clipvision_from_sd
+
+
+def _load_tiny_vision(sd, prefix="", convert_keys=False):
+    patches = sd.get("vision_model.embeddings.patch_embedding.weight")
+    if patches is None or patches.shape[0] != 64:
+        return _load_vision(sd, prefix, convert_keys)
+    return tiny_comfy.clip_vision(sd)
+
+
+comfy.clip_vision.load_clipvision_from_sd = _load_tiny_vision
+
+NODE_CLASS_MAPPINGS = {}

@@ -1,0 +1,293 @@
+"""The pictures beside the workflows: what their miniature twins really drew, enlarged; and the pictures that two of them load.
+
+python -m tools.workflows --pictures
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from dhumandiff.layout.person_style import colour_of
+
+from . import REPOSITORY, WORKFLOWS
+
+EXAMPLES = REPOSITORY / "examples"
+
+PAPER, INK, SOFT = (255, 255, 255), (28, 30, 34), (98, 102, 110)
+LINE = "drawn by the miniature that ships with the pack"
+MOST = 195_000
+"""Bytes of a picture."""
+
+
+# --- sheets -----------------------------------------------------------------------------------------------------------------
+
+
+def sheet(
+    pictures: Sequence[tuple[str, Image.Image]], columns: int, size: tuple[int, int], line: str = LINE
+) -> Image.Image:
+    """Pictures in rows, each with a few words above, on white; a small line at the foot. `size` is that of each picture, px."""
+    gap, head = 16, 30 if any(words for words, _ in pictures) else 0
+    rows = -(-len(pictures) // columns)
+    wide, high = columns * (size[0] + gap) + gap, rows * (size[1] + head + gap) + gap + 26
+    made = Image.new("RGB", (wide, high), PAPER)
+    draw = ImageDraw.Draw(made)
+    for number, (words, picture) in enumerate(pictures):
+        x, y = gap + number % columns * (size[0] + gap), gap + number // columns * (size[1] + head + gap)
+        draw.text((x, y), words, INK, _font(20))
+        made.paste(enlarged(picture, size), (x, y + head))
+    draw.text((wide - gap, high - 14), line, SOFT, _font(16), anchor="rs")
+    return made
+
+
+def enlarged(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """A picture within that size, on white: larger without blur at whole steps, then to size."""
+    picture = picture.convert("RGB")
+    scale = min(size[0] / picture.width, size[1] / picture.height)
+    fit = picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.LANCZOS)
+    if fit.size == size:
+        return fit
+    paper = Image.new("RGB", size, PAPER)
+    paper.paste(fit, ((size[0] - fit.width) // 2, (size[1] - fit.height) // 2))
+    return paper
+
+
+def _font(size: int) -> Any:
+    return ImageFont.load_default(size)
+
+
+def write_jpg(picture: Image.Image, path: Path) -> None:
+    """As good as fits into `MOST` bytes."""
+    for quality in (92, 88, 84, 78, 70, 60):
+        picture.save(path, quality=quality, optimize=True, subsampling=0 if quality > 80 else 2)
+        if path.stat().st_size < MOST:
+            return
+    raise ValueError(f"{path.name}: more than {MOST} bytes at every quality")
+
+
+# --- pictures that workflows load --------------------------------------------------------------------------------------------
+
+# OpenPose's 18 points: nose, neck, right shoulder, elbow, wrist, left ones, right hip, knee, ankle, left ones, eyes, ears.
+LIMBS = (
+    *((1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10), (1, 11), (11, 12), (12, 13)),
+    *((1, 0), (0, 14), (14, 16), (0, 15), (15, 17)),
+)
+# Round the colour circle in steps of 20 degrees, as the ControlNets for it were trained.
+COLOURS = (
+    *((255, 0, 0), (255, 85, 0), (255, 170, 0), (255, 255, 0), (170, 255, 0), (85, 255, 0), (0, 255, 0), (0, 255, 85)),
+    *((0, 255, 170), (0, 255, 255), (0, 170, 255), (0, 85, 255), (0, 0, 255), (85, 0, 255), (170, 0, 255)),
+    *((255, 0, 255), (255, 0, 170), (255, 0, 85)),
+)
+DANCERS = (
+    # Left: turned to the right, one arm up to the partner's hand, one round the partner.
+    (
+        *(
+            (0.37, 0.19),
+            (0.33, 0.29),
+            (0.26, 0.30),
+            (0.22, 0.42),
+            (0.30, 0.50),
+            (0.41, 0.29),
+            (0.47, 0.19),
+            (0.51, 0.10),
+        ),
+        *((0.29, 0.54), (0.27, 0.73), (0.23, 0.92), (0.38, 0.54), (0.41, 0.73), (0.39, 0.92)),
+        *((0.355, 0.17), (0.385, 0.17), (0.325, 0.18), None),
+    ),
+    # Right: turned to the left.
+    (
+        *(
+            (0.63, 0.21),
+            (0.67, 0.30),
+            (0.59, 0.30),
+            (0.54, 0.21),
+            (0.51, 0.10),
+            (0.74, 0.31),
+            (0.79, 0.43),
+            (0.71, 0.52),
+        ),
+        *((0.62, 0.55), (0.60, 0.73), (0.62, 0.92), (0.71, 0.55), (0.74, 0.73), (0.79, 0.91)),
+        *((0.615, 0.19), (0.645, 0.19), None, (0.675, 0.20)),
+    ),
+)
+
+
+def poses(people: Sequence[Sequence[tuple[float, float] | None]] = DANCERS, side: int = 768) -> Image.Image:
+    """OpenPose's drawing of people whose points are shares of the picture; None: out of sight."""
+    scale = 2
+    picture = Image.new("RGB", (scale * side, scale * side))
+    draw = ImageDraw.Draw(picture)
+    for points in people:
+        at = [point and tuple(scale * side * value for value in point) for point in points]
+        for number, (a, b) in enumerate(LIMBS):
+            if at[a] and at[b]:
+                draw.line((*at[a], *at[b]), tuple(round(0.6 * part) for part in COLOURS[number]), scale * 8)
+        for number, point in enumerate(at):
+            if point:
+                x, y, r = *point, scale * 5
+                draw.ellipse((x - r, y - r, x + r, y + r), COLOURS[number])
+    return picture.resize((side, side), Image.Resampling.LANCZOS)
+
+
+def region(person: int, width: int = 512, height: int = 512) -> Image.Image:
+    """A canvas on which a person's place was painted with a round brush, as the mask editor saves it: see-through there."""
+    middle, brush = (0.27 if person == 1 else 0.73) * width, 0.06 * height
+    painted = Image.new("L", (width, height), 255)
+    draw = ImageDraw.Draw(painted)
+    for y in np.linspace(0.1, 1.02, 40):
+        shoulders = 1 / (1 + np.exp(-24 * (y - 0.58)))
+        head = 0.135 * (1 - ((y - 0.32) / 0.36) ** 2 * (1 - shoulders))
+        wide = width * (head + 0.075 * shoulders) + 3 * np.sin(70 * y + person)
+        draw.ellipse((middle - wide, y * height - brush, middle + wide, y * height + brush), 0)
+    canvas = Image.new("RGBA", (width, height), (232, 227, 216, 255))
+    canvas.putalpha(painted)
+    return canvas
+
+
+def write_examples() -> None:
+    """examples/two_poses.png, region_1.png and region_2.png."""
+    poses().save(EXAMPLES / "two_poses.png", optimize=True)
+    for person in (1, 2):
+        region(person).save(EXAMPLES / f"region_{person}.png", optimize=True)
+
+
+# --- what each workflow shows --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A twin after its run: its photos, what it saved, and what its other nodes show, by their type."""
+
+    photos: list[Image.Image]
+    saved: list[Image.Image]
+    shown: dict[str, list[Image.Image]]
+
+
+def portrait(run: Run, picture: Image.Image | None = None, line: str = LINE) -> Image.Image:
+    """The two photos, and to the right of them what became of them."""
+    side, gap = 240, 16
+    made = Image.new("RGB", (3 * gap + side + 672, 2 * side + 3 * gap + 30), PAPER)
+    for number, photo in enumerate(run.photos):
+        made.paste(enlarged(photo, (side, side)), (gap, gap + number * (side + gap)))
+    made.paste(enlarged(picture or run.saved[-1], (672, 504)), (2 * gap + side, gap - 4))
+    ImageDraw.Draw(made).text((made.width - gap, made.height - 14), line, SOFT, _font(16), anchor="rs")
+    return made
+
+
+def wedding(run: Run) -> Image.Image:
+    """All ten."""
+    return sheet([("", picture) for picture in run.saved], 5, (256, 192))
+
+
+def posed(run: Run) -> Image.Image:
+    """The poses; the miniature has no ControlNet, so there is no portrait to show."""
+    return portrait(run, poses(), "photos drawn by the miniature; the poses lie in the folder examples")
+
+
+def with_regions(run: Run) -> Image.Image:
+    """Where each was painted, and the portrait."""
+    picture, masks = run.saved[-1].resize((512, 384), Image.Resampling.LANCZOS), run.shown["MaskPreview"]
+    tinted = Image.new("RGB", picture.size, (232, 227, 216))
+    for person, mask in enumerate(masks):
+        tinted.paste(colour_of(person), (0, 0), mask.convert("L").resize(picture.size))
+    return sheet([("painted in the mask editor", tinted), ("the portrait", picture)], 2, (512, 384))
+
+
+def repaired(run: Run) -> Image.Image:
+    """Before and after."""
+    before, after = run.saved
+    return sheet([("before", before), ("the faces drawn again", after)], 2, (512, 384))
+
+
+def compared(run: Run) -> Image.Image:
+    """The grid as it is saved."""
+    return sheet([("left: DHumanDiff; right: an IP-Adapter, one set of weights for both", run.saved[0])], 1, (768, 576))
+
+
+def styled(run: Run) -> Image.Image:
+    """The twin's LoRA holds random numbers, and the picture says so."""
+    return portrait(run, line="drawn by the miniature that ships with the pack, with a LoRA of random numbers")
+
+
+def mini(run: Run) -> Image.Image:
+    """What is shown instead of saved."""
+    return portrait(run, run.shown["PreviewImage"][0])
+
+
+def best(run: Run) -> Image.Image:
+    """The four, and the best one with its scores."""
+    four = Image.new("RGB", (548, 411), PAPER)
+    for number, picture in enumerate(run.shown["PreviewImage"]):
+        four.paste(enlarged(picture, (268, 201)), (number % 2 * 280, number // 2 * 210))
+    return sheet([("four tries", four), ("the best, scored", run.shown["DHDIdentityScore"][0])], 2, (548, 411))
+
+
+SHEETS: dict[str, Callable[[Run], Image.Image]] = {
+    "wedding_preview": wedding,
+    "fixed_poses": posed,
+    "style_lora": styled,
+    "painted_regions": with_regions,
+    "face_repair": repaired,
+    "compare_adapters": compared,
+    "mini_dual_portrait": mini,
+    "mini_score": best,
+}
+"""Those that show something else than `portrait`."""
+
+
+def make(names: Sequence[str]) -> None:
+    """Run the twins of these workflows and write the picture of each, and the pictures in examples/."""
+    sys.path.append(str(REPOSITORY / "tests" / "host"))
+    import conftest  # noqa: F401  # loads the pack
+    from support.server import Server
+    from support.twins import fill_shipped
+
+    write_examples()
+    with tempfile.TemporaryDirectory() as base:
+        fill_shipped(Path(base))
+        server = Server(Path(base))
+        try:
+            server.wait()
+            for name in names:
+                write_jpg(SHEETS.get(name, portrait)(ran(server, name)), WORKFLOWS / f"{name}.jpg")
+                print(f"workflows/{name}.jpg")
+        finally:
+            server.stop()
+
+
+def ran(server: Any, name: str) -> Run:
+    """Run a twin. RuntimeError with what the server says."""
+    from support.twins import nodes_of, saved, twin
+
+    prompt = twin(name)
+    result = server.run(prompt)
+    if result["error"]:
+        raise RuntimeError(f"{name}: {result['error']}")
+    shown: dict[str, list[Image.Image]] = {}
+    for key in sorted(result["outputs"], key=lambda key: (len(key), key)):
+        for one in result["outputs"][key].get("images", ()):
+            if one["type"] == "temp":
+                path = server.base / "temp" / one["subfolder"] / one["filename"]
+                shown.setdefault(prompt[key]["class_type"], []).append(Image.open(path).convert("RGB"))
+    photos = [
+        Image.open(server.base / "input" / prompt[key]["inputs"]["image"]).convert("RGB")
+        for key in nodes_of(prompt, "LoadImage")
+        if "photo" in prompt[key]["inputs"]["image"]
+    ]
+    photos += [drawn_photo(**prompt[key]["inputs"]) for key in nodes_of(prompt, "DHDDrawPerson")]
+    return Run(photos, saved(server, prompt, result["outputs"]), shown)
+
+
+def drawn_photo(person: int, gender: str, view: int = 0, size: int = 384) -> Image.Image:
+    """What Draw Person gives."""
+    from dhd_pack.nodes.miniature import DHDDrawPerson
+
+    pixels = DHDDrawPerson.execute(person, gender, view, size).result[0][0]
+    return Image.fromarray((pixels * 255).round().byte().numpy())
