@@ -11,9 +11,9 @@ from ..dhumandiff.errors import LayoutError
 from ..dhumandiff.layout.layout import (
     CUSTOM,
     FEATHER,
-    LEAST,
+    MAX_SQUARE_RATIO,
+    MIN_BOX,
     PRESETS,
-    SQUARE,
     Boxes,
     draw_layout,
     format_boxes,
@@ -23,7 +23,7 @@ from ..dhumandiff.layout.layout import (
     preset_boxes,
     preset_front,
 )
-from ..dhumandiff.layout.person_style import PERSON_COLOURS, PERSON_DASHES
+from ..dhumandiff.layout.person_style import PERSON_COLORS, PERSON_DASHES
 from .comfy.schema import ADVANCED, BoundingBoxType, schema
 
 LATENT_SCALE = 8
@@ -49,9 +49,9 @@ class DHDPortraitLayout(io.ComfyNode):
             "layout": {
                 "presets": {name: one._asdict() for name, one in PRESETS.items()},
                 "custom": CUSTOM,
-                "least": LEAST,
-                "square": SQUARE,
-                "colours": PERSON_COLOURS[:2],
+                "least": MIN_BOX,
+                "square": MAX_SQUARE_RATIO,
+                "colours": PERSON_COLORS[:2],
                 "dashes": PERSON_DASHES[:2],
             }
         }

@@ -8,8 +8,8 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..dhumandiff.evaluation.score import prompt_of
-from ..dhumandiff.layout.person_style import PERSON_COLOURS, PERSON_DASHES
-from ..dhumandiff.prompts.prompt import Prompt, describe_binding, parse_prompt, split_sentences
+from ..dhumandiff.layout.person_style import PERSON_COLORS, PERSON_DASHES
+from ..dhumandiff.prompts.prompt import Prompt, describe_tokens, parse_prompt, split_sentences
 from .comfy.schema import ADVANCED, AdapterType, ReferenceType, schema, tell
 from .comfy.text import encode_subject_prompt, token_words
 
@@ -27,7 +27,7 @@ class DHDSubjectPrompt(io.ComfyNode):
             tooltip="The sentence. @1 and @2 behind a word say who it is; \\@ is a plain @.",
         )
         # For web/who_is_who.js, so that nothing is written down twice.
-        sentence.extra_dict = {"marks": {"colours": PERSON_COLOURS[:2], "dashes": PERSON_DASHES[:2]}}
+        sentence.extra_dict = {"marks": {"colours": PERSON_COLORS[:2], "dashes": PERSON_DASHES[:2]}}
         return schema(
             node_id="DHDSubjectPrompt",
             display_name="Encode Subject-Augmented Prompt",
@@ -67,7 +67,7 @@ class DHDSubjectPrompt(io.ComfyNode):
         if notes := prompt.notes(len(references)):
             tell(cls, " ".join(notes))
         conditioning, bound = encode_subject_prompt(clip, adapter, references, prompt)
-        said = describe_binding(prompt, bound, token_words(clip, prompt.text))
+        said = describe_tokens(prompt, bound, token_words(clip, prompt.text))
         return io.NodeOutput(conditioning, said, ui={"who_is_who": [shown_pieces(text, prompt, len(references))]})
 
 

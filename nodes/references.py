@@ -11,7 +11,7 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..dhumandiff.errors import FaceReferenceError
-from ..dhumandiff.faces import InsightFaceAnalyser
+from ..dhumandiff.faces import InsightFaceAnalyzer
 from ..dhumandiff.faces.drawing import draw_crop
 from ..dhumandiff.references.encode import EncodeReport, encode_reference
 from ..dhumandiff.references.reference import FaceReference
@@ -63,10 +63,10 @@ class DHDLoadFaceAnalysis(io.ComfyNode):
 
     @classmethod
     def execute(cls, pack: str, provider: str, download: bool) -> io.NodeOutput:
-        analyser = InsightFaceAnalyser.from_pack(pack, insightface_root(), provider, allow_download=download)
-        if analyser.note:
-            tell(cls, analyser.note)
-        return io.NodeOutput(analyser)
+        analyzer = InsightFaceAnalyzer.from_pack(pack, insightface_root(), provider, allow_download=download)
+        if analyzer.note:
+            tell(cls, analyzer.note)
+        return io.NodeOutput(analyzer)
 
 
 class DHDEncodeReference(io.ComfyNode):
@@ -130,14 +130,14 @@ class DHDEncodeReference(io.ComfyNode):
         normalise_light: bool,
         name: str = "",
     ) -> io.NodeOutput:
-        analyser = face_analysis if hasattr(face_analysis, "detect") else InsightFaceAnalyser(face_analysis)
+        analyzer = face_analysis if hasattr(face_analysis, "detect") else InsightFaceAnalyzer(face_analysis)
         show = progress_text(cls)
         reference, report = encode_reference(
             list(image),
             VisionTower(clip_vision),
-            analyser,
+            analyzer,
             which=index if which == "by index" else which,
-            normalise_light=normalise_light,
+            normalize_light=normalise_light,
             name=name,
             progress=lambda number, count: show(f"reading faces: photo {number} of {count}"),
         )
@@ -150,9 +150,9 @@ class DHDEncodeReference(io.ComfyNode):
 
 
 def drawn_crops(reference: FaceReference, report: EncodeReport) -> Tensor:
-    """The crops with the face's box and the report's complaints drawn in, [N, S, S, 3] float 0..1."""
+    """The crops with the face's box and the report's quality issues drawn in, [N, S, S, 3] float 0..1."""
     drawn = [
-        draw_crop((crop * 255).round().byte().numpy(), photo.face_in_crop, [one.label for one in photo.complaints()])
+        draw_crop((crop * 255).round().byte().numpy(), photo.face_in_crop, [one.label for one in photo.issues()])
         for crop, photo in zip(reference.crop, report.photos, strict=True)
     ]
     return torch.from_numpy(np.stack(drawn)).float() / 255

@@ -12,10 +12,10 @@ from PIL import Image, ImageDraw, ImageFilter
 from torch import Tensor
 
 from ..dhumandiff.errors import HostError, ImageError
-from ..dhumandiff.evaluation.score import ALIKE, Judged, identities_of, judge_picture, prompt_of, ranking
-from ..dhumandiff.faces import InsightFaceAnalyser
-from ..dhumandiff.layout.person_style import colour_of, draw_box
-from ..dhumandiff.references.reference import SAME_PERSON
+from ..dhumandiff.evaluation.score import TIE_TOLERANCE, ScoredImage, mean_identities, prompt_of, ranking, score_image
+from ..dhumandiff.faces import InsightFaceAnalyzer
+from ..dhumandiff.layout.person_style import draw_box, person_color
+from ..dhumandiff.references.reference import SAME_PERSON_THRESHOLD
 from .comfy.schema import ADVANCED, FACE_ANALYSIS_TYPES, ReferenceType, progress_text, schema, tell
 
 
@@ -64,7 +64,7 @@ class DHDIdentityScore(io.ComfyNode):
                 _text_input(),
                 io.Float.Input(
                     "least_similarity",
-                    default=SAME_PERSON,
+                    default=SAME_PERSON_THRESHOLD,
                     min=-1.0,
                     max=1.0,
                     step=0.01,
@@ -136,7 +136,7 @@ class DHDPickBest(io.ComfyNode):
             node_id="DHDPickBest",
             display_name="Pick Best Portrait",
             description="The best picture of a batch: most people right and all there, then the faces most alike; among those "
-            f"within {ALIKE} of the most alike, the one that fits the text best, when clip and clip_vision are connected.",
+            f"within {TIE_TOLERANCE} of the most alike, the one that fits the text best, when clip and clip_vision are connected.",
             search_aliases=["best of", "select", "choose", "batch", "rank", "dhumandiff"],
             inputs=[
                 *_inputs("A batch of results."),
@@ -269,15 +269,15 @@ def _judge(
     references: Sequence[Any],
     text: str,
     masks: Tensor | None = None,
-) -> list[Judged]:
-    analyser = face_analysis if hasattr(face_analysis, "detect") else InsightFaceAnalyser(face_analysis)
-    identities = identities_of(references)
+) -> list[ScoredImage]:
+    analyzer = face_analysis if hasattr(face_analysis, "detect") else InsightFaceAnalyzer(face_analysis)
+    identities = mean_identities(references)
     prompt = prompt_of(text, len(references)) if text.strip() else None
     judged = []
     for number, picture in enumerate(_bytes(image)):
         show(f"looking at picture {number + 1} of {len(image)}")
         own = None if masks is None else masks[:, number % masks.shape[1]].numpy()
-        judged.append(judge_picture(picture, identities, analyser, prompt=prompt, masks=own))
+        judged.append(score_image(picture, identities, analyzer, prompt=prompt, masks=own))
     return judged
 
 
@@ -308,7 +308,7 @@ def _bytes(image: Tensor) -> np.ndarray:
     return (image[..., :3].detach().cpu().float().clamp(0, 1) * 255).round().byte().numpy()
 
 
-def _passes(judged: Judged, least_similarity: float, least_margin: float) -> bool:
+def _passes(judged: ScoredImage, least_similarity: float, least_margin: float) -> bool:
     persons = judged.score.persons
     return judged.score.present and all(
         person.sim_ref >= least_similarity
@@ -318,7 +318,7 @@ def _passes(judged: Judged, least_similarity: float, least_margin: float) -> boo
     )
 
 
-def _line(number: int, judged: Judged, passed: bool | None, references: Sequence[Any]) -> str:
+def _line(number: int, judged: ScoredImage, passed: bool | None, references: Sequence[Any]) -> str:
     score = judged.score
     told = {True: "right", False: "WRONG", None: "not decidable"}
     who = [
@@ -327,11 +327,11 @@ def _line(number: int, judged: Judged, passed: bool | None, references: Sequence
         for k, (reference, person) in enumerate(zip(references, score.persons, strict=True), 1)
     ]
     verdict = "" if passed is None else f": {'passed' if passed else 'FAILED'}"
-    said = f", said by {judged.said_by}" if judged.said_by else ""
+    said = f", said by {judged.assigned_by}" if judged.assigned_by else ""
     return f"picture {number}{verdict}; {'; '.join(who)}; {score.faces} faces for {len(references)} people{said}"
 
 
-def _boxed(picture: Tensor, judged: Judged, references: Sequence[Any]) -> Tensor:
+def _boxed(picture: Tensor, judged: ScoredImage, references: Sequence[Any]) -> Tensor:
     """The picture with its faces boxed, named and scored, [H, W, 3]."""
     image = Image.fromarray(_bytes(picture[None])[0])
     draw = ImageDraw.Draw(image)
@@ -345,7 +345,7 @@ def _boxed(picture: Tensor, judged: Judged, references: Sequence[Any]) -> Tensor
             colour, text = "#888888", "?"
             draw.rectangle(box, outline=colour, width=width)
         else:
-            colour = colour_of(person)
+            colour = person_color(person)
             draw_box(draw, box, person, width)
             score = judged.score.persons[person]
             text = (

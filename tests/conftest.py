@@ -23,12 +23,12 @@ def face_photos(faces_root: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def face_analyser(faces_root: Path):
+def face_analyzer(faces_root: Path):
     """A real detector and recogniser, small enough for tests."""
     pytest.importorskip("insightface", reason="install it with: pip install insightface onnxruntime")
-    from dhumandiff.faces import InsightFaceAnalyser
+    from dhumandiff.faces import InsightFaceAnalyzer
 
-    return InsightFaceAnalyser.from_pack("mini", root=faces_root, provider="CPU")
+    return InsightFaceAnalyzer.from_pack("mini", root=faces_root, provider="CPU")
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ from .data.settings import PrepareSettings
 from .parsing import differences, parse
 
 if TYPE_CHECKING:
-    from dhumandiff.faces import FaceAnalyser
+    from dhumandiff.faces import FaceAnalyzer
 
     from .data.encode import Encoders
     from .data.people import Aside, Looked, Task
@@ -61,7 +61,7 @@ class _Listing:
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def prepare(settings: PrepareSettings, encoders: Encoders | None = None, faces: FaceAnalyser | None = None) -> str:
+def prepare(settings: PrepareSettings, encoders: Encoders | None = None, faces: FaceAnalyzer | None = None) -> str:
     """Make the shards of the settings' slice, and dataset.json with its reports if all slices are there.
 
     Args:
@@ -102,7 +102,7 @@ def _make(
     todo: Sequence[int],
     journal: Any,
     encoders: Encoders,
-    faces: FaceAnalyser,
+    faces: FaceAnalyzer,
 ) -> None:
     """Make the shards `todo` of `shards`, one after the other, while the workers look ahead."""
     from tqdm import tqdm
@@ -303,7 +303,7 @@ def _shards(settings: PrepareSettings, count: int) -> range:
     return range(count * (part - 1) // parts, count * part // parts)
 
 
-def _common(encoders: Encoders, faces: FaceAnalyser) -> bytes:
+def _common(encoders: Encoders, faces: FaceAnalyzer) -> bytes:
     import numpy as np
     import torch
     from safetensors.torch import save

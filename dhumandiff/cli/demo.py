@@ -232,9 +232,9 @@ def look(judge: MiniFaces, picture: Any, shot: Shot, known: Sequence[Any], stran
 
     pixels = np.asarray(picture)
     asked = (1, 2) if shot.script.first_is_left else (2, 1)
-    faces = sorted(judge.detect(pixels)[:2], key=lambda face: face.centre[0])
+    faces = sorted(judge.detect(pixels)[:2], key=lambda face: face.center[0])
     if len(faces) == 1:  # which of the two it is, its half of the picture says
-        faces = [faces[0], None] if faces[0].centre[0] < pixels.shape[1] / 2 else [None, faces[0]]
+        faces = [faces[0], None] if faces[0].center[0] < pixels.shape[1] / 2 else [None, faces[0]]
     seen = []
     for person, face in zip(asked, faces or [None, None], strict=True):
         similarity = None

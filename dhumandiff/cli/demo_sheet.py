@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ..layout.person_style import colour_of
+from ..layout.person_style import person_color
 
 __all__ = ["Row", "Seen", "draw_sheet"]
 
@@ -141,8 +141,8 @@ def _pictures(
         place = lefts["references"], top + person * (small + GAP)
         sheet.paste(_enlarged(Image.fromarray(reference), (small, small)), place)
         box = (place[0], place[1], place[0] + small - 1, place[1] + small - 1)
-        draw.rectangle(box, outline=colour_of(person), width=5)
-        draw.rectangle((box[0], box[1], box[0] + 40, box[1] + 28), colour_of(person))
+        draw.rectangle(box, outline=person_color(person), width=5)
+        draw.rectangle((box[0], box[1], box[0] + 40, box[1] + 28), person_color(person))
         draw.text((box[0] + 7, box[1] + 2), f"@{person + 1}", PAPER, _font(20))
     for name, picture in row.pictures.items():
         sheet.paste(_enlarged(picture, size), (lefts[name], top))
@@ -177,11 +177,11 @@ def _verdict(draw: ImageDraw.ImageDraw, seen: Seen, place: tuple[int, int], widt
     start, end = left + 34, left + width - 48
     for person, value in enumerate(seen.similarity):
         y = top + BAR * (person + 1) + 6
-        draw.text((left, y - 3), f"@{person + 1}", colour_of(person), _font(LABEL))
+        draw.text((left, y - 3), f"@{person + 1}", person_color(person), _font(LABEL))
         draw.rectangle((start, y, end, y + 13), (238, 240, 243))
         reach = start + (end - start) * min(max(value, 0.0), 1.0)
         if reach > start + 1:
-            draw.rectangle((start, y, reach, y + 13), colour_of(person))
+            draw.rectangle((start, y, reach, y + 13), person_color(person))
         mark = start + (end - start) * min(max(seen.stranger, 0.0), 1.0)
         draw.line((mark, y - 2, mark, y + 15), (128, 132, 140), 2)
         draw.text((end + 8, y - 3), f"{value:.2f}", INK, _font(LABEL))
@@ -212,7 +212,7 @@ def _words(draw: ImageDraw.ImageDraw, place: tuple[int, int], words: Sequence[st
     x, y = float(place[0]), place[1]
     for word in words:
         person = re.search(r"@([12])", word)
-        colour = colour_of(int(person[1]) - 1) if person else ink
+        colour = person_color(int(person[1]) - 1) if person else ink
         # A stroke makes it bold: the font that Pillow brings has one weight.
         draw.text((x, y), word, colour, _font(size), stroke_width=0.5 if person else 0)
         x += _font(size).getlength(f"{word} ")

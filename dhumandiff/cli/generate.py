@@ -223,12 +223,12 @@ def _faces(pack: str, args: argparse.Namespace) -> Any:
         from ..miniature.faces import mini_faces
 
         return mini_faces()
-    from ..faces import InsightFaceAnalyser
+    from ..faces import InsightFaceAnalyzer
 
-    analyser = InsightFaceAnalyser.from_pack(pack, args.face_root, args.provider)
-    if analyser.note:
-        print(f"note: {analyser.note}")
-    return analyser
+    analyzer = InsightFaceAnalyzer.from_pack(pack, args.face_root, args.provider)
+    if analyzer.note:
+        print(f"note: {analyzer.note}")
+    return analyzer
 
 
 def _tell_warnings(adapter: Adapter, references: list[FaceReference], prompt: Prompt) -> None:

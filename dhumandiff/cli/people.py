@@ -77,12 +77,12 @@ def references_of(
     people: Sequence[Person],
     found: Sequence[FaceReference | list[Any]],
     load_models: Callable[[], tuple[Any, Any]],
-    normalise_light: bool,
+    normalize_light: bool,
     drawn: bool,
 ) -> list[FaceReference]:
     """Encode whoever is not a saved reference yet, and keep whom to keep. The models for it are let go afterwards.
 
-    `found`: what `read` gave for each. `load_models` makes vision tower and face analyser, where there is anything to
+    `found`: what `read` gave for each. `load_models` makes vision tower and face analyzer, where there is anything to
     encode. `drawn`: the miniature's faces look, at drawn people of any size.
     """
     from ..faces.face import MINIMUM_SIZE
@@ -101,7 +101,7 @@ def references_of(
                 vision,
                 faces,
                 which=int(person.which) if person.which.isdecimal() else person.which,
-                normalise_light=normalise_light,
+                normalize_light=normalize_light,
                 name=name,
                 minimum_size=DRAWN_SIZE if drawn else MINIMUM_SIZE,
             )

@@ -204,7 +204,7 @@ def _get_pack(root: Path, comfyui: bool) -> str:
     else:
         where = "" if root == FACE_ROOT.expanduser() else f", root='{root.as_posix()}'"
         fetch = (
-            f'In the folder {PROJECT}: python -c "from dhumandiff.faces import InsightFaceAnalyser as A; '
+            f'In the folder {PROJECT}: python -c "from dhumandiff.faces import InsightFaceAnalyzer as A; '
             f"A.from_pack('{PACK}'{where}, allow_download=True)\"."
         )
     return f"{fetch} By hand: unpack {PACK}.zip, from InsightFace's model zoo, to {root / 'models' / PACK}."

@@ -1,8 +1,8 @@
 """Which face should be whose: what a sentence, boxes or masks say, never likeness.
 
-    owners, said_by = place(2, faces, picture, prompt=parse_prompt(text, mentions="all"))    # (1, 0), "sides": face 1 is person 1's
+    assignment, assigned_by = assign_faces(2, faces, picture, prompt=parse_prompt(text, mentions="all"))    # (1, 0), "sides": face 1 is person 1's
 
-Owners have, for each person, the number of a face, or None where that face is missing; where nothing says who should be where
+FaceAssignment have, for each person, the number of a face, or None where that face is missing; where nothing says who should be where
 they are None as a whole: not decidable. Everything here is this project's choice.
 """
 
@@ -21,18 +21,18 @@ from ..prompts.prompt import Mention, Prompt
 from .metrics import match
 
 __all__ = [
-    "Owners",
-    "clothes_of",
-    "colour_of",
-    "owners_by_boxes",
-    "owners_by_clothes",
-    "owners_by_masks",
-    "owners_by_sides",
-    "place",
+    "FaceAssignment",
+    "assign_by_boxes",
+    "assign_by_clothes",
+    "assign_by_masks",
+    "assign_by_sides",
+    "assign_faces",
+    "garment_color",
+    "garment_colors_of",
     "sides_of",
 ]
 
-Owners = tuple[int | None, ...] | None
+FaceAssignment = tuple[int | None, ...] | None
 
 _ORDER = ("left", "middle", "right")
 _OF_PICTURE = r"of (?:the |this |a )?(?:picture|image|photo\w*|frame|portrait|shot|scene|composition)"
@@ -48,7 +48,7 @@ _OF_SOMEBODY = re.compile(r"\ of\b|\ from\b", re.IGNORECASE)
 _SENTENCE = re.compile(r"[.!?;\n]+")
 _FRONT = re.compile(r"(?:^|[,:;.!?\n]|\b(?:and|while|with|where|but))\s*(?:the\s+)?$", re.IGNORECASE)
 
-COLOURS: dict[str, tuple[int, int, int]] = {
+GARMENT_COLORS: dict[str, tuple[int, int, int]] = {
     "black": (25, 25, 28),
     "white": (242, 242, 240),
     "grey": (135, 137, 140),
@@ -62,7 +62,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "brown": (115, 75, 48),
     "beige": (215, 195, 160),
 }
-"""Clothes' colours in plain light, sRGB."""
+"""Clothes' colors in plain light, sRGB."""
 _SAME = {
     "gray": "grey",
     "silver": "grey",
@@ -75,14 +75,14 @@ _SAME = {
 _GARMENT_WORDS = """suit tuxedo jacket blazer coat shirt t-shirt tee top blouse sweater jumper pullover hoodie cardigan vest
 dress gown robe kimono hanfu qipao cheongsam sari uniform outfit costume attire clothes clothing"""
 _WORN = re.compile(
-    rf"\b(?P<colour>{'|'.join((*COLOURS, *_SAME))})(?:[ -][\w-]+){{0,2}}?[ -](?:{'|'.join(_GARMENT_WORDS.split())})\b",
+    rf"\b(?P<color>{'|'.join((*GARMENT_COLORS, *_SAME))})(?:[ -][\w-]+){{0,2}}?[ -](?:{'|'.join(_GARMENT_WORDS.split())})\b",
     re.IGNORECASE,
 )
-CLEAR = 0.1
-"""Share of a chest by which the colours' right way round has to be ahead of the wrong one; below, clothes decide nothing."""
+MIN_LEAD = 0.1
+"""Share of a chest by which the colors' right way round has to be ahead of the wrong one; below, clothes decide nothing."""
 
 
-def place(
+def assign_faces(
     persons: int,
     faces: Sequence[Face],
     picture: np.ndarray,
@@ -91,8 +91,8 @@ def place(
     boxes: Sequence[Sequence[float]] | None = None,
     masks: np.ndarray | None = None,
     clothes: Sequence[str] | None = None,
-) -> tuple[Owners, str]:
-    """Who should be which face, by the first of these that says so: masks, boxes, sides in the sentence, colours of clothes.
+) -> tuple[FaceAssignment, str]:
+    """Who should be which face, by the first of these that says so: masks, boxes, sides in the sentence, colors of clothes.
 
     Args:
         persons: how many people there should be.
@@ -103,26 +103,26 @@ def place(
         clothes: a few words about those of each person; without any, the sentence's.
 
     Returns:
-        Owners, and what decided: "masks", "boxes", "sides", "clothes" or "".
+        FaceAssignment, and what decided: "masks", "boxes", "sides", "clothes" or "".
     """
     if masks is not None:
-        return owners_by_masks(masks, faces), "masks"
+        return assign_by_masks(masks, faces), "masks"
     if boxes is not None:
-        return owners_by_boxes(boxes, faces), "boxes"
+        return assign_by_boxes(boxes, faces), "boxes"
     sides = sides_of(prompt, persons) if prompt is not None else None
     if sides is not None:
-        return owners_by_sides(sides, faces), "sides"
-    colours = None
+        return assign_by_sides(sides, faces), "sides"
+    colors = None
     if clothes is not None:
-        found = [colour_of(words) for words in clothes]
-        colours = tuple(found) if None not in found and len({*found}) == persons else None
+        found = [garment_color(words) for words in clothes]
+        colors = tuple(found) if None not in found and len({*found}) == persons else None
     elif prompt is not None:
-        colours = clothes_of(prompt, persons)
-    owners = owners_by_clothes(colours, faces, picture) if colours is not None else None
-    return owners, "clothes" if owners is not None else ""
+        colors = garment_colors_of(prompt, persons)
+    assignment = assign_by_clothes(colors, faces, picture) if colors is not None else None
+    return assignment, "clothes" if assignment is not None else ""
 
 
-def owners_by_sides(sides: Sequence[str], faces: Sequence[Face]) -> tuple[int | None, ...]:
+def assign_by_sides(sides: Sequence[str], faces: Sequence[Face]) -> tuple[int | None, ...]:
     """By sides ("left", "middle", "right") of each person: the largest faces from left to right are people from left to right.
 
     With too few faces it cannot be told without likeness who is missing, so nobody is where they should be.
@@ -130,44 +130,44 @@ def owners_by_sides(sides: Sequence[str], faces: Sequence[Face]) -> tuple[int | 
     if len(faces) < len(sides):
         return (None,) * len(sides)
     people = sorted(range(len(sides)), key=lambda k: _ORDER.index(sides[k]))
-    across = sorted(_largest(faces, len(sides)), key=lambda n: faces[n].centre[0])
-    owners = dict(zip(people, across, strict=True))
-    return tuple(owners[k] for k in range(len(sides)))
+    across = sorted(_largest(faces, len(sides)), key=lambda n: faces[n].center[0])
+    assignment = dict(zip(people, across, strict=True))
+    return tuple(assignment[k] for k in range(len(sides)))
 
 
-def owners_by_clothes(colours: Sequence[str], faces: Sequence[Face], picture: np.ndarray) -> Owners:
-    """By the colour of each person's clothes: the faces above the chests that show them.
+def assign_by_clothes(colors: Sequence[str], faces: Sequence[Face], picture: np.ndarray) -> FaceAssignment:
+    """By the color of each person's clothes: the faces above the chests that show them.
 
-    None where the colours do not clearly say so; with too few faces nobody is where they should be.
+    None where the colors do not clearly say so; with too few faces nobody is where they should be.
     """
-    if len(faces) < len(colours):
-        return (None,) * len(colours)
-    seen = {n: _chest(picture, faces[n]) for n in _largest(faces, len(colours))}
-    wanted = [list(COLOURS).index(name) for name in colours]
+    if len(faces) < len(colors):
+        return (None,) * len(colors)
+    seen = {n: _chest(picture, faces[n]) for n in _largest(faces, len(colors))}
+    wanted = [list(GARMENT_COLORS).index(name) for name in colors]
     ways = {
-        owners: float(np.mean([seen[n][k] for n, k in zip(owners, wanted, strict=True)]))
-        for owners in permutations(seen)
+        assignment: float(np.mean([seen[n][k] for n, k in zip(assignment, wanted, strict=True)]))
+        for assignment in permutations(seen)
     }
     best, *others = sorted(ways, key=ways.__getitem__, reverse=True)
-    clear = ways[best] - (ways[others[0]] if others else 0.0) >= CLEAR
+    clear = ways[best] - (ways[others[0]] if others else 0.0) >= MIN_LEAD
     return best if clear else None
 
 
-def owners_by_boxes(boxes: Sequence[Sequence[float]], faces: Sequence[Face]) -> tuple[int | None, ...]:
+def assign_by_boxes(boxes: Sequence[Sequence[float]], faces: Sequence[Face]) -> tuple[int | None, ...]:
     """By where people are in a picture: the boxes x0 y0 x1 y1 [P] of persons or of their faces, px, such as an annotation's.
 
     A face may be whose box holds its centre; of several, the one nearest to the middle of the upper edge of a person's box.
     """
     nearness = np.full((len(faces), len(boxes)), -np.inf)
     for n, face in enumerate(faces):
-        x, y = face.centre
+        x, y = face.center
         for k, (x0, y0, x1, y1) in enumerate(boxes):
             if x0 <= x <= x1 and y0 <= y <= y1:
                 nearness[n, k] = -np.hypot((x - (x0 + x1) / 2) / max(x1 - x0, 1), (y - y0) / max(y1 - y0, 1))
     return _assigned(nearness)
 
 
-def owners_by_masks(masks: np.ndarray, faces: Sequence[Face]) -> tuple[int | None, ...]:
+def assign_by_masks(masks: np.ndarray, faces: Sequence[Face]) -> tuple[int | None, ...]:
     """By masks of people, [P, H, W] 0..1 of the picture's size: a face may be whose mask covers half of it or more."""
     masks = np.asarray(masks, dtype=np.float64)
     if masks.ndim != 3:
@@ -236,8 +236,8 @@ def _whose(
     return (last.person if last else None), None
 
 
-def clothes_of(prompt: Prompt, persons: int) -> tuple[str, ...] | None:
-    """The colour that each person wears, one of `COLOURS`, each another; None where the sentence does not say so.
+def garment_colors_of(prompt: Prompt, persons: int) -> tuple[str, ...] | None:
+    """The color that each person wears, one of `GARMENT_COLORS`, each another; None where the sentence does not say so.
 
     Whose clothes: of the person last named before them in the sentence, else of the first named after.
     """
@@ -250,18 +250,18 @@ def clothes_of(prompt: Prompt, persons: int) -> tuple[str, ...] | None:
             before = [mention for mention in mentions if mention.end <= found.start()]
             near = before[-1:] or mentions[:1]
             if near:
-                said[near[0].person - 1].append(colour_of(found[0]))
+                said[near[0].person - 1].append(garment_color(found[0]))
     worn = [each[0] if each else "" for each in said]
     if "" in worn or len(set(worn)) < persons:
         return None
     return tuple(worn)
 
 
-def colour_of(words: str) -> str | None:
-    """The colour of the first garment that a few words name, one of `COLOURS`: "a red wool coat, jeans" -> "red"."""
+def garment_color(words: str) -> str | None:
+    """The color of the first garment that a few words name, one of `GARMENT_COLORS`: "a red wool coat, jeans" -> "red"."""
     found = _WORN.search(words)
-    colour = found["colour"].lower() if found else None
-    return _SAME.get(colour, colour)
+    color = found["color"].lower() if found else None
+    return _SAME.get(color, color)
 
 
 def _sentences(text: str) -> list[tuple[int, int]]:
@@ -270,17 +270,17 @@ def _sentences(text: str) -> list[tuple[int, int]]:
 
 
 def _chest(picture: np.ndarray, face: Face) -> np.ndarray:
-    """How much of the clothes below a face has each of `COLOURS`: shares [12], by the nearest colour in CIELAB."""
+    """How much of the clothes below a face has each of `GARMENT_COLORS`: shares [12], by the nearest color in CIELAB."""
     x0, y0, x1, y1 = map(float, face.box)
     width, height = x1 - x0, y1 - y0
     rows = slice(*np.clip((round(y1 + 0.6 * height), round(y1 + 1.8 * height)), 0, picture.shape[0]))
     columns = slice(*np.clip((round(x0 - 0.3 * width), round(x1 + 0.3 * width)), 0, picture.shape[1]))
     patch = picture[rows, columns]
     if not patch.size:
-        return np.zeros(len(COLOURS))
+        return np.zeros(len(GARMENT_COLORS))
     small = Image.fromarray(np.ascontiguousarray(patch)).resize((24, 24), Image.Resampling.BOX)
-    apart = np.linalg.norm(_lab(small)[:, None] - _lab_colours()[None], axis=-1)
-    return np.bincount(apart.argmin(axis=1), minlength=len(COLOURS)) / len(apart)
+    apart = np.linalg.norm(_lab(small)[:, None] - _lab_colors()[None], axis=-1)
+    return np.bincount(apart.argmin(axis=1), minlength=len(GARMENT_COLORS)) / len(apart)
 
 
 def _lab(picture: Image.Image) -> np.ndarray:
@@ -293,8 +293,8 @@ def _lab(picture: Image.Image) -> np.ndarray:
     return values
 
 
-def _lab_colours() -> np.ndarray:
-    return _lab(Image.fromarray(np.array([list(COLOURS.values())], dtype=np.uint8)))
+def _lab_colors() -> np.ndarray:
+    return _lab(Image.fromarray(np.array([list(GARMENT_COLORS.values())], dtype=np.uint8)))
 
 
 def _largest(faces: Sequence[Face], count: int) -> list[int]:

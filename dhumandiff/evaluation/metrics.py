@@ -1,7 +1,7 @@
 """How well a picture keeps several people: WithAnyone's measures (arXiv 2510.14975) and whether each face is the right one.
 
-    score = score_picture(faces, references, truth=truth, owners=owners)    # embeddings [F, D], [P, D], [P, D]
-    summarise([person.right for score in scores for person in score.persons])
+    score = score_picture(faces, references, truth=truth, assignment=assignment)    # embeddings [F, D], [P, D], [P, D]
+    summarize([person.right for score in scores for person in score.persons])
 
 Faces are matched to people by Hungarian assignment for likeness (Sim_Ref, Sim_GT) and what follows from it. "Right person"
 never uses that matching, which would make every exchanged pair look right: which face should be whose is given from outside
@@ -34,7 +34,7 @@ __all__ = [
     "interval",
     "match",
     "score_picture",
-    "summarise",
+    "summarize",
     "trimmed_mean",
 ]
 
@@ -49,7 +49,7 @@ def cosines(first: ArrayLike, second: ArrayLike) -> np.ndarray:
     """Cosines between the rows of two arrays: [N, D], [M, D] -> [N, M] float64, clipped to -1..1.
 
     Raises:
-        DHumanDiffError: other shapes, widths that differ (two recognisers), or a row that is zero or not finite.
+        DHumanDiffError: other shapes, widths that differ (two recognizers), or a row that is zero or not finite.
     """
     rows = []
     for array in (first, second):
@@ -62,7 +62,7 @@ def cosines(first: ArrayLike, second: ArrayLike) -> np.ndarray:
         rows.append(array / lengths)
     if rows[0].shape[1] != rows[1].shape[1]:
         raise DHumanDiffError(
-            f"Embeddings of widths {rows[0].shape[1]} and {rows[1].shape[1]} come from different face recognisers and "
+            f"Embeddings of widths {rows[0].shape[1]} and {rows[1].shape[1]} come from different face recognizers and "
             "cannot be compared. Encode all faces with the same one."
         )
     return np.clip(rows[0] @ rows[1].T, -1.0, 1.0)
@@ -159,7 +159,7 @@ def score_picture(
     references: ArrayLike,
     *,
     truth: ArrayLike | None = None,
-    owners: Sequence[int | None] | None = None,
+    assignment: Sequence[int | None] | None = None,
 ) -> PictureScore:
     """Score the faces of one picture.
 
@@ -167,15 +167,15 @@ def score_picture(
         faces: [F, D] embeddings of the faces found in it; F may be 0.
         references: [P, D] of the people it should show.
         truth: [P, D] of the same people in a real picture of that scene, where there is one.
-        owners: for each person the number of the face that should be theirs, never found by likeness (placement.py); None for
+        assignment: for each person the number of the face that should be theirs, never found by likeness (placement.py); None for
             a person whose face is missing; None altogether where nothing says who should be where.
 
     Raises:
-        DHumanDiffError: no references, as many truths or owners as people are needed, or embeddings that cannot be compared.
+        DHumanDiffError: no references, as many truths or assignment as people are needed, or embeddings that cannot be compared.
     """
     references = np.asarray(references, dtype=np.float64)
     people = len(references)
-    for name, given in (("truth", truth), ("owners", owners)):
+    for name, given in (("truth", truth), ("assignment", assignment)):
         if given is not None and len(given) != people:
             raise DHumanDiffError(f"{name} has {len(given)} entries for {people} people; one each is needed.")
     if people == 0:
@@ -197,7 +197,7 @@ def score_picture(
         leak = blending(to_truth, by_truth)
     else:
         leak = blending(to_reference, by_reference)
-    rights = [_right(to_reference, k, owners) for k in range(people)]
+    rights = [_right(to_reference, k, assignment) for k in range(people)]
     persons = tuple(
         PersonScore(ref, gt, copy, *right) for ref, gt, copy, right in zip(sim_ref, sim_gt, copied, rights, strict=True)
     )
@@ -209,13 +209,13 @@ def _of(similarity: np.ndarray, matched: Sequence[int | None], missing: float) -
 
 
 def _right(
-    similarity: np.ndarray, person: int, owners: Sequence[int | None] | None
+    similarity: np.ndarray, person: int, assignment: Sequence[int | None] | None
 ) -> tuple[bool | None, float | None]:
     """Right-person and margin of one person; of one alone there is nobody to confuse them with."""
     faces, people = similarity.shape
-    if owners is None or people < 2:
+    if assignment is None or people < 2:
         return None, None
-    face = owners[person]
+    face = assignment[person]
     if face is None or not 0 <= face < faces:
         return False, 0.0
     own = float(similarity[face, person])
@@ -251,7 +251,7 @@ class Summary:
     undecided: int = 0
 
 
-def summarise(values: Sequence[float | bool | None], draws: int = 2000) -> Summary | None:
+def summarize(values: Sequence[float | bool | None], draws: int = 2000) -> Summary | None:
     """The summary of a measure over pictures or people; None when not one value is decided.
 
     None among the values means "not decidable" and is counted apart. Failures are values like any other.

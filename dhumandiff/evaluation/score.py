@@ -1,6 +1,6 @@
 """One picture judged: its faces, who each should be, and how good they are.
 
-    judged = judge_picture(pixels, identities, faces, prompt=parse_prompt(text, mentions="all"))
+    judged = score_image(pixels, identities, faces, prompt=parse_prompt(text, mentions="all"))
     judged.score.persons[0].right
 
 What the nodes and `python -m training evaluate` share.
@@ -15,60 +15,60 @@ from typing import Any
 import numpy as np
 
 from ..errors import PromptError
-from ..faces.face import Face, FaceAnalyser
+from ..faces.face import Face, FaceAnalyzer
 from ..prompts.prompt import Prompt, parse_prompt
 from ..references.reference import FaceReference
-from .assignment import place
+from .assignment import assign_faces
 from .metrics import PictureScore, cosines, match, score_picture
 
-__all__ = ["ALIKE", "Judged", "identities_of", "judge_picture", "look", "prompt_of", "ranking"]
+__all__ = ["TIE_TOLERANCE", "ScoredImage", "embed_faces", "mean_identities", "prompt_of", "ranking", "score_image"]
 
-ALIKE = 0.02
+TIE_TOLERANCE = 0.02
 """Mean similarities that differ by less count as alike, so that words may decide between two pictures."""
 
 
 @dataclass(frozen=True, eq=False)
-class Judged:
+class ScoredImage:
     """What was found in a picture.
 
     faces: from left to right. identities: [F, D] of them. people: for each person the number of their face, None where there
-    is none: as said where something says it, else by likeness. said_by: what said who should be where ("sides", "clothes",
+    is none: as said where something says it, else by likeness. assigned_by: what said who should be where ("sides", "clothes",
     "boxes", "masks"), "" when nothing did.
     """
 
     faces: tuple[Face, ...]
     identities: np.ndarray
     people: tuple[int | None, ...]
-    said_by: str
+    assigned_by: str
     score: PictureScore
 
 
-def judge_picture(
-    pixels: np.ndarray, references: np.ndarray, analyser: FaceAnalyser, truth: np.ndarray | None = None, **said: Any
-) -> Judged:
+def score_image(
+    pixels: np.ndarray, references: np.ndarray, analyzer: FaceAnalyzer, truth: np.ndarray | None = None, **said: Any
+) -> ScoredImage:
     """Judge a picture, uint8 [H, W, 3] RGB.
 
     Args:
-        references: identities [P, D] of the people it should show, of the same recogniser.
+        references: identities [P, D] of the people it should show, of the same recognizer.
         truth: identities [P, D] of the same people in a real picture of the scene.
-        said: who should be where: prompt, boxes, masks, clothes (see `placement.place`).
+        said: who should be where: prompt, boxes, masks, clothes (see `assignment.assign_faces`).
     """
-    faces, identities = look(pixels, analyser, references.shape[1])
-    owners, said_by = place(len(references), faces, pixels, **said)
-    score = score_picture(identities, references, truth=truth, owners=owners)
-    people = owners if owners is not None else match(cosines(identities, references))
-    return Judged(faces, identities, people, said_by, score)
+    faces, identities = embed_faces(pixels, analyzer, references.shape[1])
+    assignment, assigned_by = assign_faces(len(references), faces, pixels, **said)
+    score = score_picture(identities, references, truth=truth, assignment=assignment)
+    people = assignment if assignment is not None else match(cosines(identities, references))
+    return ScoredImage(faces, identities, people, assigned_by, score)
 
 
-def look(pixels: np.ndarray, analyser: FaceAnalyser, width: int = 512) -> tuple[tuple[Face, ...], np.ndarray]:
+def embed_faces(pixels: np.ndarray, analyzer: FaceAnalyzer, width: int = 512) -> tuple[tuple[Face, ...], np.ndarray]:
     """The faces of a picture from left to right, and their identities [F, D]."""
-    faces = tuple(sorted(analyser.detect(pixels), key=lambda face: face.centre[0]))
-    found = [analyser.identity(pixels, face) for face in faces]
+    faces = tuple(sorted(analyzer.detect(pixels), key=lambda face: face.center[0]))
+    found = [analyzer.identity(pixels, face) for face in faces]
     return faces, np.stack(found) if found else np.empty((0, width))
 
 
-def identities_of(references: Sequence[FaceReference]) -> np.ndarray:
-    """Mean identities [P, D] of references. FaceReferenceError for one that was encoded without a recogniser."""
+def mean_identities(references: Sequence[FaceReference]) -> np.ndarray:
+    """Mean identities [P, D] of references. FaceReferenceError for one that was encoded without a recognizer."""
     return np.concatenate([reference.mean_identity().float().cpu().numpy() for reference in references])
 
 
@@ -81,7 +81,7 @@ def prompt_of(sentence: str, persons: int) -> Prompt | None:
 
 
 def ranking(scores: Sequence[PictureScore], words: Sequence[float] | None = None) -> list[int]:
-    """Numbers of pictures, the best first: most right people, everybody there, likeness, and among those alike (`ALIKE`) how
+    """Numbers of pictures, the best first: most right people, everybody there, likeness, and among those alike (`TIE_TOLERANCE`) how
     well each fits the `words`."""
     alike = [float(np.mean([person.sim_ref for person in score.persons])) for score in scores]
     right = [sum(person.right is True for person in score.persons) for score in scores]
@@ -93,7 +93,7 @@ def ranking(scores: Sequence[PictureScore], words: Sequence[float] | None = None
             n
             for n in left
             if (right[n], scores[n].present) == (right[first], scores[first].present)
-            and alike[first] - alike[n] < ALIKE
+            and alike[first] - alike[n] < TIE_TOLERANCE
         ]
         best = first if words is None else max(near, key=lambda n: words[n])
         order.append(best)

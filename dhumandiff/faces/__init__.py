@@ -1,22 +1,22 @@
-"""Photos and the faces in them: open, detect, choose, align, recognise, crop, judge.
+"""Photos and the faces in them: open, detect, choose, align, recognize, crop, judge.
 
-One small interface (`FaceAnalyser`) and one file per backend (`insightface.py`). Pictures are uint8 RGB arrays [H, W,
+One small interface (`FaceAnalyzer`) and one file per backend (`insightface.py`). Pictures are uint8 RGB arrays [H, W,
 3] throughout; what a backend wants instead (InsightFace: BGR) is that backend's affair. No optional package is imported
 before something needs it.
 """
 
-from .face import Face, FaceAnalyser, choose_face
+from .face import Face, FaceAnalyzer, choose_face
 from .geometry import ARCFACE_TEMPLATE, align, crop_face
-from .insightface import InsightFaceAnalyser
-from .light import normalise_light
+from .insightface import InsightFaceAnalyzer
+from .light import normalize_light
 from .photos import PhotoPixels, as_photo, load_photo, photo_from_tensor
 from .quality import PhotoQuality, assess
 
 __all__ = [
     "ARCFACE_TEMPLATE",
     "Face",
-    "FaceAnalyser",
-    "InsightFaceAnalyser",
+    "FaceAnalyzer",
+    "InsightFaceAnalyzer",
     "PhotoPixels",
     "PhotoQuality",
     "align",
@@ -25,6 +25,6 @@ __all__ = [
     "choose_face",
     "crop_face",
     "load_photo",
-    "normalise_light",
+    "normalize_light",
     "photo_from_tensor",
 ]

@@ -9,7 +9,7 @@ from .face import Face
 
 __all__ = ["draw_crop"]
 
-# No person's colour (marks.PERSON_COLOURS): whether this is person 1 or 2 is not known here.
+# No person's colour (marks.PERSON_COLORS): whether this is person 1 or 2 is not known here.
 _LABEL, _INK = "#f0e442", "#000000"
 
 # A page shows a crop of 512 px at about half its size: letters of a sixteenth of the side are 15 px high there. Where many

@@ -8,10 +8,10 @@ import numpy as np
 
 from ..errors import FaceError
 
-__all__ = ["MINIMUM_SIZE", "Face", "FaceAnalyser", "choose_face"]
+__all__ = ["MINIMUM_SIZE", "Face", "FaceAnalyzer", "choose_face"]
 
 MINIMUM_SIZE = 64
-"""Default smallest face, px. The recogniser looks at 112 x 112 px: below 64 more than two thirds of what it sees would
+"""Default smallest face, px. The recognizer looks at 112 x 112 px: below 64 more than two thirds of what it sees would
 be interpolated, and identity similarity falls apart (this project's choice)."""
 
 
@@ -28,8 +28,8 @@ class Face:
     score: float = 1.0
 
     @property
-    def centre(self) -> tuple[float, float]:
-        """Centre of the box, px."""
+    def center(self) -> tuple[float, float]:
+        """Center of the box, px."""
         return float(self.box[0] + self.box[2]) / 2, float(self.box[1] + self.box[3]) / 2
 
     @property
@@ -40,8 +40,8 @@ class Face:
 
 
 @runtime_checkable
-class FaceAnalyser(Protocol):
-    """A face detector and recogniser: everything the project asks of a backend."""
+class FaceAnalyzer(Protocol):
+    """A face detector and recognizer: everything the project asks of a backend."""
 
     name: str
 
@@ -69,9 +69,9 @@ def choose_face(faces: Sequence[Face], which: str | int = "largest", minimum_siz
     if which == "largest":
         face = by_size[0]
     elif which == "left-most":
-        face = min(faces, key=lambda face: face.centre[0])
+        face = min(faces, key=lambda face: face.center[0])
     elif which == "right-most":
-        face = max(faces, key=lambda face: face.centre[0])
+        face = max(faces, key=lambda face: face.center[0])
     elif isinstance(which, int) and not isinstance(which, bool):
         if not 0 <= which < len(faces):
             found = (

@@ -1,4 +1,4 @@
-"""Where a face lies in the two small pictures made of it: 112 px aligned for the recogniser, a square head crop for
+"""Where a face lies in the two small pictures made of it: 112 px aligned for the recognizer, a square head crop for
 CLIP."""
 
 import numpy as np
@@ -13,7 +13,7 @@ ARCFACE_TEMPLATE = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]],
     dtype=np.float32,
 )
-"""Where eyes, nose tip and mouth corners lie in the 112 x 112 px picture that ArcFace recognisers were trained on."""
+"""Where eyes, nose tip and mouth corners lie in the 112 x 112 px picture that ArcFace recognizers were trained on."""
 
 CROP_SIZE = 512
 """Side of a head crop in px: the size of the pictures the released adapter was trained with."""
@@ -73,7 +73,7 @@ def crop_face(image: np.ndarray, face: Face, size: int = CROP_SIZE) -> tuple[np.
     """
     height, width = image.shape[:2]
     side = max(1, round(face.size / _FACE_SHARE))
-    left = round(face.centre[0] - _FACE_CENTRE_X * side)
+    left = round(face.center[0] - _FACE_CENTRE_X * side)
     top = round(float(face.box[3]) - _CHIN_Y * side)
     columns, rows = np.arange(left, left + side), np.arange(top, top + side)
     square = image[rows.clip(0, height - 1)[:, None], columns.clip(0, width - 1)[None]]

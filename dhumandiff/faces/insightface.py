@@ -13,7 +13,7 @@ from ..errors import FaceError
 from .face import Face
 from .geometry import align
 
-__all__ = ["DETECTION_SIZES", "PROVIDERS", "PROVIDER_ADVICE", "InsightFaceAnalyser", "find_pack"]
+__all__ = ["DETECTION_SIZES", "PROVIDERS", "PROVIDER_ADVICE", "InsightFaceAnalyzer", "find_pack"]
 
 INSTALL = (
     "Install it with: pip install insightface onnxruntime. For NVIDIA cards: pip install onnxruntime-gpu onnx "
@@ -34,20 +34,20 @@ PROVIDERS = {
 """What a person calls a provider -> what ONNX Runtime calls it, best first."""
 
 
-class InsightFaceAnalyser:
+class InsightFaceAnalyzer:
     """Detection and recognition with the models of an `insightface.app.FaceAnalysis` object.
 
     `app` may be one's own (`from_pack`) or that of another ComfyUI pack (INSIGHTFACE, FACEANALYSIS). Only its detector
-    and its recogniser are used. `note` is for the person: what was not as wished when it was loaded, or None.
+    and its recognizer are used. `note` is for the person: what was not as wished when it was loaded, or None.
     """
 
     def __init__(self, app: Any, name: str | None = None, note: str | None = None) -> None:
         models = getattr(app, "models", None)
         models = models if isinstance(models, dict) else {}
         self.detector = getattr(app, "det_model", None) or models.get("detection")
-        self.recogniser = models.get("recognition")
-        if self.detector is None or self.recogniser is None:
-            part = "face detector" if self.detector is None else "face recogniser"
+        self.recognizer = models.get("recognition")
+        if self.detector is None or self.recognizer is None:
+            part = "face detector" if self.detector is None else "face recognizer"
             raise FaceError(
                 f"The face analysis object ({type(app).__name__}) has no {part}. Connect a node that loads a whole "
                 "InsightFace pack (buffalo_l, antelopev2), such as Load Face Analysis."
@@ -63,7 +63,7 @@ class InsightFaceAnalyser:
         root: str | Path | None = None,
         provider: str = "auto",
         allow_download: bool = False,
-    ) -> "InsightFaceAnalyser":
+    ) -> "InsightFaceAnalyzer":
         """Load a model pack: `<root>/models/<name>` (root: ~/.insightface), or the folder itself, nested once if it is.
 
         `provider`: "auto" (the best there is), "CPU", "CUDA", "CoreML" or "DirectML"; what cannot be had becomes CPU,
@@ -89,22 +89,22 @@ class InsightFaceAnalyser:
             raise FaceError(f"The face model pack {folder} cannot be loaded: {error}. {_PACK_ADVICE}") from error
         if "recognition" not in app.models:
             raise FaceError(
-                f"The face model pack {folder} has no face recogniser among {_onnx_names(folder)}. {_PACK_ADVICE}"
+                f"The face model pack {folder} has no face recognizer among {_onnx_names(folder)}. {_PACK_ADVICE}"
             )
-        analyser = cls(app, name=folder.name, note=note)
-        if analyser.provider != wanted:  # onnxruntime falls back without a word, e.g. when a CUDA library is missing
-            analyser.note = (
-                f"{wanted} was wanted for face analysis, but ONNX Runtime runs it on {analyser.provider}. "
+        analyzer = cls(app, name=folder.name, note=note)
+        if analyzer.provider != wanted:  # onnxruntime falls back without a word, e.g. when a CUDA library is missing
+            analyzer.note = (
+                f"{wanted} was wanted for face analysis, but ONNX Runtime runs it on {analyzer.provider}. "
                 f"{PROVIDER_ADVICE[wanted]}"
             )
-        return analyser
+        return analyzer
 
     @property
     def provider(self) -> str:
-        """What the models really run on: the worse of the detector's and the recogniser's first provider."""
+        """What the models really run on: the worse of the detector's and the recognizer's first provider."""
         names = {full: short for short, full in PROVIDERS.items()}
         obtained = []
-        for model in (self.detector, self.recogniser):
+        for model in (self.detector, self.recognizer):
             first = next(iter(model.session.get_providers()), "CPUExecutionProvider")
             obtained.append(names.get(first, first))
         return "CPU" if "CPU" in obtained else obtained[0]
@@ -124,19 +124,19 @@ class InsightFaceAnalyser:
         return bordered + [face for face in faces if not any(_contains(other, face) for other in bordered)]
 
     def identity(self, image: np.ndarray, face: Face, swap_channels: bool = False) -> np.ndarray:
-        """Unit-length float32 embedding [512] (the recogniser's width) of one face of a uint8 RGB picture.
+        """Unit-length float32 embedding [512] (the recognizer's width) of one face of a uint8 RGB picture.
 
         InsightFace expects BGR and is handed BGR. With `swap_channels` it is handed the aligned face as RGB, the way
         the released inference script does.
         """
-        size = self.recogniser.input_size[0]
+        size = self.recognizer.input_size[0]
         aligned = align(image, face.landmarks, size if isinstance(size, int) else 112)
         given = aligned if swap_channels else aligned[..., ::-1]
-        embedding = np.asarray(self.recogniser.get_feat(np.ascontiguousarray(given)), dtype=np.float32).reshape(-1)
+        embedding = np.asarray(self.recognizer.get_feat(np.ascontiguousarray(given)), dtype=np.float32).reshape(-1)
         length = float(np.linalg.norm(embedding))
         if not np.isfinite(length) or length == 0:
             raise FaceError(
-                f"The face recogniser of {self.name} gave no usable embedding (its length is {length}). Load the pack "
+                f"The face recognizer of {self.name} gave no usable embedding (its length is {length}). Load the pack "
                 "again, or use another one."
             )
         return embedding / length
@@ -174,12 +174,12 @@ _CLOSE_UP = 0.5  # share of the picture's shorter side; the false faces of tight
 
 def _contains(face: Face, other: Face) -> bool:
     """Whether the centre of `other` lies in the box of `face`."""
-    x, y = other.centre
+    x, y = other.center
     return bool(face.box[0] <= x <= face.box[2] and face.box[1] <= y <= face.box[3])
 
 
 _PACK_ADVICE = (
-    "A pack is a folder with a detector (such as det_10g.onnx) and a recogniser (such as w600k_r50.onnx); unpack "
+    "A pack is a folder with a detector (such as det_10g.onnx) and a recognizer (such as w600k_r50.onnx); unpack "
     "buffalo_l or antelopev2 again."
 )
 

@@ -11,7 +11,7 @@ import numpy as np
 from .face import Face
 from .geometry import align
 
-__all__ = ["FaceLight", "measure_light", "normalise_light"]
+__all__ = ["FaceLight", "measure_light", "normalize_light"]
 
 # The inner face on the 112 px template, in rows and columns: brow to mouth, cheek to cheek, no hair and no background.
 _ROWS, _LEFT, _RIGHT = slice(44, 100), slice(28, 56), slice(56, 84)
@@ -57,7 +57,7 @@ def measure_light(image: np.ndarray, face: Face) -> FaceLight:
     return FaceLight(float(brightness), float(clipped), float(np.log2(left / right)))
 
 
-def normalise_light(crop: np.ndarray, face: Face) -> np.ndarray:
+def normalize_light(crop: np.ndarray, face: Face) -> np.ndarray:
     """Even out the light on a face a little: crop [S, S, 3] uint8 -> the same, with `face` in crop pixels.
 
     In linear light every pixel is multiplied by a gain that is the same for its three channels, so hues stay: a smooth

@@ -14,7 +14,7 @@ from .face import Face
 from .geometry import align_matrix
 from .light import measure_light
 
-__all__ = ["Complaint", "PhotoQuality", "assess", "estimate_yaw"]
+__all__ = ["PhotoQuality", "QualityIssue", "assess", "estimate_yaw"]
 
 SMALL_FACE = 135.0
 """px. A head crop is shown to CLIP at 224 px, 0.60 of it face: a smaller face is enlarged for it, and has less detail
@@ -26,7 +26,7 @@ small faces of an old group photo 0.026 and more; blurred so far that eyelids an
 2.5 % of the face) none of them reached 0.005."""
 
 TURNED = 30.0
-"""Degrees of yaw. Recognisers hold up to about 30; beyond, the far cheek is hidden, and a portrait has to invent it."""
+"""Degrees of yaw. Recognizers hold up to about 30; beyond, the far cheek is hidden, and a portrait has to invent it."""
 
 TILTED = 40.0
 """Degrees of roll. The crop is not turned upright, and CLIP saw few faces on their side; people tilt their heads by 20 or so,
@@ -45,7 +45,7 @@ UNEVEN = 1.0
 for the person's looks. Official portraits measured 0.2 to 0.4, a face lit from one side 1.0."""
 
 
-class Complaint(NamedTuple):
+class QualityIssue(NamedTuple):
     """What is wrong with a photo: two or three words to be drawn onto it, and a sentence with what to do."""
 
     label: str
@@ -69,12 +69,12 @@ class PhotoQuality:
     light_imbalance: float
     roll: float = 0.0
 
-    def complaints(self) -> list[Complaint]:
+    def issues(self) -> list[QualityIssue]:
         """One per measurement out of range; empty for a good photo."""
         found = []
 
         def complain(label: str, advice: str) -> None:
-            found.append(Complaint(label, advice))
+            found.append(QualityIssue(label, advice))
 
         if self.face_size < SMALL_FACE:
             complain(
@@ -127,8 +127,8 @@ class PhotoQuality:
         return found
 
     def warnings(self) -> list[str]:
-        """The complaints' sentences."""
-        return [complaint.advice for complaint in self.complaints()]
+        """The issues' sentences."""
+        return [issue.advice for issue in self.issues()]
 
     def __str__(self) -> str:
         return (

@@ -18,14 +18,14 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ..errors import LayoutError
-from .person_style import colour_of, draw_box
+from .person_style import draw_box, person_color
 
 __all__ = [
     "CUSTOM",
     "FEATHER",
-    "LEAST",
+    "MAX_SQUARE_RATIO",
+    "MIN_BOX",
     "PRESETS",
-    "SQUARE",
     "Box",
     "Boxes",
     "Preset",
@@ -89,12 +89,12 @@ PRESETS: dict[str, Preset] = {
 CUSTOM = "custom"
 """The name of boxes that are no preset's."""
 
-LEAST = 0.02
+MIN_BOX = 0.02
 """The least width and height of a box, as a share of the picture."""
 FEATHER = 0.05
 """How wide a soft edge is where nothing else is said, as a share of the picture's shorter side."""
 
-SQUARE = 1.15
+MAX_SQUARE_RATIO = 1.15
 """Up to this ratio of the longer side to the shorter one a picture counts as square."""
 
 _WAY = "write left top right bottom of person 1, a semicolon, and the same of person 2, as shares of the picture"
@@ -109,7 +109,7 @@ def shape_of(width: int, height: int) -> str:
     """
     if width < 1 or height < 1:
         raise LayoutError(f"width and height are {width} x {height}: a picture has at least one pixel each way.")
-    if max(width, height) <= SQUARE * min(width, height):
+    if max(width, height) <= MAX_SQUARE_RATIO * min(width, height):
         return "square"
     return "portrait" if height > width else "landscape"
 
@@ -204,7 +204,7 @@ def draw_layout(boxes: Boxes, masks: Tensor, background: Tensor | None = None) -
     )
     for person, mask in enumerate(masks):
         tint = Image.fromarray((mask * 0.35 * 255).round().byte().numpy())
-        canvas.paste(Image.new("RGB", (width, height), colour_of(person)), mask=tint)
+        canvas.paste(Image.new("RGB", (width, height), person_color(person)), mask=tint)
     draw, short = ImageDraw.Draw(canvas), min(width, height)
     chip = max(short / 11, 9.0)
     edges = [(x0, y0, x1 - 1, y1 - 1) for x0, y0, x1, y1 in pixel_boxes(boxes, width, height)]
@@ -218,7 +218,7 @@ def draw_layout(boxes: Boxes, masks: Tensor, background: Tensor | None = None) -
         edges
     ):  # labels last, 1 on the left and 2 on the right, so that both are seen
         left = x0 if person == 0 else x1 - chip
-        draw.rectangle((left, y0, left + chip, y0 + chip), fill=colour_of(person))
+        draw.rectangle((left, y0, left + chip, y0 + chip), fill=person_color(person))
         middle = (left + chip / 2, y0 + chip / 2)
         draw.text(middle, str(person + 1), fill="white", font_size=0.8 * chip, anchor="mm")
     return torch.from_numpy(np.asarray(canvas).copy()).float() / 255
@@ -240,10 +240,10 @@ def _parse_box(row: str, person: int) -> Box:
     left, top, right, bottom = values
     if min(values) < 0 or max(values) > 1:
         raise LayoutError(f"boxes: person {person}'s box ({row.strip()}) leaves the picture: its shares are 0 to 1.")
-    if right - left < LEAST - 1e-9 or bottom - top < LEAST - 1e-9:
+    if right - left < MIN_BOX - 1e-9 or bottom - top < MIN_BOX - 1e-9:
         raise LayoutError(
             f"boxes: person {person}'s box ({row.strip()}) is empty: the order is left top right bottom, and each way a box is "
-            f"at least {LEAST:g} of the picture."
+            f"at least {MIN_BOX:g} of the picture."
         )
     return left, top, right, bottom
 

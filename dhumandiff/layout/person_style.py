@@ -6,24 +6,24 @@ from collections.abc import Sequence
 
 from PIL import ImageDraw
 
-__all__ = ["PERSON_COLOURS", "PERSON_DASHES", "colour_of", "draw_box"]
+__all__ = ["PERSON_COLORS", "PERSON_DASHES", "draw_box", "person_color"]
 
-PERSON_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
+PERSON_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 """Of person 1, person 2 and so on: blue and vermilion, which people of any colour vision tell apart (Okabe and Ito's palette)."""
 
 PERSON_DASHES: tuple[tuple[float, float] | None, ...] = (None, (4.0, 2.5), (1.5, 1.5), (8.0, 2.5))
 """Length of a dash and of the gap after it, in widths of the line; None is a line without gaps."""
 
 
-def colour_of(person: int) -> str:
+def person_color(person: int) -> str:
     """The colour of a person, "#rrggbb"; 0 is person 1."""
-    return PERSON_COLOURS[person % len(PERSON_COLOURS)]
+    return PERSON_COLORS[person % len(PERSON_COLORS)]
 
 
 def draw_box(draw: ImageDraw.ImageDraw, box: Sequence[float], person: int, width: int) -> None:
     """Draw the outline of a box x0 y0 x1 y1, px, in a person's colour and dash, inside of its edges; 0 is person 1."""
     x0, y0, x1, y1 = (round(edge) for edge in box)
-    colour, dash = colour_of(person), PERSON_DASHES[person % len(PERSON_DASHES)]
+    colour, dash = person_color(person), PERSON_DASHES[person % len(PERSON_DASHES)]
     if dash is None:
         draw.rectangle((x0, y0, x1, y1), outline=colour, width=width)
         return

@@ -1,8 +1,8 @@
 """From a sentence to the tokens that stand for each person.
 
     prompt = parse_prompt("A man@1 and a woman@2 on a bench. The man@1 wears a tuxedo.")
-    bound = bind_tokens(prompt, tokenize)        # tokenize: the host's own, text -> flat list of tokens
-    print(describe_binding(prompt, bound))
+    bound = locate_tokens(prompt, tokenize)        # tokenize: the host's own, text -> flat list of tokens
+    print(describe_tokens(prompt, bound))
 
 Pure text: no torch, no tokenizer of its own. `word@1` marks the word for person 1; `\\@` is a plain @, and so is an @
 without a number behind it. Without any mark, person nouns are looked for (person_nouns.py). That words are mapped is
@@ -21,12 +21,12 @@ from ..errors import PromptError
 from .person_nouns import find_people
 
 __all__ = [
-    "BoundToken",
     "Mention",
     "Piece",
     "Prompt",
-    "bind_tokens",
-    "describe_binding",
+    "SubjectToken",
+    "describe_tokens",
+    "locate_tokens",
     "parse_prompt",
     "split_sentences",
     "split_weights",
@@ -63,7 +63,7 @@ class Prompt:
     text: str
     mentions: tuple[Mention, ...]
 
-    def unbound_persons(self, persons: int) -> tuple[int, ...]:
+    def unnamed_persons(self, persons: int) -> tuple[int, ...]:
         """Those of persons 1..`persons` whom no word names: legal when others are marked, and worth a note."""
         named = {mention.person for mention in self.mentions}
         return tuple(person for person in range(1, persons + 1) if person not in named)
@@ -92,7 +92,7 @@ class Prompt:
         """
         notes = [
             f"No word names person {person}: the face counts, but no word carries it. Write word@{person}."
-            for person in self.unbound_persons(persons)
+            for person in self.unnamed_persons(persons)
         ]
         order = list(dict.fromkeys(m.person for m in sorted(self.mentions, key=lambda mention: mention.start)))
         for early, late in itertools.pairwise(order):
@@ -106,7 +106,7 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class BoundToken:
+class SubjectToken:
     """One token of a mention: `index` in the host's flat token list (no start, end or padding), `mention_index` in
     `Prompt.mentions`.
     """
@@ -120,7 +120,7 @@ class BoundToken:
 def parse_prompt(marked: str, persons: int = 2, mentions: Literal["first", "all"] = "first") -> Prompt:
     """Read who is who in a sentence.
 
-    With marks, only marked words are mentions, and a person without one is legal (`Prompt.unbound_persons`). The word
+    With marks, only marked words are mentions, and a person without one is legal (`Prompt.unnamed_persons`). The word
     is what stands directly before the mark: letters of any script, digits, inner hyphens ("bride-to-be@2"), the whole
     "embedding:name@1"; of "old man@1" it is "man", of "man's@1" and "man@1's" too. Marks stay inside weights:
     "(man@1:1.2)". Without marks, the rules of `person_nouns.find_people` hold.
@@ -228,12 +228,12 @@ def _run_before(text: str, floor: int, end: int) -> tuple[int, int]:
     return start, end
 
 
-def bind_tokens(prompt: Prompt, tokenize: Callable[[str], Sequence[Any]]) -> tuple[BoundToken, ...]:
+def locate_tokens(prompt: Prompt, tokenize: Callable[[str], Sequence[Any]]) -> tuple[SubjectToken, ...]:
     """Find the tokens of every mention, whatever the host's tokenizer is.
 
     Each word is fenced by two rare words, the text tokenised again, and the fences found in the result: what stands
     between them are the word's tokens. Taking the fences out must give the plain text's tokens, else the word was glued
-    to its neighbours. A word of several tokens gives one BoundToken for each.
+    to its neighbours. A word of several tokens gives one SubjectToken for each.
 
     Args:
         prompt: from `parse_prompt`.
@@ -248,7 +248,7 @@ def bind_tokens(prompt: Prompt, tokenize: Callable[[str], Sequence[Any]]) -> tup
     """
     plain = list(tokenize(prompt.text))
     fences = _usable_fences(plain, tokenize) if prompt.mentions else []
-    bound: list[BoundToken] = []
+    bound: list[SubjectToken] = []
     for number, mention in enumerate(prompt.mentions):
         spans = (_locate(prompt.text, mention, plain, *fence, tokenize) for fence in fences)
         span = next((span for span in spans if span is not None), None)
@@ -263,7 +263,7 @@ def bind_tokens(prompt: Prompt, tokenize: Callable[[str], Sequence[Any]]) -> tup
                 f"The word {word} has no token, so no face can be bound to it. If it is an embedding, check that its "
                 f"file is there and fits the text encoder; else choose another word."
             )
-        bound += [BoundToken(mention.person, index, mention.word, number) for index in span]
+        bound += [SubjectToken(mention.person, index, mention.word, number) for index in span]
     return tuple(bound)
 
 
@@ -311,13 +311,13 @@ def _same(ours: Sequence[Any], theirs: Sequence[Any]) -> bool:
     return len(ours) == len(theirs) and all(map(equal, ours, theirs))
 
 
-def describe_binding(
-    prompt: Prompt, bound: Sequence[BoundToken], token_text: Callable[[int], str] | None = None
+def describe_tokens(
+    prompt: Prompt, bound: Sequence[SubjectToken], token_text: Callable[[int], str] | None = None
 ) -> str:
     """Say for people which words, and which tokens, stand for whom: one line a mention, by person.
 
     Tokens are numbered from 1, which is the position that the released script wants (it counts the start token as 0).
-    `token_text` turns a BoundToken's `index` into the token's text.
+    `token_text` turns a SubjectToken's `index` into the token's text.
     """
     if not prompt.mentions:
         return "No word is bound to a person."

@@ -1,4 +1,4 @@
-"""From photos of one person to a `FaceReference`: detect, choose, crop, recognise, and run the vision tower."""
+"""From photos of one person to a `FaceReference`: detect, choose, crop, recognize, and run the vision tower."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -11,12 +11,12 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import DHumanDiffError, FaceError, HostError, ImageError
-from ..faces.face import MINIMUM_SIZE, Face, FaceAnalyser, choose_face
+from ..faces.face import MINIMUM_SIZE, Face, FaceAnalyzer, choose_face
 from ..faces.geometry import crop_face
-from ..faces.light import normalise_light as even_out
+from ..faces.light import normalize_light as even_out
 from ..faces.photos import PhotoPixels, as_photo
-from ..faces.quality import Complaint, PhotoQuality, assess
-from .reference import SAME_PERSON, FaceReference
+from ..faces.quality import PhotoQuality, QualityIssue, assess
+from .reference import SAME_PERSON_THRESHOLD, FaceReference
 
 __all__ = ["CLIP_MEAN", "CLIP_STD", "EncodeReport", "PhotoReport", "VisionTower", "clip_pixels", "encode_reference"]
 
@@ -27,7 +27,7 @@ Photo = PhotoPixels | str | os.PathLike | Tensor | np.ndarray
 
 
 class VisionTower(Protocol):
-    """Normalised pixels [N, 3, S, S] float32 -> `hidden_states[-2]` [N, T, C].
+    """Normalized pixels [N, 3, S, S] float32 -> `hidden_states[-2]` [N, T, C].
 
     S is the attribute `image_size`; 224 without one.
     """
@@ -55,22 +55,22 @@ class PhotoReport:
     @property
     def is_outlier(self) -> bool:
         """Whether this photo would not be taken for the person in the others."""
-        return self.similarity is not None and self.similarity < SAME_PERSON
+        return self.similarity is not None and self.similarity < SAME_PERSON_THRESHOLD
 
-    def complaints(self) -> list[Complaint]:
+    def issues(self) -> list[QualityIssue]:
         """What a person should do something about, without the photo's name."""
-        found = self.quality.complaints()
+        found = self.quality.issues()
         if self.is_outlier:
             advice = (
-                f"its face is unlike the other photos (similarity {self.similarity:.2f}, one person: {SAME_PERSON} or "
+                f"its face is unlike the other photos (similarity {self.similarity:.2f}, one person: {SAME_PERSON_THRESHOLD} or "
                 "more): remove it, or choose another face in it, if it shows someone else"
             )
-            found.append(Complaint("someone else?", advice))
+            found.append(QualityIssue("someone else?", advice))
         return found
 
     def warnings(self) -> list[str]:
-        """The complaints' sentences."""
-        return [complaint.advice for complaint in self.complaints()]
+        """The issues' sentences."""
+        return [issue.advice for issue in self.issues()]
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class _Taken:
 
 
 def clip_pixels(crops: Tensor, size: int = 224) -> Tensor:
-    """Crops [N, H, W, 3] float 0..1 -> normalised pixels [N, 3, size, size] float32, as CLIP's preprocessing does it.
+    """Crops [N, H, W, 3] float 0..1 -> normalized pixels [N, 3, size, size] float32, as CLIP's preprocessing does it.
 
     Short side to `size` with Pillow's bicubic filter on 8-bit values, centre crop, then CLIP's mean and deviation.
     """
@@ -135,10 +135,10 @@ def clip_pixels(crops: Tensor, size: int = 224) -> Tensor:
 def encode_reference(
     photos: Photo | Sequence[Photo],
     vision: VisionTower,
-    faces: FaceAnalyser | None,
+    faces: FaceAnalyzer | None,
     *,
     which: str | int = "largest",
-    normalise_light: bool = False,
+    normalize_light: bool = False,
     name: str = "",
     minimum_size: float = MINIMUM_SIZE,
     progress: Callable[[int, int], None] | None = None,
@@ -146,10 +146,10 @@ def encode_reference(
     """Encode one person from one or more photos.
 
     photos: file paths, tensors [H, W, C] float 0..1, a batch [N, H, W, C] of them, or `PhotoPixels`.
-    vision: the CLIP tower; it runs twice, on all crops and on one normalised picture of zeros.
-    faces: detector and recogniser.
+    vision: the CLIP tower; it runs twice, on all crops and on one normalized picture of zeros.
+    faces: detector and recognizer.
     which, minimum_size: which face of each photo, see `choose_face`.
-    normalise_light: even out the light in the crops; the identity always comes from the photo as it is.
+    normalize_light: even out the light in the crops; the identity always comes from the photo as it is.
     progress: called before each photo with its number, from 1 on, and how many there are.
 
     Photos that look like someone else are reported, not dropped. A photo that cannot be used raises, naming its number
@@ -158,7 +158,7 @@ def encode_reference(
     if faces is None:
         raise FaceError(
             "There is nothing to find faces with. Connect a face analysis (Load Face Analysis), or pass an "
-            "InsightFaceAnalyser."
+            "InsightFaceAnalyzer."
         )
     taken, failures = [], []
     listed = _as_list(photos)
@@ -167,7 +167,7 @@ def encode_reference(
             progress(number, len(listed))
         try:
             opened = as_photo(photo, name=f"image {number}")
-            taken.append(_take(opened, faces, which, minimum_size, normalise_light))
+            taken.append(_take(opened, faces, which, minimum_size, normalize_light))
         except (FaceError, ImageError) as error:
             failures.append((number, photo, error))
     if failures:
@@ -204,7 +204,7 @@ def _as_list(photos: Photo | Sequence[Photo]) -> list[Photo]:
 
 
 def _take(
-    photo: PhotoPixels, faces: FaceAnalyser, which: str | int, minimum_size: float, normalise_light: bool
+    photo: PhotoPixels, faces: FaceAnalyzer, which: str | int, minimum_size: float, normalize_light: bool
 ) -> _Taken:
     height, width = photo.pixels.shape[:2]
     if min(height, width) < minimum_size:
@@ -227,7 +227,7 @@ def _take(
     return _Taken(
         report,
         face,
-        even_out(crop, moved) if normalise_light else crop,
+        even_out(crop, moved) if normalize_light else crop,
         faces.identity(photo.pixels, face),
         faces.identity(photo.pixels, face, swap_channels=True),
     )

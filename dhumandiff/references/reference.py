@@ -14,25 +14,25 @@ from torch import Tensor
 
 from ..errors import FaceReferenceError
 
-__all__ = ["SAME_PERSON", "FaceReference", "same_person_warning"]
+__all__ = ["SAME_PERSON_THRESHOLD", "FaceReference", "same_person_warning"]
 
 FORMAT = "dhumandiff-reference"
 FORMAT_VERSION = "1"
 
-SAME_PERSON = 0.4
+SAME_PERSON_THRESHOLD = 0.4
 """Cosine similarity from which two identities count as one person. It is the threshold commonly used with buffalo_l, and
-lies in the gap measured with the small test recogniser: different people 0.22 at most, one person 0.73 or more."""
+lies in the gap measured with the small test recognizer: different people 0.22 at most, one person 0.73 or more."""
 
 
 @dataclass(frozen=True, eq=False)
 class FaceReference:
     """One person, from N photos.
 
-    identity: [N, 512] one unit vector a photo (512 is the recogniser's width), or None when no recogniser was used.
+    identity: [N, 512] one unit vector a photo (512 is the recognizer's width), or None when no recognizer was used.
         Rows are directions: whatever their length, they are kept at length one.
     clip_hidden: [N, T, C] the vision tower's `hidden_states[-2]` of each photo's crop.
-    clip_hidden_zero: [1, T, C] the same of a normalised tensor of zeros: what the unconditional half reads (METHOD §1).
-    identity_swapped: [N, 512] the recogniser's answer to faces with red and blue exchanged, which is what the released
+    clip_hidden_zero: [1, T, C] the same of a normalized tensor of zeros: what the unconditional half reads (METHOD §1).
+    identity_swapped: [N, 512] the recognizer's answer to faces with red and blue exchanged, which is what the released
         inference script works with.
     crop: [N, S, S, 3] float 0..1 RGB, the pictures that were encoded.
     box, landmarks: [N, 4] x0 y0 x1 y1 and [N, 5, 2] x y of the face, px in the photo.
@@ -73,7 +73,7 @@ class FaceReference:
             lengths = value.float().norm(dim=-1, keepdim=True)
             if (lengths == 0).any():
                 self._refuse(
-                    f"{key} has a row of zeros, which is nobody's face; leave it None when no face was recognised"
+                    f"{key} has a row of zeros, which is nobody's face; leave it None when no face was recognized"
                 )
             if ((lengths - 1).abs() > 1e-3).any():  # what is of unit length is kept bit for bit
                 object.__setattr__(self, key, (value.float() / lengths).to(value.dtype))
@@ -86,7 +86,7 @@ class FaceReference:
         rows = self.identity_swapped if swapped else self.identity
         if rows is None:
             what = "identity of channel-swapped faces, which adapters made with it need" if swapped else "identity"
-            self._refuse(f"there is no {what}. Encode the photos again with a face recogniser connected")
+            self._refuse(f"there is no {what}. Encode the photos again with a face recognizer connected")
         total = rows.float().sum(dim=0, keepdim=True)
         length = total.norm()
         if length < 1e-6:
@@ -102,7 +102,7 @@ class FaceReference:
         ours, theirs = self.mean_identity().float().cpu(), other.mean_identity().float().cpu()
         if ours.shape != theirs.shape:
             raise FaceReferenceError(
-                f"{self._title()} and {other._title()} come from different face recognisers (widths {ours.shape[1]} "
+                f"{self._title()} and {other._title()} come from different face recognizers (widths {ours.shape[1]} "
                 f"and {theirs.shape[1]}) and cannot be compared. Encode both with the same one."
             )
         return float((ours * theirs).sum())
@@ -204,9 +204,9 @@ _SHAPES: dict[str, tuple[str | int, ...]] = {
 def same_person_warning(first: FaceReference, second: FaceReference) -> str | None:
     """A sentence for the person when two references seem to show the same person, with their similarity; else None."""
     similarity = first.similarity(second)
-    if similarity is None or similarity < SAME_PERSON:
+    if similarity is None or similarity < SAME_PERSON_THRESHOLD:
         return None
     return (
         f"Person 1 and person 2 look like the same person (similarity {similarity:.2f}; different people stay below "
-        f"{SAME_PERSON}). Check that the right photos are connected."
+        f"{SAME_PERSON_THRESHOLD}). Check that the right photos are connected."
     )

@@ -1,4 +1,4 @@
-"""A tiny SDXL, adapter, vision tower and face analyser of random weights. Their pictures are noise.
+"""A tiny SDXL, adapter, vision tower and face analyzer of random weights. Their pictures are noise.
 
 For trying the machinery out in a second on a CPU, and for tests: the block types, layer order, tokenizer and tensor
 names are SDXL's and the released adapter's, only the widths are small. The same seed gives the same weights.
@@ -173,12 +173,12 @@ def random_adapter(hidden: Sequence[int], context: int, seed: int = 0) -> Adapte
 
 
 def tiny_faces(seed: int = 0) -> TinyFaces:
-    """A face analyser without models; see `TinyFaces`."""
+    """A face analyzer without models; see `TinyFaces`."""
     return TinyFaces(seed)
 
 
 class TinyFaces:
-    """A `faces.FaceAnalyser` that takes the middle of every picture for its one face.
+    """A `faces.FaceAnalyzer` that takes the middle of every picture for its one face.
 
     The identity is a fixed random projection of the head crop's pixels, so the same picture is the same person and
     nothing else is.

@@ -261,7 +261,7 @@ def mini_clip_vision() -> comfy.clip_vision.ClipVisionModel:
 
 
 def mini_face_analysis() -> MiniFaces:
-    """FACE_ANALYSIS: finds drawn faces and tells them apart; what `Encode Reference Face` asks an analyser for."""
+    """FACE_ANALYSIS: finds drawn faces and tells them apart; what `Encode Reference Face` asks an analyzer for."""
     with _shipped("detector", "recogniser"):
         return mini_faces()
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ...dhumandiff.errors import HostError
-from ...dhumandiff.prompts.prompt import BoundToken, Prompt, bind_tokens
+from ...dhumandiff.prompts.prompt import Prompt, SubjectToken, locate_tokens
 from .patch import reference_on
 
 
@@ -40,7 +40,7 @@ class _LastLayerCLIPL:
 
 def encode_subject_prompt(
     clip: Any, adapter: Any, references: Sequence[Any], prompt: Prompt
-) -> tuple[list, tuple[BoundToken, ...]]:
+) -> tuple[list, tuple[SubjectToken, ...]]:
     """Encode a prompt with the persons' words mapped to their faces.
 
     Args:
@@ -59,7 +59,7 @@ def encode_subject_prompt(
     check_clip(clip, adapter.model.info.text_width)
     tokens = clip.tokenize(prompt.text, return_word_ids=True)
     flat = _real_tokens(tokens["l"])
-    bound = bind_tokens(prompt, lambda text: _tokens_of(clip, text))
+    bound = locate_tokens(prompt, lambda text: _tokens_of(clip, text))
     words = {(chunk, index): list(tokens["l"][chunk][index]) for chunk, index in (flat[b.index] for b in bound)}
     embeddings = _word_embeddings(clip, [word[0] for word in words.values()])
 

@@ -16,7 +16,7 @@ from dhumandiff.__main__ import main
 from dhumandiff.cli import demo, demo_sheet, generate
 from dhumandiff.cli.demo_sheet import Row, Seen, draw_sheet
 from dhumandiff.hosts.diffusers.pipeline import Portrait
-from dhumandiff.layout.person_style import colour_of
+from dhumandiff.layout.person_style import person_color
 from dhumandiff.miniature import mini_adapter
 from dhumandiff.miniature.faces import MiniFaces
 from dhumandiff.miniature.world import SPLITS, distance
@@ -166,11 +166,11 @@ class Judge:
 
     def detect(self, image):
         face = detect(None, image)[0]
-        moves = [np.array([x - face.centre[0], 0], dtype=np.float32) for x in self.centres]
+        moves = [np.array([x - face.center[0], 0], dtype=np.float32) for x in self.centres]
         return [type(face)(face.box + np.tile(move, 2), face.landmarks + move) for move in moves]
 
     def identity(self, image, face):
-        return np.array([1.0, 0.0]) if face.centre[0] < image.shape[1] / 2 else np.array([0.0, 1.0])
+        return np.array([1.0, 0.0]) if face.center[0] < image.shape[1] / 2 else np.array([0.0, 1.0])
 
 
 KNOWN = (np.array([1.0, 0.0]), np.array([0.0, 1.0]))
@@ -214,6 +214,6 @@ def test_the_sheet_grows_with_its_sentences_and_shows_words_in_the_people_s_colo
     assert long.shape[0] > one.shape[0]
     assert sheet("A man@1.", rows=3).shape[0] > 2 * one.shape[0] - 600
     for person in (0, 1):
-        assert (one == ImageColor.getrgb(colour_of(person))).all(axis=-1).sum() > 200
+        assert (one == ImageColor.getrgb(person_color(person))).all(axis=-1).sum() > 200
     assert (one[:, -30:] == 255).all()  # nothing runs over the margin
     assert (long[:, -30:] == 255).all()

@@ -7,7 +7,7 @@ import pytest
 
 from dhumandiff.errors import DHumanDiffError
 from dhumandiff.evaluation import metrics
-from dhumandiff.evaluation.metrics import FAILED, blending, cosines, match, score_picture, summarise, trimmed_mean
+from dhumandiff.evaluation.metrics import FAILED, blending, cosines, match, score_picture, summarize, trimmed_mean
 
 FIRST, SECOND, THIRD = np.eye(8)[:3]
 
@@ -55,8 +55,8 @@ def test_blending_is_what_a_face_has_of_the_others():
 def test_two_right_faces_are_right_and_a_swapped_pair_is_wrong_twice():
     references = np.stack([FIRST, SECOND])
     faces = np.stack([at(0.7, SECOND), at(0.6, FIRST)])  # the left face is person 2
-    right = score_picture(faces, references, owners=(1, 0))
-    swapped = score_picture(faces, references, owners=(0, 1))
+    right = score_picture(faces, references, assignment=(1, 0))
+    swapped = score_picture(faces, references, assignment=(0, 1))
     assert [person.right for person in right.persons] == [True, True]
     assert [person.right for person in swapped.persons] == [False, False]
     assert right.right
@@ -75,14 +75,14 @@ def test_nothing_says_who_should_be_where_then_nobody_is_right_or_wrong():
 
 
 def test_one_person_alone_cannot_be_confused_with_anybody():
-    score = score_picture([FIRST], [FIRST], owners=(0,))
+    score = score_picture([FIRST], [FIRST], assignment=(0,))
     assert score.persons[0].right is None
     assert score.persons[0].sim_ref == pytest.approx(1)
 
 
 def test_a_missing_face_counts_as_failed_in_everything():
     references, truth = np.stack([FIRST, SECOND]), np.stack([at(0.5, FIRST), at(0.5, SECOND)])
-    score = score_picture([FIRST], references, truth=truth, owners=(0, None))
+    score = score_picture([FIRST], references, truth=truth, assignment=(0, None))
     there, missing = score.persons
     assert (there.right, missing.right) == (False, False)  # one face for two people: nobody is the right person
     assert missing.margin == 0
@@ -95,7 +95,7 @@ def test_a_missing_face_counts_as_failed_in_everything():
 
 def test_a_picture_without_faces_is_the_worst_one():
     score = score_picture(
-        np.zeros((0, 8)), np.stack([FIRST, SECOND]), truth=np.stack([FIRST, SECOND]), owners=(None, None)
+        np.zeros((0, 8)), np.stack([FIRST, SECOND]), truth=np.stack([FIRST, SECOND]), assignment=(None, None)
     )
     assert score.faces == 0
     assert score.blending == 1
@@ -105,7 +105,7 @@ def test_a_picture_without_faces_is_the_worst_one():
 
 def test_a_face_too_many_leaves_likeness_and_nobody_right():
     faces = np.stack([FIRST, SECOND, THIRD])
-    score = score_picture(faces, np.stack([FIRST, SECOND]), owners=(0, 1))
+    score = score_picture(faces, np.stack([FIRST, SECOND]), assignment=(0, 1))
     assert not score.present
     assert score.right is False
     assert [person.sim_ref for person in score.persons] == pytest.approx([1, 1])
@@ -125,7 +125,7 @@ def test_truth_and_reference_are_matched_apart():
     ("given", "said"),
     [
         ({"references": np.zeros((0, 8))}, "one reference or more"),
-        ({"owners": (0,)}, "owners has 1 entries for 2 people"),
+        ({"assignment": (0,)}, "assignment has 1 entries for 2 people"),
         ({"truth": np.eye(8)[:3]}, "truth has 3 entries"),
         ({"references": np.eye(4)[:2]}, "widths 8 and 4"),
         ({"faces": np.zeros((2, 8))}, "zero or not finite"),
@@ -140,19 +140,19 @@ def test_what_cannot_be_scored_is_refused(given, said):
 
 
 def test_a_summary_keeps_failures_and_counts_what_is_undecided_apart():
-    summary = summarise([True, False, None, True, True])
+    summary = summarize([True, False, None, True, True])
     assert (summary.mean, summary.median) == (0.75, 1)
     assert (summary.count, summary.undecided) == (4, 1)
     assert summary.low <= summary.mean <= summary.high
-    assert summarise([None, None]) is None
-    assert summarise([]) is None
+    assert summarize([None, None]) is None
+    assert summarize([]) is None
 
 
 def test_the_trimmed_mean_drops_what_lies_far_out_and_the_mean_does_not():
     values = [0.4, 0.41, 0.42, 0.43, 0.44, 0.0]
     assert trimmed_mean(values) == pytest.approx(0.42)
-    assert summarise(values).mean == pytest.approx(0.35)
-    assert summarise(values).trimmed == pytest.approx(0.42)
+    assert summarize(values).mean == pytest.approx(0.35)
+    assert summarize(values).trimmed == pytest.approx(0.42)
 
 
 def test_the_interval_covers_the_truth_about_as_often_as_it_says():

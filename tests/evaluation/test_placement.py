@@ -7,12 +7,12 @@ import pytest
 
 from dhumandiff.errors import ImageError
 from dhumandiff.evaluation.assignment import (
-    clothes_of,
-    colour_of,
-    owners_by_boxes,
-    owners_by_masks,
-    owners_by_sides,
-    place,
+    assign_by_boxes,
+    assign_by_masks,
+    assign_by_sides,
+    assign_faces,
+    garment_color,
+    garment_colors_of,
     sides_of,
 )
 from dhumandiff.faces import Face
@@ -80,20 +80,20 @@ def test_the_sides_and_clothes_of_every_sentence_of_the_drawn_world_are_read():
         script = sample_script(seed, (sample_identity(2 * seed), sample_identity(2 * seed + 1)))
         _, prompt = write_caption(script, seed, looks=seed % 2 == 1)
         assert sides_of(prompt, 2) == (script.side(0), script.side(1))
-        assert clothes_of(prompt, 2) == tuple(outfit.colour for outfit in script.outfits)
+        assert garment_colors_of(prompt, 2) == tuple(outfit.colour for outfit in script.outfits)
 
 
 def test_faces_from_left_to_right_are_people_from_left_to_right():
     prompt = read("A man@1 on the right and a woman@2 on the left.")
-    assert place(2, [LEFT, RIGHT], GREY, prompt=prompt) == ((1, 0), "sides")
-    assert place(2, [RIGHT, LEFT], GREY, prompt=prompt) == ((0, 1), "sides")
+    assert assign_faces(2, [LEFT, RIGHT], GREY, prompt=prompt) == ((1, 0), "sides")
+    assert assign_faces(2, [RIGHT, LEFT], GREY, prompt=prompt) == ((0, 1), "sides")
 
 
 def test_of_too_many_faces_the_largest_count_and_with_too_few_nobody_is_in_place():
-    assert owners_by_sides(("right", "left"), [LEFT, face(5, 5, 6), RIGHT]) == (2, 0)
-    assert owners_by_sides(("right", "left"), [LEFT]) == (None, None)
-    assert owners_by_sides(("right", "left"), []) == (None, None)
-    assert place(2, [], GREY, prompt=read("A man@1 and a woman@2.")) == (None, "")
+    assert assign_by_sides(("right", "left"), [LEFT, face(5, 5, 6), RIGHT]) == (2, 0)
+    assert assign_by_sides(("right", "left"), [LEFT]) == (None, None)
+    assert assign_by_sides(("right", "left"), []) == (None, None)
+    assert assign_faces(2, [], GREY, prompt=read("A man@1 and a woman@2.")) == (None, "")
 
 
 def test_clothes_say_who_is_who_where_no_side_is_named():
@@ -103,23 +103,23 @@ def test_clothes_say_who_is_who_where_no_side_is_named():
         faces = [Face(person.face_box, person.landmarks) for person in sample.people]
         prompt = read(text)
         assert sides_of(prompt, 2) is None
-        assert place(2, faces[::-1], sample.picture, prompt=prompt) == ((1, 0), "clothes")
-        assert place(2, faces[:1], sample.picture, prompt=prompt) == ((None, None), "clothes")
+        assert assign_faces(2, faces[::-1], sample.picture, prompt=prompt) == ((1, 0), "clothes")
+        assert assign_faces(2, faces[:1], sample.picture, prompt=prompt) == ((None, None), "clothes")
         worn = [f"a {outfit.colour} {outfit.garment}" for outfit in sample.script.outfits]
-        assert place(2, faces, sample.picture, clothes=worn) == ((0, 1), "clothes")
+        assert assign_faces(2, faces, sample.picture, clothes=worn) == ((0, 1), "clothes")
 
 
 def test_clothes_that_do_not_look_as_written_decide_nothing():
     prompt = read("A man@1 in a red suit and a woman@2 in a green dress.")
-    assert clothes_of(prompt, 2) == ("red", "green")
-    assert place(2, [LEFT, RIGHT], GREY, prompt=prompt) == (None, "")
-    assert place(2, [LEFT, RIGHT], GREY, clothes=["a red coat", "a hat"]) == (None, "")
+    assert garment_colors_of(prompt, 2) == ("red", "green")
+    assert assign_faces(2, [LEFT, RIGHT], GREY, prompt=prompt) == (None, "")
+    assert assign_faces(2, [LEFT, RIGHT], GREY, clothes=["a red coat", "a hat"]) == (None, "")
 
 
 def test_the_colour_of_a_garment_is_found_among_other_words():
-    assert colour_of("brown shoes, a navy-blue wool coat") == "blue"
-    assert colour_of("a gray cotton T-shirt and jeans") == "grey"
-    assert colour_of("red lips") is None
+    assert garment_color("brown shoes, a navy-blue wool coat") == "blue"
+    assert garment_color("a gray cotton T-shirt and jeans") == "grey"
+    assert garment_color("red lips") is None
 
 
 @pytest.mark.parametrize(
@@ -127,26 +127,26 @@ def test_the_colour_of_a_garment_is_found_among_other_words():
     ["A man@1 in a suit and a woman@2 in a green dress.", "A man@1 in a red suit and a woman@2 in a red dress."],
 )
 def test_clothes_of_one_person_or_of_one_colour_tell_nobody_apart(text):
-    assert clothes_of(read(text), 2) is None
+    assert garment_colors_of(read(text), 2) is None
 
 
 def test_boxes_of_people_own_the_faces_in_them():
     people = [(60, 10, 120, 120), (0, 10, 60, 120)]
-    assert owners_by_boxes(people, [LEFT, RIGHT]) == (1, 0)
-    assert owners_by_boxes(people, [LEFT]) == (None, 0)
-    assert owners_by_boxes(people, []) == (None, None)
+    assert assign_by_boxes(people, [LEFT, RIGHT]) == (1, 0)
+    assert assign_by_boxes(people, [LEFT]) == (None, 0)
+    assert assign_by_boxes(people, []) == (None, None)
     embraced = [(0, 10, 100, 120), (60, 10, 120, 120)]  # the right face is in both boxes
-    assert owners_by_boxes(embraced, [RIGHT, LEFT]) == (1, 0)
+    assert assign_by_boxes(embraced, [RIGHT, LEFT]) == (1, 0)
 
 
 def test_masks_own_the_faces_that_they_cover():
     masks = np.zeros((2, 120, 120))
     masks[0, :, 60:], masks[1, :, :60] = 1, 1
-    assert owners_by_masks(masks, [LEFT, RIGHT]) == (1, 0)
-    assert owners_by_masks(masks, [face(60, 30)]) in ((0, None), (None, 0))
-    assert owners_by_masks(np.zeros((2, 120, 120)), [LEFT, RIGHT]) == (None, None)
+    assert assign_by_masks(masks, [LEFT, RIGHT]) == (1, 0)
+    assert assign_by_masks(masks, [face(60, 30)]) in ((0, None), (None, 0))
+    assert assign_by_masks(np.zeros((2, 120, 120)), [LEFT, RIGHT]) == (None, None)
     with pytest.raises(ImageError, match="persons, height, width"):
-        owners_by_masks(np.zeros((120, 120)), [LEFT])
+        assign_by_masks(np.zeros((120, 120)), [LEFT])
 
 
 def test_masks_count_before_boxes_and_boxes_before_words():
@@ -155,6 +155,6 @@ def test_masks_count_before_boxes_and_boxes_before_words():
     masks[0, :, 60:], masks[1, :, :60] = 1, 1
     boxes = [(60, 0, 120, 120), (0, 0, 60, 120)]
     given = {"prompt": prompt, "boxes": boxes, "masks": masks}
-    assert place(2, [LEFT, RIGHT], GREY, **given) == ((1, 0), "masks")
-    assert place(2, [LEFT, RIGHT], GREY, **{**given, "masks": None}) == ((1, 0), "boxes")
-    assert place(2, [LEFT, RIGHT], GREY, prompt=prompt) == ((0, 1), "sides")
+    assert assign_faces(2, [LEFT, RIGHT], GREY, **given) == ((1, 0), "masks")
+    assert assign_faces(2, [LEFT, RIGHT], GREY, **{**given, "masks": None}) == ((1, 0), "boxes")
+    assert assign_faces(2, [LEFT, RIGHT], GREY, prompt=prompt) == ((0, 1), "sides")

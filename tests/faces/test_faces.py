@@ -18,7 +18,7 @@ from dhumandiff.faces import (
     choose_face,
     crop_face,
     load_photo,
-    normalise_light,
+    normalize_light,
     photo_from_tensor,
 )
 from dhumandiff.faces.light import measure_light
@@ -176,7 +176,7 @@ class TestChoice:
         ("which", "x"), [("largest", 100), ("left-most", 100), ("right-most", 500), (0, 100), (1, 500), (2, 300)]
     )
     def test_each_way_of_choosing_finds_its_face(self, which, x):
-        assert choose_face(self.faces, which).centre[0] == pytest.approx(x)
+        assert choose_face(self.faces, which).center[0] == pytest.approx(x)
 
     def test_a_choice_that_cannot_be_made_says_what_there_is(self):
         with pytest.raises(FaceError, match=r"no face with index 3\. 3 faces were found: indices go from 0"):
@@ -215,8 +215,8 @@ class TestGeometry:
         assert crop.shape == (512, 512, 3)
         assert note is None
         assert face.size / 512 == pytest.approx(0.60, abs=0.01)
-        assert face.centre[0] / 512 == pytest.approx(0.505, abs=0.01)
-        assert face.centre[1] / 512 == pytest.approx(0.665, abs=0.01)
+        assert face.center[0] / 512 == pytest.approx(0.505, abs=0.01)
+        assert face.center[1] / 512 == pytest.approx(0.665, abs=0.01)
 
     def test_a_detector_of_tall_boxes_gives_the_same_crop(self):
         square = face_at(640, 500, 240)
@@ -281,9 +281,9 @@ class TestQuality:
         face = face_at(256, 330, 300)
         crop = np.full((512, 512, 3), 150, np.uint8)
         assert measure_light(crop, face).imbalance == pytest.approx(0, abs=0.01)
-        assert np.array_equal(normalise_light(crop, face), crop)
+        assert np.array_equal(normalize_light(crop, face), crop)
         crop[:, :256] = 110
-        before, after = measure_light(crop, face), measure_light(normalise_light(crop, face), face)
+        before, after = measure_light(crop, face), measure_light(normalize_light(crop, face), face)
         assert before.imbalance < -0.8
         assert 0.45 < after.imbalance / before.imbalance < 0.75
         assert after.brightness == pytest.approx(before.brightness, abs=0.02)
@@ -292,6 +292,6 @@ class TestQuality:
         pytest.importorskip("cv2")
         face = face_at(256, 330, 300)
         crop = np.zeros((512, 512, 3), np.uint8) + np.array([40, 30, 20], np.uint8)
-        after = normalise_light(crop, face)
+        after = normalize_light(crop, face)
         linear = [((value[256, 256] / 255 + 0.055) / 1.055) ** 2.4 for value in (crop, after)]
         assert linear[1] / linear[0] == pytest.approx([2**0.5] * 3, rel=0.1)

@@ -11,8 +11,8 @@ from support.plain_faces import face_at, gradient
 from dhumandiff.errors import FaceError
 from dhumandiff.faces import (
     ARCFACE_TEMPLATE,
-    FaceAnalyser,
-    InsightFaceAnalyser,
+    FaceAnalyzer,
+    InsightFaceAnalyzer,
     align,
     assess,
     choose_face,
@@ -36,7 +36,7 @@ class TestPacks:
                 with pytest.raises(
                     FaceError, match=r"pip install insightface onnxruntime\. .*onnxruntime-gpu.*never both"
                 ):
-                    InsightFaceAnalyser.from_pack("buffalo_l")
+                    InsightFaceAnalyzer.from_pack("buffalo_l")
 
     def test_without_opencv_alignment_says_how_to_install_it(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "cv2", None)
@@ -47,13 +47,13 @@ class TestPacks:
         pytest.importorskip("insightface")
         (tmp_path / "models" / "antelopev2").mkdir(parents=True)
         with pytest.raises(FaceError, match=r"models.buffalo_l\. Packs that are there: antelopev2\. .*allow_download"):
-            InsightFaceAnalyser.from_pack("buffalo_l", root=tmp_path)
+            InsightFaceAnalyzer.from_pack("buffalo_l", root=tmp_path)
         with pytest.raises(FaceError, match="no face model pack at"):
-            InsightFaceAnalyser.from_pack(tmp_path / "nowhere")
+            InsightFaceAnalyzer.from_pack(tmp_path / "nowhere")
         with pytest.raises(FaceError, match=r"antelopev2 has no \.onnx file"):
-            InsightFaceAnalyser.from_pack("antelopev2", root=tmp_path)
+            InsightFaceAnalyzer.from_pack("antelopev2", root=tmp_path)
         with pytest.raises(FaceError, match="No face model pack was named"):
-            InsightFaceAnalyser.from_pack("", root=tmp_path)
+            InsightFaceAnalyzer.from_pack("", root=tmp_path)
 
     def test_a_download_that_fails_says_what_to_put_where(self, tmp_path, monkeypatch):
         utils = pytest.importorskip("insightface.utils")
@@ -63,13 +63,13 @@ class TestPacks:
 
         monkeypatch.setattr(utils, "ensure_available", offline)
         with pytest.raises(FaceError, match=r"could not be downloaded \(no network\).*unpack it to .*buffalo_l"):
-            InsightFaceAnalyser.from_pack("buffalo_l", root=tmp_path, allow_download=True)
+            InsightFaceAnalyzer.from_pack("buffalo_l", root=tmp_path, allow_download=True)
 
     def test_a_damaged_pack_is_refused(self, tmp_path):
         pytest.importorskip("insightface")
         (tmp_path / "det.onnx").write_bytes(b"version https://git-lfs.github.com/spec/v1")
         with pytest.raises(FaceError, match="cannot be loaded"):
-            InsightFaceAnalyser.from_pack(tmp_path)
+            InsightFaceAnalyzer.from_pack(tmp_path)
 
     @pytest.mark.faces
     def test_a_pack_is_found_by_name_by_folder_and_nested(self, faces_root, tmp_path, capfd):
@@ -79,18 +79,18 @@ class TestPacks:
         for file in mini.glob("*.onnx"):
             (nested / file.name).symlink_to(file)
         for given, root in (("mini", faces_root), (mini, None), ("mini", tmp_path), (nested.parent, None)):
-            analyser = InsightFaceAnalyser.from_pack(given, root=root, provider="CPU")
-            assert (analyser.name, analyser.note, analyser.provider) == ("mini", None, "CPU")
-        assert isinstance(analyser, FaceAnalyser)
+            analyzer = InsightFaceAnalyzer.from_pack(given, root=root, provider="CPU")
+            assert (analyzer.name, analyzer.note, analyzer.provider) == ("mini", None, "CPU")
+        assert isinstance(analyzer, FaceAnalyzer)
         assert capfd.readouterr().out == ""  # insightface's own prints are kept off the console
 
     @pytest.mark.faces
-    @pytest.mark.parametrize(("kept", "part"), [("rec", "face detector"), ("det", "face recogniser")])
+    @pytest.mark.parametrize(("kept", "part"), [("rec", "face detector"), ("det", "face recognizer")])
     def test_half_a_pack_is_refused(self, faces_root, tmp_path, kept, part):
         (file,) = (faces_root / "models" / "mini").glob(f"{kept}_*.onnx")
         (tmp_path / file.name).symlink_to(file)
         with pytest.raises(FaceError, match=f"has no {part} among {file.name}"):
-            InsightFaceAnalyser.from_pack(tmp_path)
+            InsightFaceAnalyzer.from_pack(tmp_path)
 
     @pytest.mark.faces
     def test_a_provider_that_cannot_be_had_becomes_cpu_with_a_note(self, faces_root):
@@ -98,11 +98,11 @@ class TestPacks:
 
         for wanted, full in backend.PROVIDERS.items():
             if full not in onnxruntime.get_available_providers():
-                analyser = InsightFaceAnalyser.from_pack("mini", root=faces_root, provider=wanted)
-                assert analyser.provider == "CPU"
-                assert analyser.note.startswith(f"{wanted} was wanted for face analysis")
+                analyzer = InsightFaceAnalyzer.from_pack("mini", root=faces_root, provider=wanted)
+                assert analyzer.provider == "CPU"
+                assert analyzer.note.startswith(f"{wanted} was wanted for face analysis")
         with pytest.raises(FaceError, match='no provider "TPU"'):
-            InsightFaceAnalyser.from_pack("mini", root=faces_root, provider="TPU")
+            InsightFaceAnalyzer.from_pack("mini", root=faces_root, provider="TPU")
 
     @pytest.mark.faces
     def test_a_provider_lost_while_loading_is_noticed_in_the_session(self, faces_root, monkeypatch):
@@ -113,25 +113,25 @@ class TestPacks:
             onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
         )
         with pytest.warns(UserWarning, match="CUDAExecutionProvider"):
-            analyser = InsightFaceAnalyser.from_pack("mini", root=faces_root, provider="auto")
-        assert analyser.provider == "CPU"
-        assert analyser.note.startswith("CUDA was wanted for face analysis, but ONNX Runtime runs it on CPU")
+            analyzer = InsightFaceAnalyzer.from_pack("mini", root=faces_root, provider="auto")
+        assert analyzer.provider == "CPU"
+        assert analyzer.note.startswith("CUDA was wanted for face analysis, but ONNX Runtime runs it on CPU")
 
     @pytest.mark.faces
-    def test_another_packs_object_is_taken_as_it_is(self, faces_root, face_photos, face_analyser):
+    def test_another_packs_object_is_taken_as_it_is(self, faces_root, face_photos, face_analyzer):
         from insightface.app import FaceAnalysis
 
         app = FaceAnalysis(name="mini", root=str(faces_root), providers=["CPUExecutionProvider"])
         app.prepare(ctx_id=0, det_size=(640, 640))
-        analyser = InsightFaceAnalyser(app)
+        analyzer = InsightFaceAnalyzer(app)
         photo = load_photo(face_photos / "obama.jpg").pixels
-        (face,) = analyser.detect(photo)
-        assert analyser.name == "mini"
-        assert np.array_equal(analyser.identity(photo, face), face_analyser.identity(photo, face))
+        (face,) = analyzer.detect(photo)
+        assert analyzer.name == "mini"
+        assert np.array_equal(analyzer.identity(photo, face), face_analyzer.identity(photo, face))
 
     def test_an_object_that_cannot_do_it_is_refused(self):
         with pytest.raises(FaceError, match=r"\(dict\) has no face detector.*Load Face Analysis"):
-            InsightFaceAnalyser({})
+            InsightFaceAnalyzer({})
 
 
 class FlexibleDetector:
@@ -153,18 +153,18 @@ class FlexibleDetector:
 def test_a_detector_of_any_size_is_tried_at_smaller_and_smaller_ones():
     detector = FlexibleDetector(finds_at=384)
     app = type("App", (), {"det_model": detector, "models": {"detection": detector, "recognition": object()}})()
-    (face,) = InsightFaceAnalyser(app).detect(np.zeros((400, 500, 3), np.uint8))
+    (face,) = InsightFaceAnalyzer(app).detect(np.zeros((400, 500, 3), np.uint8))
     assert detector.tried == [(640, 640), (512, 512), (384, 384)]
-    assert face.centre == pytest.approx((250, 200))
+    assert face.center == pytest.approx((250, 200))
 
 
 @pytest.mark.faces
 class TestRealFaces:
-    def test_one_person_is_alike_and_two_are_not(self, face_photos, face_analyser):
+    def test_one_person_is_alike_and_two_are_not(self, face_photos, face_analyzer):
         identities = {}
         for name in ("obama", "obama2", "biden"):
             photo = load_photo(face_photos / f"{name}.jpg").pixels
-            identities[name] = face_analyser.identity(photo, choose_face(face_analyser.detect(photo)))
+            identities[name] = face_analyzer.identity(photo, choose_face(face_analyzer.detect(photo)))
             assert identities[name].dtype == np.float32
             assert np.linalg.norm(identities[name]) == pytest.approx(1, abs=1e-5)
         assert similarity(identities["obama"], identities["obama2"]) > 0.6
@@ -172,26 +172,26 @@ class TestRealFaces:
 
     @pytest.mark.filterwarnings("ignore::FutureWarning")
     def test_identity_is_what_insightface_itself_says_and_swapped_is_its_answer_to_rgb(
-        self, face_photos, face_analyser
+        self, face_photos, face_analyzer
     ):
         from insightface.app.common import Face as InsightFace
 
         photo = load_photo(face_photos / "obama.jpg").pixels
-        (face,) = face_analyser.detect(photo)
-        recogniser = face_analyser.app.models["recognition"]
+        (face,) = face_analyzer.detect(photo)
+        recognizer = face_analyzer.app.models["recognition"]
         for swap, picture in ((False, photo[..., ::-1]), (True, photo)):
-            theirs = recogniser.get(np.ascontiguousarray(picture), InsightFace(kps=face.landmarks))
-            ours = face_analyser.identity(photo, face, swap_channels=swap)
+            theirs = recognizer.get(np.ascontiguousarray(picture), InsightFace(kps=face.landmarks))
+            ours = face_analyzer.identity(photo, face, swap_channels=swap)
             assert similarity(ours, theirs / np.linalg.norm(theirs)) > 0.9999
-        assert similarity(ours, face_analyser.identity(photo, face)) < 0.99
+        assert similarity(ours, face_analyzer.identity(photo, face)) < 0.99
 
     @pytest.mark.filterwarnings("ignore::FutureWarning")
-    def test_alignment_equals_insightfaces(self, face_photos, face_analyser):
+    def test_alignment_equals_insightfaces(self, face_photos, face_analyzer):
         from insightface.utils.face_align import norm_crop
 
         for path in sorted(face_photos.glob("*.jpg")):
             photo = load_photo(path).pixels
-            for face in face_analyser.detect(photo):
+            for face in face_analyzer.detect(photo):
                 for size in (112, 224):
                     exact = face.landmarks.astype(np.float64)
                     difference = np.abs(align(photo, exact, size).astype(int) - norm_crop(photo, exact, size))
@@ -199,25 +199,25 @@ class TestRealFaces:
                     assert difference.max() <= 1
                     assert (difference > 0).mean() < 1e-4
 
-    def test_an_exif_rotated_photo_gives_the_same_identity(self, tmp_path, face_photos, face_analyser):
+    def test_an_exif_rotated_photo_gives_the_same_identity(self, tmp_path, face_photos, face_analyzer):
         exif = Image.Exif()
         exif[0x0112] = 6
         turned = Image.open(face_photos / "obama.jpg").transpose(Image.Transpose.ROTATE_90)
         turned.save(tmp_path / "turned.png", exif=exif)
         upright, read = (load_photo(path).pixels for path in (face_photos / "obama.jpg", tmp_path / "turned.png"))
         assert np.array_equal(upright, read)
-        (face,) = face_analyser.detect(read)
-        same = face_analyser.identity(upright, face_analyser.detect(upright)[0])
-        assert similarity(face_analyser.identity(read, face), same) > 0.9999
+        (face,) = face_analyzer.detect(read)
+        same = face_analyzer.identity(upright, face_analyzer.detect(upright)[0])
+        assert similarity(face_analyzer.identity(read, face), same) > 0.9999
 
-    def test_faces_in_a_group_photo_are_chosen_by_place_and_by_size(self, face_analyser):
+    def test_faces_in_a_group_photo_are_chosen_by_place_and_by_size(self, face_analyzer):
         insightface = pytest.importorskip("insightface")
         photo = load_photo(Path(insightface.__file__).parent / "data" / "images" / "t1.jpg").pixels
-        faces = face_analyser.detect(photo)
+        faces = face_analyzer.detect(photo)
         assert len(faces) >= 4
         left, right = choose_face(faces, "left-most"), choose_face(faces, "right-most")
-        assert left.centre[0] < 200
-        assert right.centre[0] > 850
+        assert left.center[0] < 200
+        assert right.center[0] > 850
         sizes = [choose_face(faces, index).size for index in range(len(faces))]
         assert sizes == sorted(sizes, reverse=True)
         with pytest.raises(FaceError, match=f"{len(faces)} faces were found"):
@@ -225,31 +225,31 @@ class TestRealFaces:
 
     @pytest.mark.parametrize("name", ["obama", "obama2", "biden"])
     @pytest.mark.parametrize("inset", [-0.1, 0.0, 0.1])
-    def test_a_tight_crop_is_found_and_recognised(self, face_photos, face_analyser, name, inset):
+    def test_a_tight_crop_is_found_and_recognised(self, face_photos, face_analyzer, name, inset):
         photo = load_photo(face_photos / f"{name}.jpg").pixels
-        face = choose_face(face_analyser.detect(photo))
+        face = choose_face(face_analyzer.detect(photo))
         x0, y0, x1, y1 = (face.box + np.array([1, 1, -1, -1]) * inset * face.size).round().astype(int)
         tight = np.ascontiguousarray(photo[y0:y1, x0:x1])
-        found = choose_face(face_analyser.detect(tight))
-        assert similarity(face_analyser.identity(tight, found), face_analyser.identity(photo, face)) > 0.6
+        found = choose_face(face_analyzer.detect(tight))
+        assert similarity(face_analyzer.identity(tight, found), face_analyzer.identity(photo, face)) > 0.6
 
-    def test_crops_look_to_the_detector_like_the_released_references(self, face_photos, face_analyser):
+    def test_crops_look_to_the_detector_like_the_released_references(self, face_photos, face_analyzer):
         for path in sorted(face_photos.glob("*.jpg")):
             photo = load_photo(path).pixels
-            crop, _, _ = crop_face(photo, choose_face(face_analyser.detect(photo)))
-            face = choose_face(face_analyser.detect(crop))
+            crop, _, _ = crop_face(photo, choose_face(face_analyzer.detect(photo)))
+            face = choose_face(face_analyzer.detect(crop))
             # 0.60 to 0.65, 0.50 to 0.51 and 0.65 to 0.68, give or take what this small detector wavers by
             assert 0.58 < face.size / 512 < 0.67
-            assert 0.47 < face.centre[0] / 512 < 0.54
-            assert 0.63 < face.centre[1] / 512 < 0.70
+            assert 0.47 < face.center[0] / 512 < 0.54
+            assert 0.63 < face.center[1] / 512 < 0.70
 
-    def test_no_face_is_found_where_there_is_none(self, face_analyser):
-        assert face_analyser.detect(gradient(480, 640)) == []
-        assert face_analyser.detect(np.zeros((30, 20, 3), np.uint8)) == []
+    def test_no_face_is_found_where_there_is_none(self, face_analyzer):
+        assert face_analyzer.detect(gradient(480, 640)) == []
+        assert face_analyzer.detect(np.zeros((30, 20, 3), np.uint8)) == []
 
-    def test_portraits_pass_and_a_blurred_one_is_told(self, face_photos, face_analyser):
+    def test_portraits_pass_and_a_blurred_one_is_told(self, face_photos, face_analyzer):
         photo = load_photo(face_photos / "obama.jpg").pixels
-        face = choose_face(face_analyser.detect(photo))
+        face = choose_face(face_analyzer.detect(photo))
 
         def judge(pixels):
             crop, moved, _ = crop_face(pixels, face)
@@ -259,15 +259,15 @@ class TestRealFaces:
         blurred = np.asarray(Image.fromarray(photo).filter(ImageFilter.GaussianBlur(face.size * 0.03)))
         assert any("blurred" in warning for warning in judge(blurred).warnings())
         assert any("very dark" in warning for warning in judge((photo * 0.15).astype(np.uint8)).warnings())
-        shade = np.where(np.arange(photo.shape[1]) < face.centre[0], 1.0, 0.5)[None, :, None]
+        shade = np.where(np.arange(photo.shape[1]) < face.center[0], 1.0, 0.5)[None, :, None]
         (warning,) = judge((photo * shade).astype(np.uint8)).warnings()
         assert "left half of the face" in warning
 
-    def test_mirroring_a_photo_turns_yaw_and_light_around(self, face_photos, face_analyser):
+    def test_mirroring_a_photo_turns_yaw_and_light_around(self, face_photos, face_analyzer):
         photo = load_photo(face_photos / "obama2.jpg").pixels
         yaw, light = [], []
         for pixels in (photo, np.ascontiguousarray(photo[:, ::-1])):
-            face = choose_face(face_analyser.detect(pixels))
+            face = choose_face(face_analyzer.detect(pixels))
             yaw.append(estimate_yaw(face.landmarks))
             light.append(measure_light(pixels, face).imbalance)
         assert yaw[0] < 0 < yaw[1]

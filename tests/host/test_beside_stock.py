@@ -58,7 +58,7 @@ def halves(height=16, width=16):
 
 
 def photo(seed):
-    """A picture [1, H, W, 3] for the tiny analyser, which finds a face in anything."""
+    """A picture [1, H, W, 3] for the tiny analyzer, which finds a face in anything."""
     return torch.rand(1, 320, 256, 3, generator=torch.Generator().manual_seed(seed))
 
 
@@ -145,14 +145,14 @@ def test_the_chain_of_nodes_runs_on_all_seventy_layers_with_an_adapter_from_a_fi
 
 def test_an_insightface_object_of_another_pack_encodes_a_face(folders, faces_root, face_photos):
     pytest.importorskip("insightface", reason="install it with: pip install insightface onnxruntime")
-    from dhd_pack.dhumandiff.faces import InsightFaceAnalyser
+    from dhd_pack.dhumandiff.faces import InsightFaceAnalyzer
     from insightface.app import FaceAnalysis
 
     # As the loaders of IPAdapter_plus, InstantID and PuLID make it.
     app = FaceAnalysis(name="mini", root=str(faces_root), providers=["CPUExecutionProvider"])
     app.prepare(ctx_id=0, det_size=(640, 640))
     image = torch.from_numpy(np.asarray(Image.open(face_photos / "obama.jpg").convert("RGB")).copy())[None] / 255
-    own = InsightFaceAnalyser.from_pack("mini", root=faces_root, provider="CPU")
+    own = InsightFaceAnalyzer.from_pack("mini", root=faces_root, provider="CPU")
     vision = tiny_comfy.clip_vision()
     (theirs, crop, report), (ours, *_) = (
         DHDEncodeReference.execute(image, vision, made, "largest", 0, False, "Barack").args for made in (app, own)

@@ -114,7 +114,7 @@ def test_one_person_is_scored_alone(scene, faces):
 
 def test_a_reference_without_identity_is_refused(scene, faces):
     plain = FaceReference(None, scene.references[0].clip_hidden, scene.references[0].clip_hidden_zero, name="nobody")
-    with pytest.raises(FaceReferenceError, match="nobody.*recogniser"):
+    with pytest.raises(FaceReferenceError, match="nobody.*recognizer"):
         score(scene, faces, references=[plain, scene.references[1]])
 
 
@@ -199,7 +199,7 @@ def test_a_missing_person_has_a_black_mask(scene, faces):
 def test_real_people_are_told_apart_on_a_photo_of_both(face_photos, faces_root):
     """One photo of each as reference; another one of the first beside the second's, as the sentence says and exchanged."""
     pytest.importorskip("insightface", reason="install it with: pip install insightface onnxruntime")
-    from dhd_pack.dhumandiff.faces import InsightFaceAnalyser
+    from dhd_pack.dhumandiff.faces import InsightFaceAnalyzer
     from dhd_pack.nodes.comfy.miniature import mini_clip_vision
     from PIL import Image
 
@@ -208,10 +208,10 @@ def test_real_people_are_told_apart_on_a_photo_of_both(face_photos, faces_root):
         picture.thumbnail((600, 600))
         return torch.from_numpy(np.asarray(picture).copy())[None].float() / 255
 
-    analyser = InsightFaceAnalyser.from_pack("mini", root=faces_root, provider="CPU")
+    analyzer = InsightFaceAnalyzer.from_pack("mini", root=faces_root, provider="CPU")
     tower = mini_clip_vision()
     references = [
-        DHDEncodeReference.execute(photo(name), tower, analyser, "largest", 0, False, name).result[0]
+        DHDEncodeReference.execute(photo(name), tower, analyzer, "largest", 0, False, name).result[0]
         for name in ("obama", "biden")
     ]
     pair = [photo("obama2"), photo("biden")]
@@ -222,18 +222,18 @@ def test_real_people_are_told_apart_on_a_photo_of_both(face_photos, faces_root):
         picture=torch.cat(pair, dim=2),
         text="A man@1 on the left and another man@2 on the right.",
     )
-    _, first, second, passed, report = score(said, analyser)
+    _, first, second, passed, report = score(said, analyzer)
     assert passed == [True]
     assert min(*first, *second) > 0.6
     assert "WRONG" not in report
     swapped = torch.cat(pair[::-1], dim=2)
-    _, first, second, passed, report = score(said, analyser, picture=swapped)
+    _, first, second, passed, report = score(said, analyzer, picture=swapped)
     assert passed == [False]
     assert min(*first, *second) > 0.6
     assert "WRONG" in report
     given = dict(zip(("reference_1", "reference_2"), references, strict=True))
     masks = DHDFaceMasks.execute(
-        image=said.picture, face_analysis=analyser, text=said.text, grow=0.3, feather=0.1, **given
+        image=said.picture, face_analysis=analyzer, text=said.text, grow=0.3, feather=0.1, **given
     )
     middle = said.picture.shape[2] // 2
     left, right = (mask[..., :middle].sum() / mask.sum() for mask in masks.result)

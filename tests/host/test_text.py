@@ -4,7 +4,7 @@ import dhd_pack.dhumandiff.testing as tiny
 import pytest
 import torch
 from dhd_pack.dhumandiff.errors import DHumanDiffError
-from dhd_pack.dhumandiff.prompts.prompt import describe_binding, parse_prompt
+from dhd_pack.dhumandiff.prompts.prompt import describe_tokens, parse_prompt
 from dhd_pack.nodes.comfy.text import encode_subject_prompt, token_words
 from support import tiny_comfy
 
@@ -116,13 +116,13 @@ def test_an_embedding_can_be_a_person(tmp_path, adapter, people):
     conditioning, bound = encode_subject_prompt(clip, adapter, people, prompt)
     assert [token.person for token in bound] == [1, 1, 2]
     assert torch.isfinite(conditioning[0][0]).all()
-    assert "embedding" in describe_binding(prompt, bound, token_words(clip, prompt.text))
+    assert "embedding" in describe_tokens(prompt, bound, token_words(clip, prompt.text))
 
 
 def test_the_bound_words_are_told_with_their_tokens(clip, adapter, people):
     prompt = parse_prompt(SENTENCE, 2)
     _, bound = encode_subject_prompt(clip, adapter, people, prompt)
-    text = describe_binding(prompt, bound, token_words(clip, prompt.text))
+    text = describe_tokens(prompt, bound, token_words(clip, prompt.text))
     assert "Person 1" in text
     assert "2 'man'" in text or "token 2" in text
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from support.twins import CASTS, HEIGHT, WIDTH, Cast, nodes_of, saved, twin
 
-from dhumandiff.evaluation.score import judge_picture, prompt_of
+from dhumandiff.evaluation.score import prompt_of, score_image
 from dhumandiff.miniature.faces import mini_judge
 from tools.workflows import NAMES
 from tools.workflows.parts import IP_ADAPTER, POSES, STYLE
@@ -46,7 +46,7 @@ def judge():
         photos = [draw_reference(drawn_person(*who), 0, 384).picture for who in cast.people]
         known = np.stack([faces.identity(photo, faces.detect(photo)[0]) for photo in photos])
         large = np.asarray(picture.resize((512, 384), Image.Resampling.BICUBIC))
-        judged = judge_picture(large, known, faces, prompt=prompt_of(text or cast.text, 2))
+        judged = score_image(large, known, faces, prompt=prompt_of(text or cast.text, 2))
         return sum(person.right is True for person in judged.score.persons)
 
     return right

@@ -8,7 +8,7 @@ pytest.importorskip("diffusers", reason="install it with: pip install diffusers 
 
 from dhumandiff import testing as tiny
 from dhumandiff.errors import HostError
-from dhumandiff.faces import FaceAnalyser
+from dhumandiff.faces import FaceAnalyzer
 from dhumandiff.hosts.diffusers.attention import cross_attention_layers
 from dhumandiff.hosts.diffusers.parts import sdxl_tokenizer
 from dhumandiff.references.encode import encode_reference
@@ -117,7 +117,7 @@ def test_vision_gives_the_hidden_states_before_the_last_layer():
 
 def test_faces_find_the_middle_and_tell_pictures_and_channel_order_apart():
     faces = tiny.tiny_faces()
-    assert isinstance(faces, FaceAnalyser)
+    assert isinstance(faces, FaceAnalyzer)
     random = np.random.default_rng(1)
     first, second = (random.integers(0, 256, (120, 200, 3), dtype=np.uint8) for _ in range(2))
     (face,) = faces.detect(first)

@@ -6,7 +6,7 @@ from PIL import ImageColor
 
 from dhumandiff.errors import DHumanDiffError, LayoutError
 from dhumandiff.layout.layout import (
-    LEAST,
+    MIN_BOX,
     PRESETS,
     draw_layout,
     format_boxes,
@@ -17,7 +17,7 @@ from dhumandiff.layout.layout import (
     preset_front,
     shape_of,
 )
-from dhumandiff.layout.person_style import colour_of
+from dhumandiff.layout.person_style import person_color
 
 SIZES = {"portrait": (208, 304), "square": (256, 256), "landscape": (304, 208)}
 HALVES = ((0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0))
@@ -40,7 +40,7 @@ def test_presets_lie_inside_the_picture_with_person_1_on_the_left(name, size):
     for left, top, right, bottom in boxes:
         assert 0 <= left < right <= 1
         assert 0 <= top < bottom <= 1
-        assert min(right - left, bottom - top) > 5 * LEAST
+        assert min(right - left, bottom - top) > 5 * MIN_BOX
     middles = [(box[0] + box[2]) / 2 for box in boxes]
     assert middles[0] < middles[1]
     assert parse_boxes(format_boxes(boxes)) == boxes
@@ -156,7 +156,7 @@ def test_the_preview_shows_each_box_in_its_person_s_colour_and_dash():
     assert picture.shape == (height, width, 3)
     shares = []
     for person, (x0, y0, x1, y1) in enumerate(pixel_boxes(boxes, width, height)):
-        colour = torch.tensor(ImageColor.getrgb(colour_of(person))) / 255
+        colour = torch.tensor(ImageColor.getrgb(person_color(person))) / 255
         edge = picture[y1 - 1, x0:x1]
         shares.append(float(((edge - colour).abs().amax(-1) < 0.01).float().mean()))
         chip = picture[y0 : y0 + 27, x0 : x0 + 27] if person == 0 else picture[y0 : y0 + 27, x1 - 27 : x1]

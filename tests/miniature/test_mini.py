@@ -12,7 +12,7 @@ pytest.importorskip("diffusers", reason="install it with: pip install diffusers 
 from support.known_faces import detect
 
 from dhumandiff.errors import FaceError, HostError
-from dhumandiff.faces import FaceAnalyser
+from dhumandiff.faces import FaceAnalyzer
 from dhumandiff.hosts.diffusers.attention import attach, check_fit, cross_attention_layers
 from dhumandiff.hosts.diffusers.loading import BUILT_IN, check_base, load_pipeline
 from dhumandiff.miniature import base, mini_adapter, weights
@@ -68,7 +68,7 @@ def test_the_adapter_fits_the_base_and_holds_two_people(pipeline):
 def test_two_drawn_people_reach_the_unet(pipeline, monkeypatch):
     monkeypatch.setattr(MiniFaces, "detect", detect)
     vision, faces = base.mini_vision(), mini_faces()
-    assert isinstance(faces, FaceAnalyser)
+    assert isinstance(faces, FaceAnalyzer)
     photos = [draw_reference(sample_identity(seed), 0).picture for seed in (1, 2)]
     references = [encode_reference(photo, vision, faces, minimum_size=32)[0] for photo in photos]
     assert references[0].clip_hidden.shape == (1, 65, base.VISION_WIDTH)

@@ -17,7 +17,7 @@ from support.comfyui import COMFYUI, REPOSITORY
 from support.published import copy_published, left_out, published, tracked
 
 import dhumandiff
-from dhumandiff.layout.person_style import PERSON_COLOURS
+from dhumandiff.layout.person_style import PERSON_COLORS
 
 tomllib = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")  # pytest brings tomli there
 
@@ -153,16 +153,16 @@ def test_the_registry_s_pictures_are_files_of_the_repository_and_of_the_size_it_
     else:
         assert width * 9 == height * 21
         assert width >= 1000
-    assert set(PERSON_COLOURS[:2]) <= colours
+    assert set(PERSON_COLORS[:2]) <= colours
     drawing = (REPOSITORY / name).with_suffix(".svg").read_text()
     assert f'width="{width}" height="{height}"' in drawing
-    assert all(colour in drawing for colour in PERSON_COLOURS[:2])
+    assert all(colour in drawing for colour in PERSON_COLORS[:2])
 
 
 def test_the_icon_shows_two_people_at_the_size_of_a_list():
     with Image.open(REPOSITORY / "assets" / "icon.png") as picture:
         small = picture.convert("RGB").resize((32, 32), Image.Resampling.LANCZOS)
-    for colour in PERSON_COLOURS[:2]:
+    for colour in PERSON_COLORS[:2]:
         away = np.abs(np.asarray(small, int) - list(bytes.fromhex(colour[1:]))).sum(-1)
         assert (away < 60).mean() > 1 / 8
 

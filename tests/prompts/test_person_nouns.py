@@ -10,7 +10,7 @@ from dhumandiff.prompts.prompt import parse_prompt
 def test_a_sentence_about_nobody_binds_nobody():
     prompt = parse_prompt("a bench in a garden")
     assert prompt.mentions == ()
-    assert prompt.unbound_persons(2) == (1, 2)
+    assert prompt.unnamed_persons(2) == (1, 2)
 
 
 @pytest.mark.parametrize(

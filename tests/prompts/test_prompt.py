@@ -10,7 +10,7 @@ import pytest
 from support.comfyui import COMFYUI, REPOSITORY, why_not
 
 from dhumandiff.errors import PromptError
-from dhumandiff.prompts.prompt import Mention, Prompt, bind_tokens, describe_binding, parse_prompt, split_weights
+from dhumandiff.prompts.prompt import Mention, Prompt, describe_tokens, locate_tokens, parse_prompt, split_weights
 
 TOKENIZERS = (REPOSITORY / "dhumandiff" / "tokenizer", COMFYUI / "comfy" / "sd1_tokenizer")
 CAPTION = (  # as long as PairHuman's, which pass 77 tokens
@@ -91,8 +91,8 @@ def test_an_escaped_at_or_one_without_a_number_is_plain_text(typed, text):
 
 def test_a_person_without_a_mark_is_legal_and_reported():
     prompt = parse_prompt("a man@1 and a woman")
-    assert prompt.unbound_persons(2) == (2,)
-    assert prompt.unbound_persons(1) == ()
+    assert prompt.unnamed_persons(2) == (2,)
+    assert prompt.unnamed_persons(1) == ()
     (note,) = prompt.notes(2)
     assert note.startswith("No word names person 2")
     assert "Write word@2" in note
@@ -178,7 +178,7 @@ def tokenize(request):
 
 
 def indices(marked, tokenize, mentions="first"):
-    return [(token.person, token.index) for token in bind_tokens(parse_prompt(marked, 2, mentions), tokenize)]
+    return [(token.person, token.index) for token in locate_tokens(parse_prompt(marked, 2, mentions), tokenize)]
 
 
 def test_positions_are_those_of_the_released_script(tokenize):
@@ -213,7 +213,7 @@ def test_captions_longer_than_one_chunk_are_bound_to_their_end(clip_tokenizer):
 
     prompt = parse_prompt(CAPTION, mentions="all")
     ids = tokens(prompt.text)
-    bound = bind_tokens(prompt, tokens)
+    bound = locate_tokens(prompt, tokens)
     assert [clip_tokenizer.decode([ids[token.index]]).strip() for token in bound] == [m.word for m in prompt.mentions]
     assert bound[-1].index > 77
 
@@ -223,7 +223,7 @@ def test_a_word_of_several_tokens_gives_one_for_each(clip_tokenizer):
         return clip_tokenizer(text, add_special_tokens=False)["input_ids"]
 
     ids = tokens("a bridegroomish fellow and a woman")
-    bound = bind_tokens(parse_prompt("a bridegroomish@1 fellow and a woman@2"), tokens)
+    bound = locate_tokens(parse_prompt("a bridegroomish@1 fellow and a woman@2"), tokens)
     first = [token.index for token in bound if token.person == 1]
     assert len(first) > 1
     assert clip_tokenizer.decode([ids[index] for index in first]).strip() == "bridegroomish"
@@ -271,7 +271,7 @@ def test_a_tokenizer_of_single_letters_is_served():
         return [ord(letter) for letter in text if not letter.isspace()]
 
     text = "a man@1 quizzes xavier, joking, with a woman@2 by the quick brown vjkwz"
-    bound = bind_tokens(parse_prompt(text), letters)
+    bound = locate_tokens(parse_prompt(text), letters)
     assert [token.index for token in bound] == [1, 2, 3, *range(30, 35)]
 
 
@@ -282,29 +282,29 @@ def test_a_word_glued_to_its_neighbours_is_refused_by_name(marked):
 
     word = parse_prompt(marked).mentions[0].word
     with pytest.raises(PromptError, match=rf'"{word}" \(person 1, character \d+ .*could not be located'):
-        bind_tokens(parse_prompt(marked), glued)
+        locate_tokens(parse_prompt(marked), glued)
 
 
 def test_an_embedding_that_is_not_there_is_refused(tokenize):
     with pytest.raises(PromptError, match=r'"embedding:none" \(person 1.*has no token.*check that its file'):
-        bind_tokens(parse_prompt("a embedding:none@1 sits"), tokenize)
+        locate_tokens(parse_prompt("a embedding:none@1 sits"), tokenize)
 
 
 def test_a_prompt_without_mentions_binds_nothing(tokenize):
-    assert bind_tokens(Prompt("a bench", ()), tokenize) == ()
+    assert locate_tokens(Prompt("a bench", ()), tokenize) == ()
 
 
 def test_a_binding_is_described_for_people():
     prompt = parse_prompt("A bride-to-be@2 and a man@1 on a long wooden bench in a garden")
-    bound = bind_tokens(prompt, word_tokens)
+    bound = locate_tokens(prompt, word_tokens)
     words = re.findall(r"\w+|[^\w\s]+", prompt.text)
-    lines = describe_binding(prompt, bound, words.__getitem__).splitlines()
+    lines = describe_tokens(prompt, bound, words.__getitem__).splitlines()
     assert lines == [
         "Person 1: A bride-to-be and a [man] on a long wooden be..., token 9 'man'",
         "Person 2: A [bride-to-be] and a man on a long..., tokens 2 'bride', 3 '-', 4 'to', 5 '-', 6 'be'",
     ]
-    assert describe_binding(prompt, bound).splitlines()[0].endswith("token 9")
-    assert describe_binding(Prompt("a bench", ()), ()) == "No word is bound to a person."
+    assert describe_tokens(prompt, bound).splitlines()[0].endswith("token 9")
+    assert describe_tokens(Prompt("a bench", ()), ()) == "No word is bound to a person."
 
 
 # --- weights
@@ -343,7 +343,7 @@ sys.argv = sys.argv[:1]
 import comfy.cli_args
 comfy.cli_args.args.cpu = True
 from comfy.sd1_clip import SDTokenizer, escape_important, token_weights, unescape_important
-from dhumandiff.prompts.prompt import bind_tokens, parse_prompt
+from dhumandiff.prompts.prompt import locate_tokens, parse_prompt
 given = json.load(sys.stdin)
 weights = [[[unescape_important(s), w] for s, w in token_weights(escape_important(t), 1.0)] for t in given["weights"]]
 tokenizer = SDTokenizer(embedding_directory=folder)
@@ -355,7 +355,7 @@ for marked in given["prompts"]:
     prompt = parse_prompt(marked, mentions="all")
     tokens = flat(prompt.text)
     names = [tokenizer.inv_vocab[t].replace("</w>", "") if isinstance(t, int) else "vector" for t in tokens]
-    bound.append([[b.person, b.index, names[b.index]] for b in bind_tokens(prompt, flat)])
+    bound.append([[b.person, b.index, names[b.index]] for b in locate_tokens(prompt, flat)])
 print(json.dumps({"weights": weights, "bound": bound}))
 """
 

@@ -14,7 +14,7 @@ from dhumandiff.references.encode import encode_reference
 LABEL = (240, 228, 66)
 FACE = face_at(258, 340, 307)
 GOOD = PhotoQuality(300, 0.2, 3, 0.5, 0.01, 0.2)
-EVERYTHING = [complaint.label for complaint in PhotoQuality(84, 0.001, 48, 0.1, 0.3, -1.4, 55).complaints()]
+EVERYTHING = [issue.label for issue in PhotoQuality(84, 0.001, 48, 0.1, 0.3, -1.4, 55).issues()]
 
 
 def labelled(crop):
@@ -37,14 +37,14 @@ def labelled(crop):
     ],
 )
 def test_each_fault_has_a_label_beside_its_sentence(change, label):
-    (complaint,) = PhotoQuality(**{**vars(GOOD), **change}).complaints()
-    assert complaint.label == label
-    assert "use a" in complaint.advice or "turn the photo" in complaint.advice
+    (issue,) = PhotoQuality(**{**vars(GOOD), **change}).issues()
+    assert issue.label == label
+    assert "use a" in issue.advice or "turn the photo" in issue.advice
 
 
 def test_a_good_photo_gets_a_box_and_no_label():
     crop = np.full((512, 512, 3), 120, np.uint8)
-    drawn = draw_crop(crop, FACE, [complaint.label for complaint in GOOD.complaints()])
+    drawn = draw_crop(crop, FACE, [issue.label for issue in GOOD.issues()])
     assert not labelled(drawn).any()
     changed = (drawn != crop).any(axis=-1)
     assert changed[340, round(FACE.box[0])]
@@ -75,7 +75,7 @@ def test_one_label_is_large_enough_to_be_read_on_a_crop_shown_at_half_its_size()
 class TestRealPhotos:
     def spoilt(self, photo, face):
         """Label -> the photo made so that it should get it, and no other."""
-        shade = np.where(np.arange(photo.shape[1]) < face.centre[0], 0.4, 1.0)[None, :, None]
+        shade = np.where(np.arange(photo.shape[1]) < face.center[0], 0.4, 1.0)[None, :, None]
         picture = Image.fromarray(photo)
         scale = 84 / face.size
         return {
@@ -90,13 +90,13 @@ class TestRealPhotos:
 
     @pytest.mark.parametrize("name", ["obama.jpg", "obama2.jpg", "biden.jpg"])
     def test_a_spoilt_photo_is_labelled_with_what_was_done_to_it_and_the_photo_itself_is_not(
-        self, face_photos, face_analyser, name
+        self, face_photos, face_analyzer, name
     ):
         photo = load_photo(face_photos / name).pixels
-        for wanted, pixels in self.spoilt(photo, choose_face(face_analyser.detect(photo))).items():
-            reference, report = encode_reference(pixels, lambda seen: torch.zeros(len(seen), 2, 4), face_analyser)
+        for wanted, pixels in self.spoilt(photo, choose_face(face_analyzer.detect(photo))).items():
+            reference, report = encode_reference(pixels, lambda seen: torch.zeros(len(seen), 2, 4), face_analyzer)
             (told,) = report.photos
-            labels = [complaint.label for complaint in told.complaints()]
+            labels = [issue.label for issue in told.issues()]
             assert [label.split(":")[0] for label in labels] == [wanted] * bool(wanted)
             crop = (reference.crop[0] * 255).round().byte().numpy()
             new = labelled(draw_crop(crop, told.face_in_crop, labels)) & ~labelled(crop)

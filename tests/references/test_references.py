@@ -41,7 +41,7 @@ class Tower:
         return torch.nn.functional.adaptive_avg_pool2d(pixels, 2).flatten(2).transpose(1, 2)
 
 
-class Analyser:
+class Analyzer:
     """Finds one upright face of a given size in the middle; who it is, is the picture's red value."""
 
     name = "red"
@@ -123,7 +123,7 @@ class TestFaceReference:
     def test_similarity_is_the_cosine_of_the_means(self):
         a, b = reference(unit((0, 1))), reference(unit((0, 3), (1, 4)))
         assert a.similarity(b) == pytest.approx(0.6)
-        with pytest.raises(FaceReferenceError, match=r"different face recognisers .widths 512 and 128"):
+        with pytest.raises(FaceReferenceError, match=r"different face recognizers .widths 512 and 128"):
             a.similarity(reference(torch.ones(1, 128)))
 
     def test_the_same_person_twice_is_warned_about_with_the_similarity(self):
@@ -218,7 +218,7 @@ class TestEncoding:
     def test_a_person_of_several_photos_has_one_row_each(self):
         tower = Tower()
         photos = [picture(3, blue=7 / 255), picture(3, blue=9 / 255)]
-        made, report = encode_reference(photos, tower, Analyser(), name="Ann")
+        made, report = encode_reference(photos, tower, Analyzer(), name="Ann")
         assert made.name == "Ann"
         assert torch.equal(made.identity, PERSONS[[3, 3]])
         assert torch.equal(made.identity_swapped, PERSONS[[7, 9]])
@@ -235,20 +235,20 @@ class TestEncoding:
         pixels = (picture(3) * 255).round().to(torch.uint8).numpy()
         Image.fromarray(pixels).save(tmp_path / "a.png")
         ways = [picture(3), picture(3)[None], [picture(3)], tmp_path / "a.png", str(tmp_path / "a.png"), pixels]
-        made = [encode_reference(way, Tower(), Analyser())[0] for way in (*ways, load_photo(tmp_path / "a.png"))]
+        made = [encode_reference(way, Tower(), Analyzer())[0] for way in (*ways, load_photo(tmp_path / "a.png"))]
         assert all(torch.equal(made[0].clip_hidden, other.clip_hidden) for other in made)
 
     def test_the_tower_may_want_another_size_and_answer_in_half_precision(self):
         tower = Tower()
         tower.image_size = 336
-        made, _ = encode_reference(picture(3), lambda pixels: tower(pixels).half(), Analyser())
+        made, _ = encode_reference(picture(3), lambda pixels: tower(pixels).half(), Analyzer())
         assert made.clip_hidden.dtype == torch.float32
         tower.shown.clear()
-        encode_reference(picture(3), tower, Analyser())
+        encode_reference(picture(3), tower, Analyzer())
         assert tower.shown[0].shape[-1] == 336
 
     def test_a_photo_of_someone_else_is_reported_and_kept(self):
-        made, report = encode_reference([picture(3), picture(3), picture(4)], Tower(), Analyser())
+        made, report = encode_reference([picture(3), picture(3), picture(4)], Tower(), Analyzer())
         assert len(made.identity) == 3
         assert [photo.is_outlier for photo in report.photos] == [False, False, True]
         assert any(
@@ -256,7 +256,7 @@ class TestEncoding:
         )
 
     def test_the_report_says_what_was_found_and_done(self):
-        text = str(encode_reference(picture(3), Tower(), Analyser(size=100, faces=2), name="Ann")[1])
+        text = str(encode_reference(picture(3), Tower(), Analyzer(size=100, faces=2), name="Ann")[1])
         assert "Ann: 1 photo(s)" in text
         assert "photo 1 (image 1, 500 x 600 px): face 100 px" in text
         assert "note: 2 faces were found; the one used is: largest" in text
@@ -266,28 +266,28 @@ class TestEncoding:
     def test_light_normalisation_changes_the_crop_and_not_the_identity(self):
         photo = picture(30)
         photo[:, :250] *= 0.5
-        plain, _ = encode_reference(photo, Tower(), Analyser())
-        even, _ = encode_reference(photo, Tower(), Analyser(), normalise_light=True)
+        plain, _ = encode_reference(photo, Tower(), Analyzer())
+        even, _ = encode_reference(photo, Tower(), Analyzer(), normalize_light=True)
         assert not torch.equal(plain.crop, even.crop)
         assert torch.equal(plain.identity, even.identity)
 
     def test_photos_that_cannot_be_used_are_all_named_and_none_is_dropped(self, tmp_path):
         with pytest.raises(FaceError, match=r"^The photo of 'Ann' cannot be used\. photo 1: No face was found"):
-            encode_reference(picture(3), Tower(), Analyser(faces=0), name="Ann")
+            encode_reference(picture(3), Tower(), Analyzer(faces=0), name="Ann")
         with pytest.raises(ImageError, match=r"1 of 3 photos cannot be used\. photo 2 \(gone\.png\): .*does not exist"):
-            encode_reference([picture(3), tmp_path / "gone.png", picture(3)], Tower(), Analyser())
+            encode_reference([picture(3), tmp_path / "gone.png", picture(3)], Tower(), Analyzer())
         with pytest.raises(ImageError, match=r"1 of 2 photos cannot be used\. photo 2: image 2 holds NaN"):
-            encode_reference([picture(3), picture(torch.nan)], Tower(), Analyser())
+            encode_reference([picture(3), picture(torch.nan)], Tower(), Analyzer())
         with pytest.raises(
             FaceError, match=r"2 of 2 photos.* photo 1: The face is 50 px .* photo 2: The face is 50 px"
         ):
-            encode_reference(torch.stack([picture(3)] * 2), Tower(), Analyser(size=50))
-        encode_reference(picture(3), Tower(), Analyser(size=50), minimum_size=50)
+            encode_reference(torch.stack([picture(3)] * 2), Tower(), Analyzer(size=50))
+        encode_reference(picture(3), Tower(), Analyzer(size=50), minimum_size=50)
         with pytest.raises(FaceError, match="There is no face with index 2"):
-            encode_reference(picture(3), Tower(), Analyser(), which=2)
+            encode_reference(picture(3), Tower(), Analyzer(), which=2)
         for nothing in ([], torch.zeros(0, 8, 8, 3)):
             with pytest.raises(ImageError, match="There is no photo"):
-                encode_reference(nothing, Tower(), Analyser())
+                encode_reference(nothing, Tower(), Analyzer())
 
     def test_without_face_analysis_the_message_says_what_to_connect(self):
         with pytest.raises(FaceError, match="Connect a face analysis"):
@@ -303,42 +303,42 @@ class TestEncoding:
     )
     def test_a_tower_that_answers_nonsense_is_refused(self, answer, message):
         with pytest.raises(HostError, match=message):
-            encode_reference(picture(3), answer, Analyser())
+            encode_reference(picture(3), answer, Analyzer())
 
 
 @pytest.mark.faces
 class TestRealPhotos:
-    def test_two_photos_of_one_person_and_another_person(self, face_photos, face_analyser):
+    def test_two_photos_of_one_person_and_another_person(self, face_photos, face_analyzer):
         both, report = encode_reference(
-            [face_photos / "obama.jpg", face_photos / "obama2.jpg"], Tower(), face_analyser, name="A"
+            [face_photos / "obama.jpg", face_photos / "obama2.jpg"], Tower(), face_analyzer, name="A"
         )
-        other, _ = encode_reference(face_photos / "biden.jpg", Tower(), face_analyser, name="B")
+        other, _ = encode_reference(face_photos / "biden.jpg", Tower(), face_analyzer, name="B")
         assert report.warnings() == []
         assert report.photos[0].similarity > 0.6
         assert both.similarity(other) < 0.3
         assert same_person_warning(both, other) is None
-        first, _ = encode_reference(face_photos / "obama.jpg", Tower(), face_analyser)
+        first, _ = encode_reference(face_photos / "obama.jpg", Tower(), face_analyzer)
         assert "look like the same person" in same_person_warning(both, first)
 
-    def test_progress_names_each_photo_before_it_is_read(self, face_photos, face_analyser):
+    def test_progress_names_each_photo_before_it_is_read(self, face_photos, face_analyzer):
         photos, told = [face_photos / "obama.jpg", face_photos / "obama2.jpg"], []
-        encode_reference(photos, Tower(), face_analyser, progress=lambda *which: told.append(which))
+        encode_reference(photos, Tower(), face_analyzer, progress=lambda *which: told.append(which))
         assert told == [(1, 2), (2, 2)]
 
-    def test_a_stranger_among_photos_is_pointed_out(self, face_photos, face_analyser):
+    def test_a_stranger_among_photos_is_pointed_out(self, face_photos, face_analyzer):
         photos = [face_photos / name for name in ("obama.jpg", "biden.jpg", "obama2.jpg")]
-        made, report = encode_reference(photos, Tower(), face_analyser)
+        made, report = encode_reference(photos, Tower(), face_analyzer)
         assert len(made.clip_hidden) == 3
         assert report.photos[1].similarity < report.photos[0].similarity
         assert "photo 2 (biden.jpg): its face is unlike" in "\n".join(report.warnings())
 
-    def test_a_photo_without_a_face_is_named(self, tmp_path, face_photos, face_analyser):
+    def test_a_photo_without_a_face_is_named(self, tmp_path, face_photos, face_analyzer):
         Image.new("RGB", (400, 300), "teal").save(tmp_path / "wall.png")
         with pytest.raises(FaceError, match=r"1 of 2 photos cannot be used\. photo 2 \(wall\.png\): No face"):
-            encode_reference([face_photos / "obama.jpg", tmp_path / "wall.png"], Tower(), face_analyser)
+            encode_reference([face_photos / "obama.jpg", tmp_path / "wall.png"], Tower(), face_analyzer)
 
-    def test_a_saved_person_is_the_same_person(self, tmp_path, face_photos, face_analyser):
-        made, _ = encode_reference(face_photos / "obama.jpg", Tower(), face_analyser, name="A")
+    def test_a_saved_person_is_the_same_person(self, tmp_path, face_photos, face_analyzer):
+        made, _ = encode_reference(face_photos / "obama.jpg", Tower(), face_analyzer, name="A")
         made.save(tmp_path / "a.safetensors")
         assert made.similarity(FaceReference.load(tmp_path / "a.safetensors")) == pytest.approx(1)
 
@@ -348,12 +348,12 @@ def test_all_errors_are_of_one_family():
 
 
 @pytest.mark.faces
-def test_a_portrait_on_its_side_is_told(face_photos, face_analyser):
+def test_a_portrait_on_its_side_is_told(face_photos, face_analyzer):
     upright = np.asarray(Image.open(face_photos / "obama.jpg").convert("RGB"))
     for turns, told in ((0, False), (1, True), (3, True)):
         photo = torch.from_numpy(np.rot90(upright, turns).copy()).float() / 255
         try:
-            _, report = encode_reference(photo, Tower(), face_analyser)
+            _, report = encode_reference(photo, Tower(), face_analyzer)
         except FaceError:  # a detector may also find nothing there, which is told too
             continue
         assert any("turn the photo upright" in warning for warning in report.warnings()) == told

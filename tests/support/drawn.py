@@ -40,7 +40,7 @@ class DrawnFaces(TinyFaces):
         return found
 
 
-def analyser():
+def analyzer():
     return DrawnFaces()
 
 
@@ -162,7 +162,7 @@ def encoders():
 
 def settings_for(data, out, **more):
     """Settings for drawn pictures; faces_... and references_... reach into the parts."""
-    parts = {"faces": {"pack": "drawn:analyser", "min_size": 10.0, "same_person": 0.995}, "references": {}}
+    parts = {"faces": {"pack": "drawn:analyzer", "min_size": 10.0, "same_person": 0.995}, "references": {}}
     for name in list(more):
         part, _, field = name.partition("__")
         if field:
@@ -180,7 +180,7 @@ def settings_for(data, out, **more):
 
 def prepared(data, out, **more):
     """Prepare in this process; gives back what the command would print."""
-    return prepare(settings_for(data, out, **more), encoders(), analyser())
+    return prepare(settings_for(data, out, **more), encoders(), analyzer())
 
 
 def samples(out):

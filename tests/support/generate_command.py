@@ -7,7 +7,7 @@ from dhumandiff.__main__ import main
 
 
 def make_photos(folder):
-    """Four pictures that nobody took, each a different person to the tiny face analyser."""
+    """Four pictures that nobody took, each a different person to the tiny face analyzer."""
     random = np.random.default_rng(0)
     for name in "abcd":
         small = random.integers(40, 216, (12, 12, 3), dtype=np.uint8)

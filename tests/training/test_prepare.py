@@ -28,7 +28,7 @@ from support.shards import make_shards
 
 from dhumandiff.hosts.diffusers.parts import sdxl_tokenizer
 from dhumandiff.hosts.diffusers.text import encode_prompt
-from dhumandiff.layout.person_style import colour_of
+from dhumandiff.layout.person_style import person_color
 from training.data.encode import load_faces
 from training.data.settings import FaceSettings
 
@@ -255,7 +255,7 @@ def test_attributes_of_the_detector_fill_in_what_the_annotation_leaves_open(tmp_
 
     class Knowing(DrawnFaces):
         def attributes(self, image, face):
-            return ("female" if face.centre[0] < 64 else "male"), "adult"
+            return ("female" if face.center[0] < 64 else "male"), "adult"
 
     path = tmp_path / "data" / "a.png"
     draw(path, [(32, 34, 12, skin(3)), (96, 34, 12, skin(4))])
@@ -281,7 +281,7 @@ def test_reports_tell_what_was_made(out):
 def test_the_contact_sheet_has_a_box_in_the_colour_of_each_persons_word(out):
     sheet = np.asarray(Image.open(out / "contact_sheet.png").convert("RGB")).reshape(-1, 3)
     for person in (0, 1):
-        assert (sheet == ImageColor.getrgb(colour_of(person))).all(axis=-1).sum() > 1000
+        assert (sheet == ImageColor.getrgb(person_color(person))).all(axis=-1).sum() > 1000
 
 
 def test_the_end_says_what_to_look_at_and_what_to_run_next(tmp_path):

@@ -13,8 +13,8 @@ for package in ("jsonargparse", "matplotlib", "scipy", "webdataset"):
     pytest.importorskip(package, reason="install it with: pip install '.[train]'")
 
 from dhumandiff.evaluation.metrics import cosines
-from dhumandiff.evaluation.score import judge_picture, look
-from dhumandiff.faces import ARCFACE_TEMPLATE, Face, InsightFaceAnalyser, align
+from dhumandiff.evaluation.score import embed_faces, score_image
+from dhumandiff.faces import ARCFACE_TEMPLATE, Face, InsightFaceAnalyzer, align
 from dhumandiff.prompts.prompt import parse_prompt
 from training import TrainingError
 from training.__main__ import main as training_main
@@ -51,22 +51,24 @@ def photos(face_photos, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def references(photos, face_analyser):
+def references(photos, face_analyzer):
     """[2, 512] of the two references."""
-    return np.concatenate([look(pixels(photos / f"{name}.png"), face_analyser)[1] for name in ("obama", "biden")])
+    return np.concatenate(
+        [embed_faces(pixels(photos / f"{name}.png"), face_analyzer)[1] for name in ("obama", "biden")]
+    )
 
 
-def test_one_person_s_photos_are_alike_and_two_people_s_are_not(photos, references, face_analyser):
-    _, found = look(pixels(photos / "right.png"), face_analyser)
+def test_one_person_s_photos_are_alike_and_two_people_s_are_not(photos, references, face_analyzer):
+    _, found = embed_faces(pixels(photos / "right.png"), face_analyzer)
     similar = cosines(found, references)
     assert np.diag(similar).min() > 0.6
     assert similar[~np.eye(2, dtype=bool)].max() < 0.3
 
 
-def test_real_people_where_the_sentence_has_them_are_right_and_exchanged_ones_wrong(photos, references, face_analyser):
+def test_real_people_where_the_sentence_has_them_are_right_and_exchanged_ones_wrong(photos, references, face_analyzer):
     prompt = parse_prompt(SENTENCE, mentions="all")
     for name, right in (("right", True), ("swapped", False)):
-        judged = judge_picture(pixels(photos / f"{name}.png"), references, face_analyser, prompt=prompt)
+        judged = score_image(pixels(photos / f"{name}.png"), references, face_analyzer, prompt=prompt)
         assert [person.right for person in judged.score.persons] == [right, right]
         assert min(person.sim_ref for person in judged.score.persons) > 0.6
         assert judged.score.blending < 0.3
@@ -89,13 +91,13 @@ def test_evaluate_scores_real_photos(photos, faces_root, tmp_path, capsys):
         assert min(person["sim_ref"] for person in record["persons"]) > 0.6
 
 
-def test_a_real_recogniser_as_torch_sees_what_insightface_sees(photos, faces_root, face_analyser):
+def test_a_real_recogniser_as_torch_sees_what_insightface_sees(photos, faces_root, face_analyzer):
     """Recognition by itself, and alignment and recognition together."""
     pytest.importorskip("onnx2torch", reason="install it with: pip install --no-deps onnx2torch")
     recogniser = ArcFace.from_onnx(faces_root / "models" / "mini" / "rec_fr_512.onnx")
     for name in ("obama.png", "biden.png", "right.png"):
         picture = pixels(photos / name)
-        faces, theirs = look(picture, face_analyser)
+        faces, theirs = embed_faces(picture, face_analyzer)
         points = torch.from_numpy(np.stack([face.landmarks for face in faces]))
         aligned = [align(picture, face.landmarks) for face in faces]
         ours = recogniser(torch.cat([as_input(one) for one in aligned])).numpy()
@@ -106,12 +108,12 @@ def test_a_real_recogniser_as_torch_sees_what_insightface_sees(photos, faces_roo
         ).min() > 0.9  # large faces: theirs are sampled without averaging
 
 
-def test_the_recogniser_of_the_data_is_known_again_and_another_refused(faces_root, face_analyser):
+def test_the_recogniser_of_the_data_is_known_again_and_another_refused(faces_root, face_analyzer):
     pytest.importorskip("onnx2torch", reason="install it with: pip install --no-deps onnx2torch")
     from types import SimpleNamespace
 
     path = faces_root / "models" / "mini" / "rec_fr_512.onnx"
-    probe = face_analyser.identity(probe_picture(), Face(np.float32([0, 0, 112, 112]), ARCFACE_TEMPLATE))
+    probe = face_analyzer.identity(probe_picture(), Face(np.float32([0, 0, 112, 112]), ARCFACE_TEMPLATE))
     data = SimpleNamespace(path="shards", header={"recogniser": {"name": "mini"}})
     data.common = {"recogniser_probe": torch.from_numpy(probe)}
     check_recogniser(ArcFace.from_onnx(path), [data])
@@ -189,7 +191,7 @@ def iresnet(path, blocks, widths, batch="None", raw=False, seed=0):
 
 
 @pytest.fixture
-def compare(photos, face_analyser):
+def compare(photos, face_analyzer):
     """Cosines of a recogniser file as torch and in onnxruntime, on the aligned faces of the photos, and with noise."""
     import onnxruntime
 
@@ -200,7 +202,7 @@ def compare(photos, face_analyser):
         aligned = []
         for photo in ("obama.png", "biden.png", "right.png"):
             picture = pixels(photos / photo)
-            aligned += [as_input(align(picture, face.landmarks)) for face in look(picture, face_analyser)[0]]
+            aligned += [as_input(align(picture, face.landmarks)) for face in embed_faces(picture, face_analyzer)[0]]
         faces = torch.cat([*aligned, torch.rand(1, 3, 112, 112) * 2 - 1])
         theirs = np.concatenate([session.run(None, {name: one[None].numpy()})[0] for one in faces])
         theirs /= np.linalg.norm(theirs, axis=1, keepdims=True)
@@ -241,9 +243,9 @@ def test_a_pack_with_a_recogniser_of_the_released_layout_recognises_alike_as_ins
     pack.mkdir(parents=True)
     (pack / "det.onnx").write_bytes((faces_root / "models" / "mini" / "det_blaze_256.onnx").read_bytes())
     path = iresnet(pack / "w600k_r50.onnx", (1, 1, 1, 1), (8, 8, 16, 32), raw=raw)
-    analyser = InsightFaceAnalyser.from_pack("made", root=tmp_path, provider="CPU")
+    analyzer = InsightFaceAnalyzer.from_pack("made", root=tmp_path, provider="CPU")
     recogniser = ArcFace.from_onnx(path)
     picture = pixels(photos / "obama.png")
-    (face,), (theirs,) = look(picture, analyser)
+    (face,), (theirs,) = embed_faces(picture, analyzer)
     ours = recogniser(as_input(align(picture, face.landmarks)))[0].numpy()
     assert float(ours @ theirs) > 1 - 1e-3

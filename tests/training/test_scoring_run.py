@@ -39,7 +39,7 @@ class ColourFaces:
         return found
 
     def identity(self, image, face, swap_channels=False):
-        x, y = map(int, face.centre)
+        x, y = map(int, face.center)
         vector = np.zeros(512, dtype=np.float32)
         vector[:3] = image[y, x]
         return vector / np.linalg.norm(vector)

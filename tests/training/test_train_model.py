@@ -15,7 +15,7 @@ from dhumandiff import testing as tiny
 from dhumandiff.hosts.diffusers.attention import attach
 from dhumandiff.hosts.diffusers.parts import sdxl_scheduler, sdxl_tokenizer
 from dhumandiff.hosts.diffusers.text import encode_prompt
-from dhumandiff.prompts.prompt import bind_tokens, parse_prompt
+from dhumandiff.prompts.prompt import locate_tokens, parse_prompt
 from training import TrainingError
 from training.data.batch import AS_THEY_ARE, Batch, BatchMaker
 from training.data.folder import Sample, open_folder
@@ -61,7 +61,7 @@ def batch_of(encoders, people, sentences=SENTENCES, dropped=((False, False), (Fa
         pooled.append(pool[0])
         ids.append(torch.tensor(tokenizers[0](prompt.text, padding="max_length", max_length=77)["input_ids"])[None])
         flat = lambda words: tokenizers[0](words, add_special_tokens=False)["input_ids"]  # noqa: E731 (a name for the next two lines)
-        bound = [token for token in bind_tokens(prompt, flat) if not dropped[row][token.person - 1]]
+        bound = [token for token in locate_tokens(prompt, flat) if not dropped[row][token.person - 1]]
         words += [[row, token.person - 1, 0, 1 + token.index] for token in bound]
     rows = len(sentences)
     generator = torch.Generator().manual_seed(5)

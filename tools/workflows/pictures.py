@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from dhumandiff.layout.person_style import colour_of
+from dhumandiff.layout.person_style import person_color
 
 from . import REPOSITORY, WORKFLOWS
 
@@ -196,7 +196,7 @@ def with_regions(run: Run) -> Image.Image:
     picture, masks = run.saved[-1].resize((512, 384), Image.Resampling.LANCZOS), run.shown["MaskPreview"]
     tinted = Image.new("RGB", picture.size, (232, 227, 216))
     for person, mask in enumerate(masks):
-        tinted.paste(colour_of(person), (0, 0), mask.convert("L").resize(picture.size))
+        tinted.paste(person_color(person), (0, 0), mask.convert("L").resize(picture.size))
     return sheet([("painted in the mask editor", tinted), ("the portrait", picture)], 2, (512, 384))
 
 

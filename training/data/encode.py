@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from dhumandiff.errors import DHumanDiffError, HostError, PromptError
-from dhumandiff.faces import Face, FaceAnalyser, InsightFaceAnalyser
+from dhumandiff.faces import Face, FaceAnalyzer, InsightFaceAnalyzer
 from dhumandiff.hosts.diffusers.loading import choose_device, choose_dtype, load_pipeline
 from dhumandiff.hosts.diffusers.text import encode_prompt, token_places
 from dhumandiff.hosts.diffusers.vision import ClipVision
@@ -224,7 +224,7 @@ def load_vision(name: str, device: str, dtype: torch.dtype) -> VisionTower:
     return ClipVision.from_pretrained(name, device, dtype)
 
 
-def load_faces(settings: FaceSettings) -> FaceAnalyser:
+def load_faces(settings: FaceSettings) -> FaceAnalyzer:
     """The face models that the settings name; FaceError and TrainingError say what cannot be had."""
     if settings.pack == "tiny":
         from dhumandiff.testing import tiny_faces
@@ -236,19 +236,19 @@ def load_faces(settings: FaceSettings) -> FaceAnalyser:
         return mini_faces()
     if is_function(settings.pack):
         return call(settings.pack, "faces.pack")
-    analyser = InsightFaceAnalyser.from_pack(settings.pack, settings.root or None, settings.provider)
-    folder = Path(getattr(analyser.app, "model_dir", "") or "")
+    analyzer = InsightFaceAnalyzer.from_pack(settings.pack, settings.root or None, settings.provider)
+    folder = Path(getattr(analyzer.app, "model_dir", "") or "")
     model = next(iter(sorted(folder.glob("*genderage*.onnx"))), None)
-    return analyser if model is None else _WithAttributes(analyser, model)
+    return analyzer if model is None else _WithAttributes(analyzer, model)
 
 
 class _WithAttributes:
     """An InsightFace pack whose model of gender and age is used too, where it has one (buffalo_l does)."""
 
-    def __init__(self, analyser: InsightFaceAnalyser, model: Path) -> None:
+    def __init__(self, analyzer: InsightFaceAnalyzer, model: Path) -> None:
         from insightface.model_zoo import get_model
 
-        self.name, self.detect, self.identity = analyser.name, analyser.detect, analyser.identity
+        self.name, self.detect, self.identity = analyzer.name, analyzer.detect, analyzer.identity
         self._model = get_model(str(model), providers=["CPUExecutionProvider"])
 
     def attributes(self, image: np.ndarray, face: Face) -> tuple[str, str]:

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from dhumandiff.errors import FaceError, ImageError, PromptError
-from dhumandiff.faces import Face, FaceAnalyser, assess, crop_face
+from dhumandiff.faces import Face, FaceAnalyzer, assess, crop_face
 from training import TrainingError
 
 from .annotation import Annotation, Box, Person, read_annotation
@@ -78,7 +78,7 @@ class _Unusable(TrainingError):
 
 
 def look(
-    task: Task, settings: PrepareSettings, faces: FaceAnalyser, latent_factor: int, vision_size: int
+    task: Task, settings: PrepareSettings, faces: FaceAnalyzer, latent_factor: int, vision_size: int
 ) -> Looked | Aside:
     """Look at one picture.
 
@@ -107,7 +107,7 @@ def look(
     return Aside(task.key, task.picture.source, task.picture.name, reason, " ".join(message.split()))
 
 
-def _look(task: Task, settings: PrepareSettings, faces: FaceAnalyser, latent_factor: int, vision_size: int) -> Looked:
+def _look(task: Task, settings: PrepareSettings, faces: FaceAnalyzer, latent_factor: int, vision_size: int) -> Looked:
     photo = task.picture.image.photo()
     image, notes = photo.pixels, list(photo.notes)
     height, width = image.shape[:2]
@@ -181,7 +181,7 @@ def _look(task: Task, settings: PrepareSettings, faces: FaceAnalyser, latent_fac
 
 
 def _two_faces(
-    image: np.ndarray, people: Sequence[Person], faces: FaceAnalyser, settings: PrepareSettings
+    image: np.ndarray, people: Sequence[Person], faces: FaceAnalyzer, settings: PrepareSettings
 ) -> list[Face]:
     """The faces of the two people, in the order of the annotation, or from left to right without one."""
     found = sorted(faces.detect(image), key=lambda face: face.size, reverse=True)
@@ -191,7 +191,7 @@ def _two_faces(
         count = "1 face was" if found else "no face was"
         raise _Unusable("one person" if found else "no face", f"{count} found; two people are needed.")
     else:
-        chosen = sorted(found[:2], key=lambda face: face.centre[0])
+        chosen = sorted(found[:2], key=lambda face: face.center[0])
     smaller = min(face.size for face in chosen)
     if smaller < settings.faces.min_size:
         raise _Unusable(
@@ -206,7 +206,7 @@ def _two_faces(
     return chosen
 
 
-def _match(image: np.ndarray, people: Sequence[Person], found: list[Face], faces: FaceAnalyser) -> list[Face]:
+def _match(image: np.ndarray, people: Sequence[Person], found: list[Face], faces: FaceAnalyzer) -> list[Face]:
     """One face for each annotated person; a second look at the body of who has none."""
     if all(person.box is None and person.face_box is None for person in people):
         raise _Unusable("not matched", "the annotated people have no box inside the picture, so no face can be theirs.")
@@ -234,7 +234,7 @@ def _match(image: np.ndarray, people: Sequence[Person], found: list[Face], faces
 
 def _cost(person: Person, face: Face) -> float:
     """How far a face is from where this person's should be, in widths of the body; infinite when it is not theirs."""
-    x, y = face.centre
+    x, y = face.center
     if person.face_box is not None:
         box = person.face_box
         width, expected = 3 * (box[2] - box[0]), ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
@@ -251,7 +251,7 @@ def _cost(person: Person, face: Face) -> float:
     return math.hypot(x - expected[0], y - expected[1]) / max(width, 1.0) if inside else math.inf
 
 
-def _look_closer(image: np.ndarray, box: Box, faces: FaceAnalyser) -> list[Face]:
+def _look_closer(image: np.ndarray, box: Box, faces: FaceAnalyzer) -> list[Face]:
     """Faces in the upper half of a body's box, which the detector sees larger; px of the picture."""
     room = 0.1 * (box[2] - box[0])
     x0, y0 = max(0, int(box[0] - room)), max(0, int(box[1] - room))
@@ -265,13 +265,13 @@ def _look_closer(image: np.ndarray, box: Box, faces: FaceAnalyser) -> list[Face]
     ]
 
 
-def _somebody(person: Person, face: Face, image: np.ndarray, faces: FaceAnalyser) -> Somebody:
+def _somebody(person: Person, face: Face, image: np.ndarray, faces: FaceAnalyzer) -> Somebody:
     gender, age = person.gender, person.age_group
     attributes = getattr(faces, "attributes", None)
     if attributes is not None and not (gender and age):
         seen = attributes(image, face)
         gender, age = gender or seen[0], age or seen[1]
-    return Somebody(gender, age, face.centre[0])
+    return Somebody(gender, age, face.center[0])
 
 
 @dataclass(eq=False)
@@ -289,7 +289,7 @@ def _references(
     index: int,
     image: np.ndarray,
     face: Face,
-    faces: FaceAnalyser,
+    faces: FaceAnalyzer,
     settings: PrepareSettings,
     vision_size: int,
     notes: list[str],
@@ -331,7 +331,7 @@ def _references(
     return rows
 
 
-def _paired_face(paired: Paired, faces: FaceAnalyser, settings: PrepareSettings) -> tuple[np.ndarray, Face]:
+def _paired_face(paired: Paired, faces: FaceAnalyzer, settings: PrepareSettings) -> tuple[np.ndarray, Face]:
     image = paired.image.photo().pixels
     if paired.picture is None:
         found = faces.detect(image)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from dhumandiff.layout.person_style import colour_of, draw_box
+from dhumandiff.layout.person_style import draw_box, person_color
 from training import TrainingError
 
 from .encode import Encoded
@@ -262,7 +262,7 @@ def _write_caption(tile: Image.Image, described: dict[str, Any], top: int) -> in
     colours: dict[int, str] = {}
     for number, person in enumerate(described["persons"]):
         for words in person["words"]:
-            colours |= dict.fromkeys(range(words["start"], words["end"]), colour_of(number))
+            colours |= dict.fromkeys(range(words["start"], words["end"]), person_color(number))
     x, y, line = 6.0, float(top), font.size * 1.3
     for start, word in _split(caption):
         width = draw.textlength(word, font=font)

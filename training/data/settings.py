@@ -45,7 +45,7 @@ class FaceSettings:
     """Which faces count."""
 
     pack: str = "buffalo_l"
-    """InsightFace pack by name or folder; mini or tiny; or module:function, which makes a FaceAnalyser of your own."""
+    """InsightFace pack by name or folder; mini or tiny; or module:function, which makes a FaceAnalyzer of your own."""
     root: str = ""
     """The folder with models/<pack>; ~/.insightface if left empty."""
     provider: str = "CPU"

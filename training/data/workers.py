@@ -13,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import islice
 
-from dhumandiff.faces import FaceAnalyser
+from dhumandiff.faces import FaceAnalyzer
 from training import TrainingError
 
 from .encode import load_faces
@@ -27,7 +27,7 @@ _AHEAD = 3  # tasks a worker has waiting: enough to be busy while the encoders r
 
 @contextmanager
 def looking(
-    tasks: Iterable[Task], settings: PrepareSettings, faces: FaceAnalyser, latent_factor: int, vision_size: int
+    tasks: Iterable[Task], settings: PrepareSettings, faces: FaceAnalyzer, latent_factor: int, vision_size: int
 ) -> Iterator[Iterator[Looked | Aside]]:
     """What is seen on each picture, in order.
 

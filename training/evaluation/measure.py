@@ -22,8 +22,8 @@ from tqdm import tqdm
 
 from dhumandiff.errors import DHumanDiffError, FaceError, ImageError
 from dhumandiff.evaluation.metrics import PictureScorer, cosines, match
-from dhumandiff.evaluation.score import judge_picture, look, prompt_of
-from dhumandiff.faces import FaceAnalyser, choose_face, load_photo
+from dhumandiff.evaluation.score import embed_faces, prompt_of, score_image
+from dhumandiff.faces import FaceAnalyzer, choose_face, load_photo
 from training import TrainingError
 
 from ..data.shards import write_file
@@ -86,7 +86,7 @@ class Measurer:
         scorers: further scores of a picture, by somebody else's models.
     """
 
-    def __init__(self, faces: FaceAnalyser, clip: Clip | None = None, scorers: Sequence[PictureScorer] = ()) -> None:
+    def __init__(self, faces: FaceAnalyzer, clip: Clip | None = None, scorers: Sequence[PictureScorer] = ()) -> None:
         self.faces, self.clip, self.scorers = faces, clip, tuple(scorers)
         self._reference = lru_cache(KEPT)(self._reference_identity)
         self._truth = lru_cache(KEPT)(self._truth_identities)
@@ -130,7 +130,7 @@ class Measurer:
         masks = None if case.masks is None else _read_masks(case.masks, pixels.shape[:2])
         prompt = prompt_of(case.sentence, len(references))
         said = {"prompt": prompt, "boxes": case.boxes, "masks": masks, "clothes": case.clothes}
-        judged = judge_picture(pixels, references, self.faces, truth, **said)
+        judged = score_image(pixels, references, self.faces, truth, **said)
         score = judged.score
         persons = [
             {
@@ -150,7 +150,7 @@ class Measurer:
             "digest": _digest(case.picture),
             "size": list(pixels.shape[1::-1]),
             "found": score.faces,
-            "said_by": judged.said_by,
+            "said_by": judged.assigned_by,
             "boxes": [[round(float(value), 1) for value in face.box] for face in judged.faces],
             "persons": persons,
             "scores": {
@@ -189,7 +189,7 @@ class Measurer:
         return self.faces.identity(pixels, face)
 
     def _truth_identities(self, path: Path) -> np.ndarray:
-        return look(load_photo(path).pixels, self.faces)[1]
+        return embed_faces(load_photo(path).pixels, self.faces)[1]
 
     def _in_order(self, path: Path, references: np.ndarray) -> np.ndarray:
         """The identities of a real picture's people, [P, D], in the order of the references: as alike as they can be."""

@@ -15,7 +15,7 @@ from string import Template
 from typing import Any
 from urllib.parse import quote
 
-from dhumandiff.layout.person_style import PERSON_DASHES, colour_of
+from dhumandiff.layout.person_style import PERSON_DASHES, person_color
 
 from .tables import measures_of, value_of
 
@@ -124,7 +124,7 @@ def _figure(number: int, record: Mapping[str, Any], measures: Mapping[str, Any],
 
 def _box(box: Sequence[float], person: int | None, persons: Sequence[Mapping[str, Any]], height: float) -> str:
     x0, y0, x1, y1 = box
-    colour = "#888" if person is None else colour_of(person)
+    colour = "#888" if person is None else person_color(person)
     text = "?" if person is None else f"{person + 1}: {persons[person]['sim_ref']:.2f}"
     dash = None if person is None else PERSON_DASHES[person % len(PERSON_DASHES)]
     dashes = f' stroke-dasharray="{2 * dash[0]:g} {2 * dash[1]:g}"' if dash else ""  # the line is 2 px wide
@@ -137,7 +137,7 @@ def _box(box: Sequence[float], person: int | None, persons: Sequence[Mapping[str
 
 
 def _person(k: int, person: Mapping[str, Any], photos: Sequence[str], measures: Mapping[str, Any], folder: Path) -> str:
-    colour = colour_of(k)
+    colour = person_color(k)
     told = {True: "right", False: '<span class="bad">wrong</span>', None: '<span class="quiet">not decidable</span>'}
     figures = "".join(
         f"<div><dt>{html.escape(measure.title)}</dt> <dd>{person[name]:.3g}</dd></div>"

@@ -27,7 +27,7 @@ from .tables import csv_text, markdown, summarise_records
 
 if TYPE_CHECKING:
     from dhumandiff import Adapter
-    from dhumandiff.faces import FaceAnalyser
+    from dhumandiff.faces import FaceAnalyzer
 
     from ..evaluate import EvaluateConfig
 
@@ -107,7 +107,7 @@ def _other(folder: str) -> list[dict[str, Any]]:
     return read_records(path)
 
 
-def _judge(settings: FaceSettings, base: str) -> FaceAnalyser:
+def _judge(settings: FaceSettings, base: str) -> FaceAnalyzer:
     """Who scores: of the miniature's two recognisers the one that never conditions anything."""
     if base == "mini" and settings == FaceSettings():
         from dhumandiff.miniature.faces import mini_judge

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from dhumandiff.evaluation.metrics import Summary, interval, summarise
+from dhumandiff.evaluation.metrics import Summary, interval, summarize
 
 from .cases import GROUPS
 
@@ -100,7 +100,7 @@ def summarise_records(records: Iterable[Mapping[str, Any]], group: tuple[str, st
     scored = [record for record in records if "problem" not in record]
     if group is not None:
         scored = [record for record in scored if any(person.get(group[0]) == group[1] for person in record["persons"])]
-    found = {name: summarise([value_of(record, name, group) for record in scored]) for name in measures_of(scored)}
+    found = {name: summarize([value_of(record, name, group) for record in scored]) for name in measures_of(scored)}
     return {name: summary for name, summary in found.items() if summary is not None}
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from dhumandiff import Adapter, FaceReference
 from dhumandiff.cli.generate import MINI
 from dhumandiff.errors import FaceError, HostError
-from dhumandiff.faces import FaceAnalyser
+from dhumandiff.faces import FaceAnalyzer
 from dhumandiff.hosts.diffusers.attention import (
     PairedProcessor,
     check_fit,
@@ -102,7 +102,7 @@ class Parts:
 
     portrait: Portrait
     vision: VisionTower
-    faces: FaceAnalyser
+    faces: FaceAnalyzer
     judge: MiniFaces
 
 
@@ -112,7 +112,7 @@ def load_parts() -> Parts:
 
 
 def encode_person(
-    who: Identity, view: int, vision: VisionTower, faces: FaceAnalyser
+    who: Identity, view: int, vision: VisionTower, faces: FaceAnalyzer
 ) -> tuple[FaceReference, np.ndarray]:
     """The reference of one drawn person out of photo number `view`, and that photo, uint8 [S, S, 3].
 

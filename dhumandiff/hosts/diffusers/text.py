@@ -22,7 +22,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ...errors import HostError, PromptError
-from ...prompts.prompt import BoundToken, Prompt, bind_tokens, describe_binding, split_weights
+from ...prompts.prompt import Prompt, SubjectToken, describe_tokens, locate_tokens, split_weights
 
 if TYPE_CHECKING:
     from ...methods.paired.adapter import Adapter
@@ -58,7 +58,7 @@ def encode_prompt(
     prompt: Prompt | str,
     adapter: Adapter | None = None,
     references: Sequence[FaceReference] = (),
-) -> tuple[Tensor, Tensor, tuple[BoundToken, ...]]:
+) -> tuple[Tensor, Tensor, tuple[SubjectToken, ...]]:
     """Encode a prompt, with the persons' words mapped to their faces where there are any.
 
     Without a mapped word this is SDXL's usual encoding: both encoders' hidden states before the last layer, without the
@@ -104,16 +104,16 @@ def encode_prompt(
 
 
 def bound_words(tokenizer: Any, prompt: Prompt) -> str:
-    """Say for people which words of a prompt stand for whom; see `prompt.describe_binding`. CLIP-L's tokenizer."""
+    """Say for people which words of a prompt stand for whom; see `prompt.describe_tokens`. CLIP-L's tokenizer."""
     ids = _flat(tokenizer)(prompt.text)
 
     def word(index: int) -> str:
         return tokenizer.convert_ids_to_tokens(ids[index]).removesuffix("</w>")
 
-    return describe_binding(prompt, _bind(tokenizer, prompt), word)
+    return describe_tokens(prompt, _bind(tokenizer, prompt), word)
 
 
-def token_places(tokenizer: Any, prompt: Prompt) -> tuple[Tensor, tuple[tuple[BoundToken, tuple[int, int]], ...]]:
+def token_places(tokenizer: Any, prompt: Prompt) -> tuple[Tensor, tuple[tuple[SubjectToken, tuple[int, int]], ...]]:
     """CLIP-L's token ids of a prompt [chunks, 77], as `encode_prompt` lays them out, and where its persons' words are:
     every bound token with its (chunk, position), positions counting the start token.
 
@@ -124,8 +124,8 @@ def token_places(tokenizer: Any, prompt: Prompt) -> tuple[Tensor, tuple[tuple[Bo
     return chunks.ids, tuple((token, chunks.places[token.index]) for token in _bind(tokenizer, prompt))
 
 
-def _bind(tokenizer: Any, prompt: Prompt) -> tuple[BoundToken, ...]:
-    return bind_tokens(prompt, _flat(tokenizer)) if prompt.mentions else ()
+def _bind(tokenizer: Any, prompt: Prompt) -> tuple[SubjectToken, ...]:
+    return locate_tokens(prompt, _flat(tokenizer)) if prompt.mentions else ()
 
 
 def _groups(tokenizer: Any, text: str) -> list[tuple[list[int], float]]:
@@ -195,7 +195,7 @@ def _run(
 def _mapped_words(
     encoder: nn.Module,
     chunks: _Chunks,
-    bound: Sequence[BoundToken],
+    bound: Sequence[SubjectToken],
     adapter: Adapter,
     references: Sequence[FaceReference],
 ) -> Iterator[None]:
@@ -242,7 +242,7 @@ def _check_encoders(tokenizers: Sequence[Any], text_encoders: Sequence[Any], ada
         )
 
 
-def _check_persons(bound: Sequence[BoundToken], references: Sequence[FaceReference]) -> None:
+def _check_persons(bound: Sequence[SubjectToken], references: Sequence[FaceReference]) -> None:
     for token in bound:
         if token.person > len(references):
             raise PromptError(

@@ -7,7 +7,7 @@ import textwrap
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ...layout.person_style import colour_of, draw_box
+from ...layout.person_style import draw_box, person_color
 from .identity import Identity, people, sample_identity
 from .picture import draw_reference
 from .sample import sample_couple, sample_pair
@@ -49,7 +49,7 @@ def _pair(seed: int, zoom: int, boxes: bool) -> Image.Image:
     for k, portrait in enumerate(sample.people):
         if not boxes:
             break
-        colour = colour_of(k)
+        colour = person_color(k)
         box = [float(value) * zoom for value in portrait.face_box]
         draw_box(draw, box, k, 1)
         draw.text((box[0] + 3, box[1] + 1), str(k + 1), fill=colour, font=_font(14))
