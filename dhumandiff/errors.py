@@ -19,6 +19,7 @@ __all__ = [
     "LayoutError",
     "PromptError",
     "ReferenceError",
+    "short_error",
 ]
 
 
@@ -64,3 +65,18 @@ class PromptError(DHumanDiffError):
 
 class HostError(DHumanDiffError):
     """A base model, text encoder, vision tower or sampler that the adapter does not fit."""
+
+
+def short_error(error: BaseException, *, kind: bool = False, limit: int = 200) -> str:
+    """What another library says went wrong: its first line, without the last full stop, short enough for a message.
+
+    Args:
+        error: of the system (which has a plain reason, taken without the number and the path) or of a library.
+        kind: put the error's class in front, where the line alone would not say what happened.
+        limit: letters that are kept of the line.
+    """
+    text = str(getattr(error, "strerror", None) or error).strip().splitlines()
+    line = text[0].rstrip(".")[:limit] if text else ""
+    if kind or not line:
+        return f"{type(error).__name__}: {line}" if line else type(error).__name__
+    return line

@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import HostError, ImageError
-from .files import check_writable, write_png
-from .generate import MINI
+from ..io import write_png
+from ..miniature.defaults import MINI
+from ..optional import require
+from .files import check_writable
 from .people import DRAWN_SIZE
 
 if TYPE_CHECKING:
@@ -69,10 +71,8 @@ def run(args: argparse.Namespace) -> None:
         raise HostError(f"The seed is {args.seed}; it lies between 0 and {2**32 - 1}.")
     started = time.monotonic()
 
-    from ..hosts.diffusers.loading import package
-
     for name in ("transformers", "diffusers"):
-        package(name)
+        require(name)
     from tqdm import tqdm
 
     from ..hosts.diffusers.pipeline import Portrait

@@ -12,7 +12,7 @@ import argparse
 import errno
 from pathlib import Path
 
-from ..errors import AdapterError
+from ..errors import AdapterError, short_error
 
 REPOSITORY = "Pan1111/DHumanDiff"
 FOLDER = "DHumanDiff"
@@ -108,5 +108,4 @@ def _reason(error: Exception) -> str:
         return "no space left on the disk"
     if type(error).__name__ == "OfflineModeIsEnabled":
         return "offline mode is on (HF_HUB_OFFLINE)"
-    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return text.rstrip(".")[:200]
+    return short_error(error)

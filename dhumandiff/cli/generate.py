@@ -21,7 +21,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import HostError, ImageError
-from .files import check_writable, write_png
+from ..io import write_png
+from ..miniature.defaults import MINI
+from ..optional import require
+from .files import check_writable
 from .people import Person, check_saves, people_of, read, read_mask, read_masks, references_of
 
 if TYPE_CHECKING:
@@ -32,9 +35,6 @@ if TYPE_CHECKING:
 
 ADAPTER = Path("models/dhumandiff/DHumanDiff")
 """Where `python -m dhumandiff download` puts the released weights."""
-
-MINI: dict[str, Any] = {"size": "128x96", "steps": 10, "cfg": 2.0, "sampler": "euler_ancestral", "negative": ""}
-"""What is meant with --base mini where the command line says nothing: how its world was trained and is measured."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> None:
     if args.focus_out and args.focus_out.absolute() == args.out.absolute():
         raise ImageError(f"--out and --focus-out are both {args.out}: choose another name for one of them.")
 
-    from ..hosts.diffusers.loading import BUILT_IN, check_base, choose_device, package
+    from ..hosts.diffusers.loading import BUILT_IN, check_base, choose_device
     from ..hosts.diffusers.pipeline import NEGATIVE, Portrait, check_settings
     from ..prompts.prompt import parse_prompt
 
@@ -129,7 +129,7 @@ def run(args: argparse.Namespace) -> None:
     masks = read_masks((args.mask_1, args.mask_2)[: len(people)], size)
     focus = read_mask(args.focus, size, "the faces are")[0] if args.focus else None
     for name in ("transformers", "diffusers"):
-        package(name)
+        require(name)
 
     adapter = _adapter(args.adapter or built_in).to(device)
     pack = args.face_pack or built_in or "buffalo_l"

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ..errors import short_error
 from . import models
-from .findings import MISSING, Finding, Report, Section, reason
+from .findings import MISSING, Finding, Report, Section
 from .folders import FACE_ROOT, Folders, comfyui_beside
 from .runtime import providers
 from .versions import face_packages, packages, system
@@ -51,6 +52,6 @@ def _guarded(title: str, look: Callable[[], list[Finding]]) -> list[Finding]:
     try:
         return look()
     except Exception as error:  # most likely a package that this part needs, and that an earlier line names
-        text = f"This could not be looked at ({reason(error)})."
+        text = f"This could not be looked at ({short_error(error, kind=True)})."
         todo = "Mend what is missing above; when nothing is, send this text."
         return [Finding(MISSING, f"a look at the {title.lower()}", text, todo)]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["DAMAGED", "MISSING", "NOTE", "OK", "Finding", "Report", "Section", "reason", "without_names"]
+__all__ = ["DAMAGED", "MISSING", "NOTE", "OK", "Finding", "Report", "Section", "without_names"]
 
 OK, NOTE, MISSING, DAMAGED = "ok", "note", "MISSING", "DAMAGED"
 """States of a finding. The last two stand in the way of a first portrait."""
@@ -80,9 +80,3 @@ def without_names(text: str) -> str:
         for known in {str(home), os.path.realpath(home)}:
             text = re.sub(rf"(?<![\w.~-]){re.escape(known)}(?![\w-]|\.\w)", "~", text, flags=flags)
     return re.sub(r"(?:\b[A-Za-z]:\\+Users\\+|(?<![\w.~-])/(?:home|Users)/)[^/\\\s\"':]+", "~", text)
-
-
-def reason(error: BaseException) -> str:
-    """Kind and first line of what another library raised."""
-    text = (str(error).strip().splitlines() or [""])[0].rstrip(".")[:200]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .findings import DAMAGED, NOTE, OK, Finding, reason
+from ..errors import short_error
+from .findings import DAMAGED, NOTE, OK, Finding
 from .onnx_bytes import tiny_model
 from .versions import attempt, pip, version
 
@@ -43,7 +44,7 @@ def _try(onnxruntime: Any, short: str, full: str, advice: str) -> Finding:
         session = onnxruntime.InferenceSession(tiny_model(), options, providers=[full])
         obtained = session.get_providers()
     except Exception as error:  # ONNX Runtime's errors have no common base but this
-        obtained, why = [], f"a session with it fails ({reason(error)})"
+        obtained, why = [], f"a session with it fails ({short_error(error, kind=True)})"
     else:
         why = f"ONNX Runtime lists it, but a session then runs on {', '.join(obtained) or 'nothing'}"
     if full in obtained:

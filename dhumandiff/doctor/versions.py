@@ -16,7 +16,8 @@ from importlib import metadata
 from typing import Any
 
 from .. import __version__
-from .findings import DAMAGED, MISSING, NOTE, OK, Finding, reason
+from ..errors import short_error
+from .findings import DAMAGED, MISSING, NOTE, OK, Finding
 from .folders import PROJECT
 
 __all__ = ["OLDEST_COMFYUI", "attempt", "face_packages", "packages", "pip", "system", "version"]
@@ -138,7 +139,7 @@ def _runtime() -> Finding:
         return Finding(NOTE if module else DAMAGED, "ONNX Runtime", text, todo)
     if module is None and there:
         (name,) = there
-        text = f"{names} is installed, but cannot be imported ({reason(error)}). It {package.purpose}."
+        text = f"{names} is installed, but cannot be imported ({short_error(error, kind=True)}). It {package.purpose}."
         return Finding(DAMAGED, name, text, pip("--force-reinstall", "--no-deps", name))
     if module is None:
         return _cannot(package, error, _install_faces())
@@ -173,7 +174,7 @@ def _cannot(package: Package, error: BaseException | None, todo: str) -> Finding
         todo = f"Install what it lacks ({absent}). {todo}"
     elif package.module != "torch":
         todo = f"{pip('--force-reinstall', '--no-deps', package.name)}; when that does not help, send this text."
-    text = f"{package.name} {number or ''} is there, but cannot be imported ({reason(error)}). It {package.purpose}."
+    text = f"{package.name} {number or ''} is there, but cannot be imported ({short_error(error, kind=True)}). It {package.purpose}."
     return Finding(DAMAGED, package.name, text, todo)
 
 

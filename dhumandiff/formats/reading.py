@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..errors import AdapterError
+from ..errors import AdapterError, short_error
 
 __all__ = [
     "FAMILIES",
@@ -139,12 +139,14 @@ def _read_torch(path: Path, head: bytes) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         raise AdapterError(
             f"{path}: the file holds Python objects other than tensors, or is damaged. Code in a weights file is never "
-            f"run here. Get the file from its publisher again, or convert it to .safetensors. ({_first_line(error)})"
+            f"run here. Get the file from its publisher again, or convert it to .safetensors. ({short_error(error, kind=True)})"
         ) from error
     except OSError as error:
         raise AdapterError(f"{path}: the file cannot be read ({_reason(error)}).") from error
     except Exception as error:  # what a broken pickle raises has no common base: EOFError, KeyError, struct.error, ...
-        raise AdapterError(f"{path}: the file is cut off or damaged ({_first_line(error)}). Get it again.") from error
+        raise AdapterError(
+            f"{path}: the file is cut off or damaged ({short_error(error, kind=True)}). Get it again."
+        ) from error
     return _with_own_memory(dict(_flatten(content)))
 
 
@@ -267,8 +269,4 @@ def looks_like(tensors: Mapping[str, Tensor]) -> str:
 def _reason(error: OSError) -> str:
     if error.errno in (errno.EACCES, errno.EPERM):
         return "permission denied: allow reading it, or copy it elsewhere"
-    return error.strerror or str(error)
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]}"
+    return short_error(error)

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
-import re
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +10,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ..errors import AdapterError
+from ..io import atomic_write, why_not_written
 
 __all__ = ["at_once", "plain", "size"]
 
@@ -31,41 +27,20 @@ def size(tensors: Mapping[str, Tensor]) -> int:
 
 @contextmanager
 def at_once(path: Path, needed: int = 0) -> Iterator[Path]:
-    """Give a temporary path in the same folder, which takes the name `path` when the block ends without an error.
+    """`io.atomic_write` of a weights file, whose folder is made.
 
-    `needed` is how many bytes will be written; a disk with less room is refused before anything is. AdapterError when
-    the folder cannot be written or the disk is full; the temporary file is removed.
+    Args:
+        path: the final name.
+        needed: how many bytes will be written. A disk with less room is refused before anything is.
+
+    Raises:
+        AdapterError: the folder cannot be written or the disk is full ("file-not-written").
     """
-    temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if shutil.disk_usage(path.parent).free < needed:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        yield temporary
-        temporary.chmod(0o666 & ~_umask())  # mkstemp makes a file that only its owner may read
-        os.replace(temporary, path)
+        with atomic_write(path, needed=needed) as part:
+            yield part
     except (OSError, SafetensorError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
-        raise AdapterError(f"{path}: the file cannot be written ({_reason(error)}).") from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)  # there is no way to read it without setting it
-    os.umask(mask)
-    return mask
-
-
-def _reason(error: Exception) -> str:
-    code = getattr(error, "errno", None)
-    if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or re.search("No space left|File too large", str(error)):
-        return "no space left on the disk: make room, or choose another place"
-    if code in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return "permission denied: choose a folder that you may write to"
-    if isinstance(error, RuntimeError):  # torch's writer says which assertion failed, not why
-        return "writing broke off, most likely because the disk is full: make room, or choose another place"
-    return getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise AdapterError(
+            f"{path}: the file cannot be written ({why_not_written(error)}).", code="file-not-written"
+        ) from error

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .weights import FOLDER
-
 if TYPE_CHECKING:
     from ..methods.paired.adapter import Adapter
 
@@ -23,5 +21,6 @@ def mini_adapter() -> Adapter:
     In float32: its file is in half precision, in which a CPU would compute otherwise than ComfyUI does.
     """
     from ..methods.paired.adapter import Adapter
+    from .weights import FOLDER
 
     return Adapter.from_pretrained(FOLDER / "adapter.safetensors").float()

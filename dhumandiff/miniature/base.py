@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from ..hosts.diffusers.parts import sdxl_scheduler, sdxl_tokenizer, untrained_text_encoders
-from ..hosts.diffusers.vision import ClipVision, package
+from ..hosts.diffusers.vision import ClipVision
+from ..optional import require
 from ..tokenizer import VOCABULARY
 from .autoencoder import LATENTS, Autoencoder
 from .weights import load_part
@@ -73,7 +74,7 @@ VISION: dict[str, Any] = {
 
 def build_unet() -> nn.Module:
     """The UNet2DConditionModel, untrained: 13 cross-attention layers, context 160 wide."""
-    return package("diffusers").UNet2DConditionModel(**UNET)
+    return require("diffusers").UNet2DConditionModel(**UNET)
 
 
 def build_text_encoders() -> tuple[nn.Module, nn.Module]:
@@ -83,7 +84,7 @@ def build_text_encoders() -> tuple[nn.Module, nn.Module]:
 
 def build_vision() -> nn.Module:
     """The CLIP vision tower, untrained: 64 patches of 12 px and a class token, 128 wide."""
-    transformers = package("transformers")
+    transformers = require("transformers")
     return transformers.CLIPVisionModelWithProjection(transformers.CLIPVisionConfig(**VISION))
 
 
@@ -92,7 +93,7 @@ def mini_pipeline() -> Any:
     first, second = build_text_encoders()
     for encoder, part in ((first, "text_encoder"), (second, "text_encoder_2")):
         _fill(encoder, whole_vocabulary(load_part(part)))
-    return package("diffusers").StableDiffusionXLPipeline(
+    return require("diffusers").StableDiffusionXLPipeline(
         vae=mini_vae(),
         text_encoder=first,
         text_encoder_2=second,

@@ -24,9 +24,10 @@ from ..errors import HostError
 from ..faces.face import Face
 from ..faces.geometry import ARCFACE_TEMPLATE, crop_face
 from ..hosts.diffusers.parts import sdxl_scheduler, sdxl_tokenizer, untrained_text_encoders
-from ..hosts.diffusers.vision import ClipVision, package
+from ..hosts.diffusers.vision import ClipVision
 from ..methods.paired.adapter import Adapter
 from ..methods.paired.projections import FaceProjection, IdentityProjection, PairedKeysValues, SubjectMapping
+from ..optional import require
 
 __all__ = [
     "DEPTHS",
@@ -66,7 +67,7 @@ METADATA = {
 def tiny_unet(seed: int = 0, depth: Depth = "tiny") -> nn.Module:
     """A UNet2DConditionModel of SDXL's block types: latents of 4 channels, context 192 wide, pooled text 128 wide."""
     blocks = _blocks(depth)
-    unet = package("diffusers").UNet2DConditionModel(
+    unet = require("diffusers").UNet2DConditionModel(
         sample_size=64,
         in_channels=4,
         out_channels=4,
@@ -94,7 +95,7 @@ def tiny_text_encoders(seed: int = 0) -> tuple[nn.Module, nn.Module]:
 
 def tiny_vae(seed: int = 0) -> nn.Module:
     """An AutoencoderKL: 8 pixels a latent pixel, 4 channels, SDXL's scaling factor."""
-    vae = package("diffusers").AutoencoderKL(
+    vae = require("diffusers").AutoencoderKL(
         block_out_channels=(32,) * 4,
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
@@ -110,7 +111,7 @@ def tiny_vae(seed: int = 0) -> nn.Module:
 def tiny_pipeline() -> Any:
     """The parts above as a StableDiffusionXLPipeline; the base "tiny"."""
     first, second = tiny_text_encoders()
-    return package("diffusers").StableDiffusionXLPipeline(
+    return require("diffusers").StableDiffusionXLPipeline(
         vae=tiny_vae(),
         text_encoder=first,
         text_encoder_2=second,
@@ -124,7 +125,7 @@ def tiny_pipeline() -> Any:
 
 def tiny_vision(seed: int = 0) -> ClipVision:
     """A CLIP vision tower (width 64, four layers, 50 tokens of 32 px at 224 px) as `encode.VisionTower`."""
-    transformers = package("transformers")
+    transformers = require("transformers")
     config = transformers.CLIPVisionConfig(
         hidden_size=VISION_WIDTH,
         intermediate_size=2 * VISION_WIDTH,

@@ -13,11 +13,11 @@ pytest.importorskip("diffusers", reason="install it with: pip install diffusers 
 from support.known_faces import detect
 
 from dhumandiff.__main__ import main
-from dhumandiff.cli import demo, demo_sheet, generate
+from dhumandiff.cli import demo, demo_sheet
 from dhumandiff.cli.demo_sheet import Row, Seen, draw_sheet
 from dhumandiff.hosts.diffusers.pipeline import Portrait
 from dhumandiff.layout.person_style import person_color
-from dhumandiff.miniature import mini_adapter
+from dhumandiff.miniature import defaults, mini_adapter
 from dhumandiff.miniature.faces import MiniFaces
 from dhumandiff.miniature.world import SPLITS, distance
 from dhumandiff.prompts.prompt import parse_prompt
@@ -26,7 +26,7 @@ from dhumandiff.prompts.prompt import parse_prompt
 @pytest.fixture
 def quick(monkeypatch):
     """Two steps a picture, and faces where the world puts them."""
-    monkeypatch.setitem(generate.MINI, "steps", 2)
+    monkeypatch.setitem(defaults.MINI, "steps", 2)
     monkeypatch.setattr(MiniFaces, "detect", detect)
 
 

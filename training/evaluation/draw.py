@@ -16,9 +16,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from dhumandiff import Adapter, FaceReference
-from dhumandiff.cli.files import write_png
 from dhumandiff.errors import FaceError, ImageError, PromptError
 from dhumandiff.hosts.diffusers.pipeline import NEGATIVE, Portrait
+from dhumandiff.io import write_png
 from dhumandiff.prompts.prompt import parse_prompt
 
 from .cases import Case

@@ -139,8 +139,8 @@ def _draw(config: EvaluateConfig, cases: Sequence[Case], adapter: Adapter, base:
 
 def settings_of(config: EvaluateConfig, base: str) -> Settings:
     """How portraits are drawn: as the configuration says, else as the base wants it."""
-    from dhumandiff.cli.generate import MINI
     from dhumandiff.miniature.base import SIZE
+    from dhumandiff.miniature.defaults import MINI
 
     names = ("mode", "scene_strength", "face_strength", "strength", "cfg", "steps", "sampler")
     given = {name: getattr(config, name) for name in names}

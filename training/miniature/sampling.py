@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 
 from dhumandiff import Adapter, FaceReference
-from dhumandiff.cli.generate import MINI
 from dhumandiff.errors import FaceError, HostError
 from dhumandiff.faces import FaceAnalyzer
 from dhumandiff.hosts.diffusers.attention import (
@@ -37,6 +36,7 @@ from dhumandiff.methods.paired.attention import ReadyKeysValues
 from dhumandiff.methods.paired.attention_store import Observation, Place
 from dhumandiff.methods.paired.cascade import FACE_STRENGTH, FOCUS_SHARE, SCENE_STRENGTH
 from dhumandiff.miniature.base import SIZE, mini_pipeline, mini_vision
+from dhumandiff.miniature.defaults import MINI
 from dhumandiff.miniature.faces import MiniFaces, mini_faces, mini_judge
 from dhumandiff.miniature.world import Identity, draw_reference
 from dhumandiff.prompts.prompt import parse_prompt

@@ -16,10 +16,10 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from dhumandiff.hosts.diffusers.attention import cross_attention_layers, layer_shape
-from dhumandiff.hosts.diffusers.loading import package
 from dhumandiff.hosts.diffusers.parts import sdxl_scheduler
 from dhumandiff.miniature.autoencoder import PATCH
 from dhumandiff.miniature.base import SIZE, build_unet
+from dhumandiff.optional import require
 
 from .autoencoder import face_weights
 from .fit import fit
@@ -102,7 +102,7 @@ def train_text_to_image(
     """
     torch.manual_seed(1)
     unet = build_unet()
-    scheduler = package("diffusers").DDPMScheduler.from_config(sdxl_scheduler().config)
+    scheduler = require("diffusers").DDPMScheduler.from_config(sdxl_scheduler().config)
     alphas = scheduler.alphas_cumprod
     weights = (alphas / (1 - alphas)).clamp(max=GAMMA) / (alphas / (1 - alphas))
     heads, middles = heads_of(boxes), torch.tensor(boxes[:, :, ::2].mean(axis=(1, 2)) / SIZE[0])

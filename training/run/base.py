@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from dhumandiff.hosts.diffusers.attention import cross_attention_layers
-from dhumandiff.hosts.diffusers.loading import BUILT_IN, check_base, load_pipeline, package
+from dhumandiff.hosts.diffusers.loading import BUILT_IN, check_base, load_pipeline
+from dhumandiff.optional import require
 
 from .. import TrainingError
 from ..data.folder import Folder
@@ -67,7 +68,7 @@ def load_base(path: str, *, text_encoder: bool, vae: bool, dtype: torch.dtype = 
     Raises:
         TrainingError, HostError: there is no such base, or a part of it cannot be loaded.
     """
-    diffusers = package("diffusers")
+    diffusers = require("diffusers")
     if path not in BUILT_IN and Path(path).expanduser().is_dir():
         parts = _from_folder(Path(path).expanduser(), text_encoder, vae, dtype)
     else:
@@ -100,7 +101,7 @@ def outline_base(path: str, *, text_encoder: bool) -> Base:
         base = load_base(path, text_encoder=text_encoder, vae=False)
         base.to("meta")
         return base
-    diffusers, transformers = package("diffusers"), package("transformers")
+    diffusers, transformers = require("diffusers"), require("transformers")
     with torch.device("meta"):
         config = diffusers.UNet2DConditionModel.load_config(str(folder / "unet"))
         unet = diffusers.UNet2DConditionModel.from_config(config)
@@ -143,7 +144,7 @@ def check_shards_fit(base: Base, folders: list[Folder]) -> None:
 
 def _from_folder(folder: Path, text_encoder: bool, vae: bool, dtype: torch.dtype) -> dict[str, Any]:
     """The parts of a folder in diffusers' layout, of SDXL or another family with the same UNet class."""
-    diffusers, transformers = package("diffusers"), package("transformers")
+    diffusers, transformers = require("diffusers"), require("transformers")
     if not (folder / "unet" / "config.json").is_file():
         raise TrainingError(
             f"The folder {folder} is no diffusers base: unet/config.json is not there. "

@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
-from ...errors import HostError
-from .vision import IMAGE_ENCODER, ClipVision, package, reason
+from ...errors import HostError, short_error
+from ...optional import require
+from .vision import IMAGE_ENCODER, ClipVision
 
 __all__ = [
     "BUILT_IN",
@@ -24,7 +25,6 @@ __all__ = [
     "choose_device",
     "choose_dtype",
     "load_pipeline",
-    "package",
 ]
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
@@ -64,7 +64,7 @@ def load_pipeline(base: str | Path, dtype: torch.dtype) -> Any:
 
     HostError when there is no such base or it is not SDXL's.
     """
-    pipeline_class = package("diffusers").StableDiffusionXLPipeline
+    pipeline_class = require("diffusers").StableDiffusionXLPipeline
     if base in BUILT_IN:
         module, function = BUILT_IN[str(base)].split(":")
         pipeline = getattr(import_module(f"...{module}", __package__), function)()
@@ -85,7 +85,7 @@ def load_pipeline(base: str | Path, dtype: torch.dtype) -> Any:
     try:
         return load(str(path), **settings)
     except Exception as error:  # diffusers, hub, network and safetensors have a family of errors each
-        raise HostError(f"The base {path} cannot be loaded: {reason(error)}. {advice}") from error
+        raise HostError(f"The base {path} cannot be loaded: {short_error(error)}. {advice}") from error
 
 
 def check_base(base: str | Path) -> None:

@@ -6,15 +6,15 @@ from typing import Any
 
 from torch import nn
 
+from ...optional import require
 from ...tokenizer import END, START, TOKENIZER, VOCABULARY
-from .vision import package
 
 __all__ = ["sdxl_scheduler", "sdxl_tokenizer", "untrained_text_encoders"]
 
 
 def sdxl_scheduler() -> Any:
     """Euler with SDXL's noise schedule."""
-    return package("diffusers").EulerDiscreteScheduler(
+    return require("diffusers").EulerDiscreteScheduler(
         beta_start=0.00085,
         beta_end=0.012,
         beta_schedule="scaled_linear",
@@ -26,13 +26,13 @@ def sdxl_scheduler() -> Any:
 
 def sdxl_tokenizer(second: bool = False) -> Any:
     """SDXL's tokenizer; the second one differs in padding with "!", whose id is 0."""
-    transformers = package("transformers")
+    transformers = require("transformers")
     return transformers.CLIPTokenizer.from_pretrained(str(TOKENIZER), **({"pad_token": "!"} if second else {}))
 
 
 def untrained_text_encoders(widths: tuple[int, int], heads: tuple[int, int]) -> tuple[nn.Module, nn.Module]:
     """(CLIP-L, CLIP-G with a projection) of these widths, three layers each, SDXL's vocabulary; the library's own weights."""
-    transformers = package("transformers")
+    transformers = require("transformers")
 
     def config(width: int, heads: int, activation: str, **more: Any) -> Any:
         return transformers.CLIPTextConfig(

@@ -21,9 +21,10 @@ from ...errors import HostError
 from ...methods.paired.attention import fit_masks
 from ...methods.paired.attention_store import fit_focus
 from ...methods.paired.cascade import FACE_STRENGTH, FOCUS_SHARE, SCENE_STRENGTH
+from ...optional import require
 from ...prompts.prompt import Prompt, parse_prompt
 from .attention import attach
-from .loading import BUILT_IN, choose_device, choose_dtype, load_pipeline, package
+from .loading import BUILT_IN, choose_device, choose_dtype, load_pipeline
 from .sampling import (
     MASK_ADVICE,
     NO_MASK,
@@ -72,7 +73,7 @@ class Portrait:
         """Sample with one of `SAMPLERS` from now on. HostError for another name."""
         if name not in SAMPLERS:
             raise HostError(f"There is no sampler {name!r}: choose {' or '.join(SAMPLERS)}.")
-        self.scheduler = getattr(package("diffusers"), SAMPLERS[name]).from_config(self.pipeline.scheduler.config)
+        self.scheduler = getattr(require("diffusers"), SAMPLERS[name]).from_config(self.pipeline.scheduler.config)
 
     @classmethod
     def from_base(cls, base: str | Path, device: str = "auto", dtype: str = "auto") -> Portrait:

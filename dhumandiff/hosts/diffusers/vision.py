@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ...errors import HostError
+from ...errors import HostError, short_error
+from ...optional import require
 
-__all__ = ["IMAGE_ENCODER", "ClipVision", "package", "reason"]
+__all__ = ["IMAGE_ENCODER", "ClipVision"]
 
 IMAGE_ENCODER = "h94/IP-Adapter/models/image_encoder"
 """The CLIP ViT-H/14 that the released adapter was trained with, on Hugging Face."""
-
-
-def package(name: str) -> Any:
-    """Import diffusers or transformers; HostError says how to install what is missing."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise HostError(
-            f"Portraits without ComfyUI need {name} ({error}). "
-            "Install it with: pip install diffusers transformers accelerate"
-        ) from error
 
 
 class ClipVision:
@@ -44,7 +32,7 @@ class ClipVision:
         Raises:
             HostError: transformers is missing, or there is no such model.
         """
-        transformers = package("transformers")
+        transformers = require("transformers")
         if Path(source).is_dir():
             where, inside = str(source), ""
         else:
@@ -56,7 +44,7 @@ class ClipVision:
             )
         except Exception as error:  # hub, network, disk and safetensors have a family of errors each
             raise HostError(
-                f"The image encoder {source} cannot be loaded: {reason(error)}. Give a folder with config.json and "
+                f"The image encoder {source} cannot be loaded: {short_error(error)}. Give a folder with config.json and "
                 f"model.safetensors of CLIP ViT-H/14, for instance from {IMAGE_ENCODER} on Hugging Face."
             ) from error
         return cls(model.requires_grad_(False).eval().to(device))
@@ -66,9 +54,3 @@ class ClipVision:
         with torch.no_grad():
             out = self.model(pixels.to(weight), output_hidden_states=True)
         return out.hidden_states[-2].float().cpu()
-
-
-def reason(error: Exception) -> str:
-    """The first line of what another library says went wrong, short enough for a message."""
-    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return text.rstrip(".")[:300]

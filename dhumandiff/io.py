@@ -1,0 +1,95 @@
+"""Files are written at once or not at all: a half-written file never stands under its final name.
+
+with atomic_write(path) as part:
+    part.write_text(text)
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .errors import ImageError, short_error
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["atomic_write", "why_not_written", "write_png"]
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike, *, needed: int = 0, sync: bool = False) -> Iterator[Path]:
+    """Give a temporary path in the same folder, which takes the name `path` when the block ends without an error.
+
+    Whatever goes wrong, the temporary file is removed and what stood under `path` stays as it was.
+
+    Args:
+        path: the final name; its folder exists.
+        needed: how many bytes will be written. A disk with less room is refused before anything is.
+        sync: wait until the bytes are on the disk before they get their name, so that not even a power cut leaves half a file.
+
+    Raises:
+        OSError: the folder cannot be written, or the disk is full; `why_not_written` says it in words.
+    """
+    path = Path(path)
+    if needed and shutil.disk_usage(path.parent).free < needed:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    os.close(handle)
+    part = Path(name)
+    try:
+        yield part
+        part.chmod(0o666 & ~_umask())  # mkstemp makes a file that only its owner may read
+        if sync:
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        with suppress(OSError):  # the reason why it cannot be removed would hide why it could not be written
+            part.unlink(missing_ok=True)
+
+
+def why_not_written(error: Exception) -> str:
+    """What kept a file from being written and what to do about it, as the end of a sentence."""
+    code = getattr(error, "errno", None)
+    if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or re.search("No space left|File too large", str(error)):
+        return "no space left on the disk: make room, or choose another place"
+    if code in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "permission denied: choose a folder that you may write to"
+    if isinstance(error, RuntimeError):  # torch's writer says which assertion failed, not why
+        return "writing broke off, most likely because the disk is full: make room, or choose another place"
+    return short_error(error)
+
+
+def write_png(image: Image, path: Path, record: Mapping[str, str]) -> None:
+    """Write a picture as a PNG with these text chunks.
+
+    Raises:
+        ImageError: the disk says no ("picture-not-written").
+    """
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    for name, text in record.items():
+        info.add_text(name, text)  # Pillow chooses the chunk that can hold the text's letters
+    try:
+        with atomic_write(path) as part:
+            image.save(part, format="PNG", pnginfo=info)
+    except OSError as error:
+        raise ImageError(
+            f"The picture cannot be written to {path}: {error.strerror or error}. Make room, or choose another folder.",
+            code="picture-not-written",
+        ) from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)  # there is no way to read it without setting it
+    os.umask(mask)
+    return mask
