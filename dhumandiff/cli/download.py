@@ -12,10 +12,8 @@ import argparse
 import errno
 from pathlib import Path
 
+from ..catalogue import DHUMANDIFF
 from ..errors import AdapterError, short_error
-
-REPOSITORY = "Pan1111/DHumanDiff"
-FOLDER = "DHumanDiff"
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -38,10 +36,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Download into `args.to` and say what came."""
-    from .inspect import as_text, look
+    from ..describe import as_text, describe
 
     folder = fetch(args.to.expanduser())  # the doctor's text says ~, also where no shell knows it
-    print(as_text(look(folder)))
+    print(as_text(describe(folder)))
     print(
         "The authors state no licence for these weights: ask them before you use the pictures for more than trying out."
     )
@@ -52,9 +50,7 @@ def fetch(to: Path) -> Path:
 
     AdapterError when the hub cannot be reached (at once when offline), saying which files to put where by hand.
     """
-    from ..formats.released import FILES
-
-    folder = to / FOLDER
+    folder = to / DHUMANDIFF.name
     try:
         from huggingface_hub import HfApi, hf_hub_download
     except ImportError as error:
@@ -63,19 +59,21 @@ def fetch(to: Path) -> Path:
         ) from error
     try:
         # One small question first: it fails at once without a network, where a download retries for half a minute.
-        listing = HfApi().model_info(REPOSITORY, files_metadata=True, timeout=15).siblings or []
+        listing = HfApi().model_info(DHUMANDIFF.repository, files_metadata=True, timeout=15).siblings or []
         published = {Path(entry.rfilename).name: entry for entry in listing}
-        missing = [name for name in FILES.values() if name not in published]
+        missing = [name for name in DHUMANDIFF.files if name not in published]
         if missing:
-            raise AdapterError(f"{REPOSITORY} no longer holds {', '.join(missing)} on Hugging Face. {_by_hand(folder)}")
-        for name in FILES.values():
-            path = Path(hf_hub_download(REPOSITORY, published[name].rfilename, local_dir=folder))
+            raise AdapterError(
+                f"{DHUMANDIFF.repository} no longer holds {', '.join(missing)} on Hugging Face. {_by_hand(folder)}"
+            )
+        for name in DHUMANDIFF.files:
+            path = Path(hf_hub_download(DHUMANDIFF.repository, published[name].rfilename, local_dir=folder))
             _check_size(path, published[name].size)
     except Exception as error:
         if not _is_about_the_network(error):
             raise
         raise AdapterError(
-            f"{REPOSITORY} cannot be fetched from Hugging Face: {_reason(error)}. {_by_hand(folder)}"
+            f"{DHUMANDIFF.repository} cannot be fetched from Hugging Face: {_reason(error)}. {_by_hand(folder)}"
         ) from error
     return folder
 
@@ -89,12 +87,7 @@ def _check_size(path: Path, wanted: int | None) -> None:
 
 
 def _by_hand(folder: Path) -> str:
-    from ..formats.released import FILES
-
-    return (
-        f"By hand: get {', '.join(FILES.values())} from https://huggingface.co/{REPOSITORY} "
-        f"and put them into {folder.absolute()}."
-    )
+    return f"By hand: get {', '.join(DHUMANDIFF.files)} from {DHUMANDIFF.url} and put them into {folder.absolute()}."
 
 
 def _is_about_the_network(error: Exception) -> bool:

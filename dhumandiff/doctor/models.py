@@ -1,7 +1,4 @@
-"""Model files: which are there, what they are, and for those that are not what they are called and where they belong.
-
-The licences are those of the README's table.
-"""
+"""Model files: which are there, what they are, and for those that are not what they are called and where they belong."""
 
 from __future__ import annotations
 
@@ -12,31 +9,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..cli.download import FOLDER, REPOSITORY
+from ..catalogue import BASE, DHUMANDIFF, FACE_PACKS, IMAGE_ENCODER
 from ..errors import AdapterError, FaceError
 from .findings import DAMAGED, MISSING, NOTE, OK, Finding
 from .folders import FACE_ROOT, PROJECT, Folders, files_in
 from .misplaced import adapter_elsewhere, not_a_pack_yet, tower_elsewhere
 from .onnx_bytes import why_damaged
 
-__all__ = ["LICENCES", "adapters", "checkpoints", "face_packs", "image_encoder"]
+__all__ = ["adapters", "checkpoints", "face_packs", "image_encoder"]
 
-PACK = "buffalo_l"
-OWN_PACKS = (PACK, "antelopev2")
-
-LICENCES = {
-    "adapter": "none stated by the authors",
-    "ip_adapter": "Apache-2.0",
-    "image_encoder": "Apache-2.0",
-    "faces": "non-commercial research only",
-    "base": "CreativeML Open RAIL++-M (base 1.0); others their own",
-}
+PACK = FACE_PACKS[0].name
 
 
 def adapters(folders: Folders) -> tuple[list[Finding], set[int]]:
     """Every adapter in words, and the widths of the vision towers that those which work were trained with."""
-    from ..formats.released import FILES
-
     found, widths = [], set()
     candidates = _candidates(folders)
     for path in candidates:
@@ -50,13 +36,13 @@ def adapters(folders: Folders) -> tuple[list[Finding], set[int]]:
     if widths:  # what works is enough; what does not is still told
         found = [_harmless(finding) for finding in found]
     if not any(os.path.isdir(path) for path in candidates):
-        place = folders.adapters[0] / FOLDER
+        place = folders.adapters[0] / DHUMANDIFF.name
         text = f"DHumanDiff's released weights (four files) are not there. They belong into {place}. Licence: "
-        text += f"{LICENCES['adapter']}; ask them before you use the weights for more than a look."
+        text += f"{DHUMANDIFF.license}; ask them before you use the weights for more than a look."
         todo = how_to_download(folders)
-        if lies := adapter_elsewhere(folders, FILES["attention"]):
+        if lies := adapter_elsewhere(folders, DHUMANDIFF.files[-1]):
             text = f"DHumanDiff's released weights lie in {lies}, but are looked for in {place}."
-            todo = f"Move the files {', '.join(FILES.values())} to {place}."
+            todo = f"Move the files {', '.join(DHUMANDIFF.files)} to {place}."
         enough = bool(widths or candidates)  # one of one's own does, or is to be mended
         found.append(Finding(NOTE if enough else MISSING, "the adapter", text, todo))
     return found, widths
@@ -64,19 +50,19 @@ def adapters(folders: Folders) -> tuple[list[Finding], set[int]]:
 
 def _adapter(path: Path, todo: str) -> tuple[Finding, set[int]]:
     """A file or folder in words, and the width of its vision tower if it works. `todo`: if it does not."""
-    from ..cli.inspect import in_a_sentence, look
+    from ..describe import describe, in_a_sentence
 
     try:
-        facts = look(path)
+        facts = describe(path)
     except AdapterError as error:
         return Finding(DAMAGED, f"the adapter {path.name}", str(error), todo), set()
     return Finding(OK, path.name, f"{path}: {in_a_sentence(facts)}"), {facts["clip_width"]}
 
 
 def _again(path: Path, folders: Folders) -> str:
-    if path.name != FOLDER:
+    if path.name != DHUMANDIFF.name:
         return "Get it again from where you had it, or remove it."
-    return f"Remove what is wrong there. {how_to_download(folders)} Licence: {LICENCES['adapter']}."
+    return f"Remove what is wrong there. {how_to_download(folders)} Licence: {DHUMANDIFF.license}."
 
 
 def _harmless(finding: Finding) -> Finding:
@@ -85,12 +71,10 @@ def _harmless(finding: Finding) -> Finding:
 
 def how_to_download(folders: Folders) -> str:
     """The command that fetches the released weights, and what to do without a network."""
-    from ..formats.released import FILES
-
     return (
         f"In the folder {PROJECT}: python -m dhumandiff download --to {_as_argument(folders.adapters[0])}. By hand: get "
-        f"{', '.join(FILES.values())} from https://huggingface.co/{REPOSITORY} and put them into "
-        f"{folders.adapters[0] / FOLDER}."
+        f"{', '.join(DHUMANDIFF.files)} from {DHUMANDIFF.url} and put them into "
+        f"{folders.adapters[0] / DHUMANDIFF.name}."
     )
 
 
@@ -104,16 +88,14 @@ def _as_argument(folder: Path) -> str:
 
 def _candidates(folders: Folders) -> list[Path]:
     """What claims to be an adapter: single files, and folders that hold any of the four files, or bear the name."""
-    from ..formats.released import FILES
-
     found: dict[Path, None] = {}
     for folder in folders.adapters:
-        for path in files_in(folder, ".safetensors", *FILES.values()):
-            if path.name in FILES.values():
+        for path in files_in(folder, ".safetensors", *DHUMANDIFF.files):
+            if path.name in DHUMANDIFF.files:
                 found.setdefault(path.parent)
             elif path.relative_to(folder).parts[0] != "references":  # people, who are nobody's business
                 found.setdefault(path)
-        named = folder / FOLDER
+        named = folder / DHUMANDIFF.name
         if os.path.isdir(named) and not any(path.is_relative_to(named) for path in found):
             found.setdefault(named)  # begun and empty, or still a zip
     return list(found)
@@ -147,7 +129,7 @@ def face_packs(folders: Folders, comfyui: bool) -> list[Finding]:
 
 def _pack_names(root: Path) -> list[str]:
     """Folders in models/ below the root, and a pack of InsightFace's own beside it, which is found too."""
-    names = {name for name in OWN_PACKS if os.path.isdir(root / name)}
+    names = {name for name in (pack.name for pack in FACE_PACKS) if os.path.isdir(root / name)}
     with contextlib.suppress(OSError):
         names |= {entry.name for entry in os.scandir(root / "models") if entry.is_dir()}
     return sorted(names)
@@ -172,7 +154,7 @@ def _pack(name: str, root: Path, get: str) -> Finding:
     if wrong:
         return Finding(DAMAGED, f"the face pack {name}", wrong, again)
     names = ", ".join(model.name for model in models)
-    return Finding(OK, name, f"{folder}: {names}; licence of InsightFace's own packs: {LICENCES['faces']}")
+    return Finding(OK, name, f"{folder}: {names}; licence of InsightFace's own packs: {FACE_PACKS[0].license}")
 
 
 def _wrong_with(model: Path) -> str | None:
@@ -192,9 +174,7 @@ def _no_pack(folders: Folders, get: str, damaged: bool) -> list[Finding]:
         return []
     if almost := not_a_pack_yet(folders.face_root, PACK):
         return [Finding(MISSING, f"the face pack {PACK}", *almost)]
-    text = (
-        f"There is no InsightFace pack. {PACK} belongs into {here / PACK}. Licence of its models: {LICENCES['faces']}."
-    )
+    text = f"There is no InsightFace pack. {PACK} belongs into {here / PACK}. Licence of its models: {FACE_PACKS[0].license}."
     return [Finding(MISSING, f"the face pack {PACK}", text, get)]
 
 
@@ -233,8 +213,8 @@ def image_encoder(folders: Folders, widths: set[int]) -> list[Finding]:
         text = (
             f"The image encoder CLIP ViT-H/14 is not there. It belongs into {folders.clip_vision[0]}, under any name. "
         )
-        text += f"Licence: {LICENCES['image_encoder']}."
-        todo = "Get models/image_encoder/model.safetensors from https://huggingface.co/h94/IP-Adapter and put it there."
+        text += f"Licence: {IMAGE_ENCODER.license}."
+        todo = f"Get {IMAGE_ENCODER.inside}/model.safetensors from {IMAGE_ENCODER.url} and put it there."
         if lies := tower_elsewhere(folders, lambda path: _fits(path, wanted)):
             text = (
                 f"The image encoder CLIP ViT-H/14 lies in {lies.parent}, but is looked for in {folders.clip_vision[0]}."
@@ -264,13 +244,10 @@ def _fits(path: Path, wanted: set[int]) -> bool:
 
 def cached_image_encoder() -> list[Finding]:
     """The same without ComfyUI, where transformers keeps it in Hugging Face's cache."""
-    from ..hosts.diffusers.vision import IMAGE_ENCODER
-
-    owner, name, inside = IMAGE_ENCODER.split("/", 2)
-    if all(_is_cached(f"{owner}/{name}", f"{inside}/{file}") for file in ("config.json", "model.safetensors")):
+    if all(_is_cached(IMAGE_ENCODER.repository, f"{IMAGE_ENCODER.inside}/{file}") for file in IMAGE_ENCODER.files):
         return [Finding(OK, "the image encoder", "The image encoder CLIP ViT-H/14 is in Hugging Face's cache.")]
-    text = f"The image encoder CLIP ViT-H/14 is not in Hugging Face's cache. Licence: {LICENCES['image_encoder']}."
-    todo = f"Nothing: the first portrait fetches it. Without a network: copy {IMAGE_ENCODER} here, and say where with --image-encoder."
+    text = f"The image encoder CLIP ViT-H/14 is not in Hugging Face's cache. Licence: {IMAGE_ENCODER.license}."
+    todo = f"Nothing: the first portrait fetches it. Without a network: copy {IMAGE_ENCODER.repository}/{IMAGE_ENCODER.inside} here, and say where with --image-encoder."
     return [Finding(NOTE, "the image encoder", text, todo)]
 
 
@@ -281,7 +258,7 @@ def _is_cached(repository: str, file: str) -> bool:
     return isinstance(found, str) and os.path.isfile(found)
 
 
-_SDXL = f"Get one, for example stabilityai/stable-diffusion-xl-base-1.0 on Hugging Face. Licence: {LICENCES['base']}."
+_SDXL = f"Get one, for example {BASE.repository} on Hugging Face. Licence: {BASE.license}."
 
 
 def checkpoints(folders: Folders) -> list[Finding]:

@@ -17,12 +17,13 @@ from pathlib import Path
 import folder_paths
 
 from ...dhumandiff import formats
+from ...dhumandiff.catalogue import BASE, DHUMANDIFF, FACE_PACKS, IMAGE_ENCODER, IP_ADAPTER
 from ...dhumandiff.doctor import FACE_ROOT, Folders
 from ...dhumandiff.errors import AdapterError, FaceReferenceError
 
-ADAPTERS = "dhumandiff"
+ADAPTERS = DHUMANDIFF.folder
 REFERENCES = "references"
-IP_ADAPTERS = "ipadapter"
+IP_ADAPTERS = IP_ADAPTER.folder
 
 # First, as with ComfyUI's own kinds: people are saved there, not on an extra disk.
 folder_paths.add_model_folder_path(ADAPTERS, os.path.join(folder_paths.models_dir, ADAPTERS), is_default=True)
@@ -151,7 +152,7 @@ def face_pack_choices() -> list[str]:
     """InsightFace packs: those that are there first, then the ones InsightFace can fetch."""
     packs = insightface_root() / "models"
     there = sorted(p.name for p in packs.iterdir() if p.is_dir()) if packs.is_dir() else []
-    return there + [name for name in ("buffalo_l", "antelopev2") if name not in there]
+    return there + [name for name in (pack.name for pack in FACE_PACKS) if name not in there]
 
 
 def every_folder() -> Folders:
@@ -159,8 +160,8 @@ def every_folder() -> Folders:
     kinds = {
         "adapters": ADAPTERS,
         "ip_adapters": IP_ADAPTERS,
-        "clip_vision": "clip_vision",
-        "checkpoints": "checkpoints",
+        "clip_vision": IMAGE_ENCODER.folder,
+        "checkpoints": BASE.folder,
     }
     return Folders(
         **{name: tuple(map(Path, _folders(kind))) for name, kind in kinds.items()},

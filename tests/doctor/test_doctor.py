@@ -13,6 +13,7 @@ from support import layouts
 from support.comfyui import REPOSITORY
 
 from dhumandiff.__main__ import main
+from dhumandiff.catalogue import BASE, FACE_PACKS
 from dhumandiff.doctor import Folders, comfyui_beside, examine, models
 from dhumandiff.doctor.findings import DAMAGED, MISSING, NOTE, OK, Finding, Report, Section, without_names
 from dhumandiff.doctor.onnx_bytes import tiny_model, why_damaged
@@ -88,17 +89,11 @@ def test_in_an_empty_comfyui_each_missing_thing_has_a_place_a_way_to_get_it_and_
     assert all("To do: " in line and "icence" in line for line in (adapter, faces, tower, base))
     for line, *words in (
         (adapter, "dhumandiff/DHumanDiff", "-m dhumandiff download --to", "ip_adapter_ca.pt", "Pan1111/DHumanDiff"),
-        (faces, "insightface/models/buffalo_l", "switch `download` on", models.LICENCES["faces"]),
+        (faces, "insightface/models/buffalo_l", "switch `download` on", FACE_PACKS[0].license),
         (tower, "clip_vision", "models/image_encoder/model.safetensors", "h94/IP-Adapter", "Apache-2.0"),
-        (base, "checkpoints", "stable-diffusion-xl-base-1.0", models.LICENCES["base"]),
+        (base, "checkpoints", "stable-diffusion-xl-base-1.0", BASE.license),
     ):
         assert all(word in line.replace(os.sep, "/") for word in words)
-
-
-def test_the_licences_are_those_of_the_readme():
-    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8").replace("*", "")
-    for licence in models.LICENCES.values():
-        assert licence in readme
 
 
 @pytest.mark.parametrize(

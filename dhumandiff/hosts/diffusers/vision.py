@@ -7,12 +7,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ... import catalogue
 from ...errors import HostError, short_error
 from ...optional import require
 
 __all__ = ["IMAGE_ENCODER", "ClipVision"]
 
-IMAGE_ENCODER = "h94/IP-Adapter/models/image_encoder"
+IMAGE_ENCODER = f"{catalogue.IMAGE_ENCODER.repository}/{catalogue.IMAGE_ENCODER.inside}"
 """The CLIP ViT-H/14 that the released adapter was trained with, on Hugging Face."""
 
 

@@ -1,0 +1,83 @@
+"""What weights exist, where they come from, where they belong, and under which license.
+
+The doctor, the download, the nodes' folders and the README's table all say the same because it stands here. Nothing is
+imported that takes time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["BASE", "CATALOGUE", "DHUMANDIFF", "FACE_PACKS", "IMAGE_ENCODER", "IP_ADAPTER", "KnownWeights"]
+
+
+@dataclass(frozen=True)
+class KnownWeights:
+    """Weights that somebody published."""
+
+    title: str
+    """What people call them."""
+    folder: str
+    """Kind of model, as ComfyUI's model folders are called: models/<folder>/."""
+    license: str
+    """In a few words, as messages quote it."""
+    name: str = ""
+    """Folder or file below `folder` that they go by; empty where any name does."""
+    repository: str = ""
+    """Where they are on Hugging Face, owner/name; empty for what lies elsewhere."""
+    inside: str = ""
+    """Folder inside the repository."""
+    files: tuple[str, ...] = ()
+    """Names of the files; empty where there are many to choose from."""
+
+    @property
+    def url(self) -> str:
+        """The repository's page."""
+        return f"https://huggingface.co/{self.repository}" if self.repository else ""
+
+
+DHUMANDIFF = KnownWeights(
+    title="DHumanDiff's released weights",
+    folder="dhumandiff",
+    license="none stated by the authors",
+    name="DHumanDiff",
+    repository="Pan1111/DHumanDiff",
+    files=("face_projection.pt", "face_projection2.pt", "mapping.pt", "ip_adapter_ca.pt"),
+)
+
+IP_ADAPTER = KnownWeights(
+    title="IP-Adapter Plus (Face) SDXL ViT-H",
+    folder="ipadapter",
+    license="Apache-2.0",
+    repository="h94/IP-Adapter",
+    inside="sdxl_models",
+)
+
+IMAGE_ENCODER = KnownWeights(
+    title="CLIP ViT-H/14",
+    folder="clip_vision",
+    license="Apache-2.0",
+    repository="h94/IP-Adapter",
+    inside="models/image_encoder",
+    files=("config.json", "model.safetensors"),
+)
+
+FACE_PACKS = tuple(
+    KnownWeights(
+        title=f"InsightFace pack {name}",
+        folder="insightface/models",
+        license="non-commercial research only",
+        name=name,
+    )
+    for name in ("buffalo_l", "antelopev2")
+)
+"""InsightFace's own packs; the first is what the released weights were trained with."""
+
+BASE = KnownWeights(
+    title="SDXL",
+    folder="checkpoints",
+    license="CreativeML Open RAIL++-M (base 1.0); others their own",
+    repository="stabilityai/stable-diffusion-xl-base-1.0",
+)
+
+CATALOGUE = (BASE, IMAGE_ENCODER, *FACE_PACKS, DHUMANDIFF, IP_ADAPTER)

@@ -1,0 +1,88 @@
+"""What a weights file is, as plain values and in words.
+
+found = describe(Path("models/dhumandiff/DHumanDiff"))
+print(as_text(found))
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from . import formats
+from .methods.paired.adapter import Adapter
+
+__all__ = ["as_text", "describe", "in_a_sentence"]
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """What a weights file or folder is.
+
+    Returns:
+        Plain values under the names that `inspect --json` prints: path, format, the fields of `AdapterInfo`
+        (those that files keep under their names in files), dtypes, parameters of each part, bytes.
+
+    Raises:
+        AdapterError: the file is no adapter; the message says what it looks like.
+    """
+    weights = formats.load(path)
+    adapter = Adapter.from_tensors(weights.tensors, weights.metadata, places=weights.places)
+    parameters: dict[str, int] = {}
+    for name, tensor in weights.tensors.items():
+        part = name.partition(".")[0]
+        parameters[part] = parameters.get(part, 0) + tensor.numel()
+    return {
+        "path": str(path),
+        "format": weights.format,
+        "subject_path": adapter.has_subject_path,
+        **asdict(adapter.info),
+        "dtypes": sorted({str(tensor.dtype).removeprefix("torch.") for tensor in weights.tensors.values()}),
+        "parameters": parameters,
+        "bytes": sum(tensor.numel() * tensor.element_size() for tensor in weights.tensors.values()),
+    }
+
+
+_FORMATS = {
+    "released": "the four released files",
+    "native": "a native DHumanDiff adapter",
+    "ip-adapter-plus": "an IP-Adapter Plus for SDXL",
+}
+
+
+def in_a_sentence(found: dict[str, Any]) -> str:
+    """The little that tells one file from another, for lists."""
+    persons = "one set of weights for everybody" if found["shared"] else f"{found['persons']} persons"
+    subject = "with" if found["subject_path"] else "without"
+    return (
+        f"{_FORMATS[found['format']]} ({found['base_family']}, {found['layers']} cross-attention layers, {persons}, "
+        f"{subject} subject path); {', '.join(found['dtypes'])}, {found['bytes'] / 1e6:,.1f} MB; "
+        f"licence: {found['licence']}"
+    )
+
+
+def as_text(found: dict[str, Any]) -> str:
+    """The same for people."""
+    hidden = found["hidden"]
+    widths = ", ".join(f"{hidden.count(width)} of width {width}" for width in sorted(set(hidden)))
+    persons = "one for everybody" if found["shared"] else f"{found['persons']} persons"
+    subject = (
+        f"identity {found['identity_width']} -> token {found['token_width']}; words {found['text_width']} wide"
+        if found["subject_path"]
+        else "none: face tokens and paired attention only"
+    )
+    total = sum(found["parameters"].values())
+    parts = ", ".join(f"{part.replace('_', ' ')} {count / 1e6:,.1f} M" for part, count in found["parameters"].items())
+    rows = {
+        "this is": _FORMATS[found["format"]],
+        "base": f"{found['base_family']}, {found['layers']} cross-attention layers ({widths})",
+        "face tokens": f"{found['face_tokens']} x {found['context_width']} a face, keys and values: {persons}",
+        "subject path": subject,
+        "vision tower": f"{found['clip_tower']}, width {found['clip_width']}",
+        "recogniser": f"{found['recogniser'] or 'none'}, channels {found['identity_channels']}",
+        "parameters": f"{total / 1e6:,.1f} M ({parts})",
+        "stored as": f"{', '.join(found['dtypes'])}, {found['bytes'] / 1e6:,.1f} MB",
+        "licence": found["licence"],
+        "source": found["source"],
+    }
+    return "\n".join([found["path"], *(f"  {name:<13} {value}" for name, value in rows.items())])
