@@ -261,9 +261,9 @@ def _plan(config: EvaluateConfig, base: str, adapter: Adapter, losses: TrainConf
             f"(mode {sampling.mode}, {sampling.steps} steps, guidance {sampling.cfg:g}), about {minutes} min on one thread."
         )
     if losses is not None:
-        from .data.folder import open_folders
+        from .data.dataset import open_datasets
 
-        folders, _ = open_folders(losses.data.validation)
+        folders, _ = open_datasets(losses.data.validation)
         lines.append(
             f"Validation loss over {losses.data.validation_batches} batches of {losses.data.micro_batch} out of "
             f"{sum(folder.samples for folder in folders)} samples of {_names(losses)}."
@@ -351,13 +351,13 @@ def validation_loss(config: TrainConfig, adapter: Adapter) -> float:
     """The mean loss over the validation batches of a configuration, as `train` computes it before a checkpoint."""
     from accelerate import Accelerator
 
-    from .data.folder import open_folders
+    from .data.dataset import open_datasets
     from .objectives import build_objectives, check_data
     from .run.base import check_shards_fit, load_base
     from .run.model import PairModel
     from .run.validate import DTYPES, choose_precision, validate
 
-    validation = open_folders(config.data.validation)
+    validation = open_datasets(config.data.validation)
     objectives = build_objectives(config.objectives, validation[0])
     check_data(objectives, validation[0])
     accelerator = Accelerator(mixed_precision=choose_precision(config.precision))

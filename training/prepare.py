@@ -261,7 +261,7 @@ def _length(picture: Picture) -> int:
 
 
 def _plan(settings: PrepareSettings, listing: _Listing) -> dict[str, Any]:
-    from .data.shards import FORMAT, FORMAT_VERSION
+    from .data.contract import FORMAT, FORMAT_VERSION
 
     return {
         "format": FORMAT,

@@ -22,16 +22,16 @@ from torch import Tensor, nn
 from dhumandiff.faces.geometry import ARCFACE_TEMPLATE, align_matrix
 
 from . import TrainingError
-from .data.encode import call, is_function
-from .data.folder import Folder
+from .data.dataset import PreparedDataset
+from .plugins import is_plugin, make_plugin
 
 __all__ = [
     "ArcFace",
-    "MiniRecogniser",
-    "Recogniser",
+    "MiniRecognizer",
+    "Recognizer",
     "align_faces",
-    "check_recogniser",
-    "load_recogniser",
+    "check_recognizer",
+    "load_recognizer",
     "probe_picture",
 ]
 
@@ -39,7 +39,7 @@ SAME = 0.98
 """Cosine from which two looks at the probe are one recogniser's: the same face aligned here and there has 0.99 and more."""
 
 
-class Recogniser(Protocol):
+class Recognizer(Protocol):
     """Aligned faces [N, 3, side, side], RGB -1..1 -> embeddings [N, D] of unit length, differentiably.
 
     side: px of an aligned face. matrix: five landmarks [5, 2] px -> [2, 3], what takes a picture's px to an aligned face's.
@@ -115,7 +115,7 @@ class ArcFace(nn.Module):
         return F.normalize(torch.cat([self.network(part).flatten(1) for part in parts]), dim=-1)
 
 
-class MiniRecogniser(nn.Module):
+class MiniRecognizer(nn.Module):
     """The miniature's recogniser, the one that conditions."""
 
     def __init__(self) -> None:
@@ -136,11 +136,11 @@ class MiniRecogniser(nn.Module):
         return self.network(faces.float())
 
 
-def load_recogniser(name: str) -> Recogniser:
-    """mini, an ArcFace .onnx, or module:function that makes a Recogniser. TrainingError when it cannot be had."""
+def load_recognizer(name: str) -> Recognizer:
+    """mini, an ArcFace .onnx, or module:function that makes a Recognizer. TrainingError when it cannot be had."""
     if name == "mini":
-        return MiniRecogniser()
-    return call(name, "objectives.identity.recogniser") if is_function(name) else ArcFace.from_onnx(name)
+        return MiniRecognizer()
+    return make_plugin(name, "objectives.identity.recogniser") if is_plugin(name) else ArcFace.from_onnx(name)
 
 
 def probe_picture() -> np.ndarray:
@@ -150,7 +150,7 @@ def probe_picture() -> np.ndarray:
     return (127.5 + 127.5 * np.stack(waves, axis=-1)).round().astype(np.uint8)
 
 
-def check_recogniser(recogniser: Recogniser, folders: Sequence[Folder]) -> None:
+def check_recognizer(recogniser: Recognizer, folders: Sequence[PreparedDataset]) -> None:
     """Refuse a recogniser other than the one whose embeddings the data holds. TrainingError.
 
     Cosines between two recognisers mean nothing, and no number would tell. Data of one's own making may lack the probe
@@ -176,7 +176,7 @@ def check_recogniser(recogniser: Recogniser, folders: Sequence[Folder]) -> None:
             )
 
 
-def align_faces(pictures: Tensor, landmarks: Tensor, recogniser: Recogniser) -> Tensor:
+def align_faces(pictures: Tensor, landmarks: Tensor, recogniser: Recognizer) -> Tensor:
     """Faces as a recogniser wants them, differentiably: pictures [N, 3, H, W], landmarks [N, 5, 2] px -> [N, 3, side, side].
 
     Bilinear, the pixels of InsightFace's own warp, which made the truth's embeddings. Outside of the picture is black.

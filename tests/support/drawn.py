@@ -162,7 +162,7 @@ def encoders():
 
 def settings_for(data, out, **more):
     """Settings for drawn pictures; faces_... and references_... reach into the parts."""
-    parts = {"faces": {"pack": "drawn:analyzer", "min_size": 10.0, "same_person": 0.995}, "references": {}}
+    parts = {"faces": {"pack": "support.drawn:analyzer", "min_size": 10.0, "same_person": 0.995}, "references": {}}
     for name in list(more):
         part, _, field = name.partition("__")
         if field:

@@ -17,10 +17,10 @@ from dhumandiff.faces import align
 from dhumandiff.miniature.faces import mini_faces
 from dhumandiff.miniature.world import draw_reference, draw_script, sample_identity, sample_script
 from training import TrainingError
-from training.data.folder import open_folder
+from training.data.dataset import open_dataset
 from training.objectives.identity import Looked, bank_of, build, info_nce
 from training.objectives.seen import Seen
-from training.recognizers import ArcFace, align_faces, face_windows, load_recogniser
+from training.recognizers import ArcFace, align_faces, face_windows, load_recognizer
 from training.run.config import IdentityConfig
 
 
@@ -53,7 +53,7 @@ def test_faces_are_aligned_as_insightface_does_it(turn):
 
 
 def test_the_miniature_s_recogniser_sees_what_it_sees_outside_of_training():
-    faces, recogniser = mini_faces(), load_recogniser("mini")
+    faces, recogniser = mini_faces(), load_recognizer("mini")
     for seed in range(6):
         drawn = draw_reference(sample_identity(seed), 1, 128)
         face = drawn.people[0]
@@ -96,7 +96,7 @@ def scene():
         truth=torch.tensor(np.stack(truth)),
         landmarks=torch.tensor(np.stack(landmarks)),
         people=torch.tensor([[1, 2], [3, 4]]),
-        dropped=torch.zeros(2, 2, dtype=torch.bool),
+        drop_identity=torch.zeros(2, 2, dtype=torch.bool),
     )
 
     def make(clean=latents, times=(100, 300), **changed):
@@ -147,7 +147,7 @@ def test_noisy_rows_and_dropped_faces_count_nothing(scene):
     first, second = (identity(scene.make(times=(100, noisy))).item() for noisy in (700, 999))
     assert first == pytest.approx(second, abs=0.02)
     dropped = torch.tensor([[False, True], [True, True]])
-    seen = scene.make(dropped=dropped)
+    seen = scene.make(drop_identity=dropped)
     (all_levels,) = objectives(weight=1.0, below=1.0).values()
     all_levels(seen)
     assert len(seen.notes["looked"].embeddings) == 1
@@ -211,7 +211,7 @@ def test_a_person_who_looks_like_nobody_else_has_a_small_contrast(scene):
 
 
 def test_the_bank_holds_so_many_of_the_data_s_people_always_the_same(small_shards):
-    folder = open_folder(str(small_shards))
+    folder = open_dataset(str(small_shards))
     faces, people = bank_of([folder], 6)
     assert faces.shape[1] == 512
     assert len(faces) == len(people) <= 6

@@ -12,7 +12,7 @@ for package in ("diffusers", "webdataset"):
 from safetensors.torch import load, save
 
 from training import TrainingError
-from training.data.folder import open_folder
+from training.data.dataset import open_dataset
 from training.objectives import OBJECTIVES, Seen, build_objectives, check_data
 from training.objectives.diffusion import min_snr_weights, noise_levels
 from training.objectives.localisation import face_share, word_balance
@@ -36,9 +36,11 @@ def seen(**parts):
     batch = SimpleNamespace(
         masks=masks,
         faces=parts.pop("faces", faces),
-        dropped=parts.pop("dropped", torch.zeros(2, 2, dtype=torch.bool)),
-        tokens_dropped=parts.pop("tokens_dropped", torch.zeros(2, 2, dtype=torch.bool)),
-        words=parts.pop("words", torch.tensor([[0, 0, 0, 2], [0, 1, 0, 5], [1, 0, 0, 2], [1, 1, 0, 5]])),
+        drop_identity=parts.pop("drop_identity", torch.zeros(2, 2, dtype=torch.bool)),
+        drop_face_tokens=parts.pop("drop_face_tokens", torch.zeros(2, 2, dtype=torch.bool)),
+        subject_token_index=parts.pop(
+            "subject_token_index", torch.tensor([[0, 0, 0, 2], [0, 1, 0, 5], [1, 0, 0, 2], [1, 1, 0, 5]])
+        ),
     )
     return Seen(
         **{
@@ -111,7 +113,7 @@ def test_a_margin_takes_in_what_is_around_a_face():
 
 
 def test_a_dropped_face_has_no_face_region():
-    given = seen(dropped=torch.tensor([[True, False], [True, True]]))
+    given = seen(drop_identity=torch.tensor([[True, False], [True, True]]))
     objective = build(face_region=FaceRegionConfig(weight=0.5))["face_region"]
     error = (given.prediction - given.target) ** 2
     assert objective(given) == pytest.approx(float(0.5 * error[0, :, :2, 4:].mean() / 2))
@@ -155,17 +157,17 @@ def test_localisation_is_the_mean_over_layers_persons_and_rows_with_a_face():
     assert found["localisation"].weight == 0.1
     assert found["localisation"](given) == pytest.approx(0.25)
     assert found["localisation_words"](given) == pytest.approx(-1)
-    given.batch.tokens_dropped[0] = True
+    given.batch.drop_face_tokens[0] = True
     given.maps[0].faces[0] = given.maps[1].faces[0] = 7.0  # a row without face tokens says nothing of them
     assert found["localisation"](given) == pytest.approx(0.25)
     assert found["localisation_words"](given) == pytest.approx(-1)  # its words are mapped all the same
-    given.batch.dropped[0] = True
+    given.batch.drop_identity[0] = True
     given.maps[2].words[0] = 7.0
     assert found["localisation_words"](given) == pytest.approx(-1)
 
 
 def test_words_of_nobody_count_nothing():
-    given = seen(words=torch.zeros(0, 4, dtype=torch.long), maps=[LayerMaps(words=torch.ones(2, 2, 32))])
+    given = seen(subject_token_index=torch.zeros(0, 4, dtype=torch.long), maps=[LayerMaps(words=torch.ones(2, 2, 32))])
     assert build(localisation=LocalisationConfig(words=1.0))["localisation_words"](given) == 0
 
 
@@ -176,7 +178,7 @@ def test_layers_too_coarse_for_the_pictures_are_said_to_be():
 
 def test_an_objective_without_its_data_is_refused_before_training(tmp_path):
     path = make_shards(tmp_path / "shards", samples=1)
-    folder = open_folder(str(path))
+    folder = open_dataset(str(path))
     entry = next(folder.read(0))
     tensors = {name: value for name, value in load(entry[3]).items() if not name.startswith("mask")}
     folder.read = lambda shard: iter([(*entry[:3], save(tensors))])

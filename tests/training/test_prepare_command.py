@@ -104,6 +104,6 @@ def test_face_models_that_cannot_be_had_stop_before_anything_is_written(data, tm
 
     with pytest.raises(TrainingError, match="'nowhere:analyzer', which cannot be imported"):
         prepare(settings_for(data, tmp_path / "out", faces__pack="nowhere:analyzer"))
-    with pytest.raises(TrainingError, match="drawn:broken failed with RuntimeError: no such detector"):
-        prepare(settings_for(data, tmp_path / "out", faces__pack="drawn:broken"))
+    with pytest.raises(TrainingError, match="support.drawn:broken failed with RuntimeError: no such detector"):
+        prepare(settings_for(data, tmp_path / "out", faces__pack="support.drawn:broken"))
     assert not (tmp_path / "out").exists()

@@ -44,8 +44,8 @@ def whole(data, tmp_path_factory):
 
 def start(data, out, workers=0):
     words = {**SETTINGS, **BUSY, "workers": workers, "data": data, "out": out}
-    words |= {"faces.pack": "drawn:analyzer", "faces.min_size": 10, "faces.same_person": 0.995}
-    paths = [str(REPOSITORY / "tests" / "training"), os.environ.get("PYTHONPATH", "")]
+    words |= {"faces.pack": "support.drawn:analyzer", "faces.min_size": 10, "faces.same_person": 0.995}
+    paths = [str(REPOSITORY / "tests"), os.environ.get("PYTHONPATH", "")]
     return subprocess.Popen(
         [sys.executable, "-m", "training", "prepare", *(f"--{name}={value}" for name, value in words.items())],
         cwd=REPOSITORY,
@@ -178,7 +178,7 @@ def test_worker_processes_and_this_process_write_the_same(data, whole, tmp_path)
 
 
 def test_a_worker_that_dies_stops_the_run_with_advice(data, tmp_path):
-    settings = settings_for(data, tmp_path, workers=1, faces__pack="drawn:Deadly", **BUSY)
+    settings = settings_for(data, tmp_path, workers=1, faces__pack="support.drawn:Deadly", **BUSY)
     with pytest.raises(TrainingError, match="A worker process died, .* with fewer --workers than 1"):
         prepare(settings, encoders(), analyzer())
     assert not list(tmp_path.rglob("*.part"))

@@ -19,7 +19,7 @@ from dhumandiff.prompts.prompt import parse_prompt
 from training import TrainingError
 from training.__main__ import main as training_main
 from training.objectives.identity import build
-from training.recognizers import ArcFace, align_faces, check_recogniser, probe_picture
+from training.recognizers import ArcFace, align_faces, check_recognizer, probe_picture
 from training.run.config import IdentityConfig
 
 SENTENCE = "A man@1 on the left and a man@2 on the right."
@@ -116,15 +116,15 @@ def test_the_recogniser_of_the_data_is_known_again_and_another_refused(faces_roo
     probe = face_analyzer.identity(probe_picture(), Face(np.float32([0, 0, 112, 112]), ARCFACE_TEMPLATE))
     data = SimpleNamespace(path="shards", header={"recogniser": {"name": "mini"}})
     data.common = {"recogniser_probe": torch.from_numpy(probe)}
-    check_recogniser(ArcFace.from_onnx(path), [data])
+    check_recognizer(ArcFace.from_onnx(path), [data])
     with pytest.raises(TrainingError, match="not the recogniser of shards"):
         build(IdentityConfig(weight=0.1, recogniser="mini"), [data])
     data.common = {"recogniser_probe": torch.ones(128)}
     with pytest.raises(TrainingError, match="not the recogniser of shards"):
-        check_recogniser(ArcFace.from_onnx(path), [data])
+        check_recognizer(ArcFace.from_onnx(path), [data])
     data.common = {}
     with pytest.warns(UserWarning, match="Prepare the data again to be sure"):
-        check_recogniser(ArcFace.from_onnx(path), [data])
+        check_recognizer(ArcFace.from_onnx(path), [data])
 
 
 def test_a_detector_is_not_taken_for_a_recogniser(faces_root):

@@ -15,9 +15,9 @@ for package in ("accelerate", "diffusers", "jsonargparse", "transformers", "webd
 from dhumandiff import Adapter
 from dhumandiff.miniature import mini_adapter
 from training import TrainingError
-from training.data.batch import AS_THEY_ARE, BatchMaker
-from training.data.folder import Sample, open_folder
-from training.data.stream import chance
+from training.data.batch import NO_AUGMENTATION, BatchMaker
+from training.data.dataset import Sample, open_dataset
+from training.data.seeding import seeded_rng
 from training.objectives import build_objectives, losses_of
 from training.run import loop
 from training.run.base import load_base
@@ -41,12 +41,12 @@ def weights_of(ended, file="adapter.safetensors"):
 def a_batch(folder, count=2):
     samples = [Sample((0, 0, place), *content) for place, *content in folder.read(0)][:count]
     same = [sample for sample in samples if sample.group == samples[0].group]
-    return BatchMaker([folder], AS_THEY_ARE, "identity", chance)(same, list(range(len(same))), 0)
+    return BatchMaker([folder], NO_AUGMENTATION, "identity", seeded_rng)(same, list(range(len(same))), 0)
 
 
 def test_a_step_lowers_the_loss_of_its_batch_and_leaves_the_base_bit_equal(small_base, small_shards):
     frozen = load_base(str(small_base), text_encoder=True, vae=False)
-    folder = open_folder(str(small_shards))
+    folder = open_dataset(str(small_shards))
     adapter = start_adapter(StartConfig(face_width=64, token_width=64, mapping_width=64), frozen, folder, 0)
     model = PairModel(frozen, adapter, folder.common["clip_hidden_zero"])
     before = {
@@ -70,7 +70,7 @@ def test_a_step_lowers_the_loss_of_its_batch_and_leaves_the_base_bit_equal(small
 
 def test_localisation_alone_teaches_faces_to_stay_off_the_other_person(small_base, small_shards):
     frozen = load_base(str(small_base), text_encoder=True, vae=False)
-    folder = open_folder(str(small_shards))
+    folder = open_dataset(str(small_shards))
     adapter = start_adapter(StartConfig(face_width=64, token_width=64, mapping_width=64), frozen, folder, 0)
     model = PairModel(frozen, adapter, folder.common["clip_hidden_zero"], frozenset({"faces"}), smallest=16)
     batch = a_batch(folder, 1)
@@ -90,7 +90,7 @@ def test_localisation_alone_teaches_faces_to_stay_off_the_other_person(small_bas
 
 def test_the_first_prediction_from_scratch_is_the_bases_own(small_base, small_shards):
     frozen = load_base(str(small_base), text_encoder=False, vae=False)
-    folder = open_folder(str(small_shards))
+    folder = open_dataset(str(small_shards))
     batch, times = a_batch(folder), torch.tensor([500, 20])
     added = {"text_embeds": batch.pooled, "time_ids": batch.time_ids}
     with torch.no_grad():
@@ -103,12 +103,12 @@ def test_the_first_prediction_from_scratch_is_the_bases_own(small_base, small_sh
 
 def test_a_fresh_mapping_makes_words_of_an_ordinary_length(small_base, small_shards):
     frozen = load_base(str(small_base), text_encoder=True, vae=False)
-    folder = open_folder(str(small_shards))
+    folder = open_dataset(str(small_shards))
     adapter = start_adapter(StartConfig(face_width=64, token_width=64, mapping_width=64), frozen, folder, 0)
     model = PairModel(frozen, adapter, folder.common["clip_hidden_zero"])
     table = frozen.text_encoder.get_input_embeddings().weight
     batch = a_batch(folder)
-    rows, persons, chunks, places = batch.words.T
+    rows, persons, chunks, places = batch.subject_token_index.T
     made = model.subject_tokens(batch, rows, persons, table[batch.ids[rows, chunks, places]])
     assert made.norm(dim=1).mean().item() == pytest.approx(table.norm(dim=1).mean().item(), rel=0.5)
 
@@ -178,7 +178,7 @@ def test_an_ip_adapters_one_projection_starts_both_persons_and_the_subject_path_
 ):
     path = ip_adapter_file(tmp_path / "plus.safetensors", **{**LAYERS, "context_width": 192, "clip_width": 64})
     file = load_file(path)
-    frozen, folder = load_base(str(small_base), text_encoder=True, vae=False), open_folder(str(small_shards))
+    frozen, folder = load_base(str(small_base), text_encoder=True, vae=False), open_dataset(str(small_shards))
     monkey = StartConfig(weights=str(path), token_width=64, mapping_width=64)
     adapter = start_adapter(monkey, frozen, folder, 0)
     assert adapter.has_subject_path
@@ -211,7 +211,7 @@ def test_parts_that_do_not_learn_stay_bit_equal_in_half_precision_too(config, tm
 
 def test_what_does_not_learn_is_held_in_the_dtype_that_computes(small_base, small_shards, tmp_path):
     path = released_folder(tmp_path / "released", **LAYERS)
-    frozen, folder = load_base(str(small_base), text_encoder=True, vae=False), open_folder(str(small_shards))
+    frozen, folder = load_base(str(small_base), text_encoder=True, vae=False), open_dataset(str(small_shards))
     adapter = start_adapter(StartConfig(weights=str(path), train=["mapping"]), frozen, folder, 0)
     exact = lighten(adapter, torch.bfloat16)
     assert adapter.attention[0].to_k_ip1.weight.dtype == torch.bfloat16

@@ -17,9 +17,9 @@ from dhumandiff.hosts.diffusers.parts import sdxl_scheduler, sdxl_tokenizer
 from dhumandiff.hosts.diffusers.text import encode_prompt
 from dhumandiff.prompts.prompt import locate_tokens, parse_prompt
 from training import TrainingError
-from training.data.batch import AS_THEY_ARE, Batch, BatchMaker
-from training.data.folder import Sample, open_folder
-from training.data.stream import chance
+from training.data.batch import NO_AUGMENTATION, Batch, BatchMaker
+from training.data.dataset import Sample, open_dataset
+from training.data.seeding import seeded_rng
 from training.run.base import Base, check_shards_fit, load_base
 from training.run.config import StartConfig
 from training.run.init import start_adapter
@@ -75,13 +75,13 @@ def batch_of(encoders, people, sentences=SENTENCES, dropped=((False, False), (Fa
         pooled=torch.stack(pooled),
         time_ids=torch.tensor([[64.0, 64, 0, 0, 64, 64]] * rows),
         ids=torch.stack(ids),
-        words=torch.tensor(words).reshape(-1, 4),
+        subject_token_index=torch.tensor(words).reshape(-1, 4),
         hidden=torch.stack([torch.stack([p.clip_hidden[0] for p in people[2 * i : 2 * i + 2]]) for i in range(rows)]),
         identity=torch.stack(
             [torch.stack([p.identity_swapped[0] for p in people[2 * i : 2 * i + 2]]) for i in range(rows)]
         ),
-        dropped=torch.tensor(dropped),
-        tokens_dropped=torch.tensor(dropped),
+        drop_identity=torch.tensor(dropped),
+        drop_face_tokens=torch.tensor(dropped),
         masks=zeros,
         faces=zeros,
         truth=torch.zeros(rows, 2, 512),
@@ -113,7 +113,7 @@ def test_every_row_is_predicted_as_inference_predicts_it(model, adapter, encoder
 def test_a_dropped_face_is_the_unconditional_one(model, adapter, encoders, people):
     batch = batch_of(encoders, people, dropped=((True, False), (False, True)))
     with torch.no_grad():
-        tokens = model.face_tokens(batch.hidden, batch.dropped)
+        tokens = model.face_tokens(batch.hidden, batch.drop_identity)
     for row, person in ((0, 0), (1, 1)):
         torch.testing.assert_close(tokens[row, person], adapter.unconditional_tokens(people[0])[0])
         torch.testing.assert_close(tokens[row, 1 - person], adapter.face_tokens(people[2 * row + 1 - person])[0])
@@ -198,12 +198,12 @@ def test_the_watched_maps_are_attention_weighed_by_value_and_attention_to_words(
 
 def test_an_sd15_shaped_base_needs_neither_pooled_text_nor_sizes(tmp_path):
     base = load_base(str(make_base(tmp_path / "base", kind="sd15")), text_encoder=True, vae=False)
-    folder = open_folder(str(make_shards(tmp_path / "shards", samples=2, sizes=SD15)))
+    folder = open_dataset(str(make_shards(tmp_path / "shards", samples=2, sizes=SD15)))
     check_shards_fit(base, [folder])
     assert base.sizes["pooled_width"] == 0
     model = PairModel(base, start_adapter(StartConfig(**SIZES), base, folder, 0), folder.common["clip_hidden_zero"])
     samples = [Sample((0, 0, place), *content) for place, *content in folder.read(0)]
-    batch = BatchMaker([folder], AS_THEY_ARE, "identity", chance)(samples, [0, 1], 0)
+    batch = BatchMaker([folder], NO_AUGMENTATION, "identity", seeded_rng)(samples, [0, 1], 0)
     model(batch, batch.latents, torch.tensor([1, 2]))[0].mean().backward()
     assert model.adapter.mapping.fc1.weight.grad.any()
     assert model.adapter.info.base_family == "sd15"
@@ -221,7 +221,7 @@ def test_only_what_training_needs_of_a_folder_is_loaded(tmp_path):
 
 def test_a_base_that_the_shards_were_not_made_for_is_refused(tmp_path):
     base = load_base(str(make_base(tmp_path / "base", kind="sd15")), text_encoder=True, vae=False)
-    folder = open_folder(str(make_shards(tmp_path / "shards", samples=1)))
+    folder = open_dataset(str(make_shards(tmp_path / "shards", samples=1)))
     with pytest.raises(TrainingError, match=r"prepared for another base \(tiny\).*context_width 192 instead of 64"):
         check_shards_fit(base, [folder])
 

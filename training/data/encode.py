@@ -7,9 +7,8 @@ the same numbers as one that was not.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,19 +17,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dhumandiff.errors import DHumanDiffError, HostError, PromptError
+from dhumandiff.errors import HostError, PromptError
 from dhumandiff.faces import Face, FaceAnalyzer, InsightFaceAnalyzer
 from dhumandiff.hosts.diffusers.loading import choose_device, choose_dtype, load_pipeline
 from dhumandiff.hosts.diffusers.text import encode_prompt, token_places
 from dhumandiff.hosts.diffusers.vision import ClipVision
 from dhumandiff.prompts.prompt import Mention, Prompt
 from dhumandiff.references.encode import VisionTower, clip_pixels
-from training import TrainingError
 
+from ..plugins import is_plugin, make_plugin
 from .people import Aside, Looked
 from .settings import FaceSettings, PrepareSettings
 
-__all__ = ["Encoded", "Encoders", "call", "is_function", "load_faces", "load_vision"]
+__all__ = ["Encoded", "Encoders", "load_faces", "load_vision"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,8 +218,8 @@ def load_vision(name: str, device: str, dtype: torch.dtype) -> VisionTower:
         from dhumandiff.miniature.base import mini_vision
 
         return mini_vision()
-    if is_function(name):
-        return call(name, "vision")
+    if is_plugin(name):
+        return make_plugin(name, "vision")
     return ClipVision.from_pretrained(name, device, dtype)
 
 
@@ -234,8 +233,8 @@ def load_faces(settings: FaceSettings) -> FaceAnalyzer:
         from dhumandiff.miniature.faces import mini_faces
 
         return mini_faces()
-    if is_function(settings.pack):
-        return call(settings.pack, "faces.pack")
+    if is_plugin(settings.pack):
+        return make_plugin(settings.pack, "faces.pack")
     analyzer = InsightFaceAnalyzer.from_pack(settings.pack, settings.root or None, settings.provider)
     folder = Path(getattr(analyzer.app, "model_dir", "") or "")
     model = next(iter(sorted(folder.glob("*genderage*.onnx"))), None)
@@ -264,23 +263,3 @@ def _age_group(age: float) -> str:
         if age < below:
             return name
     return "elderly"
-
-
-def is_function(name: str) -> bool:
-    """Whether a name is of the form module:function."""
-    return re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name) is not None
-
-
-def call(name: str, field: str) -> Any:
-    """What the function of "module:function" makes."""
-    module, _, function = name.partition(":")
-    try:
-        make: Callable[[], Any] = getattr(import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise TrainingError(f"{field} is {name!r}, which cannot be imported: {error}. Correct the name.") from error
-    try:
-        return make()
-    except DHumanDiffError:
-        raise
-    except Exception as error:  # it is somebody else's code
-        raise TrainingError(f"{field}: {name} failed with {type(error).__name__}: {error}.") from error

@@ -1,9 +1,9 @@
-"""Further photos of the people in a picture: what paired references are made of."""
+"""Who is who in the data: numbers for identities, and further photos of people, which paired references are made of."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,14 +11,20 @@ from dhumandiff.errors import ImageError
 from training import TrainingError
 
 from .annotation import read_annotation
+from .seeding import named_rng
 from .settings import Source
 from .sources import Part, Picture, reference_photos, source_name
 
-__all__ = ["Identities", "Paired"]
+__all__ = ["Identities", "PairedPhoto", "identity_number"]
+
+
+def identity_number(identity: str | None) -> int:
+    """A number for an identity's name, the same in every process; 0 for none."""
+    return int.from_bytes(hashlib.blake2b(identity.encode(), digest_size=7).digest(), "big") if identity else 0
 
 
 @dataclass(frozen=True)
-class Paired:
+class PairedPhoto:
     """A photo of somebody: alone, or as annotated person number `person` (from 0) of another picture of the data."""
 
     name: str
@@ -35,11 +41,11 @@ class Identities:
     """
 
     def __init__(self, sources: Sequence[Source], pictures: Sequence[Picture]) -> None:
-        self._photos: dict[tuple[str, str], list[Paired]] = {}
+        self._photos: dict[tuple[str, str], list[PairedPhoto]] = {}
         self._people: dict[tuple[str, str], tuple[str, ...]] = {}  # picture -> identity of each annotated person
         for source in sources:
             for identity, parts in reference_photos(source).items():
-                found = [Paired(f"{identity}/{part.path.rpartition('/')[2]}", part) for part in parts]
+                found = [PairedPhoto(f"{identity}/{part.path.rpartition('/')[2]}", part) for part in parts]
                 self._photos.setdefault((source_name(source), identity), []).extend(found)
         for picture in pictures:
             names = _identities(picture)
@@ -47,19 +53,19 @@ class Identities:
                 self._people[picture.source, picture.name] = names
             for person, name in enumerate(names):
                 if name:
-                    paired = Paired(picture.name, picture.image, picture, person)
+                    paired = PairedPhoto(picture.name, picture.image, picture, person)
                     self._photos.setdefault((picture.source, name), []).append(paired)
 
     def __len__(self) -> int:
         return len(self._photos)
 
-    def choose(self, picture: Picture, most: int, seed: str) -> tuple[tuple[Paired, ...], ...]:
+    def choose(self, picture: Picture, most: int, seed: str) -> tuple[tuple[PairedPhoto, ...], ...]:
         """For each annotated person of a picture up to `most` other photos; drawn by `seed`, in a fixed order."""
         chosen = []
         for person, name in enumerate(self._people.get((picture.source, picture.name), ())):
             photos = self._photos.get((picture.source, name), []) if name else []
             others = [one for one in photos if one.picture is None or one.picture.name != picture.name]
-            drawn = random.Random(f"{seed}/{person}").sample(range(len(others)), min(most, len(others)))
+            drawn = named_rng(seed, person).sample(range(len(others)), min(most, len(others)))
             chosen.append(tuple(others[i] for i in sorted(drawn)))
         return tuple(chosen)
 

@@ -20,7 +20,7 @@ from dhumandiff.faces import Face, FaceAnalyzer, assess, crop_face
 from training import TrainingError
 
 from .annotation import Annotation, Box, Person, read_annotation
-from .identities import Paired
+from .identities import PairedPhoto
 from .naming import Somebody, default_caption, name_people
 from .pictures import Crop, body_box, buckets, choose_crop, face_mask, given_mask, person_mask, split, vary
 from .settings import PrepareSettings
@@ -35,7 +35,7 @@ class Task:
 
     key: str
     picture: Picture
-    paired: tuple[tuple[Paired, ...], ...] = ()
+    paired: tuple[tuple[PairedPhoto, ...], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -331,7 +331,7 @@ def _references(
     return rows
 
 
-def _paired_face(paired: Paired, faces: FaceAnalyzer, settings: PrepareSettings) -> tuple[np.ndarray, Face]:
+def _paired_face(paired: PairedPhoto, faces: FaceAnalyzer, settings: PrepareSettings) -> tuple[np.ndarray, Face]:
     image = paired.image.photo().pixels
     if paired.picture is None:
         found = faces.detect(image)

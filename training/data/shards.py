@@ -30,11 +30,10 @@ from safetensors.torch import save
 
 from training import TrainingError
 
+from .contract import FORMAT, FORMAT_VERSION
 from .encode import Encoded
 
 __all__ = [
-    "FORMAT",
-    "FORMAT_VERSION",
     "Journal",
     "NoSpace",
     "ShardWriter",
@@ -44,7 +43,6 @@ __all__ = [
     "write_file",
 ]
 
-FORMAT, FORMAT_VERSION = "dhumandiff-shards", "1"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 

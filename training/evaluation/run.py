@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 from dhumandiff import FaceReference
 from training import TrainingError
 
-from ..data.encode import call, load_faces, load_vision
+from ..data.encode import load_faces, load_vision
 from ..data.settings import FaceSettings
 from ..data.shards import write_file
+from ..plugins import make_plugin
 from .cases import Case, read_bench, read_cases, with_pictures
 from .draw import Settings, draw_cases
 from .measure import Clip, Measurer, measure_all, read_records
@@ -67,7 +68,7 @@ def score(
     cases, notes = gather(config)
     against = _other(config.against) if config.against else None
     faces, clip = _judge(config.faces, base), Clip.load(config.clip) if config.clip else None
-    scorers = [call(name, "scorers") for name in config.scorers]
+    scorers = [make_plugin(name, "scorers") for name in config.scorers]
     waiting = (
         [case for case in cases if case.picture is None and not case.problem]
         if config.cases and not config.pictures

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from .. import TrainingError
 from ..data.batch import Batch
-from ..data.folder import Folder, Sample
+from ..data.dataset import PreparedDataset, Sample
 from ..run.base import Base
 from ..run.config import DiffusionConfig, ObjectivesConfig
 from . import diffusion, face_region, identity, localisation
@@ -30,7 +30,7 @@ from .seen import Objective, Seen
 
 __all__ = ["OBJECTIVES", "Objective", "Seen", "build_objectives", "check_data", "losses_of"]
 
-OBJECTIVES: dict[str, Callable[[Any, Sequence[Folder]], list[Objective]]] = {
+OBJECTIVES: dict[str, Callable[[Any, Sequence[PreparedDataset]], list[Objective]]] = {
     "diffusion": diffusion.build,
     "localisation": localisation.build,
     "face_region": face_region.build,
@@ -39,12 +39,12 @@ OBJECTIVES: dict[str, Callable[[Any, Sequence[Folder]], list[Objective]]] = {
 """Field of ObjectivesConfig -> what makes the objectives of that configuration; none when it is switched off."""
 
 
-def build_objectives(config: ObjectivesConfig, folders: Sequence[Folder] = ()) -> list[Objective]:
+def build_objectives(config: ObjectivesConfig, folders: Sequence[PreparedDataset] = ()) -> list[Objective]:
     """Those that are switched on. folders: the data, for those that look at all of it."""
     return [objective for name, build in OBJECTIVES.items() for objective in build(getattr(config, name), folders)]
 
 
-def check_data(objectives: Sequence[Objective], folders: Sequence[Folder]) -> None:
+def check_data(objectives: Sequence[Objective], folders: Sequence[PreparedDataset]) -> None:
     """Refuse shards without what an objective reads, judged by the first sample of each folder. TrainingError."""
     for folder in folders:
         _, name, meta, packed = next(folder.read(0))

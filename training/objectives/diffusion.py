@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data.folder import Folder
+from ..data.dataset import PreparedDataset
 from ..run.config import DiffusionConfig
 from .seen import Objective, Seen
 
 __all__ = ["Diffusion", "build", "min_snr_weights", "noise_levels"]
 
 
-def build(config: DiffusionConfig, folders: Sequence[Folder] = ()) -> list[Objective]:
+def build(config: DiffusionConfig, folders: Sequence[PreparedDataset] = ()) -> list[Objective]:
     """The diffusion loss is always on."""
     return [Diffusion(config)]
 

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..data.folder import Folder
+from ..data.dataset import PreparedDataset
 from ..run.config import FaceRegionConfig
 from .seen import Objective, Seen
 
 __all__ = ["FaceRegion", "build"]
 
 
-def build(config: FaceRegionConfig, folders: Sequence[Folder] = ()) -> list[Objective]:
+def build(config: FaceRegionConfig, folders: Sequence[PreparedDataset] = ()) -> list[Objective]:
     """None at weight 0."""
     return [FaceRegion(config)] if config.weight > 0 else []
 
@@ -35,7 +35,7 @@ class FaceRegion:
         self.weight, self.margin = config.weight, config.margin
 
     def __call__(self, seen: Seen) -> Tensor:
-        faces = seen.batch.faces * (~seen.batch.dropped)[..., None, None]
+        faces = seen.batch.faces * (~seen.batch.drop_identity)[..., None, None]
         where = F.max_pool2d(faces.amax(dim=1), 2 * self.margin + 1, stride=1, padding=self.margin)
         error = (seen.prediction - seen.target).square().mean(dim=1)
         inside = (error * where).sum(dim=(1, 2)) / where.sum(dim=(1, 2)).clamp(min=1e-6)

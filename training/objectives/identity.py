@@ -23,20 +23,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import TrainingError
-from ..data.folder import Folder, Sample
-from ..recognizers import Recogniser, align_faces, check_recogniser, face_windows, load_recogniser
+from ..data.dataset import PreparedDataset, Sample
+from ..data.identities import identity_number
+from ..recognizers import Recognizer, align_faces, check_recognizer, face_windows, load_recognizer
 from ..run.config import IdentityConfig
 from .seen import Objective, Seen
 
 __all__ = ["Contrast", "Identity", "bank_of", "build", "info_nce"]
 
 
-def build(config: IdentityConfig, folders: Sequence[Folder] = ()) -> list[Objective]:
+def build(config: IdentityConfig, folders: Sequence[PreparedDataset] = ()) -> list[Objective]:
     """Those of the two whose weight is not 0; they share one look at the picture."""
     if not (config.weight or config.contrast):
         return []
-    recogniser = load_recogniser(config.recogniser)
-    check_recogniser(recogniser, folders)
+    recogniser = load_recognizer(config.recogniser)
+    check_recognizer(recogniser, folders)
     eye = Eye(recogniser, config)
     found: list[Objective] = [Identity(config.weight, eye)] if config.weight else []
     if config.contrast:
@@ -61,7 +62,7 @@ class Eye:
         config: which noise levels count, what aligns, and how much is decoded.
     """
 
-    def __init__(self, recogniser: Recogniser, config: IdentityConfig) -> None:
+    def __init__(self, recogniser: Recognizer, config: IdentityConfig) -> None:
         if config.aligned_by == "prediction" and not hasattr(recogniser, "find"):
             raise TrainingError(
                 "objectives.identity.aligned_by is prediction, but this recogniser finds no faces. Choose truth."
@@ -79,7 +80,7 @@ class Eye:
     def _look(self, seen: Seen) -> Looked:
         batch, levels = seen.batch, seen.base.scheduler.config.num_train_timesteps
         low = seen.times < self.config.below * levels
-        rows, persons = (low[:, None] & ~batch.dropped).nonzero(as_tuple=True)
+        rows, persons = (low[:, None] & ~batch.drop_identity).nonzero(as_tuple=True)
         truth, people = F.normalize(batch.truth[rows, persons].float(), dim=-1), batch.people[rows, persons]
         if not len(rows):
             return Looked(seen.prediction.new_zeros(0, truth.shape[-1]), truth, people)
@@ -189,13 +190,11 @@ def info_nce(looked: Looked, faces: Tensor, people: Tensor, temperature: float, 
     return (torch.logsumexp(torch.cat([positive, negatives], dim=1), dim=1) - positive[:, 0]).mean()
 
 
-def bank_of(folders: Sequence[Folder], count: int) -> tuple[Tensor, Tensor]:
+def bank_of(folders: Sequence[PreparedDataset], count: int) -> tuple[Tensor, Tensor]:
     """Up to `count` faces of the data: embeddings [M, 512] of unit length and the numbers of their people [M].
 
     Read once, from the beginning of every shard in turn, so that every process and every resumed run has the same.
     """
-    from ..data.batch import number_of
-
     faces, people = [], []
     shards = [(folder, shard) for folder in folders for shard in range(len(folder.shards))]
     each = -(-count // (2 * len(shards))) if shards else 0
@@ -204,7 +203,7 @@ def bank_of(folders: Sequence[Folder], count: int) -> tuple[Tensor, Tensor]:
             tensors = Sample((0, 0, 0), name, meta, packed).tensors()
             for person, described in enumerate(meta["persons"], 1):
                 faces.append(F.normalize(tensors[f"ref_{person}.identity"][0].float(), dim=-1))
-                people.append(number_of(described.get("identity")))
+                people.append(identity_number(described.get("identity")))
     if not faces:
         return torch.zeros(0, 512), torch.zeros(0, dtype=torch.long)
     return torch.stack(faces)[:count], torch.tensor(people[:count])

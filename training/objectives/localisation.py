@@ -23,14 +23,15 @@ from dhumandiff.hosts.diffusers.attention import layer_shape
 from dhumandiff.methods.paired.attention import person_weights
 
 from .. import TrainingError
-from ..data.folder import Folder
+from ..data.batch import SubjectTokens
+from ..data.dataset import PreparedDataset
 from ..run.config import LocalisationConfig
 from .seen import Objective, Seen
 
 __all__ = ["Localisation", "build", "face_share", "word_balance"]
 
 
-def build(config: LocalisationConfig, folders: Sequence[Folder] = ()) -> list[Objective]:
+def build(config: LocalisationConfig, folders: Sequence[PreparedDataset] = ()) -> list[Objective]:
     """The parts whose weight is above 0."""
     parts = (
         ("localisation", config.weight, "faces", face_share),
@@ -68,10 +69,11 @@ class Localisation:
 
     def __call__(self, seen: Seen) -> Tensor:
         batch = seen.batch
-        counts = ~(batch.tokens_dropped if self.what == "faces" else batch.dropped)
+        counts = ~(batch.drop_face_tokens if self.what == "faces" else batch.drop_identity)
         if self.what == "words":
-            named = torch.zeros_like(batch.dropped)
-            named[batch.words[:, 0], batch.words[:, 1]] = True
+            named = torch.zeros_like(batch.drop_identity)
+            tokens = SubjectTokens(*batch.subject_token_index.T)
+            named[tokens.sample, tokens.person] = True
             counts = counts & named
         losses = []
         for layer in seen.maps:

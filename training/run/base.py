@@ -14,7 +14,7 @@ from dhumandiff.hosts.diffusers.loading import BUILT_IN, check_base, load_pipeli
 from dhumandiff.optional import require
 
 from .. import TrainingError
-from ..data.folder import Folder
+from ..data.dataset import PreparedDataset
 
 __all__ = ["Base", "check_shards_fit", "load_base", "outline_base"]
 
@@ -117,7 +117,7 @@ def outline_base(path: str, *, text_encoder: bool) -> Base:
     return Base(unet, scheduler, encoder, None, path)
 
 
-def check_shards_fit(base: Base, folders: list[Folder]) -> None:
+def check_shards_fit(base: Base, folders: list[PreparedDataset]) -> None:
     """Refuse shards that were prepared for a base of other sizes. TrainingError names what differs."""
     sizes = base.sizes
     for folder in folders:

@@ -244,7 +244,7 @@ class IdentityConfig:
     contrast: float = 0.0
     """Of the contrastive part (0.1 as published); 0 switches it off."""
     recogniser: str = ""
-    """What looks: mini, an ArcFace .onnx such as buffalo_l/w600k_r50.onnx, or module:function that makes a Recogniser."""
+    """What looks: mini, an ArcFace .onnx such as buffalo_l/w600k_r50.onnx, or module:function that makes a Recognizer."""
     aligned_by: Literal["truth", "prediction"] = "truth"
     """Whose landmarks align the predicted face: the training picture's, or those that a detector finds in the prediction (for
     comparison; a face that it does not find counts nothing)."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..data.folder import Folder, open_folders
+from ..data.dataset import PreparedDataset, open_datasets
 from ..objectives import Objective, build_objectives, check_data
 from .base import Base, check_shards_fit, outline_base
 from .config import TrainConfig
@@ -54,7 +54,7 @@ class Estimate:
 
 def dry_run(config: TrainConfig) -> str:
     """What `train` would do with this configuration, in words. Raises what `train` would raise before loading weights."""
-    folders, _ = open_folders(config.data.folders)
+    folders, _ = open_datasets(config.data.folders)
     objectives = build_objectives(config.objectives, folders)
     check_data(objectives, folders)
     base, pair = _outline(config, folders, objectives)
@@ -87,7 +87,7 @@ def dry_run(config: TrainConfig) -> str:
     return "\n".join(lines)
 
 
-def estimate(config: TrainConfig, folders: Sequence[Folder], base: Base, pair: PairModel) -> Estimate:
+def estimate(config: TrainConfig, folders: Sequence[PreparedDataset], base: Base, pair: PairModel) -> Estimate:
     """Memory of a run, for the largest picture size in the shards and prompts of 77 tokens."""
     bytes_each = 4 if config.precision == "no" else 2
     weights = list(pair.adapter.parameters())
@@ -121,7 +121,9 @@ def estimate(config: TrainConfig, folders: Sequence[Folder], base: Base, pair: P
     return Estimate({**in_gb, "the GPU's own, a guess": OWN})
 
 
-def _outline(config: TrainConfig, folders: Sequence[Folder], objectives: Sequence[Objective]) -> tuple[Base, PairModel]:
+def _outline(
+    config: TrainConfig, folders: Sequence[PreparedDataset], objectives: Sequence[Objective]
+) -> tuple[Base, PairModel]:
     base = outline_base(config.base.path, text_encoder=config.start.subject_path)
     check_shards_fit(base, folders)
     adapter = start_adapter(config.start, base, folders[0], config.seed, device="meta")
@@ -130,7 +132,9 @@ def _outline(config: TrainConfig, folders: Sequence[Folder], objectives: Sequenc
     return base, PairModel(base, adapter, zero, watched, config.objectives.localisation.smallest)
 
 
-def _kept(config: TrainConfig, folders: Sequence[Folder], base: Base, pair: PairModel, dtype: torch.dtype) -> float:
+def _kept(
+    config: TrainConfig, folders: Sequence[PreparedDataset], base: Base, pair: PairModel, dtype: torch.dtype
+) -> float:
     """Bytes that autograd keeps between forward and backward of one micro batch."""
     height, width = max(
         (bucket for folder in folders for bucket in folder.header["buckets"]), key=lambda b: b[0] * b[1]
@@ -157,7 +161,7 @@ def _kept(config: TrainConfig, folders: Sequence[Folder], base: Base, pair: Pair
     return _saved(run, base.unet, set(map(id, pair.parameters())))[0] + largest
 
 
-def _decoded(config: TrainConfig, folders: Sequence[Folder]) -> float:
+def _decoded(config: TrainConfig, folders: Sequence[PreparedDataset]) -> float:
     """Bytes that autograd keeps of decoding the faces of one micro batch, all of them at a noise level that counts.
 
     By SDXL's decoder in float32, whose file need not be there: every face's window, or every picture once.

@@ -15,7 +15,7 @@ from dhumandiff.methods.paired.projections import FaceProjection, IdentityProjec
 from dhumandiff.miniature import mini_adapter
 
 from .. import TrainingError
-from ..data.folder import Folder
+from ..data.dataset import PreparedDataset
 from .base import Base
 from .checkpoint import RUN_FILE, adapter_of_run
 from .config import StartConfig
@@ -26,7 +26,7 @@ PERSONS = 2
 
 
 def start_adapter(
-    config: StartConfig, base: Base, folder: Folder, seed: int, device: torch.device | str = "cpu"
+    config: StartConfig, base: Base, folder: PreparedDataset, seed: int, device: torch.device | str = "cpu"
 ) -> Adapter:
     """Make or read the adapter; float32, and only the parts of `config.train` with gradients.
 
@@ -96,7 +96,7 @@ def _for_both(name: str) -> list[str]:
     return [f"{front}_ip{person + 1}.{last}" for person in range(PERSONS)]
 
 
-def _fresh(config: StartConfig, base: Base, folder: Folder) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _fresh(config: StartConfig, base: Base, folder: PreparedDataset) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Fresh projections of the released kind; keys start as the base's own for text, values at zero.
 
     So the first prediction is the base's. Both are this project's choice; IP-Adapter's code starts from the base's keys and
@@ -125,7 +125,7 @@ def _fresh(config: StartConfig, base: Base, folder: Folder) -> tuple[dict[str, T
     }
 
 
-def _fresh_subject_path(config: StartConfig, base: Base, folder: Folder) -> dict[str, Tensor]:
+def _fresh_subject_path(config: StartConfig, base: Base, folder: PreparedDataset) -> dict[str, Tensor]:
     """Identity projection and mapping; the mapping starts out saying words of an ordinary length, not noise.
 
     A fresh layer's output would be twenty times longer than CLIP's token embeddings, and drown the sentence.
@@ -161,7 +161,7 @@ def _named(part: str, module: nn.Module) -> dict[str, Tensor]:
     return {f"{part}.{name}": value.detach() for name, value in module.state_dict().items()}
 
 
-def _check(adapter: Adapter, base: Base, folder: Folder, config: StartConfig) -> None:
+def _check(adapter: Adapter, base: Base, folder: PreparedDataset, config: StartConfig) -> None:
     """Refuse weights for another vision tower, recogniser or text encoder than the shards were made with."""
     info, header = adapter.info, folder.header
     pairs: list[tuple[str, Any, Any]] = [

@@ -23,8 +23,9 @@ from dhumandiff.errors import DHumanDiffError
 
 from .. import TrainingError
 from ..data.batch import Batch, BatchMaker
-from ..data.folder import Folder, open_folders
-from ..data.stream import Lane, Stream, chance
+from ..data.dataset import PreparedDataset, open_datasets
+from ..data.seeding import seeded_rng
+from ..data.stream import Prefetcher, SampleStream
 from ..objectives import build_objectives, check_data, losses_of
 from ..objectives.diffusion import noise_levels
 from ..parsing import as_dict
@@ -65,8 +66,8 @@ def train(config: TrainConfig) -> Ended:
     from accelerate.utils import set_seed
 
     # What can be refused without a model is refused first.
-    folders, weights = open_folders(config.data.folders)
-    validation = open_folders(config.data.validation) if config.data.validation else None
+    folders, weights = open_datasets(config.data.folders)
+    validation = open_datasets(config.data.validation) if config.data.validation else None
     objectives = build_objectives(config.objectives, folders)
     check_data(objectives, [*folders, *(validation[0] if validation else [])])
 
@@ -123,7 +124,7 @@ def train(config: TrainConfig) -> Ended:
         restore(found, adapter, optimiser, schedule, averages, accelerator)
         exact = {name: found.weights[name] for name in exact}
         step, smoothed = found.told["step"], found.told["smoothed"]
-        positions = {int(lane): position for lane, position in found.told["positions"].items()}
+        positions = {int(index): position for index, position in found.told["positions"].items()}
         say(f"Going on from {run.path(step)}.")
     sampling = config.watch.samples_every > 0 and base.vae is not None
     if main and config.watch.samples_every and not sampling:
@@ -132,13 +133,17 @@ def train(config: TrainConfig) -> Ended:
 
     # Data, made ahead in a thread.
     make = BatchMaker(
-        folders, config.augment, identity, lambda *names: chance(config.seed, "change", *names), device.type == "cuda"
+        folders,
+        config.augment,
+        identity,
+        lambda *names: seeded_rng(config.seed, "change", *names),
+        device.type == "cuda",
     )
-    size = {"lanes": passes, "rows": config.data.micro_batch, "seed": config.seed}
-    size["shuffle"] = max(1, config.data.shuffle // passes)
+    size = {"streams": passes, "batch_size": config.data.micro_batch, "seed": config.seed}
+    size["buffer_size"] = max(1, config.data.shuffle // passes)
     own = range(rank, passes, processes)
-    stream = Stream(
-        [Lane(folders, weights, number=lane, position=positions.get(lane), **size) for lane in own],
+    stream = Prefetcher(
+        [SampleStream(folders, weights, index=index, position=positions.get(index), **size) for index in own],
         make,
         config.data.prefetch,
     )
@@ -243,7 +248,7 @@ def _grid(
     step: int,
     pair: PairModel,
     averages: Averages,
-    data: tuple[list[Folder], list[float]],
+    data: tuple[list[PreparedDataset], list[float]],
     identity: str,
     config: TrainConfig,
     accelerator: Any,
@@ -292,7 +297,7 @@ def _summary(
     config: TrainConfig,
     base: Base,
     adapter: Adapter,
-    folders: Sequence[Folder],
+    folders: Sequence[PreparedDataset],
     learning: Sequence[Tensor],
     processes: int,
     device: str,

@@ -16,7 +16,7 @@ from dhumandiff import Adapter
 from dhumandiff.hosts.diffusers.attention import PairedProcessor, check_fit, cross_attention_layers
 from dhumandiff.methods.paired.attention import paired_attention
 
-from ..data.batch import Batch
+from ..data.batch import Batch, SubjectTokens
 from .base import Base
 
 __all__ = ["LayerMaps", "PairModel"]
@@ -72,7 +72,7 @@ class PairModel(nn.Module):
 
     def forward(self, batch: Batch, noisy: Tensor, times: Tensor) -> tuple[Tensor, list[LayerMaps]]:
         """The UNet's prediction for noisy latents [B, c, h, w] at times [B]; and the maps of the layers, if watched."""
-        tokens = self.face_tokens(batch.hidden, batch.tokens_dropped)
+        tokens = self.face_tokens(batch.hidden, batch.drop_face_tokens)
         text, columns = self.text(batch)
         self._columns = columns
         prediction = self.predict(noisy, times, text, batch.pooled, batch.time_ids, tokens, watching=bool(self.watch))
@@ -111,10 +111,10 @@ class PairModel(nn.Module):
         Returns the text [B, L, context], and which of its columns are the words of whom, [B, P, L]; None for no words.
         """
         text = batch.text.float()
-        if not len(batch.words) or not self.adapter.has_subject_path or self.base.text_encoder is None:
+        if not len(batch.subject_token_index) or not self.adapter.has_subject_path or self.base.text_encoder is None:
             return text, None
-        rows, persons, chunks, places = batch.words.T.contiguous().unbind(0)
-        columns = torch.zeros(*batch.dropped.shape, text.shape[1], device=text.device)
+        rows, persons, chunks, places = SubjectTokens(*batch.subject_token_index.T.contiguous())
+        columns = torch.zeros(*batch.drop_identity.shape, text.shape[1], device=text.device)
         columns[rows, persons, chunks * LENGTH + places] = 1
         mapped = rows.unique()  # rows without a word keep the stock encoding, as at inference
         encoder = self.base.text_encoder
@@ -138,7 +138,7 @@ class PairModel(nn.Module):
 
     def subject_tokens(self, batch: Batch, rows: Tensor, persons: Tensor, words: Tensor) -> Tensor:
         """What stands in for the words [W, text_width] of the persons in these rows, [W, text_width]."""
-        people = batch.dropped.shape[1]
+        people = batch.drop_identity.shape[1]
         places, back = (rows * people + persons).unique(return_inverse=True)
         identity = rearrange(batch.identity, "b p c -> (b p) c")[places]
         hidden = rearrange(batch.hidden, "b p t c -> (b p) t c")[places].to(self.hidden_zero)
@@ -180,7 +180,7 @@ class PairModel(nn.Module):
             for parameter in part.parameters()
             if parameter.requires_grad
         ]
-        if not self.training or len(batch.words) or not learning:
+        if not self.training or len(batch.subject_token_index) or not learning:
             return 0.0
         return 0.0 * torch.stack([parameter.sum() for parameter in learning]).sum()
 

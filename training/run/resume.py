@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dhumandiff import Adapter
 
 from .. import TrainingError
-from ..data.folder import Folder
+from ..data.dataset import PreparedDataset
 from ..parsing import as_dict, differences
 from .base import Base
 from .checkpoint import RUN_FILE, Checkpoint, Run, random_state, set_random_state
@@ -58,7 +58,9 @@ def gather(
     )
 
 
-def what_must_agree(config: TrainConfig, base: Base, adapter: Adapter, folders: Sequence[Folder]) -> dict[str, Any]:
+def what_must_agree(
+    config: TrainConfig, base: Base, adapter: Adapter, folders: Sequence[PreparedDataset]
+) -> dict[str, Any]:
     """What a checkpoint must have been made with to be gone on from: sizes, data, and what places in the data mean."""
     return {
         "base": base.sizes,

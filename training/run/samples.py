@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..data.batch import AS_THEY_ARE, BatchMaker
-from ..data.folder import Folder, Sample
-from ..data.stream import chance
+from ..data.batch import NO_AUGMENTATION, BatchMaker
+from ..data.dataset import PreparedDataset, Sample
+from ..data.seeding import seeded_rng
 from .model import PairModel
 
 __all__ = ["draw_grid"]
@@ -24,7 +24,7 @@ HEIGHT = 256
 @torch.no_grad()
 def draw_grid(
     model: PairModel,
-    folder: Folder,
+    folder: PreparedDataset,
     identity: str,
     *,
     count: int,
@@ -38,7 +38,7 @@ def draw_grid(
     The first `count` samples of the folder, each from the same noise every time, so that grids can be compared. The
     scheduler is diffusers' DDIM with the base's noise levels, guidance against the empty prompt and no faces.
     """
-    make = BatchMaker([folder], AS_THEY_ARE, identity, lambda *names: chance("grid", *names))
+    make = BatchMaker([folder], NO_AUGMENTATION, identity, lambda *names: seeded_rng("grid", *names))
     rows = []
     for number, (place, name, meta, packed) in zip(range(count), folder.read(0), strict=False):
         sample = Sample((0, 0, place), name, meta, packed)
@@ -60,7 +60,7 @@ def _draw(model: PairModel, batch: Any, common: dict[str, Tensor], steps: int, c
     text, _ = model.text(batch)
     nothing = common["empty_text"].to(text).repeat(1, batch.ids.shape[1], 1).reshape(text.shape)
     tokens = torch.cat(
-        [model.face_tokens(batch.hidden, torch.full_like(batch.dropped, gone)) for gone in (True, False)]
+        [model.face_tokens(batch.hidden, torch.full_like(batch.drop_identity, gone)) for gone in (True, False)]
     )
     pooled = None
     if batch.pooled is not None:

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from .. import TrainingError
-from ..data.batch import AS_THEY_ARE, BatchMaker
-from ..data.folder import Folder
-from ..data.stream import Lane, chance
+from ..data.batch import NO_AUGMENTATION, BatchMaker
+from ..data.dataset import PreparedDataset
+from ..data.seeding import seeded_rng
+from ..data.stream import SampleStream
 from ..objectives import Objective, losses_of
 from .config import TrainConfig
 from .model import PairModel
@@ -35,18 +36,20 @@ def validate(
     pair: PairModel,
     objectives: Sequence[Objective],
     config: TrainConfig,
-    validation: tuple[list[Folder], list[float]],
+    validation: tuple[list[PreparedDataset], list[float]],
     identity: str,
     accelerator: Any,
 ) -> float:
     """The loss on data nothing was trained on: the same batches and noise every time, references of other photos."""
     folders, weights = validation
-    make = BatchMaker(folders, replace(AS_THEY_ARE, paired=1.0), identity, lambda *names: chance("validation", *names))
-    lane, count = Lane(folders, weights, rows=config.data.micro_batch), config.data.validation_batches
+    make = BatchMaker(
+        folders, replace(NO_AUGMENTATION, paired=1.0), identity, lambda *names: seeded_rng("validation", *names)
+    )
+    stream, count = SampleStream(folders, weights, batch_size=config.data.micro_batch), config.data.validation_batches
     total = torch.zeros((), device=accelerator.device)
     pair.eval()
     for number in range(count):
-        samples, draws = next(lane)
+        samples, draws = next(stream)
         if number % accelerator.num_processes == accelerator.process_index:
             batch = make(samples, draws, 0).to(accelerator.device)
             values = losses_of(pair, batch, pair.base, objectives, config.objectives.diffusion)

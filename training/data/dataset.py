@@ -1,4 +1,4 @@
-"""A prepared folder as training reads it: what its shards are made for, and their samples, from a disk or a URL."""
+"""A dataset that `prepare` made, as training reads it: what its shards are made for, and their samples, from a disk or a URL."""
 
 from __future__ import annotations
 
@@ -17,37 +17,38 @@ from torch import Tensor
 
 from .. import TrainingError
 from ..run.config import FolderConfig
+from .contract import FORMAT, FORMAT_VERSION
 
-__all__ = ["Folder", "Sample", "open_folder", "open_folders"]
+__all__ = ["PreparedDataset", "Sample", "open_dataset", "open_datasets"]
 
-FORMAT, VERSION = "dhumandiff-shards", "1"
 PREPARE = "Make it with `python -m training prepare`"
 
 
 @dataclass
 class Sample:
-    """One picture of two people, still packed.
+    """One picture of two people, not decoded yet.
 
-    where: (folder, place in the lane's row of shards, place in the shard), which is how checkpoints remember it.
-    name: what messages call it.
-    meta: the sample's .json.
-    packed: its .safetensors.
+    Attributes:
+        location: (dataset, turn of the stream's shards, index in the shard), which is how checkpoints remember it.
+        name: what messages call it.
+        metadata: the sample's .json.
+        raw: its .safetensors.
     """
 
-    where: tuple[int, int, int]
+    location: tuple[int, int, int]
     name: str
-    meta: dict[str, Any]
-    packed: bytes
+    metadata: dict[str, Any]
+    raw: bytes
 
     @property
     def group(self) -> tuple[int, int, int]:
         """Samples of one batch agree in this: picture height and width in px, chunks of text."""
-        return (*self.meta["bucket"], self.meta["chunks"])
+        return (*self.metadata["bucket"], self.metadata["chunks"])
 
     def tensors(self) -> dict[str, Tensor]:
         """Its tensors, by the names of the contract."""
         try:
-            return load(self.packed)
+            return load(self.raw)
         except SafetensorError as error:
             raise TrainingError(
                 f"{self.name}: its .safetensors cannot be read ({error}). Prepare the shard again."
@@ -55,10 +56,13 @@ class Sample:
 
 
 @dataclass
-class Folder:
-    """A prepared folder.
+class PreparedDataset:
+    """A prepared dataset.
 
-    path: local, or a URL. header: dataset.json. common: the tensors of common.safetensors.
+    Attributes:
+        path: of its folder, local or a URL.
+        header: dataset.json.
+        common: the tensors of common.safetensors.
     """
 
     path: str
@@ -86,9 +90,13 @@ class Folder:
         return {name: weight / most for name, weight in weights.items()}
 
     def read(self, shard: int, start: int = 0) -> Iterator[tuple[int, str, dict[str, Any], bytes]]:
-        """(place, name, meta, packed) of the samples of a shard, from place `start` on.
+        """The samples of a shard, from index `start` on.
 
-        TrainingError names a shard that cannot be opened, or ends before all of its samples were read.
+        Yields:
+            (index, name, metadata, raw), as `Sample` wants them behind its dataset and turn.
+
+        Raises:
+            TrainingError: the shard cannot be opened, or ends before all of its samples were read.
         """
         name, expected = self.shards[shard]
         path, done = _join(self.path, name), 0
@@ -99,7 +107,7 @@ class Folder:
                     if lacking:
                         raise _cut_off(path, done, expected, f"the sample {key} has no .{lacking[0]}")
                     if done >= start:
-                        yield done, f"{path}, sample {key}", self._meta(path, key, parts), parts["safetensors"]
+                        yield done, f"{path}, sample {key}", self._metadata(path, key, parts), parts["safetensors"]
                     done += 1
             except (tarfile.TarError, OSError, EOFError) as error:
                 raise _cut_off(path, done, expected, str(error)) from error
@@ -107,63 +115,74 @@ class Folder:
             raise _cut_off(path, done, expected, "it ends too early" if done < expected else "it is another shard")
 
     @staticmethod
-    def _meta(path: str, key: str, parts: dict[str, bytes]) -> dict[str, Any]:
+    def _metadata(path: str, key: str, parts: dict[str, bytes]) -> dict[str, Any]:
         try:
-            meta = json.loads(parts["json"])
+            metadata = json.loads(parts["json"])
             header = json.loads(parts["safetensors"][8 : 8 + int.from_bytes(parts["safetensors"][:8], "little")])
-            meta["chunks"] = header["ids_l"]["shape"][0]
-            meta["bucket"] = [int(side) for side in meta["bucket"]]
+            metadata["chunks"] = header["ids_l"]["shape"][0]
+            metadata["bucket"] = [int(side) for side in metadata["bucket"]]
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise TrainingError(
                 f"{path}: the sample {key} cannot be read ({error!r}). Prepare the shard again."
             ) from error
-        return meta
+        return metadata
 
 
-def open_folder(path: str) -> Folder:
-    """Read dataset.json and common.safetensors. TrainingError when it is no prepared folder, or another version's."""
+def open_dataset(path: str) -> PreparedDataset:
+    """Read dataset.json and common.safetensors.
+
+    Raises:
+        TrainingError: it is no prepared folder, or another version's.
+    """
     where = _join(path, "dataset.json")
     try:
         header = json.loads(_read(where))
         kind, version = header["format"], str(header["format_version"])
     except (ValueError, KeyError, TypeError) as error:
         raise TrainingError(f"{where} cannot be read ({error!r}). {PREPARE}, or merge its slices.") from error
-    if (kind, version) != (FORMAT, VERSION):
+    if (kind, version) != (FORMAT, FORMAT_VERSION):
         raise TrainingError(
-            f"{where}: it says {kind} {version}, this program reads {FORMAT} {VERSION}. Prepare the data again."
+            f"{where}: it says {kind} {version}, this program reads {FORMAT} {FORMAT_VERSION}. Prepare the data again."
         )
     where = _join(path, "common.safetensors")
     try:
-        folder = Folder(path, header, load(_read(where)))
+        dataset = PreparedDataset(path, header, load(_read(where)))
     except SafetensorError as error:
         raise TrainingError(f"{where} cannot be read ({error}). Prepare the data again.") from error
-    if folder.samples == 0:
+    if dataset.samples == 0:
         raise TrainingError(f"{path}: there is no sample in it; report.md there says why. Prepare other data.")
     if not _is_url(path):
-        for name, _ in folder.shards:
+        for name, _ in dataset.shards:
             if not (Path(path) / name).is_file():
                 raise TrainingError(f"{path}: the shard {name} is missing. Bring it back, or prepare the data again.")
-    return folder
+    return dataset
 
 
-def open_folders(configs: Sequence[FolderConfig]) -> tuple[list[Folder], list[float]]:
-    """Open prepared folders, and say how often each is drawn from. TrainingError when they do not belong together."""
-    folders = [open_folder(config.path) for config in configs]
-    for folder in folders[1:]:
+def open_datasets(configs: Sequence[FolderConfig]) -> tuple[list[PreparedDataset], list[float]]:
+    """Open prepared folders.
+
+    Returns:
+        The datasets, and how often each is drawn from.
+
+    Raises:
+        TrainingError: they do not belong together.
+    """
+    datasets = [open_dataset(config.path) for config in configs]
+    for dataset in datasets[1:]:
         for part in ("base", "vision", "recogniser"):
-            if folder.header[part] != folders[0].header[part]:
+            if dataset.header[part] != datasets[0].header[part]:
                 raise TrainingError(
-                    f"{folder.path} and {folders[0].path} were prepared with different models ({part}: {folder.header[part]} "
-                    f"and {folders[0].header[part]}). Prepare both with the same ones."
+                    f"{dataset.path} and {datasets[0].path} were prepared with different models ({part}: {dataset.header[part]} "
+                    f"and {datasets[0].header[part]}). Prepare both with the same ones."
                 )
     weights = [
-        folder.samples if config.weight is None else config.weight
-        for folder, config in zip(folders, configs, strict=True)
+        dataset.samples if config.weight is None else config.weight
+        for dataset, config in zip(datasets, configs, strict=True)
     ]
     given = [config.weight is not None for config in configs]
     if any(given) and not all(given):
         raise TrainingError("Some of data.folders have a weight and others have none: give all of them one, or none.")
-    return folders, weights
+    return datasets, weights
 
 
 def _entries(stream: BinaryIO) -> Iterator[tuple[str, dict[str, bytes]]]:
