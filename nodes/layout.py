@@ -49,9 +49,9 @@ class DHDPortraitLayout(io.ComfyNode):
             "layout": {
                 "presets": {name: one._asdict() for name, one in PRESETS.items()},
                 "custom": CUSTOM,
-                "least": MIN_BOX,
-                "square": MAX_SQUARE_RATIO,
-                "colours": PERSON_COLORS[:2],
+                "min_box": MIN_BOX,
+                "max_square_ratio": MAX_SQUARE_RATIO,
+                "colors": PERSON_COLORS[:2],
                 "dashes": PERSON_DASHES[:2],
             }
         }

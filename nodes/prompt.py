@@ -7,11 +7,10 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..dhumandiff.evaluation.score import prompt_of
 from ..dhumandiff.layout.person_style import PERSON_COLORS, PERSON_DASHES
-from ..dhumandiff.prompts.prompt import Prompt, describe_tokens, parse_prompt, split_sentences
+from ..dhumandiff.prompts import describe_tokens, parse_prompt, split_sentences
+from .comfy.encoders import encode_subject_prompt, token_words
 from .comfy.schema import ADVANCED, AdapterType, ReferenceType, schema, tell
-from .comfy.text import encode_subject_prompt, token_words
 
 
 class DHDSubjectPrompt(io.ComfyNode):
@@ -27,7 +26,7 @@ class DHDSubjectPrompt(io.ComfyNode):
             tooltip="The sentence. @1 and @2 behind a word say who it is; \\@ is a plain @.",
         )
         # For web/who_is_who.js, so that nothing is written down twice.
-        sentence.extra_dict = {"marks": {"colours": PERSON_COLORS[:2], "dashes": PERSON_DASHES[:2]}}
+        sentence.extra_dict = {"person_style": {"colors": PERSON_COLORS[:2], "dashes": PERSON_DASHES[:2]}}
         return schema(
             node_id="DHDSubjectPrompt",
             display_name="Encode Subject-Augmented Prompt",
@@ -63,18 +62,15 @@ class DHDSubjectPrompt(io.ComfyNode):
         cls, clip: Any, adapter: Any, reference_1: Any, text: str, mentions: str, reference_2: Any = None
     ) -> io.NodeOutput:
         references = [r for r in (reference_1, reference_2) if r is not None]
-        prompt = parse_prompt(text, persons=len(references), mentions=mentions)
+        everybody = parse_prompt(text, persons=len(references), mentions="all")
+        prompt = everybody if mentions == "all" else everybody.first_mentions()
         if notes := prompt.notes(len(references)):
             tell(cls, " ".join(notes))
-        conditioning, bound = encode_subject_prompt(clip, adapter, references, prompt)
-        said = describe_tokens(prompt, bound, token_words(clip, prompt.text))
-        return io.NodeOutput(conditioning, said, ui={"who_is_who": [shown_pieces(text, prompt, len(references))]})
-
-
-def shown_pieces(text: str, prompt: Prompt, persons: int) -> list[dict[str, Any]]:
-    """The sentence for the page: each `Piece` as a dictionary; words that name somebody and carry no face among them."""
-    everybody = prompt_of(text, persons)
-    return [asdict(piece) for piece in prompt.pieces(everybody.mentions if everybody else ())]
+        conditioning, tokens = encode_subject_prompt(clip, adapter, references, prompt)
+        bound_words = describe_tokens(prompt, tokens, token_words(clip, prompt.text))
+        # For the page: words that name somebody and carry no face are shown, too.
+        spans = [asdict(span) for span in prompt.spans(everybody.mentions)]
+        return io.NodeOutput(conditioning, bound_words, ui={"who_is_who": [spans]})
 
 
 class DHDSentences(io.ComfyNode):

@@ -15,6 +15,7 @@ from ..dhumandiff.faces import InsightFaceAnalyzer
 from ..dhumandiff.faces.drawing import draw_crop
 from ..dhumandiff.references.encode import EncodeReport, encode_reference
 from ..dhumandiff.references.reference import FaceReference
+from .comfy.encoders import ClipVisionEncoder
 from .comfy.folders import (
     face_pack_choices,
     insightface_root,
@@ -23,7 +24,6 @@ from .comfy.folders import (
     reference_path,
 )
 from .comfy.schema import ADVANCED, FACE_ANALYSIS_TYPES, ReferenceType, progress_text, schema, tell
-from .comfy.vision import VisionTower
 
 WHICH = ("largest", "left-most", "right-most", "by index")
 
@@ -134,7 +134,7 @@ class DHDEncodeReference(io.ComfyNode):
         show = progress_text(cls)
         reference, report = encode_reference(
             list(image),
-            VisionTower(clip_vision),
+            ClipVisionEncoder(clip_vision),
             analyzer,
             which=index if which == "by index" else which,
             normalize_light=normalise_light,

@@ -12,9 +12,10 @@ from PIL import Image, ImageDraw, ImageFilter
 from torch import Tensor
 
 from ..dhumandiff.errors import HostError, ImageError
-from ..dhumandiff.evaluation.score import TIE_TOLERANCE, ScoredImage, mean_identities, prompt_of, ranking, score_image
+from ..dhumandiff.evaluation.score import TIE_TOLERANCE, ScoredImage, mean_identities, ranking, score_image
 from ..dhumandiff.faces import InsightFaceAnalyzer
 from ..dhumandiff.layout.person_style import draw_box, person_color
+from ..dhumandiff.prompts import try_parse_prompt
 from ..dhumandiff.references.reference import SAME_PERSON_THRESHOLD
 from .comfy.schema import ADVANCED, FACE_ANALYSIS_TYPES, ReferenceType, progress_text, schema, tell
 
@@ -272,7 +273,7 @@ def _judge(
 ) -> list[ScoredImage]:
     analyzer = face_analysis if hasattr(face_analysis, "detect") else InsightFaceAnalyzer(face_analysis)
     identities = mean_identities(references)
-    prompt = prompt_of(text, len(references)) if text.strip() else None
+    prompt = try_parse_prompt(text, len(references)) if text.strip() else None
     judged = []
     for number, picture in enumerate(_bytes(image)):
         show(f"looking at picture {number + 1} of {len(image)}")
@@ -375,7 +376,7 @@ def _words(image: Tensor, text: str, clip: Any, clip_vision: Any, persons: int) 
         raise HostError(
             "Words decide with clip, clip_vision and a text. Connect and write all three, or take clip away."
         )
-    prompt = prompt_of(text, persons)
+    prompt = try_parse_prompt(text, persons)
     said = clip.encode_from_tokens(clip.tokenize(prompt.text if prompt else text), return_pooled=True)[1]
     seen = clip_vision.encode_image(image[..., :3])["image_embeds"]
     said, seen = said.float().cpu().reshape(1, -1), seen.float().cpu()

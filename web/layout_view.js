@@ -16,7 +16,7 @@ function set(element, attributes) {
 }
 
 export class LayoutView {
-  /** `facts`: the two colours and dashes. */
+  /** `facts`: the two colors and dashes. */
   constructor(facts) {
     this.facts = facts;
     this.build();
@@ -49,19 +49,19 @@ export class LayoutView {
   }
 
   buildPerson(person) {
-    const colour = this.facts.colours[person];
+    const color = this.facts.colors[person];
     const group = svg("g", { "data-person": person, tabindex: 0, role: "application" }, this.canvas);
     group.style.outline = "none";
     const halo = svg("rect", { fill: "none", stroke: "white", "stroke-opacity": 0.75 }, group); // to be seen on any background
-    const area = svg("rect", { fill: colour, "fill-opacity": 0.22, stroke: colour, cursor: "move" }, group);
+    const area = svg("rect", { fill: color, "fill-opacity": 0.22, stroke: color, cursor: "move" }, group);
     const grips = svg("g", { "data-person": person }, this.canvas);
-    const chip = svg("rect", { fill: colour, cursor: "move" }, grips);
+    const chip = svg("rect", { fill: color, cursor: "move" }, grips);
     const label = svg("text", { fill: "white", "font-weight": 700, "text-anchor": "middle", "pointer-events": "none" }, grips);
     label.setAttribute("dominant-baseline", "central");
     label.textContent = person + 1;
     const corners = ["left top", "right top", "left bottom", "right bottom"].map((edges) => {
       const cursor = edges === "left top" || edges === "right bottom" ? "nwse-resize" : "nesw-resize";
-      return svg("circle", { "data-edges": edges, fill: "white", stroke: colour, cursor }, grips);
+      return svg("circle", { "data-edges": edges, fill: "white", stroke: color, cursor }, grips);
     });
     return { group, grips, halo, area, chip, label, corners };
   }

@@ -26,24 +26,24 @@ export function takeOver(element, name, number) {
 
 /** What a node has to say after a run, on the node. It is there from the first run on, and nothing of it is saved. */
 export class NodePanel {
-  /** `contents`: what a run told -> elements and texts (which are never markup), or nothing; `style`: CSS of what is inside;
+  /** `contents`: a run's output for the page -> elements and texts (which are never markup), or nothing; `style`: CSS of what is inside;
    * `selectable`: whether the text can be marked and copied, in the place of dragging the node by it. */
   constructor(node, name, { contents, style, selectable = false }) {
     Object.assign(this, { node, name, contents, style, selectable });
     this.className = `dhd-${name.replaceAll("_", "-")}`;
-    chain(node, "onExecuted", (told) => this.show(told));
+    chain(node, "onExecuted", (output) => this.show(output));
     chain(node, "onConfigure", () => this.configured());
   }
 
-  /** After undo, or in a tab that was left and entered again, the page still has what the last run told of this node. */
+  /** After undo, or in a tab that was left and entered again, the page still has the last run's output of this node. */
   configured() {
     const { graph, id } = this.node;
     this.show(app.nodeOutputs?.[graph && graph !== app.rootGraph && graph.id ? `${graph.id}:${id}` : id]);
     if (this.element) takeOver(this.element, this.className, id);
   }
 
-  show(told) {
-    const contents = told && this.contents(told);
+  show(output) {
+    const contents = output && this.contents(output);
     if (!contents?.length) return;
     if (!this.element) this.build();
     this.element.dataset.node = this.node.id;
@@ -91,8 +91,8 @@ export class NodePanel {
   /** Make the node as high as it has to be, where it is not. */
   fit() {
     const [width, height] = this.node.size;
-    const least = this.node.computeSize()[1];
-    if (height < least) this.node.setSize([width, least]);
+    const minHeight = this.node.computeSize()[1];
+    if (height < minHeight) this.node.setSize([width, minHeight]);
     this.node.setDirtyCanvas?.(true, true);
   }
 }

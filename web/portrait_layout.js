@@ -1,7 +1,7 @@
 /* The page's part of Portrait Layout: two boxes to drag and resize over a canvas of the picture's shape.
 
 The node's inputs are the only state: a gesture writes `boxes` and `preset`, and what is drawn is read from them. So saving, undo,
-copy and paste and the API form need nothing of their own. Presets, colours and dashes come with the node's definition. */
+copy and paste and the API form need nothing of their own. Presets, colors and dashes come with the node's definition. */
 
 import { app } from "../../scripts/app.js";
 import { EDGES, HEIGHT, LayoutView } from "./layout_view.js";
@@ -50,7 +50,7 @@ class LayoutCanvas {
     }
     chain(node, "onConfigure", () => this.configured());
     chain(node, "onConnectionsChange", () => queueMicrotask(() => this.refresh()));
-    chain(node, "onExecuted", (told) => this.executed(told));
+    chain(node, "onExecuted", (output) => this.executed(output));
     node.setSize([Math.max(node.size[0], WIDTH), node.computeSize()[1]]);
     this.draw();
   }
@@ -103,7 +103,7 @@ class LayoutCanvas {
 
   shape() {
     const [width, height] = this.size();
-    if (Math.max(width, height) <= this.facts.square * Math.min(width, height)) return "square";
+    if (Math.max(width, height) <= this.facts.max_square_ratio * Math.min(width, height)) return "square";
     return height > width ? "portrait" : "landscape";
   }
 
@@ -141,8 +141,8 @@ class LayoutCanvas {
     this.view.draw({ size: this.size(), boxes: this.boxes(), front: this.front(), background });
   }
 
-  executed(told) {
-    this.ran = told?.layout?.[0] ?? this.ran;
+  executed(output) {
+    this.ran = output?.layout?.[0] ?? this.ran;
     this.refresh();
   }
 
@@ -201,7 +201,7 @@ class LayoutCanvas {
     this.remember();
   }
 
-  /** Move a box, or the edges named, by shares of the picture; it stays inside and keeps its least size. */
+  /** Move a box, or the edges named, by shares of the picture; it stays inside and keeps its smallest size. */
   place(boxes, person, edges, by) {
     if (!by[0] && !by[1]) return;
     const moved = [...boxes[person]];
@@ -212,8 +212,8 @@ class LayoutCanvas {
         moved[axis] = low + shift;
         moved[axis + 2] = high + shift;
       }
-      if (edges.includes(EDGES[axis])) moved[axis] = clamp(low + by[axis], 0, high - this.facts.least);
-      if (edges.includes(EDGES[axis + 2])) moved[axis + 2] = clamp(high + by[axis], low + this.facts.least, 1);
+      if (edges.includes(EDGES[axis])) moved[axis] = clamp(low + by[axis], 0, high - this.facts.min_box);
+      if (edges.includes(EDGES[axis + 2])) moved[axis + 2] = clamp(high + by[axis], low + this.facts.min_box, 1);
     }
     this.customise();
     this.write("boxes", written(boxes.map((box, k) => (k === person ? moved : box))));

@@ -1,7 +1,7 @@
 /* The page's part of Encode Subject-Augmented Prompt: after a run the node shows the sentence, and in it who is who.
 
-A word that carries a face has its person's colour; one that only names somebody is underlined. Without colour the number and the
-dash of the line tell people apart. What is shown comes from the run, as pieces of text; nothing is read from the sentence here. */
+A word that carries a face has its person's color; one that only names somebody is underlined. Without color the number and the
+dash of the line tell people apart. What is shown comes from the run, as spans of text; nothing is read from the sentence here. */
 
 import { app } from "../../scripts/app.js";
 import { chain, NodePanel } from "./node_panel.js";
@@ -10,9 +10,9 @@ app.registerExtension({
   name: "DHumanDiff.WhoIsWho",
   nodeCreated(node) {
     if (node.comfyClass !== "DHDSubjectPrompt") return;
-    const { marks } = node.constructor.nodeData.input.required.text[1];
+    const { person_style: style } = node.constructor.nodeData.input.required.text[1];
     const panel = new NodePanel(node, "who_is_who", {
-      contents: (told) => told.who_is_who?.map((pieces) => sentence(pieces, marks)),
+      contents: (output) => output.who_is_who?.map((spans) => sentence(spans, style)),
       style: "font: 13px/1.75 sans-serif",
     });
     const text = node.widgets?.find((one) => one.name === "text");
@@ -20,24 +20,24 @@ app.registerExtension({
   },
 });
 
-/** `pieces`: {text, person, bound}; person 0 is nobody. */
-function sentence(pieces, marks) {
+/** `spans`: {text, person, is_subject}; person 0 is nobody. */
+function sentence(spans, style) {
   const line = document.createElement("div");
   line.dir = "auto"; // scripts that run from right to left
-  line.append(...pieces.map((piece) => (piece.person ? word(piece, marks) : piece.text)));
+  line.append(...spans.map((span) => (span.person ? word(span, style) : span.text)));
   return line;
 }
 
-function word({ text, person, bound }, { colours, dashes }) {
-  const colour = colours[(person - 1) % colours.length];
+function word({ text, person, is_subject: isSubject }, { colors, dashes }) {
+  const color = colors[(person - 1) % colors.length];
   const dash = dashes[(person - 1) % dashes.length];
   const line = !dash ? "solid" : dash[0] > 2 ? "dashed" : "dotted";
   const element = document.createElement("span");
   element.dataset.person = person;
-  element.dataset.bound = bound;
-  element.title = `person ${person}: ${bound ? "this word carries the face" : "named here; another word carries the face"}`;
-  element.style.cssText = `border-bottom: 3px ${line} ${colour}; padding: 1px 4px; border-radius: 3px 3px 0 0; box-decoration-break: clone`;
-  if (bound) element.style.cssText += `; background: ${colour}; background-clip: padding-box; color: white; font-weight: 700`;
+  element.dataset.subject = isSubject;
+  element.title = `person ${person}: ${isSubject ? "this word carries the face" : "named here; another word carries the face"}`;
+  element.style.cssText = `border-bottom: 3px ${line} ${color}; padding: 1px 4px; border-radius: 3px 3px 0 0; box-decoration-break: clone`;
+  if (isSubject) element.style.cssText += `; background: ${color}; background-clip: padding-box; color: white; font-weight: 700`;
   const number = document.createElement("sup");
   number.textContent = person;
   number.style.cssText = "margin-left: 2px; font-size: 0.75em; line-height: 0";

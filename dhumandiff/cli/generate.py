@@ -30,7 +30,7 @@ from .people import Person, check_saves, people_of, read, read_mask, read_masks,
 if TYPE_CHECKING:
     from ..hosts.diffusers.pipeline import Portrait
     from ..methods.paired.adapter import Adapter
-    from ..prompts.prompt import Prompt
+    from ..prompts import Prompt
     from ..references.reference import FaceReference
 
 ADAPTER = Path("models/dhumandiff/DHumanDiff")
@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> None:
 
     from ..hosts.diffusers.loading import BUILT_IN, check_base, choose_device
     from ..hosts.diffusers.pipeline import NEGATIVE, Portrait, check_settings
-    from ..prompts.prompt import parse_prompt
+    from ..prompts import parse_prompt
 
     built_in = args.base if args.base in BUILT_IN else None
     if built_in:

@@ -17,7 +17,7 @@ from PIL import Image, ImageCms
 
 from ..errors import ImageError
 from ..faces.face import Face
-from ..prompts.prompt import Mention, Prompt
+from ..prompts import Mention, Prompt
 from .metrics import match
 
 __all__ = [

@@ -14,14 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import PromptError
 from ..faces.face import Face, FaceAnalyzer
-from ..prompts.prompt import Prompt, parse_prompt
 from ..references.reference import FaceReference
 from .assignment import assign_faces
 from .metrics import PictureScore, cosines, match, score_picture
 
-__all__ = ["TIE_TOLERANCE", "ScoredImage", "embed_faces", "mean_identities", "prompt_of", "ranking", "score_image"]
+__all__ = ["TIE_TOLERANCE", "ScoredImage", "embed_faces", "mean_identities", "ranking", "score_image"]
 
 TIE_TOLERANCE = 0.02
 """Mean similarities that differ by less count as alike, so that words may decide between two pictures."""
@@ -70,14 +68,6 @@ def embed_faces(pixels: np.ndarray, analyzer: FaceAnalyzer, width: int = 512) ->
 def mean_identities(references: Sequence[FaceReference]) -> np.ndarray:
     """Mean identities [P, D] of references. FaceReferenceError for one that was encoded without a recognizer."""
     return np.concatenate([reference.mean_identity().float().cpu().numpy() for reference in references])
-
-
-def prompt_of(sentence: str, persons: int) -> Prompt | None:
-    """The sentence with everybody it names; None where it is not clear who that is, so that it decides nothing."""
-    try:
-        return parse_prompt(sentence, persons=persons, mentions="all")
-    except PromptError:
-        return None
 
 
 def ranking(scores: Sequence[PictureScore], words: Sequence[float] | None = None) -> list[int]:

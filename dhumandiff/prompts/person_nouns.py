@@ -1,9 +1,11 @@
-"""Who is named by an unmarked English sentence: a list of person nouns, with reasons, and the rules that read it.
+"""Who is named by an English sentence without @-tags: a list of person nouns, with reasons, and the rules that read it.
 
 This project's choice throughout (the released script takes token positions by hand). One thought leads it: a wrong
 guess paints the wrong face and nobody is told, while an error names the words to mark. So whatever is not clear is an
 error as long as somebody is still to be found, and is left alone once everybody is.
 """
+
+from __future__ import annotations
 
 import re
 from dataclasses import dataclass
@@ -86,7 +88,7 @@ class Noun:
     singular: str | None
     plural: bool = False
 
-    def fits(self, other: "Noun") -> bool:
+    def fits(self, other: Noun) -> bool:
         """Whether both nouns can name one person."""
         pairs = ((self.gender, other.gender), (self.age, other.age), (self.role, other.role))
         return all(not a or not b or a == b for a, b in pairs)
@@ -188,11 +190,11 @@ def _article(between: str) -> tuple[str, frozenset[str], str]:
     return "unclear" if len(adjectives) == 5 else "bare", frozenset(), ""
 
 
-def find_people(text: str, persons: int, every_mention: bool) -> list[tuple[int, int, int]]:
-    """Bind the first `persons` people that an unmarked sentence names, in order of appearance.
+def find_people(text: str, persons: int) -> list[tuple[int, int, int]]:
+    """The first `persons` people that a sentence without @-tags names, and every mention of theirs, in order of appearance.
 
     Who is new: a noun not seen before, and a seen one with "a", "another", "one", "the other", "the second". Who is
-    meant again (`every_mention`): the same noun with "the", a possessive or nothing before it, if one person only was
+    meant again: the same noun with "the", a possessive or nothing before it, if one person only was
     named by it or its adjective tells ("the old man"). Another noun follows only when it is certain: after everybody
     was found, with "the" before it, and fitting exactly one of all people named so far in gender, age and role ("the
     groom" is the only man, "the bride" the only woman).
@@ -200,7 +202,6 @@ def find_people(text: str, persons: int, every_mention: bool) -> list[tuple[int,
     Args:
         text: the sentence; weights, brackets and embeddings may be in it.
         persons: how many people have to be found.
-        every_mention: read on for later mentions after everybody was found.
 
     Returns:
         (person, start, end) in order of appearance; persons count from 1, positions are characters of `text`. Empty for
@@ -217,8 +218,6 @@ def find_people(text: str, persons: int, every_mention: bool) -> list[tuple[int,
     bound: list[tuple[int, int, int]] = []
     for named in nouns:
         missing = len(known) < persons
-        if not missing and not every_mention:
-            break
         if named.noun.plural:
             if named.article not in ("the", "possessive"):
                 groups.append(named)
@@ -231,7 +230,7 @@ def find_people(text: str, persons: int, every_mention: bool) -> list[tuple[int,
         if missing and len(known) == persons:
             _refuse_unnamed_group(text, groups, known)
     if len(known) < persons:
-        raise PromptError(_too_few(text, nouns, known, persons))
+        raise _too_few(text, nouns, known, persons)
     return bound
 
 
@@ -243,7 +242,7 @@ def _who(text: str, named: _Named, known: list[_Named], groups: list[_Named], mi
         if not alike or (same and missing) or named.lead not in _AS | _IS:
             return len(known)
         if missing and named.lead in _IS:
-            raise PromptError(_doubt(text, named, known[alike[0]]))
+            raise _doubt(text, named, known[alike[0]])
         return None
     if same:
         return _again(text, named, known, same, missing)
@@ -252,7 +251,7 @@ def _who(text: str, named: _Named, known: list[_Named], groups: list[_Named], mi
     if missing:
         if named.lead in _LINK and named.same_sentence:
             return len(known)
-        raise PromptError(_doubt(text, named, known[alike[0]]))
+        raise _doubt(text, named, known[alike[0]])
     bystanders = any(group.noun.singular and group.noun.fits(named.noun) for group in groups)
     return alike[0] if named.article == "the" and len(alike) == 1 and not bystanders else None
 
@@ -273,7 +272,7 @@ def _again(text: str, named: _Named, known: list[_Named], same: list[int], missi
     listed = named.same_sentence and earlier.article == "the"  # "the woman on the left, the woman on the right"
     if named.article == "unclear" or other_look or (missing and (listed or named.article == "bare")):
         if missing:
-            raise PromptError(_doubt(text, named, earlier))
+            raise _doubt(text, named, earlier)
         return None
     return same[0]
 
@@ -284,7 +283,8 @@ def _refuse_unnamed_group(text: str, groups: list[_Named], known: list[_Named]) 
         if not any(group.noun.fits(person.noun) for person in known):
             raise PromptError(
                 f'"{_quote(text, group)}" names several people at once, so it is not clear who is person 1. '
-                f"Mark the words that mean them, for example {_marked(text, known)}."
+                f"Mark the words that mean them, for example {_tagged(text, known)}.",
+                code="unnamed-group",
             )
 
 
@@ -292,20 +292,21 @@ def _quote(text: str, named: _Named) -> str:
     return text[named.start : named.end]
 
 
-def _marked(text: str, people: list[_Named]) -> str:
+def _tagged(text: str, people: list[_Named]) -> str:
     return " and ".join(f"{_quote(text, named)}@{number}" for number, named in enumerate(people, 1))
 
 
-def _doubt(text: str, named: _Named, earlier: _Named) -> str:
+def _doubt(text: str, named: _Named, earlier: _Named) -> PromptError:
     around = " ".join(text[max(0, named.start - 25) : named.end + 15].split())
     first, second = _quote(text, earlier), _quote(text, named)
-    return (
+    return PromptError(
         f'In "...{around}..." it is not clear whether "{second}" is the "{first}" named before or somebody else. '
-        f"Mark who is who: {first}@1 for the first person, {second}@2 for the second (or {second}@1 if it is the same)."
+        f"Mark who is who: {first}@1 for the first person, {second}@2 for the second (or {second}@1 if it is the same).",
+        code="unclear-person",
     )
 
 
-def _too_few(text: str, nouns: list[_Named], known: list[_Named], persons: int) -> str:
+def _too_few(text: str, nouns: list[_Named], known: list[_Named], persons: int) -> PromptError:
     wanted = "2 people" if persons == 2 else "1 person" if persons == 1 else f"{persons} people"
     several = next((named for named in nouns if named.noun.plural), None)
     if several is not None and not known:
@@ -314,10 +315,14 @@ def _too_few(text: str, nouns: list[_Named], known: list[_Named], persons: int) 
         example = (example * persons)[:persons]
         article = "an" if example[0][0] in "aeiou" else "a"
         advice = " and ".join(f"{article} {word}@{number}" for number, word in enumerate(example, 1))
-        return f'"{_quote(text, several)}" names several people with one word; write "{advice}" instead.'
+        return PromptError(
+            f'"{_quote(text, several)}" names several people with one word; write "{advice}" instead.',
+            code="one-word-for-several",
+        )
     names = ", ".join(f'"{_quote(text, named)}"' for named in known)
     also = f' ("{_quote(text, several)}" names several people at once)' if several is not None else ""
-    return (
+    return PromptError(
         f"The prompt has to name {wanted}, but only {names} was found{also}. Name the others too, or mark the "
-        f"words that mean them: {_marked(text, known)}, and @{len(known) + 1} behind the other person's word."
+        f"words that mean them: {_tagged(text, known)}, and @{len(known) + 1} behind the other person's word.",
+        code="too-few-people-named",
     )

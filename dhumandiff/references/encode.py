@@ -18,7 +18,7 @@ from ..faces.photos import PhotoPixels, as_photo
 from ..faces.quality import PhotoQuality, QualityIssue, assess
 from .reference import SAME_PERSON_THRESHOLD, FaceReference
 
-__all__ = ["CLIP_MEAN", "CLIP_STD", "EncodeReport", "PhotoReport", "VisionTower", "clip_pixels", "encode_reference"]
+__all__ = ["CLIP_MEAN", "CLIP_STD", "EncodeReport", "ImageEncoder", "PhotoReport", "clip_pixels", "encode_reference"]
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -26,7 +26,7 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 Photo = PhotoPixels | str | os.PathLike | Tensor | np.ndarray
 
 
-class VisionTower(Protocol):
+class ImageEncoder(Protocol):
     """Normalized pixels [N, 3, S, S] float32 -> `hidden_states[-2]` [N, T, C].
 
     S is the attribute `image_size`; 224 without one.
@@ -134,7 +134,7 @@ def clip_pixels(crops: Tensor, size: int = 224) -> Tensor:
 
 def encode_reference(
     photos: Photo | Sequence[Photo],
-    vision: VisionTower,
+    vision: ImageEncoder,
     faces: FaceAnalyzer | None,
     *,
     which: str | int = "largest",
@@ -233,7 +233,7 @@ def _take(
     )
 
 
-def _look(vision: VisionTower, crop: Tensor) -> tuple[Tensor, Tensor]:
+def _look(vision: ImageEncoder, crop: Tensor) -> tuple[Tensor, Tensor]:
     """(hidden states of the crops [N, T, C], of zeros [1, T, C]), float32 on the CPU."""
     size = int(getattr(vision, "image_size", 224))
     with torch.no_grad():

@@ -124,7 +124,7 @@ def tiny_pipeline() -> Any:
 
 
 def tiny_vision(seed: int = 0) -> ClipVision:
-    """A CLIP vision tower (width 64, four layers, 50 tokens of 32 px at 224 px) as `encode.VisionTower`."""
+    """A CLIP vision tower (width 64, four layers, 50 tokens of 32 px at 224 px) as `encode.ImageEncoder`."""
     transformers = require("transformers")
     config = transformers.CLIPVisionConfig(
         hidden_size=VISION_WIDTH,

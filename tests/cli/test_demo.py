@@ -20,7 +20,7 @@ from dhumandiff.layout.person_style import person_color
 from dhumandiff.miniature import defaults, mini_adapter
 from dhumandiff.miniature.faces import MiniFaces
 from dhumandiff.miniature.world import SPLITS, distance
-from dhumandiff.prompts.prompt import parse_prompt
+from dhumandiff.prompts import parse_prompt
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from dhumandiff.evaluation.assignment import (
 )
 from dhumandiff.faces import Face
 from dhumandiff.miniature.world import sample_identity, sample_pair, sample_script, write_caption
-from dhumandiff.prompts.prompt import parse_prompt
+from dhumandiff.prompts import parse_prompt
 
 
 def read(text):

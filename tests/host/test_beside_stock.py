@@ -17,14 +17,13 @@ from dhd_pack.dhumandiff.hosts.diffusers.attention import attach
 from dhd_pack.dhumandiff.hosts.diffusers.parts import sdxl_tokenizer
 from dhd_pack.dhumandiff.hosts.diffusers.text import encode_prompt
 from dhd_pack.dhumandiff.methods.paired.attention import ReadyKeysValues
-from dhd_pack.dhumandiff.prompts.prompt import parse_prompt
+from dhd_pack.dhumandiff.prompts import parse_prompt
 from dhd_pack.dhumandiff.references.encode import encode_reference
 from dhd_pack.nodes.adapter import DHDLoadAdapter
 from dhd_pack.nodes.comfy import pair as comfy_pair
+from dhd_pack.nodes.comfy.encoders import ClipVisionEncoder, encode_subject_prompt
 from dhd_pack.nodes.comfy.guider import MODES, CascadeGuider
 from dhd_pack.nodes.comfy.patch import apply_pair
-from dhd_pack.nodes.comfy.text import encode_subject_prompt
-from dhd_pack.nodes.comfy.vision import VisionTower
 from dhd_pack.nodes.conditioning import DHDApplyPair
 from dhd_pack.nodes.prompt import DHDSubjectPrompt
 from dhd_pack.nodes.references import DHDEncodeReference
@@ -69,7 +68,7 @@ def test_from_photos_and_a_sentence_both_hosts_predict_the_same(monkeypatch):
     monkeypatch.setattr(comfy.cli_args.args, "fp32_text_enc", True)  # CLIP_VISION goes by it; fp16 would be the default
     unet, plain, clip = tiny.tiny_unet(), tiny.tiny_adapter(), tiny_comfy.clip()
     model, adapter = tiny_comfy.model_patcher(unet), tiny_comfy.adapter_patcher()
-    towers = (VisionTower(tiny_comfy.clip_vision()), tiny.tiny_vision())
+    towers = (ClipVisionEncoder(tiny_comfy.clip_vision()), tiny.tiny_vision())
     here, there = ([encode_reference(photo(seed), t, tiny.tiny_faces())[0] for seed in (1, 2)] for t in towers)
     for ours, theirs in zip(here, there, strict=True):
         assert torch.allclose(ours.clip_hidden, theirs.clip_hidden, atol=1e-5)

@@ -17,13 +17,12 @@ from dhd_pack.dhumandiff.hosts.diffusers.attention import attach
 from dhd_pack.dhumandiff.miniature import base, mini_adapter
 from dhd_pack.dhumandiff.miniature.weights import FOLDER, load_part
 from dhd_pack.dhumandiff.miniature.world import SPLITS, draw_reference, draw_script, sample_script
-from dhd_pack.dhumandiff.prompts.prompt import parse_prompt
+from dhd_pack.dhumandiff.prompts import parse_prompt
 from dhd_pack.dhumandiff.references.encode import clip_pixels
 from dhd_pack.dhumandiff.references.reference import FaceReference
 from dhd_pack.nodes.comfy import miniature as comfy_mini
+from dhd_pack.nodes.comfy.encoders import ClipVisionEncoder, encode_subject_prompt
 from dhd_pack.nodes.comfy.patch import apply_pair
-from dhd_pack.nodes.comfy.text import encode_subject_prompt
-from dhd_pack.nodes.comfy.vision import VisionTower
 from dhd_pack.nodes.miniature import DHDDrawPerson, DHDLoadMiniature, drawn_person
 from dhd_pack.nodes.references import DHDEncodeReference
 from PIL import Image
@@ -139,7 +138,7 @@ def test_pictures_are_encoded_and_decoded_as_in_diffusers(pipeline, loaded, pict
 
 
 def test_the_vision_tower_sees_what_the_one_of_transformers_sees(loaded, pictures):
-    tower, theirs = VisionTower(loaded[3]), base.mini_vision()
+    tower, theirs = ClipVisionEncoder(loaded[3]), base.mini_vision()
     assert tower.image_size == theirs.image_size == 96
     pixels = torch.cat([clip_pixels(pictures, 96), torch.zeros(1, 3, 96, 96)])
     ours = tower(pixels)

@@ -187,7 +187,9 @@ def test_the_sentence_comes_to_the_page_in_pieces_with_who_is_named(server, port
     prompt[node]["inputs"]["text"] = "A <b>man@1</b> and a 女人@2; the man@1 sits"
     result = server.run(prompt)
     assert result["error"] is None
-    assert [(piece["text"], piece["person"], piece["bound"]) for piece in result["outputs"][node]["who_is_who"][0]] == [
+    assert [
+        (piece["text"], piece["person"], piece["is_subject"]) for piece in result["outputs"][node]["who_is_who"][0]
+    ] == [
         ("A <b>", 0, False),
         ("man", 1, True),
         ("</b> and a ", 0, False),

@@ -68,13 +68,13 @@ def run(opened):
 
 
 def words(opened):
-    """(text, person, bound) of every word that the first panel marks."""
+    """(text, person, is_subject) of every word that the first panel marks."""
     found = opened.locator(PANEL).first.locator("[data-person]").all()
     return [
         (
             word.evaluate("word => word.firstChild.data"),
             int(word.get_attribute("data-person")),
-            word.get_attribute("data-bound") == "true",
+            word.get_attribute("data-subject") == "true",
         )
         for word in found
     ]

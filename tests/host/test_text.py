@@ -4,8 +4,8 @@ import dhd_pack.dhumandiff.testing as tiny
 import pytest
 import torch
 from dhd_pack.dhumandiff.errors import DHumanDiffError
-from dhd_pack.dhumandiff.prompts.prompt import describe_tokens, parse_prompt
-from dhd_pack.nodes.comfy.text import encode_subject_prompt, token_words
+from dhd_pack.dhumandiff.prompts import describe_tokens, parse_prompt
+from dhd_pack.nodes.comfy.encoders import encode_subject_prompt, token_words
 from support import tiny_comfy
 
 SENTENCE = "A man@1 and a woman@2 on a bench in a garden. The man@1 wears a black tuxedo, the woman@2 a white dress"

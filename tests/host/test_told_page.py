@@ -112,9 +112,9 @@ def test_the_doctor_s_report_stands_on_its_node_and_can_be_marked(page):  # noqa
     assert page.evaluate(RUN)[0] == "success"
     page.wait_for_timeout(1500)
     screenshot(page, "doctor")
-    report = page.locator(".dhd-told-text").inner_text()
+    report = page.locator(".dhd-status-text").inner_text()
     assert report.startswith("System\n")
     assert "in the way of a first portrait" in report or "missing" in report
     assert len(report.splitlines()) > 10
     assert readable(page, "ComfyUI ")
-    assert page.evaluate("getComputedStyle(document.querySelector('.dhd-told-text > div')).userSelect") == "text"
+    assert page.evaluate("getComputedStyle(document.querySelector('.dhd-status-text > div')).userSelect") == "text"

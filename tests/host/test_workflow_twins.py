@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 from support.twins import CASTS, HEIGHT, WIDTH, Cast, nodes_of, saved, twin
 
-from dhumandiff.evaluation.score import prompt_of, score_image
+from dhumandiff.evaluation.score import score_image
 from dhumandiff.miniature.faces import mini_judge
+from dhumandiff.prompts import try_parse_prompt
 from tools.workflows import NAMES
 from tools.workflows.parts import IP_ADAPTER, POSES, STYLE
 
@@ -46,7 +47,7 @@ def judge():
         photos = [draw_reference(drawn_person(*who), 0, 384).picture for who in cast.people]
         known = np.stack([faces.identity(photo, faces.detect(photo)[0]) for photo in photos])
         large = np.asarray(picture.resize((512, 384), Image.Resampling.BICUBIC))
-        judged = score_image(large, known, faces, prompt=prompt_of(text or cast.text, 2))
+        judged = score_image(large, known, faces, prompt=try_parse_prompt(text or cast.text, 2))
         return sum(person.right is True for person in judged.score.persons)
 
     return right

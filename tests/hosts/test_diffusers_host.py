@@ -15,7 +15,7 @@ from dhumandiff.hosts.diffusers.pipeline import NEGATIVE, Portrait
 from dhumandiff.hosts.diffusers.text import encode_prompt
 from dhumandiff.methods.paired.attention_store import FocusMap
 from dhumandiff.methods.paired.cascade import released_focus_mask
-from dhumandiff.prompts.prompt import parse_prompt
+from dhumandiff.prompts import parse_prompt
 
 
 def noise_at(share):

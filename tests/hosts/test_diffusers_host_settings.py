@@ -10,7 +10,7 @@ pytest.importorskip("diffusers", reason="install it with: pip install diffusers 
 
 from dhumandiff.errors import HostError
 from dhumandiff.hosts.diffusers.pipeline import Portrait
-from dhumandiff.prompts.prompt import parse_prompt
+from dhumandiff.prompts import parse_prompt
 
 
 def unet_calls(portrait, generate):

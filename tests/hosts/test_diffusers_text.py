@@ -18,7 +18,7 @@ from dhumandiff.errors import AdapterError, HostError, PromptError
 from dhumandiff.hosts.diffusers.loading import load_pipeline
 from dhumandiff.hosts.diffusers.parts import sdxl_tokenizer
 from dhumandiff.hosts.diffusers.text import bound_words, encode_prompt
-from dhumandiff.prompts.prompt import Prompt, parse_prompt, split_weights
+from dhumandiff.prompts import Prompt, parse_prompt, split_weights
 
 START, END = 49406, 49407
 

@@ -18,7 +18,7 @@ from dhumandiff.hosts.diffusers.loading import BUILT_IN, check_base, load_pipeli
 from dhumandiff.miniature import base, mini_adapter, weights
 from dhumandiff.miniature.faces import MiniFaces, mini_faces, mini_judge
 from dhumandiff.miniature.world import draw_reference, sample_identity, sample_pair
-from dhumandiff.prompts.prompt import parse_prompt
+from dhumandiff.prompts import parse_prompt
 from dhumandiff.references.encode import encode_reference
 
 

@@ -44,7 +44,7 @@ from dhumandiff.miniature.world.__main__ import main
 from dhumandiff.miniature.world.caption import looks_of
 from dhumandiff.miniature.world.identity import STYLES
 from dhumandiff.miniature.world.looks import LOOKS
-from dhumandiff.prompts.prompt import parse_prompt
+from dhumandiff.prompts import parse_prompt
 
 HASH = """
 import hashlib, json

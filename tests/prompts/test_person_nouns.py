@@ -4,7 +4,7 @@ import pytest
 from test_prompt import CAPTION, named
 
 from dhumandiff.errors import PromptError
-from dhumandiff.prompts.prompt import parse_prompt
+from dhumandiff.prompts import parse_prompt
 
 
 def test_a_sentence_about_nobody_binds_nobody():

@@ -10,7 +10,7 @@ import pytest
 from support.comfyui import COMFYUI, REPOSITORY, why_not
 
 from dhumandiff.errors import PromptError
-from dhumandiff.prompts.prompt import Mention, Prompt, describe_tokens, locate_tokens, parse_prompt, split_weights
+from dhumandiff.prompts import Mention, Prompt, describe_tokens, locate_tokens, parse_prompt, split_weights
 
 TOKENIZERS = (REPOSITORY / "dhumandiff" / "tokenizer", COMFYUI / "comfy" / "sd1_tokenizer")
 CAPTION = (  # as long as PairHuman's, which pass 77 tokens
@@ -343,7 +343,7 @@ sys.argv = sys.argv[:1]
 import comfy.cli_args
 comfy.cli_args.args.cpu = True
 from comfy.sd1_clip import SDTokenizer, escape_important, token_weights, unescape_important
-from dhumandiff.prompts.prompt import locate_tokens, parse_prompt
+from dhumandiff.prompts import locate_tokens, parse_prompt
 given = json.load(sys.stdin)
 weights = [[[unescape_important(s), w] for s, w in token_weights(escape_important(t), 1.0)] for t in given["weights"]]
 tokenizer = SDTokenizer(embedding_directory=folder)

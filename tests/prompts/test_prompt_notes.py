@@ -2,7 +2,7 @@
 
 import pytest
 
-from dhumandiff.prompts.prompt import parse_prompt
+from dhumandiff.prompts import parse_prompt
 
 
 @pytest.mark.parametrize("mentions", ["first", "all"])

@@ -1,17 +1,17 @@
-"""A sentence cut into pieces for showing who is who in it."""
+"""A sentence cut into spans for showing who is who in it."""
 
 import pytest
 
-from dhumandiff.prompts.prompt import Mention, Piece, Prompt, parse_prompt
+from dhumandiff.prompts import Mention, Prompt, Span, parse_prompt
 
 
 def cut(marked, mentions="first", persons=2):
-    """The pieces that name somebody, once the rest is known to be the sentence."""
+    """The spans that name somebody, once the rest is known to be the sentence."""
     prompt = parse_prompt(marked, persons, mentions)
-    pieces = prompt.pieces(parse_prompt(marked, persons, "all").mentions)
-    assert "".join(piece.text for piece in pieces) == prompt.text
-    assert all(piece.text and not (piece.bound and not piece.person) for piece in pieces)
-    return [(piece.text, piece.person, piece.bound) for piece in pieces if piece.person]
+    spans = prompt.spans(parse_prompt(marked, persons, "all").mentions)
+    assert "".join(span.text for span in spans) == prompt.text
+    assert all(span.text and not (span.is_subject and not span.person) for span in spans)
+    return [(span.text, span.person, span.is_subject) for span in spans if span.person]
 
 
 def test_first_mentions_carry_a_face_and_later_ones_only_name_somebody():
@@ -22,12 +22,12 @@ def test_first_mentions_carry_a_face_and_later_ones_only_name_somebody():
 
 
 def test_the_pieces_of_a_sentence_in_order():
-    assert parse_prompt("A man@1, asleep", persons=1).pieces() == (
-        Piece("A "),
-        Piece("man", 1, True),
-        Piece(", asleep"),
+    assert parse_prompt("A man@1, asleep", persons=1).spans() == (
+        Span("A "),
+        Span("man", 1, True),
+        Span(", asleep"),
     )
-    assert parse_prompt("man@1 woman@2").pieces() == (Piece("man", 1, True), Piece(" "), Piece("woman", 2, True))
+    assert parse_prompt("man@1 woman@2").spans() == (Span("man", 1, True), Span(" "), Span("woman", 2, True))
 
 
 @pytest.mark.parametrize(
@@ -45,10 +45,10 @@ def test_other_scripts_markup_and_weights_are_pieces_as_they_stand(marked, words
 
 
 def test_a_sentence_that_names_nobody_is_one_piece():
-    assert Prompt("a garden", ()).pieces() == (Piece("a garden"),)
+    assert Prompt("a garden", ()).spans() == (Span("a garden"),)
 
 
 def test_a_word_counted_inside_another_one_is_left_out():
     """Two readings of a sentence may differ in where a word ends."""
     prompt = Prompt("bride-to-be here", (Mention(1, 0, 11, "bride-to-be"),))
-    assert prompt.pieces([Mention(1, 6, 8, "to")]) == (Piece("bride-to-be", 1, True), Piece(" here"))
+    assert prompt.spans([Mention(1, 6, 8, "to")]) == (Span("bride-to-be", 1, True), Span(" here"))

@@ -3,7 +3,7 @@
 import pytest
 
 from dhumandiff.errors import PromptError
-from dhumandiff.prompts.prompt import split_sentences
+from dhumandiff.prompts import split_sentences
 
 
 def test_each_line_is_a_sentence_in_its_order():

@@ -15,7 +15,7 @@ for package in ("jsonargparse", "matplotlib", "scipy", "webdataset"):
 from dhumandiff.evaluation.metrics import cosines
 from dhumandiff.evaluation.score import embed_faces, score_image
 from dhumandiff.faces import ARCFACE_TEMPLATE, Face, InsightFaceAnalyzer, align
-from dhumandiff.prompts.prompt import parse_prompt
+from dhumandiff.prompts import parse_prompt
 from training import TrainingError
 from training.__main__ import main as training_main
 from training.objectives.identity import build

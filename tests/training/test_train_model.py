@@ -15,7 +15,7 @@ from dhumandiff import testing as tiny
 from dhumandiff.hosts.diffusers.attention import attach
 from dhumandiff.hosts.diffusers.parts import sdxl_scheduler, sdxl_tokenizer
 from dhumandiff.hosts.diffusers.text import encode_prompt
-from dhumandiff.prompts.prompt import locate_tokens, parse_prompt
+from dhumandiff.prompts import locate_tokens, parse_prompt
 from training import TrainingError
 from training.data.batch import NO_AUGMENTATION, Batch, BatchMaker
 from training.data.dataset import Sample, open_dataset

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dhumandiff.errors import PromptError
-from dhumandiff.prompts.prompt import parse_prompt
+from dhumandiff.prompts import parse_prompt
 from training import TrainingError
 
 __all__ = ["Annotation", "Box", "Person", "Words", "read_annotation"]

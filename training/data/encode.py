@@ -22,8 +22,8 @@ from dhumandiff.faces import Face, FaceAnalyzer, InsightFaceAnalyzer
 from dhumandiff.hosts.diffusers.loading import choose_device, choose_dtype, load_pipeline
 from dhumandiff.hosts.diffusers.text import encode_prompt, token_places
 from dhumandiff.hosts.diffusers.vision import ClipVision
-from dhumandiff.prompts.prompt import Mention, Prompt
-from dhumandiff.references.encode import VisionTower, clip_pixels
+from dhumandiff.prompts import Mention, Prompt
+from dhumandiff.references.encode import ImageEncoder, clip_pixels
 
 from ..plugins import is_plugin, make_plugin
 from .people import Aside, Looked
@@ -45,7 +45,7 @@ class Encoded:
 class Encoders:
     """The frozen encoders; `Encoders.load` gets them by the settings' names.
 
-    vae: AutoencoderKL. tokenizers, text_encoders: SDXL's two. vision: `encode.VisionTower`. name: of the base.
+    vae: AutoencoderKL. tokenizers, text_encoders: SDXL's two. vision: `encode.ImageEncoder`. name: of the base.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Encoders:
         vae: Any,
         tokenizers: Sequence[Any],
         text_encoders: Sequence[Any],
-        vision: VisionTower,
+        vision: ImageEncoder,
         name: str = "",
         vision_name: str = "",
     ) -> None:
@@ -208,7 +208,7 @@ def _half(tensor: Tensor, what: str) -> Tensor:
     return half
 
 
-def load_vision(name: str, device: str, dtype: torch.dtype) -> VisionTower:
+def load_vision(name: str, device: str, dtype: torch.dtype) -> ImageEncoder:
     """The CLIP vision tower of a folder, a Hugging Face id, mini, tiny, or module:function."""
     if name == "tiny":
         from dhumandiff.testing import tiny_vision

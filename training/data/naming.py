@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from dhumandiff.errors import PromptError
+from dhumandiff.prompts import Mention, parse_prompt
 from dhumandiff.prompts.person_nouns import Noun, noun_of  # one list of person nouns for prompts and captions
-from dhumandiff.prompts.prompt import Mention, parse_prompt
 
 from .annotation import Words
 

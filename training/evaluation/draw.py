@@ -19,7 +19,7 @@ from dhumandiff import Adapter, FaceReference
 from dhumandiff.errors import FaceError, ImageError, PromptError
 from dhumandiff.hosts.diffusers.pipeline import NEGATIVE, Portrait
 from dhumandiff.io import write_png
-from dhumandiff.prompts.prompt import parse_prompt
+from dhumandiff.prompts import parse_prompt
 
 from .cases import Case
 

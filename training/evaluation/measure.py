@@ -22,8 +22,9 @@ from tqdm import tqdm
 
 from dhumandiff.errors import DHumanDiffError, FaceError, ImageError
 from dhumandiff.evaluation.metrics import PictureScorer, cosines, match
-from dhumandiff.evaluation.score import embed_faces, prompt_of, score_image
+from dhumandiff.evaluation.score import embed_faces, score_image
 from dhumandiff.faces import FaceAnalyzer, choose_face, load_photo
+from dhumandiff.prompts import try_parse_prompt
 from training import TrainingError
 
 from ..data.shards import write_file
@@ -128,7 +129,7 @@ class Measurer:
         truth = None if case.truth is None else self._in_order(case.truth, references)
         pixels = load_photo(case.picture).pixels
         masks = None if case.masks is None else _read_masks(case.masks, pixels.shape[:2])
-        prompt = prompt_of(case.sentence, len(references))
+        prompt = try_parse_prompt(case.sentence, len(references))
         said = {"prompt": prompt, "boxes": case.boxes, "masks": masks, "clothes": case.clothes}
         judged = score_image(pixels, references, self.faces, truth, **said)
         score = judged.score

@@ -39,8 +39,8 @@ from dhumandiff.miniature.base import SIZE, mini_pipeline, mini_vision
 from dhumandiff.miniature.defaults import MINI
 from dhumandiff.miniature.faces import MiniFaces, mini_faces, mini_judge
 from dhumandiff.miniature.world import Identity, draw_reference
-from dhumandiff.prompts.prompt import parse_prompt
-from dhumandiff.references.encode import VisionTower, encode_reference
+from dhumandiff.prompts import parse_prompt
+from dhumandiff.references.encode import ImageEncoder, encode_reference
 
 from .autoencoder import picture_of
 
@@ -101,7 +101,7 @@ class Parts:
     """The miniature's frozen parts, loaded once: base, vision tower, the faces that condition, and those that judge."""
 
     portrait: Portrait
-    vision: VisionTower
+    vision: ImageEncoder
     faces: FaceAnalyzer
     judge: MiniFaces
 
@@ -112,7 +112,7 @@ def load_parts() -> Parts:
 
 
 def encode_person(
-    who: Identity, view: int, vision: VisionTower, faces: FaceAnalyzer
+    who: Identity, view: int, vision: ImageEncoder, faces: FaceAnalyzer
 ) -> tuple[FaceReference, np.ndarray]:
     """The reference of one drawn person out of photo number `view`, and that photo, uint8 [S, S, 3].
 

@@ -22,7 +22,7 @@ from ...methods.paired.attention import fit_masks
 from ...methods.paired.attention_store import fit_focus
 from ...methods.paired.cascade import FACE_STRENGTH, FOCUS_SHARE, SCENE_STRENGTH
 from ...optional import require
-from ...prompts.prompt import Prompt, parse_prompt
+from ...prompts import Prompt, parse_prompt
 from .attention import attach
 from .loading import BUILT_IN, choose_device, choose_dtype, load_pipeline
 from .sampling import (

@@ -22,7 +22,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ...errors import HostError, PromptError
-from ...prompts.prompt import Prompt, SubjectToken, describe_tokens, locate_tokens, split_weights
+from ...prompts import Prompt, SubjectToken, describe_tokens, locate_tokens, split_weights
 
 if TYPE_CHECKING:
     from ...methods.paired.adapter import Adapter
@@ -125,7 +125,7 @@ def token_places(tokenizer: Any, prompt: Prompt) -> tuple[Tensor, tuple[tuple[Su
 
 
 def _bind(tokenizer: Any, prompt: Prompt) -> tuple[SubjectToken, ...]:
-    return locate_tokens(prompt, _flat(tokenizer)) if prompt.mentions else ()
+    return locate_tokens(prompt, _flat(tokenizer), tokenizer) if prompt.mentions else ()
 
 
 def _groups(tokenizer: Any, text: str) -> list[tuple[list[int], float]]:

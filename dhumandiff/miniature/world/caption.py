@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...prompts.prompt import Prompt, parse_prompt
+from ...prompts import Prompt, parse_prompt
 from .body import Outfit
 from .dice import Dice
 from .identity import Identity

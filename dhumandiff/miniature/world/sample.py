@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import DHumanDiffError
-from ...prompts.prompt import parse_prompt
+from ...prompts import parse_prompt
 from .body import ACTIONS, COLOURS, GARMENTS, Outfit
 from .caption import Script, category, write_caption
 from .dice import Dice

@@ -7,11 +7,11 @@ import { NodePanel } from "./node_panel.js";
 const NODES = ["DHDDoctor", "DHDSaveReference"];
 
 app.registerExtension({
-  name: "DHumanDiff.ToldText",
+  name: "DHumanDiff.StatusText",
   nodeCreated(node) {
     if (!NODES.includes(node.comfyClass)) return;
-    new NodePanel(node, "told_text", {
-      contents: (told) => told.text?.length && [told.text.join("\n")],
+    new NodePanel(node, "status_text", {
+      contents: (output) => output.text?.length && [output.text.join("\n")],
       style: "font: 12px/1.5 monospace",
       selectable: true,
     });

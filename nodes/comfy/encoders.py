@@ -1,0 +1,219 @@
+"""ComfyUI's CLIP and CLIP_VISION as encoders: subject-augmented prompts, and the crops of references.
+
+ComfyUI takes a tensor in a token list as that token's embedding (its way of textual inversion), so a mapped word is put in
+place of the word's id and everything else (weights, chunks of 77, hooks, schedules, offloading) stays ComfyUI's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import comfy.model_management as model_management
+import torch
+from torch import Tensor
+
+from ...dhumandiff.errors import HostError
+from ...dhumandiff.prompts import Prompt, SubjectToken, locate_tokens
+from .patch import reference_on
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+    from comfy.sd import CLIP
+
+    from ...dhumandiff.references import FaceReference
+
+
+# --- text ----------------------------------------------------------------------------------------------------------------
+
+
+class _LastLayerCLIPL:
+    """SDXL's text model with CLIP-L read at its last layer after the final norm, as the adapter was trained.
+
+    CLIP-G, the pooled output and the options of whoever owns the CLIP stay as they are.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def encode_token_weights(self, tokens: dict[str, Any]) -> Any:
+        self._model.clip_l.set_clip_options({"layer": None})
+        try:
+            return self._model.encode_token_weights(tokens)
+        finally:
+            self._model.clip_l.reset_clip_options()
+
+
+def encode_subject_prompt(
+    clip: CLIP, adapter: ModelPatcher, references: Sequence[FaceReference], prompt: Prompt
+) -> tuple[list, tuple[SubjectToken, ...]]:
+    """Encode a prompt with the persons' words mapped to their faces.
+
+    Args:
+        clip: of an SDXL checkpoint.
+        adapter: around an `Adapter` with a subject branch.
+        references: one a person.
+        prompt: from `parse_prompt`. Without a mention the stock encoding comes back.
+
+    Returns:
+        CONDITIONING, and which tokens carry whose face.
+
+    Raises:
+        HostError: the CLIP is not SDXL's.
+        AdapterError: the adapter has no subject branch.
+        PromptError: a word cannot be found among the tokens.
+    """
+    check_clip(clip, adapter.model.info.text_width)
+    tokens = clip.tokenize(prompt.text, return_word_ids=True)
+    positions = _text_positions(tokens["l"])
+    plain = [tokens["l"][chunk][index][0] for chunk, index in positions]
+    subjects = locate_tokens(
+        prompt, lambda text: plain if text == prompt.text else _tokens_of(clip, text), clip.tokenizer
+    )
+    words = {(chunk, index): list(tokens["l"][chunk][index]) for chunk, index in (positions[s.index] for s in subjects)}
+    embeddings = _word_embeddings(clip, [word[0] for word in words.values()])
+
+    model_management.load_models_gpu([adapter])
+    references = [reference_on(reference, adapter.load_device) for reference in references]
+    with torch.no_grad():
+        for token, embedding in zip(subjects, embeddings, strict=True):
+            mapped = adapter.model.subject_token(embedding.to(adapter.load_device), references[token.person - 1])
+            words[positions[token.index]][0] = mapped[0].float().cpu()
+    entries = {name: [[entry[:2] for entry in chunk] for chunk in chunks] for name, chunks in tokens.items()}
+    for (chunk, index), word in words.items():
+        entries["l"][chunk][index] = tuple(word[:2])
+
+    if subjects:
+        clip = clip.clone()
+        clip.cond_stage_model = _LastLayerCLIPL(clip.cond_stage_model)
+    return clip.encode_from_tokens_scheduled(entries), subjects
+
+
+def check_clip(clip: CLIP, text_width: int | None) -> None:
+    """Refuse a CLIP that is not SDXL's.
+
+    Args:
+        clip: whatever is connected.
+        text_width: of the word embeddings that the adapter was trained with; None takes any.
+
+    Raises:
+        HostError: other text encoders than SDXL's two, or another width.
+    """
+    model = clip.cond_stage_model
+    encoders = [getattr(model, name, None) for name in ("clip_l", "clip_g")]
+    others = [name for name in ("t5xxl", "llama", "t5") if getattr(model, name, None) is not None]  # SD3, HiDream, ...
+    if None in encoders or others:
+        raise HostError(
+            f"The CLIP is {type(model).__name__}, but the adapter needs SDXL's two text encoders (CLIP-L and CLIP-G). "
+            "Connect the CLIP of an SDXL checkpoint.",
+            code="clip-of-another-base",
+        )
+    width = model.clip_l.transformer.get_input_embeddings().weight.shape[1]
+    if text_width is not None and width != text_width:
+        raise HostError(
+            f"The CLIP's word embeddings are {width} wide, the adapter was trained with {text_width}. "
+            "Connect the CLIP of a checkpoint of the adapter's base.",
+            code="clip-of-another-width",
+        )
+
+
+def token_words(clip: CLIP, text: str) -> Callable[[int], str]:
+    """Text of the tokens of a prompt by their flat index, for people."""
+    tokens = _tokens_of(clip, text)
+    vocabulary = clip.tokenizer.clip_l.inv_vocab
+
+    def word(index: int) -> str:
+        token = tokens[index]
+        return "embedding" if torch.is_tensor(token) else vocabulary[token].removesuffix("</w>")
+
+    return word
+
+
+def _text_positions(chunks: Sequence[Sequence[tuple]]) -> list[tuple[int, int]]:
+    """(chunk, index) of every token that comes from the text: ComfyUI gives start, end and padding the word id 0."""
+    return [(c, i) for c, chunk in enumerate(chunks) for i, entry in enumerate(chunk) if entry[2] != 0]
+
+
+def _tokens_of(clip: CLIP, text: str) -> list[Any]:
+    chunks = clip.tokenize(text, return_word_ids=True)["l"]
+    return [chunks[chunk][index][0] for chunk, index in _text_positions(chunks)]
+
+
+def _word_embeddings(clip: CLIP, tokens: Sequence[Any]) -> list[Tensor]:
+    """CLIP-L's embedding of each token before positions are added, each [1, width] float32."""
+    if not tokens:
+        return []
+    clip.load_model()
+    device = clip.patcher.load_device
+    table = clip.cond_stage_model.clip_l.transformer.get_input_embeddings()
+    return [
+        token.reshape(1, -1).float()
+        if torch.is_tensor(token)
+        else table(torch.tensor([token], device=device), out_dtype=torch.float32)
+        for token in tokens
+    ]
+
+
+# --- images --------------------------------------------------------------------------------------------------------------
+
+
+class ClipVisionEncoder:
+    """CLIP_VISION as a reference's image encoder: normalized pixels [N, 3, S, S] -> hidden states before the last layer.
+
+    Goes around CLIP_VISION's own preprocessing, since the unconditional half needs a *normalized* picture of zeros.
+
+    Args:
+        clip_vision: from Load CLIP Vision.
+
+    Raises:
+        HostError: there is no vision model in it.
+    """
+
+    def __init__(self, clip_vision: Any) -> None:
+        if not hasattr(clip_vision, "patcher") or not hasattr(clip_vision, "model"):
+            raise HostError(
+                "The CLIP_VISION input holds no vision model. Connect Load CLIP Vision (CLIP ViT-H/14).",
+                code="no-vision-model",
+            )
+        self.clip_vision = clip_vision
+        self.image_size = getattr(clip_vision, "image_size", 224)
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Hidden states [N, T, C] float32 on the CPU."""
+        model_management.load_model_gpu(self.clip_vision.patcher)
+        with torch.no_grad():
+            out = self.clip_vision.model(
+                pixel_values=pixels.float().to(self.clip_vision.load_device), intermediate_output=-2
+            )
+        return out[1].float().cpu()
+
+
+def text_alignment(clip: CLIP, clip_vision: Any, image: Tensor, text: str) -> list[float]:
+    """How well each picture fits a text.
+
+    Args:
+        clip: text encoder.
+        clip_vision: image encoder of the same CLIP.
+        image: pictures [N, H, W, 3] float 0..1.
+        text: plain, without @-tags.
+
+    Returns:
+        The cosine of CLIP's two embeddings, one a picture.
+
+    Raises:
+        HostError: the two are of different CLIPs.
+    """
+    text_embedding = clip.encode_from_tokens(clip.tokenize(text), return_pooled=True)[1]
+    image_embeddings = clip_vision.encode_image(image[..., :3])["image_embeds"]
+    text_embedding = text_embedding.float().cpu().reshape(1, -1)
+    image_embeddings = image_embeddings.float().cpu()
+    if text_embedding.shape[1] != image_embeddings.shape[1]:
+        raise HostError(
+            f"clip and clip_vision are of two CLIPs: {text_embedding.shape[1]} and {image_embeddings.shape[1]} numbers. "
+            "SDXL's words (1280) go with CLIP ViT-bigG's vision tower.",
+            code="text-and-vision-of-two-clips",
+        )
+    return torch.nn.functional.cosine_similarity(image_embeddings, text_embedding).tolist()
