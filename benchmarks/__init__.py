@@ -4,7 +4,7 @@
     python -m benchmarks.memory                       # their peak memory, each in a process of its own
     python -m benchmarks.encode                       # photo -> reference, first and second time
     python -m benchmarks.training                     # steps a second, with prepared data and without
-    python -m benchmarks.report                       # the README's tables and plots, from the JSON files alone
+    python -m benchmarks.report                       # tables and plot of docs/benchmarks.md, from the JSON files
 
 The first two need a ComfyUI (`COMFYUI_PATH`, or ~/comfy/ComfyUI), the others the `train` extra. Random weights of SDXL's layout:
 how long a picture takes does not depend on what is on it.

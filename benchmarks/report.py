@@ -1,4 +1,4 @@
-"""The README's tables and plot of what the pack costs, from `results/*.json` alone.
+"""Tables and plot of docs/benchmarks.md: what the pack costs, from `results/*.json` alone.
 
 python -m benchmarks.report
 """

@@ -1,7 +1,7 @@
 """The rows, told: a table in Markdown and a plot, made from the JSON files alone.
 
 rows = load_rows()
-print(brief(rows))                                # what the README shows
+print(brief(rows))                                # what docs/miniature.md shows
 report(rows, "ablation_results/README.md")                # all of it
 plot(rows, "ablation_results/strengths.png")                # identity against words, over strengths
 """
@@ -55,7 +55,7 @@ _BRIEF = (
     "ceiling",
     "base",
 )
-"""Rows that the README shows: the method without each of its parts, and the cascade's modes."""
+"""Rows that docs/miniature.md shows: the method without each of its parts, and the cascade's modes."""
 
 _COLUMNS = (
     ("right person", "held_out", "right"),
@@ -68,7 +68,7 @@ _COLUMNS = (
 
 
 def brief(rows: Mapping[str, Mapping[str, Any]], of: str = "full") -> str:
-    """Markdown of what the README shows: row `of` beside its goals, and a row for each part of the method. Percent, with 95 %
+    """Markdown of what docs/miniature.md shows: row `of` beside its goals, and a row for each part of the method. Percent, with 95 %
     intervals."""
     shown = {name: rows[name] for name in _BRIEF if name in rows}
     columns = [column for column in _COLUMNS if column[0] not in ("hardest pairs", "all words")]
@@ -96,7 +96,7 @@ def report(rows: Mapping[str, Mapping[str, Any]], path: str | Path) -> Path:
     text = (
         "# What each part of the method is worth on the miniature\n\nMade by `python -m training mini --row table` from the JSON "
         "files beside this page; `python -m training mini --row NAME` trains and judges one of them. What the measures are: "
-        "[README](../../../README.md#what-was-measured).\n\n![Identity against words, by strength](strengths.png)\n\n"
+        "[the miniature](../../../docs/miniature.md#how-well-it-keeps-two-people-apart).\n\n![Identity against words, by strength](strengths.png)\n\n"
     )
     try:
         Path(path).write_text(text + table(rows), encoding="utf-8")
