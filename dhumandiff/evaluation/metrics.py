@@ -42,7 +42,7 @@ FAILED = {"sim_ref": 0.0, "sim_gt": 0.0, "copy_paste": 1.0, "blending": 1.0}
 """What a person without a face counts. Were Copy-Paste and Blending 0 there, drawing nobody would be the best picture."""
 
 SMALLEST_ANGLE = 1e-6
-"""Radians between reference and truth below which Copy-Paste says nothing (METHOD section 3)."""
+"""Radians between reference and truth below which Copy-Paste says nothing (docs/method.md#measures)."""
 
 
 def cosines(first: ArrayLike, second: ArrayLike) -> np.ndarray:

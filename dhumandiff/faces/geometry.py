@@ -65,7 +65,7 @@ def align(image: np.ndarray, landmarks: np.ndarray, size: int = 112) -> np.ndarr
 
 
 def crop_face(image: np.ndarray, face: Face, size: int = CROP_SIZE) -> tuple[np.ndarray, Face, str | None]:
-    """A square head crop with the geometry of the released example references (METHOD §1, "Reference pictures").
+    """A square head crop with the geometry of the released example references (docs/method.md#reference-pictures).
 
     image [H, W, 3] uint8 -> (crop [size, size, 3] uint8, the face in crop pixels, a note or None). Upright, not
     rotated. Where the square reaches beyond the picture, the picture's edge pixels are repeated, and the note says how

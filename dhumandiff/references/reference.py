@@ -31,7 +31,7 @@ class FaceReference:
     identity: [N, 512] one unit vector a photo (512 is the recognizer's width), or None when no recognizer was used.
         Rows are directions: whatever their length, they are kept at length one.
     clip_hidden: [N, T, C] the vision tower's `hidden_states[-2]` of each photo's crop.
-    clip_hidden_zero: [1, T, C] the same of a normalized tensor of zeros: what the unconditional half reads (METHOD §1).
+    clip_hidden_zero: [1, T, C] the same of a normalized tensor of zeros: what the unconditional half reads (docs/method.md#visual-disparity-aware-conditioning).
     identity_swapped: [N, 512] the recognizer's answer to faces with red and blue exchanged, which is what the released
         inference script works with.
     crop: [N, S, S, 3] float 0..1 RGB, the pictures that were encoded.

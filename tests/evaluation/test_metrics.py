@@ -1,4 +1,4 @@
-"""The measures of METHOD section 3 with its test vectors, and what failures and undecidable pictures count."""
+"""The measures of docs/method.md#measures with WithAnyone's test vectors, and what failures and undecidable pictures count."""
 
 import math
 

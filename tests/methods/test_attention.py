@@ -1,4 +1,4 @@
-"""Paired attention: one layer, and a whole UNet's prediction, against references written from METHOD section 1."""
+"""Paired attention: one layer, and a whole UNet's prediction, against references written from docs/method.md."""
 
 import math
 

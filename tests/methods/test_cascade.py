@@ -49,7 +49,7 @@ def maps_of(seed, dtype=torch.float32, shapes=None):
 
 
 def released_reference(maps, size=(64, 64), percentile=90, shapes=None):
-    """METHOD section 1, step by step, in the script's own terms."""
+    """docs/method.md#the-focus-mask, step by step, in the script's own terms."""
     layers = []
     for number, attention in enumerate(maps):
         mean = torch.mean(attention, dim=0)  # over heads, in the maps' dtype

@@ -86,7 +86,7 @@ def test_what_source_cites_of_the_documents_is_there():
             cited |= set(re.findall(r"docs/(\w+\.md)(?:#([\w-]+))?", text(name)))
     pages = {name.removeprefix("docs/") for name in PAGES if name.startswith("docs/")}
     cited = {(page, anchor) for page, anchor in cited if not page.startswith("DHD")}
-    assert ("method.md", "cascaded-inference") in cited
+    assert ("method.md", "the-focus-mask") in cited
     assert [page for page, _ in cited if page not in pages] == []
     assert [(page, anchor) for page, anchor in cited if anchor and anchor not in anchors(f"docs/{page}")] == []
 

@@ -1,4 +1,4 @@
-"""PairHuman's annotation of one picture, read as tolerantly as can be (METHOD.md section 2).
+"""PairHuman's annotation of one picture, read as tolerantly as can be (docs/method.md#pairhumans-annotation).
 
 The real files could not be seen when this was written: field names are the published ones, and what they leave open is
 tried in turn. Nothing that is odd is lost without a word; `Annotation.notes` says what was made of it.

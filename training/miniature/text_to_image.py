@@ -1,7 +1,8 @@
 """The base: the UNet learns to draw what sentences say, without identity. The towers stay as they are, as SDXL's did.
 
-Plain SDXL reads CLIP-L before its last layer; subject prompting reads the last layer after the final norm (METHOD section
-1). This base saw either reading in half of its samples, so that a word's new embedding is not also a new dialect.
+Plain SDXL reads CLIP-L before its last layer; subject prompting reads the last layer after the final norm
+(docs/method.md#subject-augmented-conditioning). This base saw either reading in half of its samples, so that a word's new
+embedding is not also a new dialect.
 """
 
 from __future__ import annotations

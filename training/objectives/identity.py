@@ -1,6 +1,6 @@
 """WithAnyone's two losses on who is in the picture: likeness to the training picture's face, and unlikeness to others.
 
-Source: arXiv 2510.14975 (METHOD section 3). The one-step clean prediction is decoded and looked at by a face recogniser f:
+Source: arXiv 2510.14975 (docs/method.md#measures). The one-step clean prediction is decoded and looked at by a face recogniser f:
 - identity: 1 - cos(f(align(prediction, lm)), f(align(truth, lm))), aligned by the truth's landmarks lm: at high noise a detector
   finds no face in a prediction, and where it finds one, its landmarks move with the face instead of correcting it.
 - contrast: InfoNCE at temperature 0.1. The positive is the truth's embedding; negatives are the other people of the batch and of a

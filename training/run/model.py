@@ -106,7 +106,7 @@ class PairModel(nn.Module):
         return torch.where(dropped[..., None, None], nothing, tokens)
 
     def text(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """The text of every row with CLIP-L's channels made anew where words carry faces (METHOD section 1).
+        """The text of every row with CLIP-L's channels made anew where words carry faces (docs/method.md#subject-augmented-conditioning).
 
         Returns the text [B, L, context], and which of its columns are the words of whom, [B, P, L]; None for no words.
         """

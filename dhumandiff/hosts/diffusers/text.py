@@ -63,7 +63,7 @@ def encode_prompt(
 
     Without a mapped word this is SDXL's usual encoding: both encoders' hidden states before the last layer, without the
     final norm. With one, CLIP-L gives its last layer's after the final norm, as the adapter was trained; CLIP-G and
-    the pooled embedding stay as they are (METHOD section 1, "subject-augmented conditioning").
+    the pooled embedding stay as they are (docs/method.md#subject-augmented-conditioning).
 
     Args:
         tokenizers: SDXL's two, (CLIP-L's, CLIP-G's).

@@ -5,7 +5,7 @@
     SubjectMapping        [word embedding; identity token] -> subject token                mapping.pt
     PairedKeysValues      face tokens -> keys and values of one cross-attention layer      ip_adapter_ca.pt
 
-Formulas: METHOD section 1 of the project's notes, read from the authors' released code. Every class has `from_shapes`,
+Formulas: docs/method.md#projections, read from the authors' released code. Every class has `from_shapes`,
 which reads all sizes from the shapes of a state dict, so that small adapters and the real one take the same road.
 Layers come from an `operations` namespace (Linear, LayerNorm): torch.nn, or a host's own that casts weights on use.
 """

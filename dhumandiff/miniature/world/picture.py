@@ -135,7 +135,7 @@ def draw_reference(who: Identity, seed: int, size: int = REFERENCE_SIZE) -> Draw
     """A photo of one person alone: head and neck in a square, plain background, pose, light, clothes by the seed.
 
     The geometry is that of the released example references: the face box spans 0.60 to 0.65 of the side and its centre
-    lies at 0.65 to 0.68 of the height, up to a little play (METHOD section 1, "Reference pictures").
+    lies at 0.65 to 0.68 of the height, up to a little play (docs/method.md#reference-pictures).
     """
     if not 16 <= size <= 4096:
         raise ImageError(f"A drawn reference is 16 to 4096 px wide, not {size}.")

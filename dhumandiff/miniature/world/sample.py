@@ -36,7 +36,7 @@ class Sample:
     """A picture of two people. Whatever comes twice is in the order of the sentence: person 1 is named first.
 
     `picture` [H, W, 3] uint8 RGB; `caption_marked` has @1 and @2 behind every word that names a person, `caption` has
-    not; `annotation` is PairHuman's JSON (METHOD section 2), with what only this world knows under "dhumandiff";
+    not; `annotation` is PairHuman's JSON (docs/method.md#pairhumans-annotation), with what only this world knows under "dhumandiff";
     `references` are fresh drawings of each person alone.
     """
 
