@@ -47,16 +47,17 @@ def requirement_lines():
 # --- requirements -----------------------------------------------------------------------------------------------------
 
 
-def test_nothing_that_is_installed_names_torch():
+def test_nothing_but_the_demo_names_torch():
     everything = {
         "requirements.txt": requirement_lines(),
         ".ci/requirements.txt": (REPOSITORY / ".ci" / "requirements.txt").read_text().splitlines(),
         "build": PROJECT["build-system"]["requires"],
         "dependencies": PROJECT["project"]["dependencies"],
-        **EXTRAS,
+        **{name: extra for name, extra in EXTRAS.items() if name != "demo"},
     }
     for where, requirements in everything.items():
         assert not names(requirements) & TORCH, where
+    assert names(EXTRAS["demo"]) == names(EXTRAS["diffusers"]) | {"torch"}
 
 
 def test_both_ways_to_install_bring_the_same():
