@@ -53,7 +53,7 @@ def test_mapped_words_are_clip_l_s_last_layer_and_the_rest_is_stock(clip, adapte
     assert [(token.person, token.index) for token in bound] == [(1, 1), (2, 4)]
     tokens = clip.tokenize(SENTENCE.replace("@1", "").replace("@2", ""))
     ids = [entry[0] for entry in tokens["l"][0]]
-    expected = edited_clip_l(people, ids, {2: 0, 5: 1})  # docs/method.md#subject-augmented-conditioning: man is index 2, woman index 5
+    expected = edited_clip_l(people, ids, {2: 0, 5: 1})  # as in docs/method.md: man is index 2, woman index 5
     assert (mapped[..., :64] - expected).abs().max() < 1e-5
     assert torch.equal(mapped[..., 64:], plain[..., 64:])
     assert torch.equal(options["pooled_output"], plain_options["pooled_output"])

@@ -124,7 +124,7 @@ def test_mapped_words_are_clip_l_on_edited_embeddings_and_the_rest_is_untouched(
 
     ids = one_chunk(tokenizers[0], prompt.text)
     edited = words_of(encoders, ids)
-    for person, position in ((1, 2), (2, 5)):  # counted with the start token, see docs/method.md#subject-augmented-conditioning
+    for person, position in ((1, 2), (2, 5)):  # counted with the start token, as in docs/method.md
         edited[position] = adapter.subject_token(edited[position][None], references[person - 1])[0]
     assert torch.allclose(embeds[0, :, :64], clip_l(encoders[0], edited, last=True), atol=1e-5)
 

@@ -153,7 +153,9 @@ def test_every_node_and_workflow_is_in_the_tables_of_nodes():
     page = text("docs/nodes.md")
     ids = [name.removeprefix("web/docs/") for name in PAGES if name.startswith("web/docs/")]
     assert [name for name in ids if f"(../web/docs/{name})" not in page] == []
-    workflows = [name.split("/")[1].removesuffix(".json") for name in tracked() if re.match(r"workflows/\w+\.json", name)]
+    workflows = [
+        name.split("/")[1].removesuffix(".json") for name in tracked() if re.match(r"workflows/\w+\.json", name)
+    ]
     assert [name for name in workflows if f"`{name}`" not in page] == []
 
 
