@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from . import formats
-from .methods.paired.adapter import Adapter
+from .methods.paired.adapter import Adapter, field_of
 
 __all__ = ["as_text", "describe", "in_a_sentence"]
+
+KEYS = {field_of(key): key for key in formats.METADATA}
+"""Field of `AdapterInfo` -> its name in files and in what is printed."""
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -27,7 +30,7 @@ def describe(path: Path) -> dict[str, Any]:
         AdapterError: the file is no adapter; the message says what it looks like.
     """
     weights = formats.load(path)
-    adapter = Adapter.from_tensors(weights.tensors, weights.metadata, places=weights.places)
+    adapter = Adapter.from_tensors(weights.tensors, weights.metadata, files=weights.files)
     parameters: dict[str, int] = {}
     for name, tensor in weights.tensors.items():
         part = name.partition(".")[0]
@@ -36,7 +39,7 @@ def describe(path: Path) -> dict[str, Any]:
         "path": str(path),
         "format": weights.format,
         "subject_path": adapter.has_subject_path,
-        **asdict(adapter.info),
+        **{KEYS.get(name, name): value for name, value in asdict(adapter.info).items()},
         "dtypes": sorted({str(tensor.dtype).removeprefix("torch.") for tensor in weights.tensors.values()}),
         "parameters": parameters,
         "bytes": sum(tensor.numel() * tensor.element_size() for tensor in weights.tensors.values()),

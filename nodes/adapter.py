@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import comfy.model_management as model_management
-import comfy.model_patcher
-import comfy.ops
-import torch
 from comfy_api.latest import io
 
 from ..dhumandiff.errors import AdapterError
-from ..dhumandiff.methods.paired.adapter import Adapter
+from .comfy.adapter import load_adapter
 from .comfy.folders import adapter_choices, adapter_path
 from .comfy.schema import AdapterType, schema
 
@@ -52,12 +48,4 @@ class DHDLoadAdapter(io.ComfyNode):
 
     @classmethod
     def execute(cls, adapter_name: str) -> io.NodeOutput:
-        adapter = Adapter.from_pretrained(adapter_path(adapter_name), operations=comfy.ops.manual_cast)
-        # A few tokens per run: float32 costs nothing here and keeps small differences between faces.
-        adapter.compute_dtype = torch.float32
-        patcher = comfy.model_patcher.ModelPatcher(
-            adapter,
-            load_device=model_management.get_torch_device(),
-            offload_device=model_management.unet_offload_device(),
-        )
-        return io.NodeOutput(patcher)
+        return io.NodeOutput(load_adapter(adapter_path(adapter_name)))

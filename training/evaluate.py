@@ -370,7 +370,7 @@ def validation_loss(config: TrainConfig, adapter: Adapter) -> float:
     pair = PairModel(base, adapter, validation[0][0].common["clip_hidden_zero"], watched, smallest)
     base.to(accelerator.device)
     pair.to(accelerator.device)
-    identity = "identity_swapped" if adapter.info.identity_channels == "rgb-swapped" else "identity"
+    identity = adapter.info.identity_key
     with accelerator.autocast():
         return validate(pair, objectives, config, validation, identity, accelerator)
 

@@ -160,7 +160,7 @@ def _card(
         f"- Base: `{Path(used['base']['path']).name}` ({info.base_family}, {info.layers} cross-attention layers, context "
         f"{info.context_width}). Licence: {config.base_licence}",
         f"- Image encoder: {info.clip_tower or 'not said'}, width {info.clip_width}",
-        f"- Recogniser: {info.recogniser or 'none'} (channels: {info.identity_channels}). Many recognisers are for "
+        f"- Recogniser: {info.recognizer or 'none'} (channels: {info.identity_channels}). Many recognisers are for "
         "non-commercial research only",
         "",
         "## Training",

@@ -64,7 +64,7 @@ class Weights:
     format: str
     tensors: dict[str, Tensor]
     metadata: dict[str, str]
-    places: dict[str, str]
+    files: dict[str, str]
     """For each part (face_projection, identity_projection, mapping, attention) the file that errors should name."""
 
 

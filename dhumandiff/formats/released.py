@@ -97,7 +97,7 @@ def load(folder: Path) -> Weights:
     """Read the four files (in the folder, or one level deeper)."""
     folder = find(folder)
     tensors: dict[str, Tensor] = {}
-    places = {part: str(folder / name) for part, name in FILES.items()}
+    files = {part: str(folder / name) for part, name in FILES.items()}
     for part, name in FILES.items():
         file = read_tensor_file(folder / name)
         _check_is(part, file)
@@ -110,7 +110,7 @@ def load(folder: Path) -> Weights:
     context = next((tensor.shape[1] for name, tensor in tensors.items() if name.startswith("attention.")), 0)
     if note["base_family"] == AS_RELEASED["base_family"] and context in FAMILIES:
         note["base_family"] = FAMILIES[context]  # somebody's own weights in this layout
-    return Weights(NAME, tensors, note, places)
+    return Weights(NAME, tensors, note, files)
 
 
 def _check_is(part: str, file: TensorFile) -> None:

@@ -17,14 +17,18 @@ FOLDER = Path(os.environ.get("DHUMANDIFF_MINI") or Path(__file__).parent / "weig
 
 
 def load_part(name: str, folder: Path = FOLDER) -> dict[str, Tensor]:
-    """The tensors of <name>.safetensors, float32. HostError when the file is not there or damaged."""
+    """The tensors of <name>.safetensors, float32.
+
+    Raises:
+        HostError: the file is not there or damaged.
+    """
     path = folder / f"{name}.safetensors"
     try:
         tensors = load_file(path)
     except Exception as error:  # safetensors and the file system have an error each
         raise HostError(
-            f"The miniature's weights {path} cannot be read ({error}). They ship with the project: install it again, or "
-            "make them anew with `python -m training mini`."
+            f"The miniature's weights {path} cannot be read ({error}). They ship with the project: install it again.",
+            code="miniature-weights-not-read",
         ) from error
     return {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
 

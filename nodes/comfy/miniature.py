@@ -18,7 +18,6 @@ import comfy.latent_formats
 import comfy.model_base
 import comfy.model_management as model_management
 import comfy.model_patcher
-import comfy.ops
 import comfy.sd
 import comfy.sd1_clip
 import comfy.sdxl_clip
@@ -29,12 +28,12 @@ import torch
 from torch import Tensor
 
 from ...dhumandiff.errors import AdapterError, HostError
-from ...dhumandiff.methods.paired.adapter import Adapter
 from ...dhumandiff.miniature.autoencoder import LATENTS, Autoencoder
 from ...dhumandiff.miniature.base import TEXT_HEADS, TEXT_WIDTHS, UNET, VISION, whole_vocabulary
 from ...dhumandiff.miniature.faces import MiniFaces, mini_faces
 from ...dhumandiff.miniature.weights import FOLDER, load_part
 from ...dhumandiff.tokenizer import END, START
+from .adapter import load_adapter
 
 HEAD_CHANNELS = UNET["block_out_channels"][0] // UNET["attention_head_dim"][0]
 
@@ -42,11 +41,14 @@ HEAD_CHANNELS = UNET["block_out_channels"][0] // UNET["attention_head_dim"][0]
 # --- MODEL ------------------------------------------------------------------------------------------------------------
 
 
-class _Times(float):
-    """A level's width as a multiple of the first one's, which ComfyUI expects whole: 64 times 1.5 has to stay an int."""
+class _LevelWidth:
+    """Channels of a level, where ComfyUI takes a whole number and multiplies it with the first level's: 64 x 1.5 is none."""
 
-    def __mul__(self, channels: int) -> int:
-        return round(float(self) * channels)
+    def __init__(self, channels: int) -> None:
+        self.channels = channels
+
+    def __mul__(self, first: int) -> int:
+        return self.channels
 
     __rmul__ = __mul__
 
@@ -60,7 +62,7 @@ class _MiniSDXL(comfy.model_base.SDXL):
 
 
 class _MiniLatents(comfy.latent_formats.SDXL):
-    """SDXL's scale; other channels, which have no colours for previews."""
+    """SDXL's scale; other channels, which have no colors for previews."""
 
     latent_channels = LATENTS
 
@@ -91,7 +93,7 @@ def _unet_config() -> dict[str, Any]:
         "in_channels": UNET["in_channels"],
         "out_channels": UNET["out_channels"],
         "model_channels": channels[0],
-        "channel_mult": [_Times(width / channels[0]) for width in channels],
+        "channel_mult": [_LevelWidth(width) for width in channels],
         "num_res_blocks": list(layers),
         "num_classes": "sequential",
         "adm_in_channels": UNET["projection_class_embeddings_input_dim"],
@@ -145,7 +147,7 @@ def mini_model() -> comfy.model_patcher.ModelPatcher:
 # --- CLIP -------------------------------------------------------------------------------------------------------------
 
 
-def _tower(width: int, heads: int, activation: str, **options: Any) -> comfy.sd1_clip.SDClipModel:
+def _text_encoder(width: int, heads: int, activation: str, **options: Any) -> comfy.sd1_clip.SDClipModel:
     config = {
         "hidden_size": width,
         "intermediate_size": 4 * width,
@@ -161,26 +163,26 @@ def _tower(width: int, heads: int, activation: str, **options: Any) -> comfy.sd1
 
 
 class _MiniTextModel(comfy.sdxl_clip.SDXLClipModel):
-    """SDXL's text model with the miniature's towers."""
+    """SDXL's text model with the miniature's encoders."""
 
     def __init__(self, device: Any = "cpu", dtype: Any = None, model_options: dict[str, Any] | None = None) -> None:
-        torch.nn.Module.__init__(self)  # SDXL's own would build its large towers
+        torch.nn.Module.__init__(self)  # SDXL's own would build its large encoders
         options = {"device": device, "dtype": dtype, "model_options": model_options or {}}
         low, big = TEXT_WIDTHS
-        self.clip_l = _tower(low, TEXT_HEADS[0], "quick_gelu", **options)
-        self.clip_g = _tower(
+        self.clip_l = _text_encoder(low, TEXT_HEADS[0], "quick_gelu", **options)
+        self.clip_g = _text_encoder(
             big, TEXT_HEADS[1], "gelu", special_tokens={"start": START, "end": END, "pad": 0}, **options
         )
         self.dtypes = {dtype}
 
 
 def mini_clip() -> comfy.sd.CLIP:
-    """CLIP: two small towers behind SDXL's own tokenizers."""
+    """CLIP: two small text encoders behind SDXL's own tokenizers."""
     weights: dict[str, Tensor] = {"clip_l.transformer.text_projection.weight": torch.eye(TEXT_WIDTHS[0])}  # unused
-    for tower, part in (("clip_l", "text_encoder"), ("clip_g", "text_encoder_2")):
+    for encoder, part in (("clip_l", "text_encoder"), ("clip_g", "text_encoder_2")):
         with _shipped(part):
             tensors = whole_vocabulary(load_part(part))
-        weights |= {f"{tower}.transformer.{name}": tensor for name, tensor in tensors.items()}
+        weights |= {f"{encoder}.transformer.{name}": tensor for name, tensor in tensors.items()}
     target = comfy.supported_models_base.ClipTarget(comfy.sdxl_clip.SDXLTokenizer, _MiniTextModel)
     made = comfy.sd.CLIP(target, parameters=sum(tensor.numel() for tensor in weights.values()))
     with _shipped("text_encoder", "text_encoder_2"):
@@ -197,7 +199,7 @@ def mini_vae() -> comfy.sd.VAE:
     with _shipped("vae"):
         model = Autoencoder()
         model.load_state_dict(load_part("vae"))
-    # ComfyUI recognises autoencoders by their weights; it gets the smallest one that it knows, which then makes room.
+    # ComfyUI recognizes autoencoders by their weights; it gets the smallest one that it knows, which then makes room.
     made = comfy.sd.VAE(sd=_placeholder(), config={"params": _PLACEHOLDER})
     model = model.requires_grad_(False).eval().to(made.vae_dtype)
     made.first_stage_model, made.latent_channels = _Latents(model), LATENTS
@@ -269,11 +271,7 @@ def mini_face_analysis() -> MiniFaces:
 def mini_adapter_patcher() -> comfy.model_patcher.ModelPatcher:
     """DHD_ADAPTER: the adapter that was trained for all of the above, as Load DHumanDiff Adapter hands it out."""
     with _shipped("adapter"):
-        adapter = Adapter.from_pretrained(FOLDER / "adapter.safetensors", operations=comfy.ops.manual_cast)
-    adapter.compute_dtype = torch.float32
-    return comfy.model_patcher.ModelPatcher(
-        adapter, model_management.get_torch_device(), model_management.unet_offload_device()
-    )
+        return load_adapter(FOLDER / "adapter.safetensors")
 
 
 # --- files that do not fit --------------------------------------------------------------------------------------------
@@ -289,7 +287,8 @@ def _shipped(*parts: str) -> Iterator[None]:
         reason = " ".join(str(error).split())[:200].rstrip(".")
         raise HostError(
             f"The miniature's weights {files} do not fit this version of the project ({reason}). They ship with it: "
-            "install it again, or make them anew with `python -m training mini`."
+            "install it again.",
+            code="miniature-weights-do-not-fit",
         ) from error
 
 

@@ -70,7 +70,7 @@ def test_ip_adapter_plus_becomes_a_shared_adapter(tmp_path, ending, dtype):
     assert formats.detect(path) == "ip-adapter-plus"
     assert (adapter.info.shared, adapter.info.persons, adapter.info.layers) == (True, 1, 17)
     assert not adapter.has_subject_path
-    assert adapter.info.licence == "Apache-2.0"
+    assert adapter.info.license == "Apache-2.0"
     assert path.name in adapter.info.source
     parts = layouts.tensors(names=("",), dtype=dtype)
     assert torch.equal(adapter.state_dict()["attention.3.to_k_ip.weight"], parts["attention"]["7.to_k_ip.weight"])
@@ -88,9 +88,9 @@ def test_layers_keep_the_order_of_the_file(tmp_path):
 
 def test_metadata_says_where_weights_come_from(tmp_path):
     adapter = Adapter.from_pretrained(layouts.released_folder(tmp_path / "a"))
-    assert adapter.info.licence == "none stated by the authors"
+    assert adapter.info.license == "none stated by the authors"
     assert adapter.info.identity_channels == "rgb-swapped"
-    assert adapter.info.recogniser == "insightface buffalo_l"
+    assert adapter.info.recognizer == "insightface buffalo_l"
     adapter.save_pretrained(tmp_path / "b.safetensors")
     with safe_open(tmp_path / "b.safetensors", "pt") as file:
         metadata = file.metadata()

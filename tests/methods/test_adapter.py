@@ -180,7 +180,8 @@ def test_a_reference_without_identity_says_what_to_do(adapter, reference):
 
 
 def test_references_need_only_look_like_references(adapter):
-    duck = SimpleNamespace(clip_hidden=torch.randn(1, 9, 80), clip_hidden_zero=torch.randn(1, 9, 80), identity=None)
+    hidden, zero = torch.randn(2, 1, 9, 80)
+    duck = SimpleNamespace(clip_hidden=hidden, clip_hidden_zero=zero, identity=None, name="")
     assert adapter.face_tokens(duck).shape == (1, 16, 96)
     with pytest.raises(FaceReferenceError, match="The reference has no identity"):
         adapter.identity_token(duck)
@@ -223,7 +224,8 @@ sys.path[:0] = [sys.argv[1], sys.argv[2], sys.argv[2] + "/tests"]
 argv, sys.argv = sys.argv, sys.argv[:1]
 import comfy.cli_args
 comfy.cli_args.args.cpu = True
-import comfy.ops, torch, layouts
+import comfy.ops, torch
+from support import layouts
 from pathlib import Path
 from dhumandiff import Adapter
 

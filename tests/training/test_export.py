@@ -81,7 +81,7 @@ def test_the_card_says_what_was_done(run, tmp_path):
         "moving average, decay 0.9",
     ):
         assert words in card, words
-    assert Adapter.from_pretrained(tmp_path / "pair" / "released").info.licence == "Apache-2.0"
+    assert Adapter.from_pretrained(tmp_path / "pair" / "released").info.license == "Apache-2.0"
 
 
 def test_what_nobody_stated_is_said_to_be_unknown(run, tmp_path):

@@ -115,7 +115,7 @@ def train(config: TrainConfig) -> Ended:
     averages = Averages(adapter, config.optimiser.ema, "cpu" if config.optimiser.ema_device == "cpu" else None)
 
     # Where an earlier process of this run got to.
-    identity = "identity_swapped" if adapter.info.identity_channels == "rgb-swapped" else "identity"
+    identity = adapter.info.identity_key
     agree = what_must_agree(config, base, adapter, folders)
     step, positions, smoothed = 0, {}, math.nan
     if run.steps():

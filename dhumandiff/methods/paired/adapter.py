@@ -22,8 +22,9 @@ from torch import Tensor, nn
 
 from ... import formats
 from ...errors import AdapterError, FaceReferenceError, HostError
-from ...formats.reading import OTHER_BASES, OTHER_TOWERS
-from .projections import FaceProjection, IdentityProjection, PairedKeysValues, Shapes, SubjectMapping
+from ...formats.reading import OTHER_TOWERS
+from .adapter_checks import PartBuilder, PartError, check_agreement, check_names_and_shapes
+from .projections import FaceProjection, IdentityProjection, Shapes, SubjectMapping
 
 if TYPE_CHECKING:
     from ...references.reference import FaceReference
@@ -57,17 +58,27 @@ class AdapterInfo:
     """One key/value projection serves every person (IP-Adapter files)."""
     base_family: str = "sdxl"
     clip_tower: str = ""
-    recogniser: str = ""
+    recognizer: str = ""
     identity_channels: str = "rgb-swapped"
     """"rgb-swapped": embeddings of channel-swapped faces, as the released script makes them; "bgr": of true colours."""
-    licence: str = ""
+    license: str = ""
     source: str = ""
 
     @property
     def metadata(self) -> dict[str, str]:
-        """The part that tensors cannot tell, as files keep it."""
+        """The part that tensors cannot tell, under the names that files have for it."""
         everything = asdict(self)
-        return {name: everything[name] for name in formats.METADATA}
+        return {key: everything[field_of(key)] for key in formats.METADATA}
+
+    @property
+    def identity_key(self) -> str:
+        """Which embedding of a `FaceReference` the weights were trained with: "identity_swapped" or "identity"."""
+        return "identity_swapped" if self.identity_channels == "rgb-swapped" else "identity"
+
+
+def field_of(key: str) -> str:
+    """The field of `AdapterInfo` for a key of a file's metadata, which keeps the spelling it was published with."""
+    return {"recogniser": "recognizer", "licence": "license"}.get(key, key)
 
 
 class Adapter(nn.Module):
@@ -89,7 +100,7 @@ class Adapter(nn.Module):
         for name, shape in shapes.items():
             part, _, rest = name.partition(".")
             parts.setdefault(part, {})[rest] = shape
-        build = _PartBuilder(parts, operations)
+        build = PartBuilder(parts, operations)
         self.face_projection = build("face_projection", FaceProjection)
         self.identity_projection = build("identity_projection", IdentityProjection, optional=True)
         self.mapping = build("mapping", SubjectMapping, optional=True)
@@ -104,7 +115,7 @@ class Adapter(nn.Module):
         Nothing in a file is executed. AdapterError says what a file that does not fit looks like.
         """
         weights = formats.load(path)
-        return cls.from_tensors(weights.tensors, weights.metadata, places=weights.places, operations=operations)
+        return cls.from_tensors(weights.tensors, weights.metadata, files=weights.files, operations=operations)
 
     @classmethod
     def from_tensors(
@@ -112,23 +123,23 @@ class Adapter(nn.Module):
         tensors: Mapping[str, Tensor],
         metadata: Mapping[str, str],
         *,
-        places: Mapping[str, str] | None = None,
+        files: Mapping[str, str] | None = None,
         operations: Any = nn,
     ) -> Adapter:
         """Build around tensors named as in `state_dict()`, without copying them.
 
-        `places` says, for each part (face_projection, identity_projection, mapping, attention), which file errors name.
+        `files` says, for each part (face_projection, identity_projection, mapping, attention), which file errors name.
         """
-        places = dict(places or {})
+        files = dict(files or {})
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         with torch.device("meta"):  # no memory, no initialisation: the file's tensors take the parameters' places
             try:
                 expected = cls(shapes, metadata)
                 adapter = expected if operations is nn else cls(shapes, metadata, operations)
-            except _PartError as error:
-                place = places.get(error.part, "the adapter")
-                raise AdapterError(f"{place}: {error}.") from None
-        _check_names_and_shapes(expected, shapes, places)
+            except PartError as error:
+                file = files.get(error.part, "the adapter")
+                raise AdapterError(f"{file}: {error}.", code=error.code) from None
+        check_names_and_shapes(expected, shapes, files)
         adapter.load_state_dict(dict(tensors), strict=True, assign=True)
         return adapter.requires_grad_(False).eval()
 
@@ -162,17 +173,18 @@ class Adapter(nn.Module):
         if reference.identity is None:
             raise FaceReferenceError(
                 f"{_called(reference)} has no identity: it was made without a face recogniser. "
-                "Encode the photos again with face analysis connected."
+                "Encode the photos again with face analysis connected.",
+                code="no-identity",
             )
         # References made elsewhere may lack the swapped embedding; theirs is then taken as it is given.
-        as_released = self.info.identity_channels == "rgb-swapped"
-        swapped = as_released and getattr(reference, "identity_swapped", None) is not None
-        identity = reference.mean_identity(swapped=swapped)
+        wants_swapped = self.info.identity_key == "identity_swapped"
+        identity = reference.mean_identity(swapped=wants_swapped and reference.identity_swapped is not None)
         if identity.shape[-1] != self.info.identity_width:
             raise FaceReferenceError(
                 f"{_called(reference)} has an identity of {identity.shape[-1]} numbers, but the adapter was trained "
-                f"with {self.info.identity_width} ({self.info.recogniser or 'its recogniser'}). "
-                "Encode the photos again with that recogniser."
+                f"with {self.info.identity_width} ({self.info.recognizer or 'its recogniser'}). "
+                "Encode the photos again with that recogniser.",
+                code="identity-of-another-width",
             )
         hidden = self._hidden(reference, reference.clip_hidden)
         identity = identity.to(hidden).expand(hidden.shape[0], -1)
@@ -184,7 +196,8 @@ class Adapter(nn.Module):
         if word_embedding.ndim != 2 or word_embedding.shape[-1] != self.info.text_width:
             raise HostError(
                 f"The word embedding has the shape {list(word_embedding.shape)}, but the adapter was trained with "
-                f"[1, {self.info.text_width}] (CLIP-L, the first text encoder of SDXL). Connect SDXL's text encoders."
+                f"[1, {self.info.text_width}] (CLIP-L, the first text encoder of SDXL). Connect SDXL's text encoders.",
+                code="word-embedding-of-another-shape",
             )
         token = self.identity_token(reference)
         words = word_embedding.to(token)
@@ -198,18 +211,21 @@ class Adapter(nn.Module):
         """
         if not 0 <= layer < len(self.attention):
             raise AdapterError(
-                f"Layer {layer} was asked for, but the adapter has the layers 0 to {self.info.layers - 1}."
+                f"Layer {layer} was asked for, but the adapter has the layers 0 to {self.info.layers - 1}.",
+                code="no-such-layer",
             )
         if tokens.ndim != 4 or tokens.shape[-1] != self.info.context_width:
             raise AdapterError(
                 f"Face tokens of the shape {list(tokens.shape)} do not fit this adapter: "
-                f"[batch, persons, tokens, {self.info.context_width}] was expected."
+                f"[batch, persons, tokens, {self.info.context_width}] was expected.",
+                code="face-tokens-of-another-shape",
             )
         persons = tokens.shape[1]
         if persons < 1 or (persons > self.info.persons and not self.info.shared):
             raise AdapterError(
                 f"{persons} references were given, but these weights hold {self.info.persons} persons: "
-                f"give 1 to {self.info.persons} references."
+                f"give 1 to {self.info.persons} references.",
+                code="too-many-references",
             )
         inside = tokens
         if not self._weights_cast_themselves:
@@ -224,7 +240,8 @@ class Adapter(nn.Module):
                 f"{_called(reference)} was encoded by a CLIP vision tower of width {hidden.shape[-1]} "
                 f"({OTHER_TOWERS.get(hidden.shape[-1], 'which one is unknown')}), but the adapter was trained with "
                 f"{self.info.clip_tower or 'CLIP ViT-H/14'}, width {self.info.clip_width}. "
-                "Load that tower and encode the photos again."
+                "Load that tower and encode the photos again.",
+                code="reference-of-another-encoder",
             )
         weight = self.face_projection.latents
         if self._weights_cast_themselves:
@@ -236,7 +253,8 @@ class Adapter(nn.Module):
             raise AdapterError(
                 f"This adapter has no subject path (identity projection and subject mapping): {self.info.source}. "
                 "IP-Adapter files hold face tokens and paired attention only; "
-                "encode the prompt with the ordinary text encoder, or load DHumanDiff weights."
+                "encode the prompt with the ordinary text encoder, or load DHumanDiff weights.",
+                code="no-subject-path",
             )
 
     def _read_info(self, metadata: Mapping[str, str]) -> AdapterInfo:
@@ -253,120 +271,11 @@ class Adapter(nn.Module):
             text_width=mapping and mapping.fc2.out_features,
             persons=len(first.suffixes),
             shared=first.shared,
-            **{name: metadata[name] for name in formats.METADATA if name in metadata},
+            **{field_of(key): metadata[key] for key in formats.METADATA if key in metadata},
         )
-        self._check_agreement(info)
+        check_agreement(self, info)
         return info
-
-    def _check_agreement(self, info: AdapterInfo) -> None:
-        """Refuse parts that do not belong together, and weights of another family."""
-        if info.shared:  # IP-Adapter exists for several bases and towers, under names that are easily mistaken
-            self._check_is_for_sdxl(info)
-        face_width = self.face_projection.proj_out.out_features
-        for k, layer in enumerate(self.attention):
-            if layer.context_width != face_width:
-                raise _PartError(
-                    "attention",
-                    f"layer {k} reads tokens of width {layer.context_width}, but the face projection makes tokens of "
-                    f"width {face_width}; the parts come from different adapters",
-                )
-            if layer.suffixes != self.attention[0].suffixes:
-                raise _PartError(
-                    "attention",
-                    f"layer {k} holds {len(layer.suffixes)} persons, layer 0 holds {len(self.attention[0].suffixes)}",
-                )
-        if (self.identity_projection is None) != (self.mapping is None):
-            lacking = "identity_projection" if self.identity_projection is None else "mapping"
-            raise _PartError(lacking, f"{lacking} is missing; the subject path needs identity_projection and mapping")
-        if self.mapping is None:
-            return
-        clip_width = self.identity_projection.perceiver_resampler.proj_in.in_features
-        if clip_width != info.clip_width:
-            raise _PartError(
-                "identity_projection",
-                f"it reads a CLIP tower of width {clip_width}, the face projection one of width {info.clip_width}; "
-                "the parts come from different adapters",
-            )
-        if self.mapping.fc1.in_features != info.text_width + info.token_width:
-            raise _PartError(
-                "mapping",
-                f"it reads {self.mapping.fc1.in_features} numbers, but word and identity token are {info.text_width} + "
-                f"{info.token_width} wide; the parts come from different adapters",
-            )
-
-    def _check_is_for_sdxl(self, info: AdapterInfo) -> None:
-        if info.context_width in OTHER_BASES:
-            raise _PartError(
-                "attention",
-                f"its keys and values read a context of width {info.context_width}, that of "
-                f"{OTHER_BASES[info.context_width]}; SDXL's is 2048. Choose the file made for SDXL",
-            )
-        if info.clip_width in OTHER_TOWERS:
-            raise _PartError(
-                "face_projection",
-                f"it was trained on features of width {info.clip_width}: {OTHER_TOWERS[info.clip_width]}; "
-                "CLIP ViT-H/14 has 1280. Choose the file with vit-h in its name",
-            )
-
-
-class _PartError(AdapterError):
-    """A fault in one part; `from_tensors` turns it into a message that names the file the part came from."""
-
-    def __init__(self, part: str, message: str) -> None:
-        super().__init__(message)
-        self.part = part
-
-
-class _PartBuilder:
-    """Builds modules from the shapes of the parts."""
-
-    def __init__(self, parts: Mapping[str, Shapes], operations: Any) -> None:
-        self.parts, self.operations = parts, operations
-
-    def __call__(self, part: str, kind: type, optional: bool = False) -> Any:
-        if part not in self.parts:
-            if optional:
-                return None
-            raise _PartError(part, f"{part} is missing")
-        return self._build(part, kind, self.parts[part])
-
-    def layers(self) -> nn.ModuleList:
-        """The paired attention, `attention.{k}.*` for k = 0, 1, 2, ..."""
-        layers: dict[str, dict] = {}
-        for name, shape in self.parts.get("attention", {}).items():
-            number, _, rest = name.partition(".")
-            layers.setdefault(number, {})[rest] = shape
-        if not layers or set(layers) != {str(k) for k in range(len(layers))}:
-            raise _PartError("attention", f"the attention layers are not numbered 0 to n but {sorted(layers)[:8]}")
-        built = (self._build("attention", PairedKeysValues, layers[str(k)], f"layer {k}: ") for k in range(len(layers)))
-        return nn.ModuleList(built)
-
-    def _build(self, part: str, kind: type, shapes: Shapes, prefix: str = "") -> nn.Module:
-        try:
-            return kind.from_shapes(shapes, self.operations)
-        except AdapterError as error:
-            raise _PartError(part, f"{prefix}{error}; the file is incomplete or made for another method") from None
-
-
-def _check_names_and_shapes(expected: Adapter, shapes: Shapes, places: Mapping[str, str]) -> None:
-    """Compare a file's tensors with those of the module its sizes describe, part by part."""
-    wanted = {name: tuple(tensor.shape) for name, tensor in expected.state_dict().items()}
-    for name in [*wanted, *shapes]:
-        part, _, rest = name.partition(".")
-        place = places.get(part, "the adapter")
-        if name not in shapes:
-            raise AdapterError(f"{place}: the tensor {rest!r} is missing. The file is incomplete: get it again.")
-        if name not in wanted:
-            raise AdapterError(
-                f"{place}: the tensor {rest!r} is not part of the method. Is this another method's file?"
-            )
-        if shapes[name] != wanted[name]:
-            raise AdapterError(
-                f"{place}: the tensor {rest!r} has the shape {list(shapes[name])}, "
-                f"but the others ask for {list(wanted[name])}. The file is damaged or mixed from two adapters."
-            )
 
 
 def _called(reference: FaceReference) -> str:
-    name = getattr(reference, "name", "")
-    return f"The reference {name!r}" if name else "The reference"
+    return f"The reference {reference.name!r}" if reference.name else "The reference"

@@ -1,7 +1,7 @@
 """The trained parts of the adapter as modules, with parameter names exactly as released.
 
     FaceProjection        CLIP-H hidden states of a face -> face tokens                    face_projection.pt
-    IdentityProjection    recogniser's embedding + CLIP-H hidden states -> identity token  face_projection2.pt
+    IdentityProjection    recognizer's embedding + CLIP-H hidden states -> identity token  face_projection2.pt
     SubjectMapping        [word embedding; identity token] -> subject token                mapping.pt
     PairedKeysValues      face tokens -> keys and values of one cross-attention layer      ip_adapter_ca.pt
 
@@ -37,11 +37,18 @@ Shapes = Mapping[str, Sequence[int]]
 
 
 def _size(shapes: Shapes, name: str, axis: int, ndim: int = 2) -> int:
-    """One size out of a state dict's shapes; AdapterError when the tensor is missing or has another rank."""
+    """One size out of a state dict's shapes.
+
+    Raises:
+        AdapterError: the tensor is missing or has another rank.
+    """
     if name not in shapes:
-        raise AdapterError(f"the tensor {name!r} is missing")
+        raise AdapterError(f"the tensor {name!r} is missing", code="tensor-missing")
     if len(shapes[name]) != ndim:
-        raise AdapterError(f"the tensor {name!r} has the shape {list(shapes[name])}; {ndim} dimensions were expected")
+        raise AdapterError(
+            f"the tensor {name!r} has the shape {list(shapes[name])}; {ndim} dimensions were expected",
+            code="tensor-of-another-shape",
+        )
     return int(shapes[name][axis])
 
 
@@ -55,7 +62,10 @@ class PerceiverAttention(nn.Module):
     def __init__(self, width: int, inner: int, operations: Any = nn) -> None:
         super().__init__()
         if inner % HEAD_WIDTH:
-            raise AdapterError(f"to_q is {inner} wide, which is no multiple of the method's head width {HEAD_WIDTH}")
+            raise AdapterError(
+                f"to_q is {inner} wide, which is no multiple of the method's head width {HEAD_WIDTH}",
+                code="heads-of-another-width",
+            )
         self.heads = inner // HEAD_WIDTH
         self.norm1 = operations.LayerNorm(width)
         self.norm2 = operations.LayerNorm(width)
@@ -139,7 +149,11 @@ class FaceProjection(Perceiver):
 
     @classmethod
     def from_shapes(cls, shapes: Shapes, operations: Any = nn) -> FaceProjection:
-        """Build for a state dict of these shapes. AdapterError when they fit no face projection."""
+        """Build for a state dict of these shapes.
+
+        Raises:
+            AdapterError: they fit no face projection.
+        """
         return cls(tokens=_size(shapes, "latents", 1, ndim=3), operations=operations, **cls.sizes(shapes))
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -149,7 +163,7 @@ class FaceProjection(Perceiver):
 
 
 class IdentityProjection(nn.Module):
-    """(Recogniser's embedding, CLIP-H hidden states) -> identity token (512 and 257 x 1280 -> 1024 as released).
+    """(Recognizer's embedding, CLIP-H hidden states) -> identity token (512 and 257 x 1280 -> 1024 as released).
 
     The embedding makes the latent (Linear, GELU, Linear, LayerNorm), the perceiver makes the token of it; no shortcut.
     """
@@ -166,7 +180,11 @@ class IdentityProjection(nn.Module):
 
     @classmethod
     def from_shapes(cls, shapes: Shapes, operations: Any = nn) -> IdentityProjection:
-        """Build for a state dict of these shapes. AdapterError when they fit no identity projection."""
+        """Build for a state dict of these shapes.
+
+        Raises:
+            AdapterError: they fit no identity projection.
+        """
         prefix = "perceiver_resampler."
         inside = {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}
         sizes = Perceiver.sizes(inside)
@@ -174,7 +192,8 @@ class IdentityProjection(nn.Module):
         if token_width != sizes["width"]:
             raise AdapterError(
                 f"'proj.2.weight' gives a latent of {token_width}, but the perceiver is {sizes['width']} wide; "
-                "the released layout has one identity token of the perceiver's width"
+                "the released layout has one identity token of the perceiver's width",
+                code="latent-of-another-width",
             )
         return cls(
             identity_width=_size(shapes, "proj.0.weight", 1),
@@ -201,7 +220,11 @@ class SubjectMapping(nn.Module):
 
     @classmethod
     def from_shapes(cls, shapes: Shapes, operations: Any = nn) -> SubjectMapping:
-        """Build for a state dict of these shapes. AdapterError when they fit no subject mapping."""
+        """Build for a state dict of these shapes.
+
+        Raises:
+            AdapterError: they fit no subject mapping.
+        """
         return cls(
             in_width=_size(shapes, "fc1.weight", 1),
             between=_size(shapes, "fc1.weight", 0),
@@ -231,11 +254,18 @@ class PairedKeysValues(nn.Module):
 
     @classmethod
     def from_shapes(cls, shapes: Shapes, operations: Any = nn) -> PairedKeysValues:
-        """Build for a state dict of these shapes. AdapterError when they fit no layer of paired attention."""
+        """Build for a state dict of these shapes.
+
+        Raises:
+            AdapterError: they fit no layer of paired attention.
+        """
         suffixes = sorted({match[1] for name in shapes if (match := re.fullmatch(r"to_[kv]_ip(\d*)\.weight", name))})
         if suffixes != [""] and (not suffixes or sorted(map(str, range(1, len(suffixes) + 1))) != suffixes):
             found = ", ".join(f"to_k_ip{suffix}" for suffix in suffixes) or "neither"
-            raise AdapterError(f"keys and values must be to_k_ip1, to_k_ip2, ... or one to_k_ip, but it has {found}")
+            raise AdapterError(
+                f"keys and values must be to_k_ip1, to_k_ip2, ... or one to_k_ip, but it has {found}",
+                code="keys-and-values-of-another-method",
+            )
         first = f"to_k_ip{suffixes[0]}.weight"
         return cls(
             context_width=_size(shapes, first, 1),
