@@ -1,0 +1,134 @@
+"""Who is who in a sentence with @-tags, and many sentences in one text."""
+
+import pytest
+from support.refused import refused
+from support.sentences import named
+
+from dhumandiff.errors import PromptError
+from dhumandiff.prompts import Mention, parse_prompt, split_sentences, try_parse_prompt
+
+
+def test_tags_are_taken_out_and_first_mentions_kept():
+    prompt = parse_prompt("A man@1 and a woman@2. The man@1 wears black.")
+    assert prompt.text == "A man and a woman. The man wears black."
+    assert prompt.mentions == (Mention(1, 2, 5, "man"), Mention(2, 12, 17, "woman"))
+
+
+def test_all_tagged_mentions_are_kept_on_request():
+    assert named("A man@1, a woman@2, the man@1, the woman.", mentions="all") == [(1, "man"), (2, "woman"), (1, "man")]
+
+
+def test_tags_may_name_person_two_first():
+    assert named("A woman@2 and a man@1") == [(2, "woman"), (1, "man")]
+
+
+@pytest.mark.parametrize(
+    ("marked", "text", "words"),
+    [
+        ("an old man@1, a bride-to-be@2.", "an old man, a bride-to-be.", ["man", "bride-to-be"]),
+        ("(man@1:1.2) and ((woman@2))", "(man:1.2) and ((woman))", ["man", "woman"]),
+        ("\"man@1\" 'woman@2'", "\"man\" 'woman'", ["man", "woman"]),
+        ("man@1's hand, the woman's@2 hat", "man's hand, the woman's hat", ["man", "woman"]),
+        ("a man@1\n\nand\na woman@2\n", "a man\n\nand\na woman\n", ["man", "woman"]),
+        ("男人@1和 女人@2", "男人和 女人", ["男人", "女人"]),
+        ("una señora@1 y sen\u0303or@2", "una señora y sen\u0303or", ["señora", "sen\u0303or"]),
+        ("आदमी@1 और औरत@2", "आदमी और औरत", ["आदमी", "औरत"]),
+        ("l'homme@1 et la femme@2", "l'homme et la femme", ["homme", "femme"]),
+        (
+            "embedding:me@1 (embedding:x/you_1.5@2:1.1)",
+            "embedding:me (embedding:x/you_1.5:1.1)",
+            ["embedding:me", "embedding:x/you_1.5"],
+        ),
+        ("man@1.", "man.", ["man"]),
+        ("Anna_2@1, agent 47@2", "Anna_2, agent 47", ["Anna_2", "47"]),
+        ("two friends@1 and robots@2", "two friends and robots", ["friends", "robots"]),
+    ],
+)
+def test_the_tagged_word_stands_directly_before_the_tag(marked, text, words):
+    prompt = parse_prompt(marked)
+    assert prompt.text == text
+    assert [m.word for m in prompt.mentions] == words
+
+
+@pytest.mark.parametrize(
+    ("typed", "text"),
+    [
+        (r"me\@1 man@1", "me@1 man"),
+        ("me@example.com man@1", "me@example.com man"),
+        ("at @ home man@1", "at @ home man"),
+        ("@studio man@1 @", "@studio man @"),
+    ],
+)
+def test_an_at_escaped_or_without_number_is_text(typed, text):
+    prompt = parse_prompt(typed)
+    assert prompt.text == text
+    assert [m.word for m in prompt.mentions] == ["man"]
+
+
+@pytest.mark.parametrize(
+    ("marked", "persons", "code", "named_in_it"),
+    [
+        ("man@1 woman@3", 2, "tag-of-nobody", ['"woman@3" names person 3', "2 people, @1 to @2"]),
+        ("man@1 woman@2", 1, "tag-of-nobody", ['"woman@2" names person 2', "1 person, @1"]),
+        ("man@0", 2, "tag-of-nobody", ["person 0"]),
+        ("@1 sits", 2, "tag-without-word", ['"@1 sits"', "directly before @1"]),
+        ("man @1", 2, "tag-without-word", ["@1"]),
+        ("(man)@1", 2, "tag-without-word", ["@1"]),
+        ("man@1@2", 2, "tag-without-word", ["directly before @2"]),
+        ("man@1and a woman@2", 2, "unclear-tag", ["behind @1", "\\@"]),
+        ("shot at f@1.8", 2, "unclear-tag", ["f@1.8", "\\@ for a plain @"]),
+        ("", 2, "empty-prompt", ["Write a sentence"]),
+        (" \n ", 2, "empty-prompt", []),
+        ("a man", 0, "no-person-to-name", ["0"]),
+    ],
+)
+def test_unclear_tags_are_refused(marked, persons, code, named_in_it):
+    with refused(code, *named_in_it, error=PromptError):
+        parse_prompt(marked, persons)
+
+
+def test_an_unknown_choice_of_mentions_is_refused():
+    with refused("unknown-mentions", "'some'", '"first" or "all"'):
+        parse_prompt("a man@1", 2, "some")
+
+
+def test_a_sentence_that_is_not_clear_decides_nothing():
+    assert try_parse_prompt("A man and a woman. The man sits.", 2) == parse_prompt(
+        "A man and a woman. The man sits.", 2, "all"
+    )
+    assert try_parse_prompt("two women on a bench", 2) is None
+
+
+# --- many sentences in one text
+
+
+def test_each_line_is_a_sentence_in_its_order():
+    assert split_sentences("a man@1 on a beach\na man@1 in a forest\n") == ["a man@1 on a beach", "a man@1 in a forest"]
+
+
+def test_empty_lines_and_comments_are_left_out():
+    text = "\n  a man@1 on a beach  \r\n\n# a man@1 at night\n   # and this\n\t\na man@1 in the snow"
+    assert split_sentences(text) == ["a man@1 on a beach", "a man@1 in the snow"]
+
+
+def test_a_number_sign_within_a_sentence_is_part_of_it():
+    assert split_sentences("house #7") == ["house #7"]
+
+
+def test_what_all_share_stands_before_and_behind():
+    assert split_sentences("a\nb", " Photo of ", "in white. ") == ["Photo of a in white.", "Photo of b in white."]
+    assert split_sentences("a", after="  ") == ["a"]
+
+
+def test_letters_of_all_scripts_and_tags_stay():
+    line = r"花嫁@1 と 花婿@2 (red dress:1.2) \@home"
+    assert split_sentences(line) == [line]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("", "the text is empty"), (" \n\t\n", "the text is empty"), ("# one\n\n # two", "begins with #")],
+)
+def test_no_sentence_is_refused(text, said):
+    with refused("no-sentence", said, "one sentence a line"):
+        split_sentences(text, before="shared words alone are no sentence")
