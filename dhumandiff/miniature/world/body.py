@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -181,7 +182,7 @@ def _draw_arm(pen: Pen, frame: Frame, b: Build, joints: Points, skin: Colour, cl
 
 
 def _torso(pen: Pen, frame: Frame, b: Build, skin: Colour, cloth: Colour, outfit: Outfit, who: Identity) -> None:
-    fold, edge = tint(cloth, 0.84), tint(cloth, 0.72)
+    fold = tint(cloth, 0.84)
     x, y, n = b.shoulder, b.top, b.neck
     pen.polygon(frame, [(-n, 0.55), (n, 0.55), (n + 0.05, y + 0.1), (-n - 0.05, y + 0.1)], skin)
     pen.curve(frame, [(-n, 0.80), (n, 0.80), (n, 1.06), (0, 1.22), (-n, 1.06)], tint(skin, 0.80))  # the chin's shadow
@@ -200,75 +201,113 @@ def _torso(pen: Pen, frame: Frame, b: Build, skin: Colour, cloth: Colour, outfit
         pen.stroke(
             frame, [(s * (x - 0.34), y + 0.55), (s * (x - 0.30), 2.2), (s * (waist - 0.20), 2.9)], 0.05, fold, 0.02
         )
-    if outfit.garment == "dress":
-        neckline = [(n + 0.16, y - 0.22), (n + 0.24, y + 0.06), (0.30, y + 0.38)]
-        pen.curve(frame, [(0, y - 0.30), *neckline, (0, y + 0.46), *[(-a, c) for a, c in neckline[::-1]]], skin)
-        pen.stroke(frame, [(-waist + 0.04, 2.86), (0, 2.94), (waist - 0.04, 2.86)], 0.13, edge)
-        pen.oval(frame, 0, y + 0.02, 0.07, 0.07, (250, 244, 226))
-    elif outfit.garment == "suit":
-        inside = (176, 206, 240) if outfit.colour == "white" else (250, 250, 250)
-        tie = (150, 30, 48) if outfit.colour in ("black", "white", "blue") else (44, 44, 60)
-        pen.polygon(frame, [(-n - 0.06, y - 0.26), (n + 0.06, y - 0.26), (0.0, 2.72)], inside)
-        if who.gender == "man":
-            pen.polygon(
-                frame,
-                [
-                    (-0.10, y - 0.10),
-                    (0.10, y - 0.10),
-                    (0.07, y + 0.06),
-                    (0.14, 2.25),
-                    (0, 2.5),
-                    (-0.14, 2.25),
-                    (-0.07, y + 0.06),
-                ],
-                tie,
-            )
-        else:
-            pen.polygon(frame, [(-n, y - 0.30), (n, y - 0.30), (0, y + 0.35)], skin)
-        for s in (-1, 1):
-            lapel = [
-                (s * (n + 0.02), y - 0.30),
-                (s * (n + 0.34), y + 0.16),
-                (s * (n + 0.22), y + 0.40),
-                (s * 0.36, y + 0.46),
-                (0, 2.74),
-            ]
-            pen.polygon(frame, lapel, tint(cloth, 1.10) if outfit.colour == "black" else fold)
-        pen.stroke(frame, [(0, 2.72), (0.02, 4.2)], 0.04, edge)
-        pen.oval(frame, 0.10, 2.95, 0.055, 0.055, edge)
-    elif outfit.garment == "shirt":
-        pen.polygon(frame, [(-n - 0.02, y - 0.30), (n + 0.02, y - 0.30), (0.0, y + 0.22)], skin)
-        light = tint(cloth, 1.16) if outfit.colour != "white" else fold
-        for s in (-1, 1):
-            pen.polygon(
-                frame, [(s * n, y - 0.40), (s * (n + 0.24), y - 0.12), (s * (n + 0.02), y + 0.24), (0, y + 0.14)], light
-            )
-        pen.stroke(frame, [(0, y + 0.18), (0, 4.2)], 0.045, fold)
-        for i in range(4):
-            pen.oval(frame, 0.0, y + 0.42 + 0.42 * i, 0.05, 0.05, edge)
-    elif outfit.garment == "hoodie":
-        for s in (-1, 1):
-            roll = [
-                (s * (n + 0.10), y - 0.36),
-                (s * (n + 0.42), y - 0.10),
-                (s * 0.30, y + 0.34),
-                (0, y + 0.42),
-                (0, y + 0.22),
-                (s * (n - 0.02), y - 0.06),
-            ]
-            pen.curve(frame, roll, fold)
-            cord = (240, 240, 240) if outfit.colour != "white" else (150, 150, 160)
-            pen.stroke(frame, [(s * 0.17, y + 0.36), (s * 0.20, y + 0.95)], 0.055, cord)
-        pen.curve(frame, [(-0.62, 2.75), (0.62, 2.75), (0.80, 3.3), (0.80, 4.0), (-0.80, 4.0), (-0.80, 3.3)], fold)
-    else:
-        half = [(n + 0.10, y - 0.30), (n + 0.16, y - 0.06)]
-        pen.curve(frame, [*half, (0, y + 0.22), *[(-a, c) for a, c in half[::-1]], (0, y - 0.04)], fold)
-        pen.curve(
-            frame, [(-n, y - 0.4), (n, y - 0.4), (n + 0.02, y - 0.12), (0, y + 0.06), (-n - 0.02, y - 0.12)], skin
+    _GARMENTS[outfit.garment](pen, frame, b, outfit, who, waist)
+
+
+def _dress(pen: Pen, frame: Frame, b: Build, outfit: Outfit, who: Identity, waist: float) -> None:
+    cloth = COLOURS[outfit.colour]
+    edge = tint(cloth, 0.72)
+    y, n = b.top, b.neck
+    skin = who.skin_rgb
+    neckline = [(n + 0.16, y - 0.22), (n + 0.24, y + 0.06), (0.30, y + 0.38)]
+    pen.curve(frame, [(0, y - 0.30), *neckline, (0, y + 0.46), *[(-a, c) for a, c in neckline[::-1]]], skin)
+    pen.stroke(frame, [(-waist + 0.04, 2.86), (0, 2.94), (waist - 0.04, 2.86)], 0.13, edge)
+    pen.oval(frame, 0, y + 0.02, 0.07, 0.07, (250, 244, 226))
+
+
+def _suit(pen: Pen, frame: Frame, b: Build, outfit: Outfit, who: Identity, waist: float) -> None:
+    cloth = COLOURS[outfit.colour]
+    fold, edge = tint(cloth, 0.84), tint(cloth, 0.72)
+    y, n = b.top, b.neck
+    skin = who.skin_rgb
+    inside = (176, 206, 240) if outfit.colour == "white" else (250, 250, 250)
+    tie = (150, 30, 48) if outfit.colour in ("black", "white", "blue") else (44, 44, 60)
+    pen.polygon(frame, [(-n - 0.06, y - 0.26), (n + 0.06, y - 0.26), (0.0, 2.72)], inside)
+    if who.gender == "man":
+        pen.polygon(
+            frame,
+            [
+                (-0.10, y - 0.10),
+                (0.10, y - 0.10),
+                (0.07, y + 0.06),
+                (0.14, 2.25),
+                (0, 2.5),
+                (-0.14, 2.25),
+                (-0.07, y + 0.06),
+            ],
+            tie,
         )
-        pen.curve(frame, [(-n, 0.85), (n, 0.85), (n, 1.06), (0, 1.22), (-n, 1.06)], tint(skin, 0.80))
-        for level in (2.15, 2.5):
-            pen.stroke(frame, [(-x + 0.36, level), (0, level + 0.06), (x - 0.36, level)], 0.05, fold)
+    else:
+        pen.polygon(frame, [(-n, y - 0.30), (n, y - 0.30), (0, y + 0.35)], skin)
+    for s in (-1, 1):
+        lapel = [
+            (s * (n + 0.02), y - 0.30),
+            (s * (n + 0.34), y + 0.16),
+            (s * (n + 0.22), y + 0.40),
+            (s * 0.36, y + 0.46),
+            (0, 2.74),
+        ]
+        pen.polygon(frame, lapel, tint(cloth, 1.10) if outfit.colour == "black" else fold)
+    pen.stroke(frame, [(0, 2.72), (0.02, 4.2)], 0.04, edge)
+    pen.oval(frame, 0.10, 2.95, 0.055, 0.055, edge)
+
+
+def _shirt(pen: Pen, frame: Frame, b: Build, outfit: Outfit, who: Identity, waist: float) -> None:
+    cloth = COLOURS[outfit.colour]
+    fold, edge = tint(cloth, 0.84), tint(cloth, 0.72)
+    y, n = b.top, b.neck
+    skin = who.skin_rgb
+    pen.polygon(frame, [(-n - 0.02, y - 0.30), (n + 0.02, y - 0.30), (0.0, y + 0.22)], skin)
+    light = tint(cloth, 1.16) if outfit.colour != "white" else fold
+    for s in (-1, 1):
+        pen.polygon(
+            frame, [(s * n, y - 0.40), (s * (n + 0.24), y - 0.12), (s * (n + 0.02), y + 0.24), (0, y + 0.14)], light
+        )
+    pen.stroke(frame, [(0, y + 0.18), (0, 4.2)], 0.045, fold)
+    for i in range(4):
+        pen.oval(frame, 0.0, y + 0.42 + 0.42 * i, 0.05, 0.05, edge)
+
+
+def _hoodie(pen: Pen, frame: Frame, b: Build, outfit: Outfit, who: Identity, waist: float) -> None:
+    cloth = COLOURS[outfit.colour]
+    fold = tint(cloth, 0.84)
+    y, n = b.top, b.neck
+    for s in (-1, 1):
+        roll = [
+            (s * (n + 0.10), y - 0.36),
+            (s * (n + 0.42), y - 0.10),
+            (s * 0.30, y + 0.34),
+            (0, y + 0.42),
+            (0, y + 0.22),
+            (s * (n - 0.02), y - 0.06),
+        ]
+        pen.curve(frame, roll, fold)
+        cord = (240, 240, 240) if outfit.colour != "white" else (150, 150, 160)
+        pen.stroke(frame, [(s * 0.17, y + 0.36), (s * 0.20, y + 0.95)], 0.055, cord)
+    pen.curve(frame, [(-0.62, 2.75), (0.62, 2.75), (0.80, 3.3), (0.80, 4.0), (-0.80, 4.0), (-0.80, 3.3)], fold)
+
+
+def _sweater(pen: Pen, frame: Frame, b: Build, outfit: Outfit, who: Identity, waist: float) -> None:
+    cloth = COLOURS[outfit.colour]
+    fold = tint(cloth, 0.84)
+    x, y, n = b.shoulder, b.top, b.neck
+    skin = who.skin_rgb
+    half = [(n + 0.10, y - 0.30), (n + 0.16, y - 0.06)]
+    pen.curve(frame, [*half, (0, y + 0.22), *[(-a, c) for a, c in half[::-1]], (0, y - 0.04)], fold)
+    pen.curve(frame, [(-n, y - 0.4), (n, y - 0.4), (n + 0.02, y - 0.12), (0, y + 0.06), (-n - 0.02, y - 0.12)], skin)
+    pen.curve(frame, [(-n, 0.85), (n, 0.85), (n, 1.06), (0, 1.22), (-n, 1.06)], tint(skin, 0.80))
+    for level in (2.15, 2.5):
+        pen.stroke(frame, [(-x + 0.36, level), (0, level + 0.06), (x - 0.36, level)], 0.05, fold)
+
+
+_GARMENTS: dict[str, Callable[[Pen, Frame, Build, Outfit, Identity, float], None]] = {
+    "dress": _dress,
+    "suit": _suit,
+    "shirt": _shirt,
+    "hoodie": _hoodie,
+    "sweater": _sweater,
+}
+"""What makes a garment of a torso in plain cloth."""
 
 
 _FLOWERS: tuple[Colour, ...] = ((255, 246, 240), (255, 190, 90), (250, 130, 150), (255, 246, 240), (250, 130, 150))

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from math import cos, pi, sin
-from typing import TYPE_CHECKING
 
 from .dice import Dice
 from .identity import Identity
 from .pen import Colour, Frame, Pen, Points, mix, tint
-
-if TYPE_CHECKING:
-    from .head import Shape
+from .shape import Shape
 
 __all__ = ["Brush"]
 

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import cos, pi, sin
-from typing import TYPE_CHECKING
 
 from .brush import Brush
 from .identity import BANDS, Identity
 from .pen import Frame, Pen, mix
-
-if TYPE_CHECKING:
-    from .head import Shape
+from .shape import Shape
 
 __all__ = ["draw_back", "draw_front"]
 

@@ -11,10 +11,11 @@ from ...errors import DHumanDiffError, ImageError
 from . import body
 from .body import Outfit
 from .dice import Dice
-from .head import Light, Pose, Shape, draw_hair_behind, draw_head, face_box, head_frame, landmarks
+from .head import draw_hair_behind, draw_head, face_box, head_frame, landmarks
 from .identity import Identity
 from .pen import Frame, Pen
 from .scene import SCENES, draw_plain, draw_scene
+from .shape import Light, Pose, Shape
 
 __all__ = ["SIZE", "Drawn", "Figure", "Portrait", "draw_figures", "draw_reference"]
 
