@@ -2,7 +2,7 @@
 
     python -m tools.text_files FILE ...
 
-Used by pre-commit and by tests/pack/test_documents.py. Exit code 1 and a line for each file that is wrong.
+Used by pre-commit and by tests/pack/test_gates.py. Exit code 1 and a line for each file that is wrong.
 """
 
 from __future__ import annotations
