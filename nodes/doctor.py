@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import time
 
-import comfy.model_management as model_management
 from comfy_api.latest import io, ui
-from comfyui_version import __version__ as comfyui_version
 
-from ..dhumandiff.doctor import examine
-from .comfy.folders import every_folder
+from .comfy.folders import examine_comfyui
 from .comfy.schema import schema
 
 
@@ -35,5 +32,5 @@ class DHDDoctor(io.ComfyNode):
 
     @classmethod
     def execute(cls) -> io.NodeOutput:
-        report = str(examine(every_folder(), comfyui_version, str(model_management.get_torch_device())))
+        report = str(examine_comfyui())
         return io.NodeOutput(report, ui=ui.PreviewText(report))

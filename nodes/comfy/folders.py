@@ -14,11 +14,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import comfy.model_management as model_management
 import folder_paths
+from comfyui_version import __version__ as comfyui_version
 
 from ...dhumandiff import formats
 from ...dhumandiff.catalogue import BASE, DHUMANDIFF, FACE_PACKS, IMAGE_ENCODER, IP_ADAPTER
-from ...dhumandiff.doctor import FACE_ROOT, Folders
+from ...dhumandiff.doctor import FACE_ROOT, Folders, Report, examine
 from ...dhumandiff.errors import AdapterError, FaceReferenceError
 
 ADAPTERS = DHUMANDIFF.folder
@@ -168,3 +170,8 @@ def every_folder() -> Folders:
         face_root=insightface_root(),
         other_face_root=FACE_ROOT.expanduser(),
     )
+
+
+def examine_comfyui() -> Report:
+    """What the doctor finds in this ComfyUI."""
+    return examine(every_folder(), comfyui_version, str(model_management.get_torch_device()))
