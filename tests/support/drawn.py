@@ -14,8 +14,8 @@ from scipy import ndimage
 from dhumandiff.faces import ARCFACE_TEMPLATE, Face
 from dhumandiff.testing import TinyFaces
 from training.data.encode import Encoders
+from training.data.pipeline import prepare
 from training.data.settings import FaceSettings, PrepareSettings, ReferenceSettings
-from training.prepare import prepare
 
 SKIN = 250  # the red of every face, and of nothing else
 CAPTION = "A man and a woman stand in a garden. The groom wears a black suit (and a tie), the bride a white dress."

@@ -5,11 +5,11 @@ import pytest
 from dhumandiff.errors import PromptError
 from training import TrainingError
 from training.data.annotation import read_annotation
-from training.data.naming import Somebody, default_caption, name_people
+from training.data.naming import PersonAttributes, default_caption, name_people
 
 SIZE = (200, 100)  # width, height
-MAN, WOMAN = Somebody("male", "adult", 50), Somebody("female", "adult", 150)
-NOBODY = Somebody(x=50), Somebody(x=150)
+MAN, WOMAN = PersonAttributes("male", "adult", 50), PersonAttributes("female", "adult", 150)
+NOBODY = PersonAttributes(x=50), PersonAttributes(x=150)
 
 
 def told(caption="A man and a woman hug.", words=(), people=None, **fields):
@@ -188,7 +188,7 @@ def test_a_noun_that_meant_one_of_them_means_the_same_one_later():
 
 
 def test_a_child_is_told_from_a_woman_by_age():
-    people = (Somebody("female", "child", 50), Somebody("female", "adult", 150))
+    people = (PersonAttributes("female", "child", 50), PersonAttributes("female", "adult", 150))
     named, words = naming(told("A woman lifts a girl.", [("A woman", 0, 7), ("a girl", 14, 20)]), people)
     assert (named.order, words) == ((1, 0), [["woman"], ["girl"]])
 
@@ -205,7 +205,7 @@ def test_marks_in_a_caption_are_read_and_taken_out():
 
 
 def test_people_whom_the_caption_does_not_tell_apart_are_named_from_left_to_right():
-    right_first = Somebody(x=150), Somebody(x=50)
+    right_first = PersonAttributes(x=150), PersonAttributes(x=50)
     named, _ = naming({"caption": "A woman hugs another woman."}, right_first)
     assert (named.order, named.how) == ((1, 0), "left_to_right")
 
@@ -240,7 +240,7 @@ def test_words_of_scripts_without_blanks_are_parted_from_their_neighbours():
     [
         ((WOMAN, MAN), "A man and a woman"),
         ((WOMAN, WOMAN), "A woman and another woman"),
-        ((Somebody("male", "child", 10), WOMAN), "A boy and a woman"),
+        ((PersonAttributes("male", "child", 10), WOMAN), "A boy and a woman"),
         (NOBODY, "A person and another person"),
     ],
 )

@@ -234,7 +234,7 @@ def test_a_caption_that_the_tokenizer_cannot_serve_is_set_aside(tmp_path):
 def test_a_detector_that_fails_on_a_picture_does_not_stop_the_run(data, tmp_path):
     from support.drawn import DrawnFaces
 
-    from training.prepare import prepare
+    from training.data.pipeline import prepare
 
     class Moody(DrawnFaces):
         def detect(self, image):
@@ -251,7 +251,7 @@ def test_a_detector_that_fails_on_a_picture_does_not_stop_the_run(data, tmp_path
 def test_attributes_of_the_detector_fill_in_what_the_annotation_leaves_open(tmp_path):
     from support.drawn import DrawnFaces
 
-    from training.prepare import prepare
+    from training.data.pipeline import prepare
 
     class Knowing(DrawnFaces):
         def attributes(self, image, face):

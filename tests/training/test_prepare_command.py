@@ -100,7 +100,7 @@ def test_without_a_command_the_commands_are_listed(capsys):
 
 
 def test_face_models_that_cannot_be_had_stop_before_anything_is_written(data, tmp_path):
-    from training.prepare import prepare
+    from training.data.pipeline import prepare
 
     with pytest.raises(TrainingError, match="'nowhere:analyzer', which cannot be imported"):
         prepare(settings_for(data, tmp_path / "out", faces__pack="nowhere:analyzer"))

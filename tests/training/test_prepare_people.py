@@ -75,7 +75,7 @@ def test_keypoints_of_the_head_decide_where_boxes_overlap(tmp_path):
 def test_small_faces_of_whole_figures_are_looked_for_more_closely(tmp_path):
     from support.drawn import DrawnFaces
 
-    from training.prepare import prepare
+    from training.data.pipeline import prepare
 
     class ShortSighted(DrawnFaces):
         def detect(self, image):

@@ -20,10 +20,9 @@ for package in ("jsonargparse", "matplotlib", "scipy", "webdataset"):
 from support.drawn import SETTINGS, analyzer, contents, draw, encoders, prepared, settings_for, world
 
 from training import TrainingError
-from training import prepare as command
 from training.__main__ import main
-from training.data import shards
-from training.prepare import merge_slices, prepare
+from training.data import pipeline
+from training.data.pipeline import merge_slices, prepare
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BUSY = {"shard_size": 2, "batch_size": 2}
@@ -120,10 +119,10 @@ def test_a_run_that_stops_at_any_file_goes_on_from_there(data, whole, tmp_path, 
                 replace(old, new)
             raise Stopped
 
-        monkeypatch.setattr(shards.os, "replace", stopping)
+        monkeypatch.setattr(os, "replace", stopping)
         with pytest.raises(Stopped):
             prepared(data, tmp_path, **BUSY)
-        monkeypatch.setattr(shards.os, "replace", replace)
+        monkeypatch.setattr(os, "replace", replace)
     prepared(data, tmp_path, **BUSY)
     assert contents(tmp_path) == whole
 
@@ -234,7 +233,7 @@ def test_an_interrupted_command_says_that_it_goes_on(monkeypatch, capsys):
     def interrupted(settings):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command, "prepare", interrupted)
+    monkeypatch.setattr(pipeline, "prepare", interrupted)
     assert main(["prepare", "--data", "x", "--out", "y"]) == 130
     assert "the same command goes on from there" in capsys.readouterr().err
 

@@ -13,9 +13,9 @@ for package in ("jsonargparse", "matplotlib", "scipy", "webdataset"):
 from support.drawn import CAPTION, couple, draw, prepared, reasons, samples, settings_for, skin, world
 
 from training import TrainingError
+from training.data.plan import describe
 from training.data.settings import Source
 from training.data.sources import list_pictures
-from training.prepare import dry
 
 TWO_WOMEN = "A woman hugs another woman"
 
@@ -220,7 +220,7 @@ def test_sources_without_pictures_are_refused(tmp_path):
 
 def test_a_dry_run_needs_no_models_and_writes_nothing(tmp_path):
     data = world(tmp_path / "data", good=3, refused=False)
-    told = dry(settings_for(data, tmp_path / "out", base="/no/such/base", faces__pack="none", slice="1/1"))
+    told = describe(settings_for(data, tmp_path / "out", base="/no/such/base", faces__pack="none", slice="1/1"))
     assert "3 pictures, 3 with an annotation, 0 with a caption of their own" in told
     assert "1 people with photos beside the picture" in told
     assert "1 shards of 4 pictures" in told

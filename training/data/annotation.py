@@ -15,7 +15,7 @@ from dhumandiff.errors import PromptError
 from dhumandiff.prompts import parse_prompt
 from training import TrainingError
 
-__all__ = ["Annotation", "Box", "Person", "Words", "read_annotation"]
+__all__ = ["Annotation", "Box", "CaptionWord", "Person", "read_annotation"]
 
 Box = tuple[float, float, float, float]
 """x0, y0, x1, y1 in px."""
@@ -41,7 +41,7 @@ class Person:
 
 
 @dataclass(frozen=True)
-class Words:
+class CaptionWord:
     """A word of the caption that names a person: `caption[start:end] == word`.
 
     `person` is an index into `Annotation.people` if the annotation says it outright; `sentence` counts in `match_info`.
@@ -60,7 +60,7 @@ class Annotation:
 
     caption: str = ""
     people: tuple[Person, ...] = ()
-    words: tuple[Words, ...] = ()
+    words: tuple[CaptionWord, ...] = ()
     category: str = ""
     notes: tuple[str, ...] = ()
 
@@ -115,7 +115,7 @@ def _people(entries: Any, scale: tuple[float, float], size: tuple[int, int], not
     return found
 
 
-def _caption(entry: Any, people: Sequence[Person], notes: list[str]) -> tuple[str, list[Words]]:
+def _caption(entry: Any, people: Sequence[Person], notes: list[str]) -> tuple[str, list[CaptionWord]]:
     """The caption and the words of `match_info`, located in it."""
     if isinstance(entry, str):
         return entry.strip(), []
@@ -124,7 +124,7 @@ def _caption(entry: Any, people: Sequence[Person], notes: list[str]) -> tuple[st
     caption = _text(_field(entry, "text", "caption"))
     if not caption:
         caption = " ".join(filter(None, (_text(_field(one, "sentence")) for one in sentences)))
-    words: list[Words] = []
+    words: list[CaptionWord] = []
     floor = 0
     for number, one in enumerate(sentences):
         sentence = _text(_field(one, "sentence"))
@@ -151,9 +151,9 @@ def _words(
     sentence: tuple[int, int],
     number: int,
     people: Sequence[Person],
-    taken: Sequence[Words],
+    taken: Sequence[CaptionWord],
     notes: list[str],
-) -> Words | None:
+) -> CaptionWord | None:
     """One entry of `person_info`, located; None, with a note, if it names nobody that can be found."""
     phrase = _field(group, "words", "word")
     phrase = " ".join(map(str, phrase)) if isinstance(phrase, list) else _text(phrase)
@@ -169,7 +169,7 @@ def _words(
     first, last = span[0] + head[0], span[0] + head[1]
     owner = _text(_field(group, "object_id", "person_id", "id"))
     person = next((i for i, one in enumerate(people) if owner and one.object_id == owner), None)
-    return Words(first, last, caption[first:last], person, number)
+    return CaptionWord(first, last, caption[first:last], person, number)
 
 
 def _span(
@@ -178,7 +178,7 @@ def _span(
     end: int | None,
     caption: str,
     sentence: tuple[int, int],
-    taken: Sequence[Words],
+    taken: Sequence[CaptionWord],
 ) -> tuple[int, int] | None:
     """Where a phrase stands. Its indices may count characters or words, of the sentence or of the caption, with or
     without the last one; whichever reading gives the phrase is taken. Else the words are searched for."""

@@ -26,18 +26,18 @@ from dhumandiff.prompts import Mention, Prompt
 from dhumandiff.references.encode import ImageEncoder, clip_pixels
 
 from ..plugins import is_plugin, make_plugin
-from .people import Aside, Looked
+from .extract import ExtractedSample, SkippedSample
 from .settings import FaceSettings, PrepareSettings
 
-__all__ = ["Encoded", "Encoders", "load_faces", "load_vision"]
+__all__ = ["EncodedSample", "Encoders", "load_faces", "load_vision"]
 
 
 @dataclass(frozen=True, eq=False)
-class Encoded:
+class EncodedSample:
     """A finished sample: its JSON, its tensors by the names of the contract, its picture uint8 [H, W, 3]."""
 
     key: str
-    described: dict[str, Any]
+    metadata: dict[str, Any]
     tensors: dict[str, Tensor]
     pixels: np.ndarray
 
@@ -115,37 +115,39 @@ class Encoders:
         }
         return tensors, header
 
-    def encode(self, batch: Sequence[Looked]) -> list[Encoded | Aside]:
+    def encode(self, batch: Sequence[ExtractedSample]) -> list[EncodedSample | SkippedSample]:
         """Encode pictures that were looked at; one whose words cannot be found among the tokens is set aside."""
-        results: list[Encoded | Aside | None] = [None] * len(batch)
+        results: list[EncodedSample | SkippedSample | None] = [None] * len(batch)
         texts: dict[int, dict[str, Tensor]] = {}
-        described: dict[int, dict[str, Any]] = {}
-        for number, looked in enumerate(batch):
+        metadata: dict[int, dict[str, Any]] = {}
+        for number, extracted in enumerate(batch):
             try:
-                described[number], texts[number] = self._text(looked.described)
+                metadata[number], texts[number] = self._text(extracted.metadata)
             except PromptError as error:  # noqa: PERF203 (one picture's trouble)
                 message = " ".join(str(error).split())
-                results[number] = Aside(looked.key, looked.described["source"], looked.name, "words", message)
+                results[number] = SkippedSample(
+                    extracted.key, extracted.metadata["source"], extracted.name, "words", message
+                )
         kept = [number for number, result in enumerate(results) if result is None]
         latents = self._latents({number: batch[number].pixels for number in kept})
         hidden = self._hidden([batch[number].crops[person] for number in kept for person in (0, 1)])
         for place, number in enumerate(kept):
-            looked = batch[number]
+            extracted = batch[number]
             tensors = {**texts[number], **latents[number]}
-            tensors |= {name: torch.from_numpy(mask) for name, mask in looked.masks.items()}
+            tensors |= {name: torch.from_numpy(mask) for name, mask in extracted.masks.items()}
             for person in (0, 1):
                 tensors[f"ref_{person + 1}.clip_hidden"] = hidden[2 * place + person]
-                tensors[f"ref_{person + 1}.identity"] = torch.from_numpy(looked.identity[person])
-                tensors[f"ref_{person + 1}.identity_swapped"] = torch.from_numpy(looked.identity_swapped[person])
-            results[number] = Encoded(looked.key, described[number], tensors, looked.pixels)
+                tensors[f"ref_{person + 1}.identity"] = torch.from_numpy(extracted.identity[person])
+                tensors[f"ref_{person + 1}.identity_swapped"] = torch.from_numpy(extracted.identity_swapped[person])
+            results[number] = EncodedSample(extracted.key, metadata[number], tensors, extracted.pixels)
         return results
 
-    def _text(self, described: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    def _text(self, metadata: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """The sample's JSON with token positions, and ids_l, text, pooled."""
-        prompt = _plain_prompt(described)
+        prompt = _plain_prompt(metadata)
         ids, places = token_places(self.tokenizers[0], prompt)
         persons = []
-        for number, person in enumerate(described["persons"], 1):
+        for number, person in enumerate(metadata["persons"], 1):
             mine = [(token.mention_index, list(place)) for token, place in places if token.person == number]
             first = min(index for index, _ in mine)
             tokens = {
@@ -159,7 +161,7 @@ class Encoders:
             "text": _half(text[0].cpu(), "text encoders"),
             "pooled": pooled[0].float().cpu(),
         }
-        return {**described, "persons": persons}, tensors
+        return {**metadata, "persons": persons}, tensors
 
     def _latents(self, pictures: dict[int, np.ndarray]) -> dict[int, dict[str, Tensor]]:
         """Mean and deviation of the VAE's posterior, scaled as the UNet wants them; pictures of one size at once."""
@@ -188,13 +190,13 @@ class Encoders:
         return [_half(hidden[start:end].contiguous(), "vision tower") for start, end in pairwise(ends)]
 
 
-def _plain_prompt(described: dict[str, Any]) -> Prompt:
+def _plain_prompt(metadata: dict[str, Any]) -> Prompt:
     """The caption as a prompt whose brackets are plain ones: captions have no weights."""
-    caption = described["caption"]
+    caption = metadata["caption"]
     moved = np.cumsum([0] + [letter in "()" for letter in caption]).tolist()  # by how far a place is moved
     mentions = [
         Mention(number, words["start"] + moved[words["start"]], words["end"] + moved[words["start"]], words["word"])
-        for number, person in enumerate(described["persons"], 1)
+        for number, person in enumerate(metadata["persons"], 1)
         for words in person["words"]
     ]
     return Prompt(re.sub(r"[()]", r"\\\g<0>", caption), tuple(mentions))
@@ -238,10 +240,10 @@ def load_faces(settings: FaceSettings) -> FaceAnalyzer:
     analyzer = InsightFaceAnalyzer.from_pack(settings.pack, settings.root or None, settings.provider)
     folder = Path(getattr(analyzer.app, "model_dir", "") or "")
     model = next(iter(sorted(folder.glob("*genderage*.onnx"))), None)
-    return analyzer if model is None else _WithAttributes(analyzer, model)
+    return analyzer if model is None else _PackWithAttributes(analyzer, model)
 
 
-class _WithAttributes:
+class _PackWithAttributes:
     """An InsightFace pack whose model of gender and age is used too, where it has one (buffalo_l does)."""
 
     def __init__(self, analyzer: InsightFaceAnalyzer, model: Path) -> None:

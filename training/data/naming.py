@@ -22,15 +22,15 @@ from dhumandiff.errors import PromptError
 from dhumandiff.prompts import Mention, parse_prompt
 from dhumandiff.prompts.person_nouns import Noun, noun_of  # one list of person nouns for prompts and captions
 
-from .annotation import Words
+from .annotation import CaptionWord
 
-__all__ = ["Naming", "Somebody", "default_caption", "name_people"]
+__all__ = ["Naming", "PersonAttributes", "default_caption", "name_people"]
 
 _CHILD = re.compile(r"child|kid|baby|toddler|infant|newborn|boy|girl")
 
 
 @dataclass(frozen=True)
-class Somebody:
+class PersonAttributes:
     """What is known of one of the two people: gender "male", "female" or "", age group in words, centre x in px."""
 
     gender: str = ""
@@ -55,7 +55,7 @@ class Naming:
 
 
 def name_people(
-    caption: str, words: Sequence[Words], people: Sequence[Somebody], unknown_gender: str = "set_aside"
+    caption: str, words: Sequence[CaptionWord], people: Sequence[PersonAttributes], unknown_gender: str = "set_aside"
 ) -> Naming:
     """Tie a caption to the two people.
 
@@ -86,19 +86,21 @@ def name_people(
     return Naming(caption, order, moved, how)
 
 
-def default_caption(people: Sequence[Somebody]) -> str:
+def default_caption(people: Sequence[PersonAttributes]) -> str:
     """A caption for a picture that has none, from left to right: "A man and a woman"."""
     first, second = (_noun(person) for person in sorted(people, key=lambda person: person.x))
     return f"A {first} and {'another' if first == second else 'a'} {second}"
 
 
-def _by_annotation(words: Sequence[Words], people: Sequence[Somebody]) -> tuple[list[list[tuple[int, int]]], str]:
+def _by_annotation(
+    words: Sequence[CaptionWord], people: Sequence[PersonAttributes]
+) -> tuple[list[list[tuple[int, int]]], str]:
     tied: list[list[tuple[int, int]]] = [[], []]
     meant: dict[str, set[int]] = {}  # noun -> whom it named in earlier sentences
     methods: set[str] = set()
     for sentence in sorted({word.sentence for word in words}):
-        certain: list[tuple[Words, int]] = []
-        undecided: list[Words] = []
+        certain: list[tuple[CaptionWord, int]] = []
+        undecided: list[CaptionWord] = []
         for word in (word for word in words if word.sentence == sentence):
             fitting = [i for i, person in enumerate(people) if not _contradictions([word.word], person)]
             known = meant.get(word.word.lower(), set())
@@ -123,7 +125,7 @@ def _by_annotation(words: Sequence[Words], people: Sequence[Somebody]) -> tuple[
 
 
 def _by_rules(
-    caption: str, people: Sequence[Somebody], unknown_gender: str
+    caption: str, people: Sequence[PersonAttributes], unknown_gender: str
 ) -> tuple[str, list[list[tuple[int, int]]], str]:
     prompt = parse_prompt(caption, persons=2, mentions="all")
     named = [[m for m in prompt.mentions if m.person == number] for number in (1, 2)]
@@ -149,12 +151,12 @@ def _by_rules(
     return prompt.text, spans if left_first else spans[::-1], "left_to_right"
 
 
-def _contradictions(nouns: Sequence[str], person: Somebody) -> int:
+def _contradictions(nouns: Sequence[str], person: PersonAttributes) -> int:
     """How many of the nouns this person cannot be."""
     return sum(_contradicts(noun_of(noun), person) for noun in nouns)
 
 
-def _contradicts(noun: Noun | None, person: Somebody) -> bool:
+def _contradicts(noun: Noun | None, person: PersonAttributes) -> bool:
     if noun is None:
         return False
     if noun.gender and person.gender and (noun.gender == "f") != (person.gender == "female"):
@@ -172,7 +174,7 @@ def _told_apart(nouns: Sequence[Sequence[str]]) -> bool:
     return None not in described and not described[0].fits(described[1])
 
 
-def _noun(person: Somebody) -> str:
+def _noun(person: PersonAttributes) -> str:
     child = bool(_CHILD.search(person.age_group))
     if not person.gender:
         return "child" if child else "person"

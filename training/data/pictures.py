@@ -17,7 +17,17 @@ from dhumandiff.faces import Face
 
 from .annotation import Box
 
-__all__ = ["Crop", "body_box", "buckets", "choose_crop", "face_mask", "given_mask", "person_mask", "split", "vary"]
+__all__ = [
+    "Crop",
+    "augment_face",
+    "body_box",
+    "buckets",
+    "choose_crop",
+    "face_mask",
+    "person_mask",
+    "provided_mask",
+    "split",
+]
 
 _HEAD_ROOM = (0.25, 0.5, 0.25, 0.2)  # of the face box, left, top, right, bottom: what of the head a crop must not cut
 _FEATHER = 0.06  # of a box's shorter side: how soft a person's mask ends
@@ -136,7 +146,7 @@ def body_box(face: Box, size: tuple[int, int]) -> Box:
 
 def face_mask(box: Box, bucket: tuple[int, int], factor: int) -> np.ndarray:
     """An ellipse in a face box (px of the crop) -> uint8 [height, width] at latent size, 255 inside."""
-    y, x = _centres(bucket, factor)
+    y, x = _centers(bucket, factor)
     across, down = max((box[2] - box[0]) / 2, 1e-3), max((box[3] - box[1]) / 2, 1e-3)
     far = np.hypot((x - (box[0] + box[2]) / 2) / across, (y - (box[1] + box[3]) / 2) / down)
     soft = factor / min(across, down)  # a latent pixel wide
@@ -147,7 +157,7 @@ def face_mask(box: Box, bucket: tuple[int, int], factor: int) -> np.ndarray:
 
 def person_mask(box: Box, face: np.ndarray, bucket: tuple[int, int], factor: int) -> np.ndarray:
     """A person's box with rounded corners and soft edges, and the face -> uint8 [height, width] at latent size."""
-    y, x = _centres(bucket, factor)
+    y, x = _centers(bucket, factor)
     soft = max(factor, _FEATHER * min(box[2] - box[0], box[3] - box[1]))
     round_ = 0.25 * min(box[2] - box[0], box[3] - box[1])
     across = np.abs(x - (box[0] + box[2]) / 2) - (box[2] - box[0]) / 2 + round_
@@ -168,16 +178,16 @@ def split(masks: Sequence[np.ndarray], faces: Sequence[np.ndarray]) -> list[np.n
     return [_bytes(share) for share in shares]
 
 
-def given_mask(mask: np.ndarray, crop: Crop, factor: int) -> np.ndarray:
+def provided_mask(mask: np.ndarray, crop: Crop, factor: int) -> np.ndarray:
     """A mask picture uint8 [H, W, 3] of the original's shape, cut like it -> uint8 [height, width] at latent size."""
-    grey = np.repeat(mask.max(axis=-1, keepdims=True), 3, axis=-1)
-    scaled = Image.fromarray(grey).resize((crop.scaled[1], crop.scaled[0]), Image.Resampling.BILINEAR)
+    gray = np.repeat(mask.max(axis=-1, keepdims=True), 3, axis=-1)
+    scaled = Image.fromarray(gray).resize((crop.scaled[1], crop.scaled[0]), Image.Resampling.BILINEAR)
     height, width = crop.bucket
     cut = scaled.crop((crop.left, crop.top, crop.left + width, crop.top + height)).convert("L")
     return np.asarray(cut.resize((width // factor, height // factor), Image.Resampling.BOX)).copy()
 
 
-def _centres(bucket: tuple[int, int], factor: int) -> tuple[np.ndarray, np.ndarray]:
+def _centers(bucket: tuple[int, int], factor: int) -> tuple[np.ndarray, np.ndarray]:
     """Centres of the latent pixels, px of the crop."""
     y, x = np.mgrid[: bucket[0] // factor, : bucket[1] // factor]
     return (y + 0.5) * factor, (x + 0.5) * factor
@@ -193,24 +203,34 @@ def _bytes(values: np.ndarray) -> np.ndarray:
     return np.rint(values.clip(0, 1) * 255).astype(np.uint8)
 
 
-def vary(
-    crop: np.ndarray, face: Face, chance: random.Random, flip: float, light: float, colour: float
+def augment_face(
+    crop: np.ndarray, face: Face, rng: random.Random, flip: float, light: float, color: float
 ) -> tuple[np.ndarray, Face]:
-    """A variant of a head crop uint8 [S, S, 3]: other light, other colour, mirrored with the chance `flip`.
+    """A variant of a head crop uint8 [S, S, 3]: other light, other color, mirrored or not.
 
-    light: most stops between the two sides of the face, half of it for the exposure. colour: most change of a channel's
-    gain and of the saturation, as a share. Gains act in linear light (gamma 2.2), where light adds up.
+    Gains act in linear light (gamma 2.2), where light adds up.
+
+    Args:
+        crop: uint8 [S, S, 3].
+        face: in px of the crop.
+        rng: decides everything.
+        flip: probability that it is mirrored.
+        light: most stops between the two sides of the face, half of it for the exposure.
+        color: most change of a channel's gain and of the saturation, as a fraction.
+
+    Returns:
+        The variant and its face.
     """
     side = len(crop)
     linear = (crop.astype(np.float32) / 255) ** 2.2
     across = np.linspace(-1, 1, side, dtype=np.float32)[None, :, None]
-    stops = chance.uniform(-light, light) * across / 2 + chance.uniform(-light, light) / 2
-    gains = np.array([1 + chance.uniform(-colour, colour) for _ in range(3)], np.float32)
+    stops = rng.uniform(-light, light) * across / 2 + rng.uniform(-light, light) / 2
+    gains = np.array([1 + rng.uniform(-color, color) for _ in range(3)], np.float32)
     linear = linear * np.exp2(stops) * gains / gains.mean()
-    grey = linear.mean(axis=-1, keepdims=True)
-    linear = grey + (linear - grey) * (1 + chance.uniform(-colour, colour))
+    gray = linear.mean(axis=-1, keepdims=True)
+    linear = gray + (linear - gray) * (1 + rng.uniform(-color, color))
     varied = np.rint(linear.clip(0, 1) ** (1 / 2.2) * 255).astype(np.uint8)
-    if chance.random() < flip:
+    if rng.random() < flip:
         varied = varied[:, ::-1].copy()
         points = face.landmarks[[1, 0, 2, 4, 3]] * np.float32([-1, 1]) + np.float32([side, 0])
         box = np.float32([side - face.box[2], face.box[1], side - face.box[0], face.box[3]])

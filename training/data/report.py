@@ -18,10 +18,10 @@ from PIL import Image, ImageDraw, ImageFont
 from dhumandiff.layout.person_style import draw_box, person_color
 from training import TrainingError
 
-from .encode import Encoded
+from .encode import EncodedSample
 from .shards import read_plan, to_json, write_file
 
-__all__ = ["REASONS", "facts", "write_report"]
+__all__ = ["REASONS", "sample_facts", "write_report"]
 
 REASONS = {
     "corrupt": "the file is damaged or no picture",
@@ -42,9 +42,9 @@ _SHEET = 24  # pictures on it
 _COLUMNS, _WIDTH, _TEXT = 4, 360, 200  # pictures a row; px of a tile and, at most, of its caption
 
 
-def facts(sample: Encoded, notes: Sequence[str]) -> dict[str, Any]:
+def sample_facts(sample: EncodedSample, notes: Sequence[str]) -> dict[str, Any]:
     """What the report wants to know of one sample; it is kept in the journal."""
-    told = sample.described
+    told = sample.metadata
     return {
         "key": sample.key,
         "picture": told["picture"],
@@ -70,26 +70,26 @@ def write_report(out: Path, entries: Sequence[dict[str, Any]]) -> str:
     """Write all four from the journal's entries; gives the words for the person at the terminal."""
     plan = read_plan(out)
     every = [fact for entry in entries for fact in entry["facts"]]
-    aside = [one for entry in entries for one in entry["set_aside"]]
+    skipped = [one for entry in entries for one in entry["set_aside"]]
     people = [person for fact in every for person in fact["people"]]
     report = {
         "pictures": plan["pictures"],
         "samples": len(every),
-        "set_aside": dict(sorted(Counter(one["reason"] for one in aside).items())),
+        "set_aside": dict(sorted(Counter(one["reason"] for one in skipped).items())),
         "named_by": dict(sorted(Counter(fact["named_by"] for fact in every).items())),
         "buckets": dict(sorted(Counter("{} x {}".format(*fact["bucket"]) for fact in every).items())),
         "sources": {
             name: {
                 "weight": weight,
                 "samples": sum(fact["source"] == name for fact in every),
-                "set_aside": sum(one["source"] == name for one in aside),
+                "set_aside": sum(one["source"] == name for one in skipped),
             }
             for name, weight in plan["sources"].items()
         },
         "people_with_paired_photos": sum(person["paired"] > 0 for person in people),
         "histograms": _histograms(people),
         "notes": plan["notes"],
-        "set_aside_pictures": aside,
+        "set_aside_pictures": skipped,
         "noted_pictures": [
             {"key": fact["key"], "picture": fact["picture"], "notes": fact["notes"]} for fact in every if fact["notes"]
         ],
@@ -237,30 +237,30 @@ def _read(out: Path, keys: Iterable[tuple[str, str]]) -> Iterable[tuple[dict[str
             names = set(tar.getnames())
             for key in mine:
                 if f"{key}.jpg" in names:
-                    described = json.loads(tar.extractfile(f"{key}.json").read())
-                    yield described, tar.extractfile(f"{key}.jpg").read()
+                    metadata = json.loads(tar.extractfile(f"{key}.json").read())
+                    yield metadata, tar.extractfile(f"{key}.jpg").read()
 
 
-def _tile(described: dict[str, Any], jpeg: bytes) -> Image.Image:
+def _tile(metadata: dict[str, Any], jpeg: bytes) -> Image.Image:
     picture = Image.open(io.BytesIO(jpeg)).convert("RGB")
     scale = (_WIDTH - 8) / picture.width
     picture = picture.resize((_WIDTH - 8, round(picture.height * scale)), Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(picture)
-    for number, person in enumerate(described["persons"]):
+    for number, person in enumerate(metadata["persons"]):
         for name, width in (("person_box", 1), ("face_box", 3)):
             box = [edge * scale for edge in person[name]]
             if box[2] > box[0] and box[3] > box[1]:
                 draw_box(draw, box, number, width)
     tile = Image.new("RGB", (_WIDTH, picture.height + _TEXT + 8), "white")
     tile.paste(picture, (4, 4))
-    return tile.crop((0, 0, _WIDTH, _write_caption(tile, described, picture.height + 8)))
+    return tile.crop((0, 0, _WIDTH, _write_caption(tile, metadata, picture.height + 8)))
 
 
-def _write_caption(tile: Image.Image, described: dict[str, Any], top: int) -> int:
+def _write_caption(tile: Image.Image, metadata: dict[str, Any], top: int) -> int:
     """The caption, its bound words in their person's colour; gives the place below it."""
-    draw, font, caption = ImageDraw.Draw(tile), _font(), described["caption"]
+    draw, font, caption = ImageDraw.Draw(tile), _font(), metadata["caption"]
     colours: dict[int, str] = {}
-    for number, person in enumerate(described["persons"]):
+    for number, person in enumerate(metadata["persons"]):
         for words in person["words"]:
             colours |= dict.fromkeys(range(words["start"], words["end"]), person_color(number))
     x, y, line = 6.0, float(top), font.size * 1.3

@@ -16,49 +16,38 @@ import errno
 import hashlib
 import io
 import json
-import os
 import tarfile
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save
 
-from training import TrainingError
+from dhumandiff.errors import short_error
+from dhumandiff.io import atomic_write
 
+from .. import TrainingError
 from .contract import FORMAT, FORMAT_VERSION
-from .encode import Encoded
 
-__all__ = [
-    "Journal",
-    "NoSpace",
-    "ShardWriter",
-    "merge",
-    "read_plan",
-    "to_json",
-    "write_file",
-]
+if TYPE_CHECKING:
+    from .encode import EncodedSample
+
+__all__ = ["Manifest", "ShardWriter", "merge", "read_plan", "to_json", "write_file"]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-class NoSpace(TrainingError):
-    """The disk is full."""
-
-
-class _File:
+class _HashedFile:
     """A file being written, with its checksum and size."""
 
-    def __init__(self, path: Path, file: BinaryIO) -> None:
-        self.path, self.file, self.sha256, self.size = path, file, hashlib.sha256(), 0
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.sha256, self.size = file, hashlib.sha256(), 0
 
     def write(self, data: bytes) -> int:
-        with _told(self.path):
-            self.file.write(data)
+        self.file.write(data)
         self.sha256.update(data)
         self.size += len(data)
         return len(data)
@@ -68,42 +57,36 @@ class _File:
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _disk_errors(path: Path) -> Iterator[None]:
     """Trouble with the disk, in words."""
     try:
         yield
     except OSError as error:
         if error.errno in _FULL:
-            raise NoSpace(
+            raise TrainingError(
                 f"No space is left for {path}. Nothing is lost: finished shards are whole, the unfinished one was "
                 "removed. Free space, or move the folder to a larger disk and give it as --out, and run the same "
-                "command again."
+                "command again.",
+                code="no-space-left",
             ) from error
-        raise TrainingError(f"{path} cannot be written: {error.strerror or error}. Choose another --out.") from error
+        raise TrainingError(
+            f"{path} cannot be written: {short_error(error)}. Choose another --out.", code="cannot-write"
+        ) from error
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[_File]:
+def _writing(path: Path) -> Iterator[_HashedFile]:
     """A file that appears under its name when it is whole; of one that is not, nothing is left behind."""
-    part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")  # slices may write into one folder at once
-    with _told(path):
-        file = open(part, "wb")  # noqa: SIM115 (closed before it is renamed)
-    try:
-        yield _File(path, file)
-        with _told(path):
-            file.flush()
-            os.fsync(file.fileno())
-            file.close()
-            os.replace(part, path)
-    finally:
-        with suppress(OSError):
-            file.close()
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
+    with _disk_errors(path), atomic_write(path, sync=True) as part, part.open("wb") as file:
+        yield _HashedFile(file)
 
 
 def write_file(path: Path, content: bytes | str) -> None:
-    """Write a whole file or nothing."""
+    """Write a whole file or nothing.
+
+    Raises:
+        TrainingError: the disk says no.
+    """
     with _writing(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
@@ -114,7 +97,17 @@ def to_json(value: Any) -> str:
 
 
 class ShardWriter:
-    """One shard being written: `add` samples in order inside `with`; without any sample there is no file."""
+    """One shard being written: `add` samples in order inside `with`; without any sample there is no file.
+
+    Args:
+        out: the folder.
+        number: of the shard, from 0.
+        pictures: whether to keep a JPEG of each sample.
+
+    Attributes:
+        samples: how many were added.
+        sha256, size: of the file when it is whole.
+    """
 
     def __init__(self, out: Path, number: int, pictures: bool) -> None:
         self.path = out / f"{number:06d}.tar"
@@ -126,22 +119,21 @@ class ShardWriter:
     @contextmanager
     def open(self) -> Iterator[ShardWriter]:
         """The shard appears under its name when the block ends well."""
-        for left in (self.path, *self.path.parent.glob(f"{self.path.name}.*.part")):  # of a run that was killed
+        for left in (self.path, *self.path.parent.glob(f"*{self.path.name}.*.part")):  # of a run that was killed
             left.unlink(missing_ok=True)
-        try:
-            with _writing(self.path) as file:
-                with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as self._tar:
-                    yield self
-                if self.samples == 0:
-                    raise _Empty
-                self.sha256, self.size = file.sha256.hexdigest(), file.size
-        except _Empty:
-            pass
+        with ExitStack() as self._stack:
+            yield self
+        if self.samples:
+            self.sha256, self.size = self._file.sha256.hexdigest(), self._file.size
 
-    def add(self, sample: Encoded) -> None:
-        """Append one sample."""
-        described = json.dumps(sample.described, sort_keys=True, ensure_ascii=False)
-        self._put(f"{sample.key}.json", described.encode())
+    def add(self, sample: EncodedSample) -> None:
+        """Append one sample; the first one begins the file."""
+        if self.samples == 0:
+            self._file = self._stack.enter_context(_writing(self.path))
+            tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 (the stack closes it)
+            self._tar = self._stack.enter_context(tar)
+        metadata = json.dumps(sample.metadata, sort_keys=True, ensure_ascii=False)
+        self._put(f"{sample.key}.json", metadata.encode())
         self._put(f"{sample.key}.safetensors", save({name: sample.tensors[name] for name in sorted(sample.tensors)}))
         if self.pictures:
             stream = io.BytesIO()
@@ -155,18 +147,14 @@ class ShardWriter:
         self._tar.addfile(entry, io.BytesIO(content))
 
 
-class _Empty(Exception):
-    """Ends the writing of a shard without samples."""
-
-
-class Journal:
-    """What is finished: one file a shard, written after the shard."""
+class Manifest:
+    """What is finished: one file a shard in journal/, written after the shard."""
 
     def __init__(self, out: Path) -> None:
         self.out = out
         self.folder = out / "journal"
 
-    def finished(self, number: int) -> bool:
+    def is_finished(self, number: int) -> bool:
         """Whether shard `number` is done: it says so, and the file is there in full size."""
         entry = self.read(number)
         return entry is not None and _whole(self.out, entry)
@@ -178,14 +166,21 @@ class Journal:
         except (OSError, ValueError):
             return None
 
-    def write(self, writer: ShardWriter, number: int, aside: list[dict], facts: list[dict]) -> None:
-        """Say that a shard is finished."""
+    def write(self, writer: ShardWriter, number: int, skipped: list[dict], facts: list[dict]) -> None:
+        """Say that a shard is finished.
+
+        Args:
+            writer: closed.
+            number: of the shard.
+            skipped: the pictures that were set aside, as plain values.
+            facts: what the report wants to know of each sample.
+        """
         entry = {
             "shard": writer.path.name,
             "samples": writer.samples,
             "sha256": writer.sha256,
             "bytes": writer.size,
-            "set_aside": aside,
+            "set_aside": skipped,
             "facts": facts,
         }
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -200,42 +195,61 @@ def _whole(out: Path, entry: dict[str, Any]) -> bool:
 
 
 def read_plan(out: Path) -> dict[str, Any] | None:
-    """plan.json, or None when there is none. TrainingError when the folder holds something else."""
+    """plan.json, or None when there is none.
+
+    Raises:
+        TrainingError: the folder holds something else.
+    """
     path = out / "plan.json"
     if not path.is_file():
         return None
     try:
         plan = json.loads(path.read_text(encoding="utf-8"))
         if plan["format"] != FORMAT or plan["format_version"] != FORMAT_VERSION:
-            raise TrainingError(f"{path} is of another version of this program. Choose an empty folder for --out.")
+            raise TrainingError(
+                f"{path} is of another version of this program. Choose an empty folder for --out.",
+                code="plan-of-another-version",
+            )
+    except TrainingError:
+        raise
     except (OSError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, TrainingError):
-            raise
-        raise TrainingError(f"{path} cannot be read ({error!r}). Choose an empty folder for --out.") from error
+        raise TrainingError(
+            f"{path} cannot be read ({error!r}). Choose an empty folder for --out.", code="unreadable-plan"
+        ) from error
     return plan
 
 
 def merge(out: Path) -> list[dict[str, Any]]:
-    """Write dataset.json from the journals of all shards; the same bytes, whoever made which slice.
+    """Write dataset.json from the manifest of all shards; the same bytes, whoever made which slice.
 
-    Returns the journal's entries. TrainingError names the shards that are not there yet.
+    Returns:
+        The manifest's entries, one a shard.
+
+    Raises:
+        TrainingError: no such folder, or shards that are not there yet; the message names them.
     """
     plan = read_plan(out)
     if plan is None:
-        raise TrainingError(f"{out} is no folder of shards: plan.json is not there. Give the --out of `prepare`.")
-    journal = Journal(out)
-    entries = [journal.read(number) for number in range(plan["shards"])]
+        raise TrainingError(
+            f"{out} is no folder of shards: plan.json is not there. Give the --out of `prepare`.",
+            code="no-shards-folder",
+        )
+    manifest = Manifest(out)
+    entries = [manifest.read(number) for number in range(plan["shards"])]
     missing = [number for number, entry in enumerate(entries) if entry is None or not _whole(out, entry)]
     if missing:
         raise TrainingError(
             f"{len(missing)} of {plan['shards']} shards are not there yet: {_ranges(missing)}. Let their slices finish "
-            "(or bring their .tar and journal/*.json here), then merge again."
+            "(or bring their .tar and journal/*.json here), then merge again.",
+            code="shards-missing",
         )
     try:
         with safe_open(out / "common.safetensors", framework="pt") as file:
             header = json.loads(file.metadata()["header"])
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise TrainingError(f"{out / 'common.safetensors'} cannot be read ({error}). Bring it from a slice.") from error
+        raise TrainingError(
+            f"{out / 'common.safetensors'} cannot be read ({error}). Bring it from a slice.", code="unreadable-common"
+        ) from error
     facts = [fact for entry in entries for fact in entry["facts"]]
     counted = {name: sum(fact["source"] == name for fact in facts) for name in plan["sources"]}
     dataset = {
@@ -257,7 +271,7 @@ def merge(out: Path) -> list[dict[str, Any]]:
             "set_aside": sum(len(entry["set_aside"]) for entry in entries),
         },
     }
-    for left in (*out.glob("*.part"), *journal.folder.glob("*.part")):  # of runs that were killed; nobody writes now
+    for left in (*out.glob("*.part"), *manifest.folder.glob("*.part")):  # of runs that were killed; nobody writes now
         left.unlink(missing_ok=True)
     write_file(out / "dataset.json", to_json(dataset))
     return entries
@@ -271,5 +285,5 @@ def _ranges(numbers: list[int]) -> str:
             runs[-1].append(number)
         else:
             runs.append([number])
-    told = [f"{run[0]} to {run[-1]}" if len(run) > 1 else str(run[0]) for run in runs]
-    return ", ".join(told[:8]) + (f" and {len(told) - 8} more" if len(told) > 8 else "")
+    lines = [f"{run[0]} to {run[-1]}" if len(run) > 1 else str(run[0]) for run in runs]
+    return ", ".join(lines[:8]) + (f" and {len(lines) - 8} more" if len(lines) > 8 else "")

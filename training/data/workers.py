@@ -17,24 +17,24 @@ from dhumandiff.faces import FaceAnalyzer
 from training import TrainingError
 
 from .encode import load_faces
-from .people import Aside, Looked, Task, look
+from .extract import ExtractedSample, SkippedSample, Task, extract
 from .settings import PrepareSettings
 
-__all__ = ["looking"]
+__all__ = ["iter_extracted"]
 
 _AHEAD = 3  # tasks a worker has waiting: enough to be busy while the encoders run, few enough to fit in memory
 
 
 @contextmanager
-def looking(
+def iter_extracted(
     tasks: Iterable[Task], settings: PrepareSettings, faces: FaceAnalyzer, latent_factor: int, vision_size: int
-) -> Iterator[Iterator[Looked | Aside]]:
+) -> Iterator[Iterator[ExtractedSample | SkippedSample]]:
     """What is seen on each picture, in order.
 
     With `settings.workers` 0 in this process, with `faces`; else in that many, each with face models of its own.
     """
     if settings.workers == 0:
-        yield (look(task, settings, faces, latent_factor, vision_size) for task in tasks)
+        yield (extract(task, settings, faces, latent_factor, vision_size) for task in tasks)
         return
     # spawn: a fork of a process that holds CUDA or threads is not safe
     pool = ProcessPoolExecutor(
@@ -54,7 +54,9 @@ def looking(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _in_order(pool: ProcessPoolExecutor, tasks: Iterator[Task], ahead: int) -> Iterator[Looked | Aside]:
+def _in_order(
+    pool: ProcessPoolExecutor, tasks: Iterator[Task], ahead: int
+) -> Iterator[ExtractedSample | SkippedSample]:
     waiting: deque[Future] = deque(pool.submit(_work, task) for task in islice(tasks, ahead))
     while waiting:
         done = waiting.popleft().result()
@@ -81,5 +83,5 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _work(task: Task) -> Looked | Aside:
-    return look(task, *_job)
+def _work(task: Task) -> ExtractedSample | SkippedSample:
+    return extract(task, *_job)

@@ -1,0 +1,164 @@
+"""What `prepare` is going to make: the file list of all sources, plan.json, and which shards belong to a slice."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import TrainingError
+from ..parsing import differences
+from .contract import FORMAT, FORMAT_VERSION
+from .identities import Identities
+from .settings import PrepareSettings
+from .shards import Manifest, read_plan
+from .sources import Picture, list_pictures, source_name
+
+__all__ = ["FileList", "check_plan", "describe", "list_files", "make_plan", "shards_of_slice"]
+
+
+@dataclass(frozen=True)
+class FileList:
+    """All pictures of all sources, in the order of their shards.
+
+    Attributes:
+        pictures: of all sources.
+        weights: name of a source -> how often training draws from it.
+        notes: what could not be listed.
+    """
+
+    pictures: tuple[Picture, ...]
+    weights: dict[str, float]
+    notes: tuple[str, ...]
+
+    def digest(self) -> str:
+        """Changes when a picture comes, goes, or changes its size."""
+        lines = [f"{one.source}\n{one.name}\n{_length(one)}\n{one.caption}\n" for one in self.pictures]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _length(picture: Picture) -> int:
+    part = picture.image
+    return part.size if part.size >= 0 else part.row if part.row >= 0 else Path(part.path).stat().st_size
+
+
+def list_files(settings: PrepareSettings) -> FileList:
+    """List the pictures of all sources.
+
+    Raises:
+        TrainingError: sources of one name, of no weight, or that cannot be listed.
+    """
+    pictures, weights, notes = [], {}, []
+    for source in settings.all_sources():
+        name = source_name(source)
+        if name in weights:
+            raise TrainingError(
+                f"Two sources are called {name!r}. Give one of them another `name`.", code="sources-of-one-name"
+            )
+        found, problems = list_pictures(source)
+        pictures += found
+        weights[name] = source.weight
+        notes += problems
+    if not any(weights.values()):
+        raise TrainingError(
+            "Every source has the weight 0, so training could draw from none. Raise one of them.",
+            code="sources-without-weight",
+        )
+    return FileList(tuple(pictures), weights, tuple(notes))
+
+
+def make_plan(settings: PrepareSettings, files: FileList) -> dict[str, Any]:
+    """The contents of plan.json, in which all slices have to agree."""
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "settings": settings.fingerprint(),
+        "sources": files.weights,
+        "pictures": len(files.pictures),
+        "listing": files.digest(),
+        "shards": -(-len(files.pictures) // settings.shard_size),
+        "notes": list(files.notes),
+    }
+
+
+def check_plan(out: Path, plan: dict[str, Any]) -> None:
+    """Refuse to resume in a folder that was begun with something else.
+
+    Raises:
+        TrainingError: `out` is a file, holds something else, or was begun with other settings or pictures.
+    """
+    if out.exists() and not out.is_dir():
+        raise TrainingError(f"--out {out} is a file. Give a folder.", code="out-is-a-file")
+    earlier = read_plan(out)
+    if earlier is None:
+        if out.is_dir() and any(out.glob("*.tar")):
+            raise TrainingError(
+                f"--out {out} holds other tars already. Choose an empty folder.", code="out-holds-other-tars"
+            )
+        return
+    other = differences(earlier["settings"], plan["settings"])
+    if earlier["listing"] != plan["listing"]:
+        other.append(f"the pictures are not the same ({earlier['pictures']} then, {plan['pictures']} now)")
+    if earlier["sources"] != plan["sources"]:
+        other += differences(earlier["sources"], plan["sources"], "weights.")
+    if other:
+        raise TrainingError(
+            f"{out} was begun with other settings: {'; '.join(other)}. Use the same ones to go on, or another --out.",
+            code="begun-with-other-settings",
+        )
+
+
+def shards_of_slice(settings: PrepareSettings, count: int) -> range:
+    """The numbers of the slice's shards, of `count`: neighbors, so that a machine reads neighboring pictures."""
+    part, parts = settings.slice_of()
+    return range(count * (part - 1) // parts, count * part // parts)
+
+
+def describe(settings: PrepareSettings) -> str:
+    """What `prepare` would do, without any model.
+
+    Raises:
+        TrainingError: settings or sources with which it could not begin.
+    """
+    files = list_files(settings)
+    out, total = Path(settings.out), len(files.pictures)
+    plan = make_plan(settings, files)
+    check_plan(out, plan)
+    shards = shards_of_slice(settings, plan["shards"])
+    manifest = Manifest(out)
+    finished = sum(manifest.is_finished(number) for number in shards)
+    lines = [f"{total} pictures:"]
+    for name, weight in files.weights.items():
+        own = [picture for picture in files.pictures if picture.source == name]
+        annotated = sum(picture.annotation is not None for picture in own)
+        captioned = sum(bool(picture.caption) for picture in own)
+        lines.append(
+            f"  {name}: {len(own)} pictures, {annotated} with an annotation, {captioned} with a caption of their own, "
+            f"weight {weight:g}"
+        )
+    lines += [f"  note: {note}" for note in files.notes]
+    rows = 1 + settings.references.augmented
+    if settings.references.paired:
+        people = len(Identities(settings.all_sources(), files.pictures))
+        lines.append(f"  {people} people with photos beside the picture, up to {settings.references.paired} for each")
+        rows += settings.references.paired if people else 0
+    gigabytes = total * _bytes_a_sample(settings, rows) / 1e9
+    free = shutil.disk_usage(next(parent for parent in (out, *out.absolute().parents) if parent.exists())).free / 1e9
+    lines.append(
+        f"{plan['shards']} shards of {settings.shard_size} pictures in {out}, about {gigabytes:.3g} GB if none is set "
+        f"aside (an estimate for SDXL and CLIP ViT-H); {free:.3g} GB are free there."
+    )
+    lines.append(f"Slice {settings.slice}: {len(shards)} shards, {finished} of them finished.")
+    lines.append(f"Encoders: base {settings.base}, vision {settings.vision}, faces {settings.faces.pack}.")
+    lines.append("Nothing was done. Without --dry_run it begins.")
+    return "\n".join(lines)
+
+
+def _bytes_a_sample(settings: PrepareSettings, references: int) -> float:
+    latents = 2 * 4 * (settings.resolution / 8) ** 2 * 2
+    masks = 4 * (settings.resolution / 8) ** 2
+    photos = 2 * references * (257 * 1280 * 2 + 2 * 512 * 4)
+    text = 2 * 77 * 2048 * 2
+    return latents + masks + photos + text + (0.15 * settings.resolution**2 if settings.pictures else 0)
