@@ -36,12 +36,16 @@ def run(args: argparse.Namespace) -> None:
     native = destination.suffix == ".safetensors"
     if destination.suffix and not native and not destination.is_dir():
         raise AdapterError(
-            f"{destination}: choose a name ending in .safetensors (native), or a folder (released layout)."
+            f"{destination}: choose a name ending in .safetensors (native), or a folder (released layout).",
+            code="wrong-file-ending",
         )
     written = [destination] if native else [destination / name for name in formats.released.FILES.values()]
     there = [path for path in written if path.exists()]
     if there and not args.force:
-        raise AdapterError(f"{there[0]} is there already. Choose another destination, or overwrite it with --force.")
+        raise AdapterError(
+            f"{there[0]} is there already. Choose another destination, or overwrite it with --force.",
+            code="already-there",
+        )
     adapter = Adapter.from_pretrained(args.source)
     if native:
         adapter.save_pretrained(destination)

@@ -66,9 +66,12 @@ def run(args: argparse.Namespace) -> None:
     """Write the sheet to `args.out`. What can be refused is refused before anything is computed."""
     check_writable(args.out, "picture", ".png")
     if args.photos and not args.photos.is_dir():
-        raise ImageError(f"The references cannot be written to {args.photos}: there is no such folder. Make it.")
+        raise ImageError(
+            f"The references cannot be written to {args.photos}: there is no such folder. Make it.",
+            code="folder-missing",
+        )
     if not 0 <= args.seed < 2**32:
-        raise HostError(f"The seed is {args.seed}; it lies between 0 and {2**32 - 1}.")
+        raise HostError(f"The seed is {args.seed}; it lies between 0 and {2**32 - 1}.", code="seed-out-of-range")
     started = time.monotonic()
 
     for name in ("transformers", "diffusers"):

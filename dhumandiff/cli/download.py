@@ -55,7 +55,8 @@ def fetch(to: Path) -> Path:
         from huggingface_hub import HfApi, hf_hub_download
     except ImportError as error:
         raise AdapterError(
-            f"The download needs huggingface_hub: pip install huggingface_hub. {_by_hand(folder)}"
+            f"The download needs huggingface_hub: pip install huggingface_hub. {_by_hand(folder)}",
+            code="package-missing",
         ) from error
     try:
         # One small question first: it fails at once without a network, where a download retries for half a minute.
@@ -64,7 +65,8 @@ def fetch(to: Path) -> Path:
         missing = [name for name in DHUMANDIFF.files if name not in published]
         if missing:
             raise AdapterError(
-                f"{DHUMANDIFF.repository} no longer holds {', '.join(missing)} on Hugging Face. {_by_hand(folder)}"
+                f"{DHUMANDIFF.repository} no longer holds {', '.join(missing)} on Hugging Face. {_by_hand(folder)}",
+                code="repository-lacks-files",
             )
         for name in DHUMANDIFF.files:
             path = Path(hf_hub_download(DHUMANDIFF.repository, published[name].rfilename, local_dir=folder))
@@ -73,7 +75,8 @@ def fetch(to: Path) -> Path:
         if not _is_about_the_network(error):
             raise
         raise AdapterError(
-            f"{DHUMANDIFF.repository} cannot be fetched from Hugging Face: {_reason(error)}. {_by_hand(folder)}"
+            f"{DHUMANDIFF.repository} cannot be fetched from Hugging Face: {_reason(error)}. {_by_hand(folder)}",
+            code="download-failed",
         ) from error
     return folder
 
@@ -82,7 +85,8 @@ def _check_size(path: Path, wanted: int | None) -> None:
     size = path.stat().st_size
     if wanted is not None and size != wanted:
         raise AdapterError(
-            f"{path}: the file has {size:,} bytes, Hugging Face says {wanted:,}. Remove it and run the command again."
+            f"{path}: the file has {size:,} bytes, Hugging Face says {wanted:,}. Remove it and run the command again.",
+            code="download-of-another-size",
         )
 
 

@@ -102,11 +102,20 @@ def run(args: argparse.Namespace) -> None:
     for path in filter(None, (args.out, args.focus_out)):
         check_writable(path, "picture", ".png")
     if args.focus_out and args.mode == "none":
-        raise HostError("The mode none has no focus mask: leave --focus-out away, or choose one of the others.")
+        raise HostError(
+            "The mode none has no focus mask: leave --focus-out away, or choose one of the others.",
+            code="no-focus-without-cascade",
+        )
     if args.focus and args.mode == "none":
-        raise HostError("The mode none has no focus: leave --focus away, or choose one of the others.")
+        raise HostError(
+            "The mode none has no focus: leave --focus away, or choose one of the others.",
+            code="no-focus-without-cascade",
+        )
     if args.focus_out and args.focus_out.absolute() == args.out.absolute():
-        raise ImageError(f"--out and --focus-out are both {args.out}: choose another name for one of them.")
+        raise ImageError(
+            f"--out and --focus-out are both {args.out}: choose another name for one of them.",
+            code="one-name-for-two-files",
+        )
 
     from ..hosts.diffusers.loading import BUILT_IN, check_base, choose_device
     from ..hosts.diffusers.pipeline import NEGATIVE, Portrait, check_settings
@@ -172,7 +181,9 @@ def _fill_defaults(args: argparse.Namespace) -> None:
 def _size(text: str) -> tuple[int, int]:
     parts = text.lower().replace("×", "x").split("x")
     if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
-        raise HostError(f"--size {text!r} is not clear: write width x height in px, for instance 512x768.")
+        raise HostError(
+            f"--size {text!r} is not clear: write width x height in px, for instance 512x768.", code="size-not-clear"
+        )
     return int(parts[0]), int(parts[1])
 
 
@@ -190,7 +201,8 @@ def _adapter(path: str | None) -> Adapter:
     if path is None and not ADAPTER.is_dir():
         raise HostError(
             f"There are no weights of the method at {ADAPTER}. Fetch them with `python -m dhumandiff download`, or say "
-            "where they are with --adapter."
+            "where they are with --adapter.",
+            code="no-adapter",
         )
     return Adapter.from_pretrained(path or ADAPTER)
 

@@ -36,12 +36,18 @@ def people_of(args: argparse.Namespace) -> list[Person]:
         for option in ("--swap", "--which-face-2", "--save-reference-2", "--strength-2", "--mask-2"):
             value = given[option[2:].replace("-", "_")]
             if value is not None and value is not False:  # a strength of 0 is given too
-                raise HostError(f"{option} needs two people, but only one is given. Add --person-2, or leave it away.")
+                raise HostError(
+                    f"{option} needs two people, but only one is given. Add --person-2, or leave it away.",
+                    code="option-needs-two-people",
+                )
     people = []
     for n in (1, 2) if args.person_2 else (1,):
         sources, which = given[f"person_{n}"], given[f"which_face_{n}"]
         if which is not None and sources[0].endswith(".safetensors"):
-            raise HostError(f"--which-face-{n} is for photos, but {sources[0]} is one person already. Leave it away.")
+            raise HostError(
+                f"--which-face-{n} is for photos, but {sources[0]} is one person already. Leave it away.",
+                code="no-photos-to-choose-from",
+            )
         people.append(Person(n, sources, which or args.which_face, given[f"save_reference_{n}"]))
     return people[::-1] if args.swap else people
 
@@ -57,9 +63,14 @@ def check_saves(paths: Sequence[Path]) -> None:
                 FaceReference.load(path)
         except FaceReferenceError as error:
             what = "it exists and holds something else. Choose another name."
-            raise FaceReferenceError(f"The reference cannot be written to {path}: {what}") from error
+            raise FaceReferenceError(
+                f"The reference cannot be written to {path}: {what}", code="file-of-something-else"
+            ) from error
     if len({path.absolute() for path in paths}) < len(paths):
-        raise FaceReferenceError(f"Both people would be saved to {paths[0]}: choose another name for one of them.")
+        raise FaceReferenceError(
+            f"Both people would be saved to {paths[0]}: choose another name for one of them.",
+            code="one-name-for-two-files",
+        )
 
 
 def read(person: Person) -> FaceReference | list[Any]:
@@ -69,7 +80,10 @@ def read(person: Person) -> FaceReference | list[Any]:
 
     saved = [source for source in person.sources if source.endswith(".safetensors")]
     if saved and len(person.sources) > 1:
-        raise ImageError(f"{saved[0]} is a saved reference, one person already: give it alone, or photos alone.")
+        raise ImageError(
+            f"{saved[0]} is a saved reference, one person already: give it alone, or photos alone.",
+            code="photos-beside-a-saved-reference",
+        )
     return FaceReference.load(saved[0]) if saved else [load_photo(source) for source in person.sources]
 
 
@@ -140,14 +154,18 @@ def read_mask(path: Path, size: tuple[int, int], where: str) -> Tensor:
         photo = load_photo(path)
         pixels = photo.pixels
         if any("transparent" in note for note in photo.notes):
-            raise ImageError("parts of it are transparent, which is neither white nor black. Fill them.")
+            raise ImageError(
+                "parts of it are transparent, which is neither white nor black. Fill them.", code="mask-transparent"
+            )
         if (pixels.max(axis=-1) - pixels.min(axis=-1)).max() > 16:  # JPEG leaves a trace of colour in grey
-            raise ImageError(f"it has colours. A mask is greyscale: white where {where}, black elsewhere.")
+            raise ImageError(
+                f"it has colours. A mask is greyscale: white where {where}, black elsewhere.", code="mask-not-gray"
+            )
         mask = fit_masks(
             torch.from_numpy(pixels.mean(axis=-1, dtype="float32"))[None, None] / 255, (size[1] // 8, size[0] // 8), 1
         )
         if not mask.any():
-            raise ImageError(f"it is black all over. Paint white where {where}.")
+            raise ImageError(f"it is black all over. Paint white where {where}.", code="mask-empty")
     except (ImageError, HostError) as error:
-        raise ImageError(f"The mask {path} cannot be used: {error}") from error
+        raise ImageError(f"The mask {path} cannot be used: {error}", code=error.code) from error
     return mask

@@ -46,7 +46,7 @@ def load(path: str | os.PathLike[str]) -> Weights:
 def _existing(path: str | os.PathLike[str]) -> Path:
     path = Path(path).expanduser()
     if not os.path.exists(path):  # False, too, where a folder above may not be entered; Path.exists raises there
-        raise AdapterError(f"{path}: there is no such file or folder. {EXPECTED}.")
+        raise AdapterError(f"{path}: there is no such file or folder. {EXPECTED}.", code="file-missing")
     return path
 
 
@@ -54,4 +54,4 @@ def _format_of(file: TensorFile) -> ModuleType:
     for known in (native, ip_adapter):
         if known.matches(file):
             return known
-    raise AdapterError(f"{file.path}: this looks like {looks_like(file.tensors)}. {EXPECTED}.")
+    raise AdapterError(f"{file.path}: this looks like {looks_like(file.tensors)}. {EXPECTED}.", code="no-adapter-file")

@@ -63,7 +63,8 @@ def load(file: TensorFile) -> Weights:
     if kind != "an IP-Adapter Plus":
         raise AdapterError(
             f"{file.path}: this looks like {kind}. Of the IP-Adapters only Plus and Plus-Face for SDXL with ViT-H fit "
-            "(ip-adapter-plus_sdxl_vit-h, ip-adapter-plus-face_sdxl_vit-h)."
+            "(ip-adapter-plus_sdxl_vit-h, ip-adapter-plus-face_sdxl_vit-h).",
+            code="another-ip-adapter",
         )
     check_dtypes(file)
     tensors = {

@@ -45,22 +45,26 @@ def check_metadata(metadata: Mapping[str, str], path: Path) -> None:
     if metadata.get("format") != "dhumandiff" or lacking:
         raise AdapterError(
             f"{path}: the names of the tensors are those of an adapter, but the metadata lacks "
-            f"{', '.join(lacking) or 'its format'}. Another program has rewritten the file: convert the weights again."
+            f"{', '.join(lacking) or 'its format'}. Another program has rewritten the file: convert the weights again.",
+            code="metadata-missing",
         )
     if metadata["format_version"] != str(VERSION):
         raise AdapterError(
             f"{path}: the file has format version {metadata['format_version']}, this program knows version {VERSION}. "
-            "Update DHumanDiff."
+            "Update DHumanDiff.",
+            code="newer-format",
         )
     if (
         metadata["base_family"] not in FAMILIES.values()
     ):  # whether it fits the base at hand, the hosts see by its layers
         raise AdapterError(
-            f"{path}: the adapter was made for {metadata['base_family']!r}; {', '.join(FAMILIES.values())} are known."
+            f"{path}: the adapter was made for {metadata['base_family']!r}; {', '.join(FAMILIES.values())} are known.",
+            code="unknown-base-family",
         )
     if metadata["identity_channels"] not in CHANNELS:
         raise AdapterError(
-            f"{path}: identity_channels is {metadata['identity_channels']!r}; {' or '.join(CHANNELS)} was expected."
+            f"{path}: identity_channels is {metadata['identity_channels']!r}; {' or '.join(CHANNELS)} was expected.",
+            code="unknown-identity-channels",
         )
 
 
@@ -73,7 +77,9 @@ def stamped(metadata: Mapping[str, str], shared: bool) -> dict[str, str]:
 def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write one .safetensors, bit for bit. AdapterError for another ending, or when it cannot be written."""
     if path.suffix != ".safetensors":
-        raise AdapterError(f"{path}: a native adapter is one file; choose a name that ends in .safetensors.")
+        raise AdapterError(
+            f"{path}: a native adapter is one file; choose a name that ends in .safetensors.", code="wrong-file-ending"
+        )
     shared = "attention.0.to_k_ip.weight" in tensors
     tensors = plain(tensors)
     with at_once(path, size(tensors)) as temporary:

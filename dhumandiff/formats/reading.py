@@ -79,19 +79,24 @@ def read_tensor_file(path: Path) -> TensorFile:
         with path.open("rb") as file:
             head = file.read(512)
     except OSError as error:
-        raise AdapterError(f"{path}: the file cannot be opened ({_reason(error)}).") from error
+        raise AdapterError(
+            f"{path}: the file cannot be opened ({_reason(error)}).", code="file-not-readable"
+        ) from error
     if not size:
-        raise AdapterError(f"{path}: the file is empty (0 bytes). Get it again.")
+        raise AdapterError(f"{path}: the file is empty (0 bytes). Get it again.", code="file-empty")
     if head.startswith(b"version https://git-lfs"):
         raise AdapterError(
             f"{path}: this is a Git LFS pointer, a text that stands for the file ({size} bytes). "
-            "Fetch the file itself, with `git lfs pull` or from the download page."
+            "Fetch the file itself, with `git lfs pull` or from the download page.",
+            code="git-lfs-pointer",
         )
     if head[6:9] == b"\x00\x00{":  # eight bytes of length, then JSON; asked first, as a length may begin like a pickle
         return _checked(_read_safetensors(path, size))
     if head.startswith((b"PK\x03\x04", b"\x80")):
         return _checked(TensorFile(path, _read_torch(path, head)))
-    raise AdapterError(f"{path}: this is no tensor file, it looks like {_guess(head)}. Get the file again.")
+    raise AdapterError(
+        f"{path}: this is no tensor file, it looks like {_guess(head)}. Get the file again.", code="no-tensor-file"
+    )
 
 
 def _guess(head: bytes) -> str:
@@ -111,25 +116,31 @@ def _read_safetensors(path: Path, size: int) -> TensorFile:
         entries = [entry["data_offsets"][1] for name, entry in (header or {}).items() if name != "__metadata__"]
     except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         raise AdapterError(
-            f"{path}: the header of this safetensors file is damaged ({error}). Get it again."
+            f"{path}: the header of this safetensors file is damaged ({error}). Get it again.", code="file-damaged"
         ) from error
     wanted = 8 + length + max(entries, default=0)
     if header is None or size < wanted:
         raise AdapterError(
-            f"{path}: the file is cut off: {size:,} bytes are there, {wanted:,} are needed. Get it again."
+            f"{path}: the file is cut off: {size:,} bytes are there, {wanted:,} are needed. Get it again.",
+            code="file-cut-off",
         )
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             names = list(file.keys())
             return TensorFile(path, {name: file.get_tensor(name) for name in names}, file.metadata() or {})
     except (SafetensorError, OSError, ValueError, RuntimeError, KeyError) as error:
-        raise AdapterError(f"{path}: the safetensors file is damaged ({error}). Get it again.") from error
+        raise AdapterError(
+            f"{path}: the safetensors file is damaged ({error}). Get it again.", code="file-damaged"
+        ) from error
 
 
 def _read_torch(path: Path, head: bytes) -> dict[str, Tensor]:
     is_zip = zipfile.is_zipfile(path)
     if head.startswith(b"PK") and not is_zip:
-        raise AdapterError(f"{path}: the file is cut off or damaged: the end of the archive is missing. Get it again.")
+        raise AdapterError(
+            f"{path}: the file is cut off or damaged: the end of the archive is missing. Get it again.",
+            code="file-cut-off",
+        )
     try:
         # Files from before torch 1.6 are no zip archives and cannot be mapped; they are read into memory. So are those
         # that someone renamed to .safetensors: torch.load takes that ending at its word when it is given a name.
@@ -139,13 +150,15 @@ def _read_torch(path: Path, head: bytes) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         raise AdapterError(
             f"{path}: the file holds Python objects other than tensors, or is damaged. Code in a weights file is never "
-            f"run here. Get the file from its publisher again, or convert it to .safetensors. ({short_error(error, kind=True)})"
+            f"run here. Get the file from its publisher again, or convert it to .safetensors. ({short_error(error, kind=True)})",
+            code="code-in-weights",
         ) from error
     except OSError as error:
-        raise AdapterError(f"{path}: the file cannot be read ({_reason(error)}).") from error
+        raise AdapterError(f"{path}: the file cannot be read ({_reason(error)}).", code="file-not-readable") from error
     except Exception as error:  # what a broken pickle raises has no common base: EOFError, KeyError, struct.error, ...
         raise AdapterError(
-            f"{path}: the file is cut off or damaged ({short_error(error, kind=True)}). Get it again."
+            f"{path}: the file is cut off or damaged ({short_error(error, kind=True)}). Get it again.",
+            code="file-damaged",
         ) from error
     return _with_own_memory(dict(_flatten(content)))
 
@@ -174,7 +187,9 @@ def _with_own_memory(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _checked(file: TensorFile) -> TensorFile:
     if not file.tensors:
-        raise AdapterError(f"{file.path}: the file holds no tensors. It may be something else, or an empty save.")
+        raise AdapterError(
+            f"{file.path}: the file holds no tensors. It may be something else, or an empty save.", code="no-tensors"
+        )
     return file
 
 
@@ -185,7 +200,8 @@ def check_dtypes(file: TensorFile) -> None:
             kind = str(tensor.dtype).removeprefix("torch.")
             raise AdapterError(
                 f"{file.path}: the tensor {name!r} is stored as {kind} ({tensor.layout}); float32, float16 or bfloat16 "
-                "was expected. Get the file that is not quantised."
+                "was expected. Get the file that is not quantised.",
+                code="quantized-weights",
             )
 
 
@@ -202,27 +218,36 @@ def number_layers(file: TensorFile, prefix: str = "") -> dict[str, Tensor]:
             if name.startswith(prefix):
                 raise AdapterError(
                     f"{file.path}: the tensor {name!r} does not belong to paired attention; "
-                    f"{prefix}1.to_k_ip... was expected. The file looks like {looks_like(file.tensors)}."
+                    f"{prefix}1.to_k_ip... was expected. The file looks like {looks_like(file.tensors)}.",
+                    code="no-paired-attention",
                 )
             continue
         layers.setdefault(int(match[1]), {})[match[2]] = tensor
     numbers = sorted(layers)
     if not numbers:
-        raise AdapterError(f"{file.path}: there are no tensors of paired attention ({prefix}1.to_k_ip...).")
+        raise AdapterError(
+            f"{file.path}: there are no tensors of paired attention ({prefix}1.to_k_ip...).", code="no-paired-attention"
+        )
     even = [i for i in numbers if i % 2 == 0]
     if even:
         raise AdapterError(
             f"{file.path}: the layers {even[:5]} have even numbers, but even ones are self-attention, which has no "
-            "weights in this layout (cross-attention is 1, 3, 5, ...). The file is made for another layout."
+            "weights in this layout (cross-attention is 1, 3, 5, ...). The file is made for another layout.",
+            code="layers-of-another-layout",
         )
     missing = sorted(set(range(1, numbers[-1] + 1, 2)) - set(numbers))
     if missing:
-        raise AdapterError(f"{file.path}: the attention layers {missing[:5]} are missing. The file is incomplete.")
+        raise AdapterError(
+            f"{file.path}: the attention layers {missing[:5]} are missing. The file is incomplete.",
+            code="layers-missing",
+        )
     first = set(layers[1])
     for i in numbers:
         if set(layers[i]) != first:
             odd = ", ".join(sorted(set(layers[i]) ^ first)[:4])
-            raise AdapterError(f"{file.path}: layer {i} and layer 1 do not hold the same tensors ({odd}).")
+            raise AdapterError(
+                f"{file.path}: layer {i} and layer 1 do not hold the same tensors ({odd}).", code="layers-differ"
+            )
     return {f"attention.{k}.{rest}": t for k, i in enumerate(numbers) for rest, t in layers[i].items()}
 
 

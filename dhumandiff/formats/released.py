@@ -72,12 +72,16 @@ def find(folder: Path) -> Path:
         complete = [entry for entry in inside if not _missing(entry)]
         others = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
     except OSError as error:
-        raise AdapterError(f"{folder}: the folder cannot be read ({error.strerror or error}).") from error
+        raise AdapterError(
+            f"{folder}: the folder cannot be read ({error.strerror or error}).", code="file-not-readable"
+        ) from error
     if len(complete) == 1:
         return complete[0]
     if complete:
         names = ", ".join(entry.name for entry in complete)
-        raise AdapterError(f"{folder}: several folders inside hold an adapter ({names}). Choose one of them.")
+        raise AdapterError(
+            f"{folder}: several folders inside hold an adapter ({names}). Choose one of them.", code="several-adapters"
+        )
     missing = ", ".join(_missing(folder))
     also = f" It holds {', '.join(others[:6])}{', ...' if len(others) > 6 else ''}." if others else " It is empty."
     singles = [name for name in others if name.endswith(".safetensors")]
@@ -86,7 +90,10 @@ def find(folder: Path) -> Path:
         if singles
         else "Put the missing files there under exactly these names, or run `python -m dhumandiff download`."
     )
-    raise AdapterError(f"{folder}: the released layout is four files, and {missing} is not there.{also} {hint}")
+    raise AdapterError(
+        f"{folder}: the released layout is four files, and {missing} is not there.{also} {hint}",
+        code="released-file-missing",
+    )
 
 
 def _missing(folder: Path) -> list[str]:
@@ -119,7 +126,8 @@ def _check_is(part: str, file: TensorFile) -> None:
     if _SIGNS[part] not in file.tensors and not alike:
         raise AdapterError(
             f"{file.path}: under this name {FILES[part]} was expected (with a tensor {_SIGNS[part]!r}), "
-            f"but it looks like {looks_like(file.tensors)}."
+            f"but it looks like {looks_like(file.tensors)}.",
+            code="another-part-under-this-name",
         )
 
 
@@ -132,7 +140,7 @@ def _read_note(folder: Path) -> dict[str, str]:
         note = {str(name): str(value) for name, value in note.items()}
     except (OSError, ValueError, AttributeError) as error:
         raise AdapterError(
-            f"{path}: the note about these weights cannot be read ({error}). Mend or remove it."
+            f"{path}: the note about these weights cannot be read ({error}). Mend or remove it.", code="note-damaged"
         ) from error
     check_metadata(note, path)
     return {name: note[name] for name in METADATA}
@@ -150,10 +158,11 @@ def save(folder: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str
     if not parts["identity_projection"] or not parts["mapping"] or "1.to_k_ip.weight" in parts["attention"]:
         raise AdapterError(
             f"{folder}: the released layout needs a subject path and keys and values for each person, which these "
-            "weights lack (they come from an IP-Adapter). Choose a destination that ends in .safetensors."
+            "weights lack (they come from an IP-Adapter). Choose a destination that ends in .safetensors.",
+            code="layout-cannot-hold-this",
         )
     if folder.exists() and not folder.is_dir():
-        raise AdapterError(f"{folder}: this is a file; the released layout needs a folder.")
+        raise AdapterError(f"{folder}: this is a file; the released layout needs a folder.", code="folder-needed")
     for part, name in FILES.items():
         with at_once(folder / name, size(parts[part])) as temporary:
             torch.save(parts[part], temporary)

@@ -212,7 +212,7 @@ class TinyFaces:
 
 def _blocks(depth: str) -> tuple[int, int, int]:
     if depth not in DEPTHS:
-        raise HostError(f"The tiny base knows the depths {' and '.join(DEPTHS)}, not {depth!r}.")
+        raise HostError(f"The tiny base knows the depths {' and '.join(DEPTHS)}, not {depth!r}.", code="unknown-depth")
     return DEPTHS[depth]
 
 

@@ -47,7 +47,8 @@ def adapter_path(name: str) -> Path:
     except KeyError:
         raise AdapterError(
             f"The adapter {name!r} is not in {' or '.join(_folders(ADAPTERS))}. Put the folder with the four DHumanDiff "
-            f"files, or one .safetensors, there, then press R. To fetch the released ones: {download_command()}"
+            f"files, or one .safetensors, there, then press R. To fetch the released ones: {download_command()}",
+            code="adapter-missing",
         ) from None
 
 
@@ -113,7 +114,8 @@ def reference_path(name: str) -> Path:
     except KeyError:
         raise FaceReferenceError(
             f"There is no saved reference {name!r} in {' or '.join(_folders(ADAPTERS))} (folder {REFERENCES}). "
-            "Save it with Save Reference first, then press R."
+            "Save it with Save Reference first, then press R.",
+            code="reference-missing",
         ) from None
 
 
@@ -132,7 +134,8 @@ def new_reference_path(name: str) -> Path:
         or (len(name) == 4 and name.upper()[:3] in {"COM", "LPT"})
     ):
         raise FaceReferenceError(
-            f"{name!r} cannot be a file name. Name the person with up to 80 letters, digits, spaces, - and _."
+            f"{name!r} cannot be a file name. Name the person with up to 80 letters, digits, spaces, - and _.",
+            code="no-file-name",
         )
     return Path(_folders(ADAPTERS)[0]) / REFERENCES / f"{name}.safetensors"
 

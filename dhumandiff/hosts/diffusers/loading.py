@@ -45,7 +45,8 @@ def choose_device(name: str = "auto") -> str:
     if not there.get(name.partition(":")[0], False):
         usable = ", ".join(device for device, available in there.items() if available)
         raise HostError(
-            f"The device {name!r} is not available to this PyTorch ({torch.__version__}). Usable: {usable}."
+            f"The device {name!r} is not available to this PyTorch ({torch.__version__}). Usable: {usable}.",
+            code="device-not-available",
         )
     return name
 
@@ -55,7 +56,7 @@ def choose_dtype(name: str, device: str) -> torch.dtype:
     if name == "auto":
         name = "fp32" if device == "cpu" else "fp16"
     if name not in DTYPES:
-        raise HostError(f"The dtype {name!r} is not known. Choose auto, {', '.join(DTYPES)}.")
+        raise HostError(f"The dtype {name!r} is not known. Choose auto, {', '.join(DTYPES)}.", code="unknown-dtype")
     return DTYPES[name]
 
 
@@ -85,7 +86,9 @@ def load_pipeline(base: str | Path, dtype: torch.dtype) -> Any:
     try:
         return load(str(path), **settings)
     except Exception as error:  # diffusers, hub, network and safetensors have a family of errors each
-        raise HostError(f"The base {path} cannot be loaded: {short_error(error)}. {advice}") from error
+        raise HostError(
+            f"The base {path} cannot be loaded: {short_error(error)}. {advice}", code="base-not-loaded"
+        ) from error
 
 
 def check_base(base: str | Path) -> None:
@@ -109,17 +112,23 @@ def _check_folder(folder: Path) -> None:
             if files
             else "Give the folder that holds model_index.json, unet/, vae/, text_encoder/ and text_encoder_2/."
         )
-        raise HostError(f"The folder {folder} is no diffusers base: model_index.json is not there. {hint}")
+        raise HostError(
+            f"The folder {folder} is no diffusers base: model_index.json is not there. {hint}", code="no-base-in-folder"
+        )
     try:
         parts = json.loads(index.read_text(encoding="utf-8"))
         kind = str(parts["_class_name"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise HostError(f"{index} cannot be read ({error!r}). Get the folder again.") from error
+        raise HostError(f"{index} cannot be read ({error!r}). Get the folder again.", code="base-damaged") from error
     if not kind.startswith("StableDiffusionXL"):
-        raise HostError(f"The base {folder} is a {kind}, but the adapter needs SDXL. Choose an SDXL base.")
+        raise HostError(
+            f"The base {folder} is a {kind}, but the adapter needs SDXL. Choose an SDXL base.",
+            code="base-of-another-family",
+        )
     if None in (parts.get("text_encoder") or [None]):
         raise HostError(
-            f"The base {folder} has no first text encoder: it is SDXL's refiner. Choose the SDXL base itself."
+            f"The base {folder} has no first text encoder: it is SDXL's refiner. Choose the SDXL base itself.",
+            code="base-is-a-refiner",
         )
 
 
@@ -128,10 +137,14 @@ def _check_file(path: Path) -> None:
     if not path.exists():
         raise HostError(
             f"There is no base {path}. Give a diffusers folder or a checkpoint .safetensors of SDXL, for instance after "
-            "`hf download stabilityai/stable-diffusion-xl-base-1.0 --local-dir sdxl-base`; or mini, which ships."
+            "`hf download stabilityai/stable-diffusion-xl-base-1.0 --local-dir sdxl-base`; or mini, which ships.",
+            code="base-missing",
         )
     if path.suffix != ".safetensors":
-        raise HostError(f"The base {path} is not a .safetensors, and other files may carry code. Choose the safe file.")
+        raise HostError(
+            f"The base {path} is not a .safetensors, and other files may carry code. Choose the safe file.",
+            code="unsafe-file",
+        )
     from safetensors import SafetensorError, safe_open
 
     attention = "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight"
@@ -140,7 +153,9 @@ def _check_file(path: Path) -> None:
             names = set(file.keys())
             width = file.get_slice(attention).get_shape()[1] if attention in names else None
     except (SafetensorError, OSError) as error:
-        raise HostError(f"The base {path} cannot be read: {error}. The file is damaged: get it again.") from error
+        raise HostError(
+            f"The base {path} cannot be read: {error}. The file is damaged: get it again.", code="base-damaged"
+        ) from error
     whole = {
         "text encoders": any(name.startswith("conditioner.embedders.1.") for name in names),
         "VAE": any(name.startswith("first_stage_model.decoder.") for name in names),
@@ -148,10 +163,16 @@ def _check_file(path: Path) -> None:
     if width != CONTEXT_WIDTH:
         unet = any(name.startswith("model.diffusion_model.") for name in names)
         what = "a checkpoint of another family" if unet else "no checkpoint (an adapter, a LoRA or a UNet alone?)"
-        raise HostError(f"The base {path} is {what}, but the adapter needs SDXL. Choose an SDXL checkpoint.")
+        raise HostError(
+            f"The base {path} is {what}, but the adapter needs SDXL. Choose an SDXL checkpoint.",
+            code="base-of-another-family",
+        )
     lacking = [part for part, there in whole.items() if not there]
     if lacking:
-        raise HostError(f"The base {path} has no {' and no '.join(lacking)}. Choose a whole SDXL checkpoint.")
+        raise HostError(
+            f"The base {path} has no {' and no '.join(lacking)}. Choose a whole SDXL checkpoint.",
+            code="base-lacks-parts",
+        )
 
 
 def _variant(folder: Path) -> str | None:

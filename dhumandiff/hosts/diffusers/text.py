@@ -134,7 +134,8 @@ def _groups(tokenizer: Any, text: str) -> list[tuple[list[int], float]]:
     if inversion:
         raise PromptError(
             f"{inversion[0]!r} asks for a textual inversion, which this host does not load. Take it out of the prompt, "
-            "or use ComfyUI, where embeddings work."
+            "or use ComfyUI, where embeddings work.",
+            code="no-textual-inversion",
         )
     # verbose: a segment may be longer than 77 tokens here, which the tokenizer would complain about.
     return [
@@ -226,19 +227,22 @@ def _check_encoders(tokenizers: Sequence[Any], text_encoders: Sequence[Any], ada
     if len(text_encoders) != 2 or len(tokenizers) != 2 or None in (*text_encoders, *tokenizers):
         raise HostError(
             "SDXL has two text encoders, CLIP-L and CLIP-G, with a tokenizer each, but the base lacks one of them. "
-            "Load the whole SDXL base (the refiner and other models cannot be used)."
+            "Load the whole SDXL base (the refiner and other models cannot be used).",
+            code="text-encoder-missing",
         )
     if not hasattr(text_encoders[1], "text_projection"):
         raise HostError(
             f"The second text encoder is a {type(text_encoders[1]).__name__} without a projection; SDXL's is a "
-            "CLIPTextModelWithProjection. Give the encoders in the order CLIP-L, CLIP-G."
+            "CLIPTextModelWithProjection. Give the encoders in the order CLIP-L, CLIP-G.",
+            code="text-encoders-in-wrong-order",
         )
     wanted = adapter.info.text_width if adapter is not None and adapter.has_subject_path else None
     width = text_encoders[0].get_input_embeddings().weight.shape[1]
     if wanted is not None and width != wanted:
         raise HostError(
             f"The first text encoder's word embeddings are {width} wide, the adapter was trained with {wanted}. "
-            "Load a base of the adapter's family."
+            "Load a base of the adapter's family.",
+            code="text-encoder-of-another-width",
         )
 
 
@@ -247,5 +251,6 @@ def _check_persons(bound: Sequence[SubjectToken], references: Sequence[FaceRefer
         if token.person > len(references):
             raise PromptError(
                 f"The word {token.word!r} names person {token.person}, but there are {len(references)} references. "
-                "Give that person's reference, or take the mark away."
+                "Give that person's reference, or take the mark away.",
+                code="person-without-reference",
             )

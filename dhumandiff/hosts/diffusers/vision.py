@@ -46,7 +46,8 @@ class ClipVision:
         except Exception as error:  # hub, network, disk and safetensors have a family of errors each
             raise HostError(
                 f"The image encoder {source} cannot be loaded: {short_error(error)}. Give a folder with config.json and "
-                f"model.safetensors of CLIP ViT-H/14, for instance from {IMAGE_ENCODER} on Hugging Face."
+                f"model.safetensors of CLIP ViT-H/14, for instance from {IMAGE_ENCODER} on Hugging Face.",
+                code="image-encoder-not-loaded",
             ) from error
         return cls(model.requires_grad_(False).eval().to(device))
 

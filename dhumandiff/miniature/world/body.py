@@ -52,9 +52,14 @@ class Outfit:
 
     def __post_init__(self) -> None:
         if self.garment not in GARMENTS["woman"]:
-            raise DHumanDiffError(f"There is no garment {self.garment!r}; there are {', '.join(GARMENTS['woman'])}.")
+            raise DHumanDiffError(
+                f"There is no garment {self.garment!r}; there are {', '.join(GARMENTS['woman'])}.",
+                code="unknown-garment",
+            )
         if self.colour not in COLOURS:
-            raise DHumanDiffError(f"There are no {self.colour!r} clothes; the colours are {', '.join(COLOURS)}.")
+            raise DHumanDiffError(
+                f"There are no {self.colour!r} clothes; the colours are {', '.join(COLOURS)}.", code="unknown-color"
+            )
 
 
 @dataclass(frozen=True)

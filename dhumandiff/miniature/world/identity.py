@@ -187,9 +187,11 @@ class Identity:
 def sample_identity(seed: int, gender: Gender | None = None) -> Identity:
     """The person of a seed; with `gender`, that seed's woman or man (the same person if it is the seed's own gender)."""
     if gender not in (None, "woman", "man"):
-        raise DHumanDiffError(f'A drawn person\'s gender is "woman" or "man", not {gender!r}.')
+        raise DHumanDiffError(f'A drawn person\'s gender is "woman" or "man", not {gender!r}.', code="unknown-gender")
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise DHumanDiffError(f"A drawn person's seed is a whole number from 0 on, not {seed!r}.")
+        raise DHumanDiffError(
+            f"A drawn person's seed is a whole number from 0 on, not {seed!r}.", code="drawn-seed-not-whole"
+        )
     seed = int(seed)
     if gender is None:
         gender = "woman" if Dice("gender", seed).chance(0.5) else "man"
@@ -311,7 +313,9 @@ def people(split: Split, count: int, apart: float = APART) -> list[Identity]:
         DHumanDiffError: no such split, or it holds fewer.
     """
     if split not in SPLITS:
-        raise DHumanDiffError(f"There is no split {split!r} of drawn people; there are {', '.join(SPLITS)}.")
+        raise DHumanDiffError(
+            f"There is no split {split!r} of drawn people; there are {', '.join(SPLITS)}.", code="unknown-split"
+        )
     chosen: list[Identity] = []
     taken = np.empty((max(count, 0), len(features(sample_identity(0)))))
     for seed in SPLITS[split]:
@@ -326,6 +330,7 @@ def people(split: Split, count: int, apart: float = APART) -> list[Identity]:
     if len(chosen) < count:
         raise DHumanDiffError(
             f"The split {split!r} holds {len(chosen)} people who are {apart} apart, not {count}. Ask for fewer, or for "
-            "people less far apart."
+            "people less far apart.",
+            code="too-many-drawn-people",
         )
     return chosen

@@ -49,7 +49,9 @@ class Figure:
 
     def __post_init__(self) -> None:
         if self.action not in body.ACTIONS:
-            raise DHumanDiffError(f"There is no action {self.action!r}; there are {', '.join(body.ACTIONS)}.")
+            raise DHumanDiffError(
+                f"There is no action {self.action!r}; there are {', '.join(body.ACTIONS)}.", code="unknown-action"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,11 +103,13 @@ def draw_figures(
     """
     width, height = size
     if not (16 <= width <= 4096 and 16 <= height <= 4096):
-        raise ImageError(f"A drawn picture is 16 to 4096 px wide and high, not {width} x {height}.")
+        raise ImageError(
+            f"A drawn picture is 16 to 4096 px wide and high, not {width} x {height}.", code="drawn-size-out-of-range"
+        )
     if len(figures) > 2:
-        raise ImageError(f"A drawn picture holds at most 2 people, not {len(figures)}.")
+        raise ImageError(f"A drawn picture holds at most 2 people, not {len(figures)}.", code="too-many-people")
     if scene not in SCENES:
-        raise DHumanDiffError(f"There is no scene {scene!r}; there are {', '.join(SCENES)}.")
+        raise DHumanDiffError(f"There is no scene {scene!r}; there are {', '.join(SCENES)}.", code="unknown-scene")
     pen = Pen(width, height, _oversampling(width))
     draw_scene(pen, scene, seed)
     unit = min(width / (_COLUMN * max(len(figures), 1)), height / _ROWS)
@@ -139,7 +143,7 @@ def draw_reference(who: Identity, seed: int, size: int = REFERENCE_SIZE) -> Draw
     lies at 0.65 to 0.68 of the height, up to a little play (docs/method.md#reference-pictures).
     """
     if not 16 <= size <= 4096:
-        raise ImageError(f"A drawn reference is 16 to 4096 px wide, not {size}.")
+        raise ImageError(f"A drawn reference is 16 to 4096 px wide, not {size}.", code="drawn-size-out-of-range")
     dice = Dice("reference", who.name, seed)
     pose, light = sample_pose(dice, 0.8), sample_light(dice)
     outfit = Outfit(dice.pick(body.GARMENTS[who.gender]), dice.pick(tuple(body.COLOURS)))

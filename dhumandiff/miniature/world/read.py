@@ -65,7 +65,8 @@ def read_clothing_colour(picture: np.ndarray, face_box: Sequence[float] | np.nda
     if votes.sum() == 0:
         raise ImageError(
             f"Below the face at {[round(float(v)) for v in face_box]} no clothes are in the picture of {width} x {height} "
-            "px. Give the box of a face whose chest is seen."
+            "px. Give the box of a face whose chest is seen.",
+            code="no-clothes-in-picture",
         )
     best = int(votes.argmax())
     return _NAMES[best], float(votes[best] / votes.sum())
@@ -92,7 +93,8 @@ def read_scene(picture: np.ndarray, face_boxes: Sequence[Sequence[float] | np.nd
         seen &= ~(head | trunk)
     if seen.sum() < 8:
         raise ImageError(
-            "The faces fill the picture, so no scene is seen. Give the boxes of faces, not of whole people."
+            "The faces fill the picture, so no scene is seen. Give the boxes of faces, not of whole people.",
+            code="no-scene-in-picture",
         )
     ours, names, examples = cells[seen], *_examples(round(64 * width / height))
     theirs = examples[:, seen]
@@ -121,7 +123,8 @@ def _checked(picture: np.ndarray) -> np.ndarray:
     picture = np.asarray(picture)
     if picture.ndim != 3 or picture.shape[-1] != 3 or picture.dtype != np.uint8:
         raise ImageError(
-            f"A picture to read is an array [H, W, 3] of uint8, not {list(picture.shape)} of {picture.dtype}."
+            f"A picture to read is an array [H, W, 3] of uint8, not {list(picture.shape)} of {picture.dtype}.",
+            code="picture-of-another-shape",
         )
     return picture
 
@@ -130,5 +133,7 @@ def _face(box: Sequence[float] | np.ndarray) -> tuple[float, float, float, float
     """A face box and its head unit: a drawn face is 1.6 units high and 1.55 wide."""
     x0, y0, x1, y1 = (float(value) for value in box)
     if not (x1 > x0 and y1 > y0):
-        raise ImageError(f"A face box is x0 y0 x1 y1 with x0 < x1 and y0 < y1, not {[x0, y0, x1, y1]}.")
+        raise ImageError(
+            f"A face box is x0 y0 x1 y1 with x0 < x1 and y0 < y1, not {[x0, y0, x1, y1]}.", code="box-not-clear"
+        )
     return x0, y0, x1, y1, ((y1 - y0) / 1.6 + (x1 - x0) / 1.55) / 2

@@ -53,7 +53,9 @@ class Sample:
 def sample_couple(seed: int, pool: Sequence[Identity]) -> tuple[Identity, Identity]:
     """Two different people out of many, by the seed."""
     if len(pool) < 2:
-        raise DHumanDiffError(f"Two people cannot be drawn out of {len(pool)}. Give a pool of at least 2.")
+        raise DHumanDiffError(
+            f"Two people cannot be drawn out of {len(pool)}. Give a pool of at least 2.", code="pool-too-small"
+        )
     dice = Dice("couple", seed)
     first = dice.number(len(pool))
     return pool[first], pool[(first + 1 + dice.number(len(pool) - 1)) % len(pool)]
@@ -63,7 +65,7 @@ def sample_script(seed: int, people: tuple[Identity, Identity]) -> Script:
     """What the seed's picture of two people shows: two outfits of different colours, actions, the scene, who is left."""
     first, second = people
     if first == second:
-        raise DHumanDiffError(f"A picture of two people needs two, not {first.name} twice.")
+        raise DHumanDiffError(f"A picture of two people needs two, not {first.name} twice.", code="same-person-twice")
     dice = Dice("script", seed)
     colours = tuple(COLOURS)
     one = dice.number(len(colours))
