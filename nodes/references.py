@@ -11,7 +11,7 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..dhumandiff.errors import FaceReferenceError
-from ..dhumandiff.faces import InsightFaceAnalyzer
+from ..dhumandiff.faces import InsightFaceAnalyzer, as_analyzer
 from ..dhumandiff.faces.drawing import draw_crop
 from ..dhumandiff.references.encode import EncodeReport, encode_reference
 from ..dhumandiff.references.reference import FaceReference
@@ -130,7 +130,7 @@ class DHDEncodeReference(io.ComfyNode):
         normalise_light: bool,
         name: str = "",
     ) -> io.NodeOutput:
-        analyzer = face_analysis if hasattr(face_analysis, "detect") else InsightFaceAnalyzer(face_analysis)
+        analyzer = as_analyzer(face_analysis)
         show = progress_text(cls)
         reference, report = encode_reference(
             list(image),
@@ -184,7 +184,8 @@ class DHDSaveReference(io.ComfyNode):
         path = new_reference_path(file_name)
         if path.exists() and not overwrite and not saved_as(path, reference):
             raise FaceReferenceError(
-                f"There is another file saved as {path.name!r}. Choose another name, or switch `overwrite` on."
+                f"There is another file saved as {path.name!r}. Choose another name, or switch `overwrite` on.",
+                code="another-reference-of-that-name",
             )
         path.parent.mkdir(parents=True, exist_ok=True)
         reference.save(path)

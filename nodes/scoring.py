@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from comfy_api.latest import io, ui
-from PIL import Image, ImageDraw, ImageFilter
 from torch import Tensor
 
-from ..dhumandiff.errors import HostError, ImageError
+from ..dhumandiff.errors import HostError
+from ..dhumandiff.evaluation.person_masks import face_mask, resize_person_masks
+from ..dhumandiff.evaluation.report import describe_score, draw_score
 from ..dhumandiff.evaluation.score import TIE_TOLERANCE, ScoredImage, mean_identities, ranking, score_image
-from ..dhumandiff.faces import InsightFaceAnalyzer
-from ..dhumandiff.layout.person_style import draw_box, person_color
+from ..dhumandiff.faces import as_analyzer
 from ..dhumandiff.prompts import try_parse_prompt
 from ..dhumandiff.references.reference import SAME_PERSON_THRESHOLD
+from .comfy.encoders import text_alignment
 from .comfy.schema import ADVANCED, FACE_ANALYSIS_TYPES, ReferenceType, progress_text, schema, tell
+
+if TYPE_CHECKING:
+    from comfy.sd import CLIP
+
+    from ..dhumandiff.references import FaceReference
 
 
 def _inputs(image: str) -> list[Any]:
@@ -104,28 +110,33 @@ class DHDIdentityScore(io.ComfyNode):
         cls,
         image: Tensor,
         face_analysis: Any,
-        reference_1: Any,
+        reference_1: FaceReference,
         least_similarity: float,
         least_margin: float,
-        reference_2: Any = None,
+        reference_2: FaceReference | None = None,
         text: str = "",
         mask_1: Tensor | None = None,
         mask_2: Tensor | None = None,
     ) -> io.NodeOutput:
         references = _people(reference_1, reference_2)
         if reference_2 is None and mask_2 is not None:
-            raise HostError("mask_2 is connected, but reference_2 is not: connect person 2, or take the mask away.")
-        masks = _masks(image, (mask_1, mask_2)[: len(references)])
+            raise HostError(
+                "mask_2 is connected, but reference_2 is not: connect person 2, or take the mask away.",
+                code="mask-of-nobody",
+            )
+        masks = resize_person_masks((mask_1, mask_2)[: len(references)], tuple(image.shape[1:3]), len(image))
         show = progress_text(cls)
-        judged = _judge(show, image, face_analysis, references, text, masks)
-        boxed = torch.stack([_boxed(picture, one, references) for picture, one in zip(image, judged, strict=True)])
-        passed = [_passes(one, least_similarity, least_margin) for one in judged]
+        scored, names = _score(show, image, face_analysis, references, text, masks), _names(references)
+        drawn = [draw_score(pixels, one, names) for pixels, one in zip(_bytes(image), scored, strict=True)]
+        boxed = torch.from_numpy(np.stack(drawn)).float() / 255
+        passed = [one.passes(least_similarity, least_margin) for one in scored]
         lines = [
-            _line(number, one, ok, references) for number, (one, ok) in enumerate(zip(judged, passed, strict=True), 1)
+            describe_score(number, one, names, ok)
+            for number, (one, ok) in enumerate(zip(scored, passed, strict=True), 1)
         ]
         show(f"{sum(passed)} of {len(passed)} passed")
-        alike = [[one.score.persons[k].sim_ref if k < len(references) else 0.0 for one in judged] for k in (0, 1)]
-        return io.NodeOutput(boxed, *alike, passed, "\n".join(lines), ui=ui.PreviewImage(boxed, cls=cls))
+        similarity = [[one.score.persons[k].sim_ref if k < len(references) else 0.0 for one in scored] for k in (0, 1)]
+        return io.NodeOutput(boxed, *similarity, passed, "\n".join(lines), ui=ui.PreviewImage(boxed, cls=cls))
 
 
 class DHDPickBest(io.ComfyNode):
@@ -167,24 +178,24 @@ class DHDPickBest(io.ComfyNode):
         cls,
         image: Tensor,
         face_analysis: Any,
-        reference_1: Any,
-        reference_2: Any = None,
+        reference_1: FaceReference,
+        reference_2: FaceReference | None = None,
         text: str = "",
-        clip: Any = None,
+        clip: CLIP | None = None,
         clip_vision: Any = None,
     ) -> io.NodeOutput:
         references = _people(reference_1, reference_2)
         show = progress_text(cls)
-        judged = _judge(show, image, face_analysis, references, text)
-        words = _words(image, text, clip, clip_vision, len(references))
-        order = ranking([one.score for one in judged], words)
+        scored, names = _score(show, image, face_analysis, references, text), _names(references)
+        alignment = _text_alignment(image, text, clip, clip_vision, len(references))
+        order = ranking([one.score for one in scored], alignment)
         lines = [
-            f"{place}. {_line(n + 1, judged[n], None, references)}{'' if words is None else f', words {words[n]:.3f}'}"
-            for place, n in enumerate(order, 1)
+            f"{rank}. {describe_score(n + 1, scored[n], names)}{'' if alignment is None else f', words {alignment[n]:.3f}'}"
+            for rank, n in enumerate(order, 1)
         ]
         best = image[order[0] : order[0] + 1]
-        if judged[order[0]].score.present:
-            show(f"picture {order[0] + 1} of {len(judged)}")
+        if scored[order[0]].score.face_count_correct:
+            show(f"picture {order[0] + 1} of {len(scored)}")
         else:
             tell(cls, "No picture of the batch shows everybody once; this is the one with the most alike faces.")
         return io.NodeOutput(best, order[0], "\n".join(lines), ui=ui.PreviewImage(best, cls=cls))
@@ -233,25 +244,25 @@ class DHDFaceMasks(io.ComfyNode):
         cls,
         image: Tensor,
         face_analysis: Any,
-        reference_1: Any,
+        reference_1: FaceReference,
         grow: float,
         feather: float,
-        reference_2: Any = None,
+        reference_2: FaceReference | None = None,
         text: str = "",
     ) -> io.NodeOutput:
         references = _people(reference_1, reference_2)
         show = progress_text(cls)
-        judged = _judge(show, image, face_analysis, references, text)
-        size = (image.shape[2], image.shape[1])
+        scored = _score(show, image, face_analysis, references, text)
+        size = tuple(image.shape[1:3])
         masks, missing = [], []
         for person in (0, 1):
-            rows = []
-            for number, one in enumerate(judged, 1):
-                face = one.people[person] if person < len(references) else None
+            own = []
+            for number, one in enumerate(scored, 1):
+                face = one.face_of_person[person] if person < len(references) else None
                 if face is None and person < len(references):
                     missing.append(f"person {person + 1} in picture {number}")
-                rows.append(_oval(None if face is None else one.faces[face].box, size, grow, feather))
-            masks.append(torch.stack(rows))
+                own.append(face_mask(None if face is None else one.faces[face].box, size, grow, feather))
+            masks.append(torch.stack(own))
         if missing:
             tell(cls, f"No face, so a black mask: {', '.join(missing)}.")
         else:
@@ -259,49 +270,31 @@ class DHDFaceMasks(io.ComfyNode):
         return io.NodeOutput(*masks)
 
 
-def _people(*references: Any) -> list[Any]:
+def _people(*references: FaceReference | None) -> list[FaceReference]:
     return [reference for reference in references if reference is not None]
 
 
-def _judge(
+def _names(references: Sequence[FaceReference]) -> list[str]:
+    return [reference.name for reference in references]
+
+
+def _score(
     show: Callable[[str], None],
     image: Tensor,
     face_analysis: Any,
-    references: Sequence[Any],
+    references: Sequence[FaceReference],
     text: str,
     masks: Tensor | None = None,
 ) -> list[ScoredImage]:
-    analyzer = face_analysis if hasattr(face_analysis, "detect") else InsightFaceAnalyzer(face_analysis)
+    analyzer = as_analyzer(face_analysis)
     identities = mean_identities(references)
     prompt = try_parse_prompt(text, len(references)) if text.strip() else None
-    judged = []
-    for number, picture in enumerate(_bytes(image)):
+    scored = []
+    for number, pixels in enumerate(_bytes(image)):
         show(f"looking at picture {number + 1} of {len(image)}")
         own = None if masks is None else masks[:, number % masks.shape[1]].numpy()
-        judged.append(score_image(picture, identities, analyzer, prompt=prompt, masks=own))
-    return judged
-
-
-def _masks(image: Tensor, masks: Sequence[Tensor | None]) -> Tensor | None:
-    """[P, N, H, W] of the picture's size, N pictures or 1; None without any. ImageError when one is missing or of another shape."""
-    given = [mask for mask in masks if mask is not None]
-    if not given:
-        return None
-    if len(given) < len(masks):
-        raise ImageError("One of two masks is connected. Connect a mask for each person, or none.")
-    height, width = image.shape[1:3]
-    rows = []
-    for number, mask in enumerate(given, 1):
-        mask = mask.reshape(-1, *mask.shape[-2:]).float().cpu()
-        if abs(mask.shape[-1] / mask.shape[-2] / (width / height) - 1) > 0.05:
-            raise ImageError(
-                f"mask_{number} is {mask.shape[-1]} x {mask.shape[-2]}, of another shape than the picture of {width} x {height}."
-            )
-        if len(mask) not in (1, len(image)):
-            raise ImageError(f"mask_{number} holds {len(mask)} masks for {len(image)} pictures: give one, or one each.")
-        rows.append(torch.nn.functional.interpolate(mask[:, None], (height, width), mode="bilinear")[:, 0])
-    most = max(map(len, rows))
-    return torch.stack([row.expand(most, -1, -1) for row in rows])
+        scored.append(score_image(pixels, identities, analyzer, prompt=prompt, masks=own))
+    return scored
 
 
 def _bytes(image: Tensor) -> np.ndarray:
@@ -309,80 +302,14 @@ def _bytes(image: Tensor) -> np.ndarray:
     return (image[..., :3].detach().cpu().float().clamp(0, 1) * 255).round().byte().numpy()
 
 
-def _passes(judged: ScoredImage, least_similarity: float, least_margin: float) -> bool:
-    persons = judged.score.persons
-    return judged.score.present and all(
-        person.sim_ref >= least_similarity
-        and person.right is not False
-        and (person.margin is None or person.margin >= least_margin)
-        for person in persons
-    )
-
-
-def _line(number: int, judged: ScoredImage, passed: bool | None, references: Sequence[Any]) -> str:
-    score = judged.score
-    told = {True: "right", False: "WRONG", None: "not decidable"}
-    who = [
-        f"person {k}{f' ({reference.name})' if reference.name else ''} {person.sim_ref:.2f}"
-        + (f", {told[person.right]}" if len(references) > 1 else "")
-        for k, (reference, person) in enumerate(zip(references, score.persons, strict=True), 1)
-    ]
-    verdict = "" if passed is None else f": {'passed' if passed else 'FAILED'}"
-    said = f", said by {judged.assigned_by}" if judged.assigned_by else ""
-    return f"picture {number}{verdict}; {'; '.join(who)}; {score.faces} faces for {len(references)} people{said}"
-
-
-def _boxed(picture: Tensor, judged: ScoredImage, references: Sequence[Any]) -> Tensor:
-    """The picture with its faces boxed, named and scored, [H, W, 3]."""
-    image = Image.fromarray(_bytes(picture[None])[0])
-    draw = ImageDraw.Draw(image)
-    size = max(8.0, image.height / 24)
-    owner = {face: k for k, face in enumerate(judged.people) if face is not None}
-    for number, face in enumerate(judged.faces):
-        person = owner.get(number)
-        box = [float(edge) for edge in face.box]
-        width = max(1, image.height // 200)
-        if person is None:
-            colour, text = "#888888", "?"
-            draw.rectangle(box, outline=colour, width=width)
-        else:
-            colour = person_color(person)
-            draw_box(draw, box, person, width)
-            score = judged.score.persons[person]
-            text = (
-                f"{references[person].name or person + 1} {score.sim_ref:.2f}{' WRONG' if score.right is False else ''}"
-            )
-        place = (box[0], max(box[1] - 1.2 * size, 0))
-        draw.text(place, text, fill=colour, font_size=size, stroke_width=max(1, int(size / 10)), stroke_fill="white")
-    return torch.from_numpy(np.asarray(image).copy()).float() / 255
-
-
-def _oval(box: np.ndarray | None, size: tuple[int, int], grow: float, feather: float) -> Tensor:
-    """A mask [H, W] 0..1 of an ellipse in a face box, px; black for None."""
-    mask = Image.new("L", size)
-    if box is not None:
-        x0, y0, x1, y1 = (float(edge) for edge in box)
-        wide, high = grow * (x1 - x0) / 2, grow * (y1 - y0) / 2
-        ImageDraw.Draw(mask).ellipse([x0 - wide, y0 - high, x1 + wide, y1 + high], fill=255)
-        mask = mask.filter(ImageFilter.GaussianBlur(feather * ((x1 - x0) * (y1 - y0)) ** 0.5))
-    return torch.from_numpy(np.asarray(mask).copy()).float() / 255
-
-
-def _words(image: Tensor, text: str, clip: Any, clip_vision: Any, persons: int) -> list[float] | None:
-    """How well each picture fits the text: cosine of CLIP's two embeddings. None without both towers or a text."""
+def _text_alignment(image: Tensor, text: str, clip: CLIP | None, clip_vision: Any, persons: int) -> list[float] | None:
+    """How well each picture fits the text; None where that is not asked for."""
     if clip is None and clip_vision is None:
         return None
     if clip is None or clip_vision is None or not text.strip():
         raise HostError(
-            "Words decide with clip, clip_vision and a text. Connect and write all three, or take clip away."
+            "Words decide with clip, clip_vision and a text. Connect and write all three, or take clip away.",
+            code="words-without-clip",
         )
     prompt = try_parse_prompt(text, persons)
-    said = clip.encode_from_tokens(clip.tokenize(prompt.text if prompt else text), return_pooled=True)[1]
-    seen = clip_vision.encode_image(image[..., :3])["image_embeds"]
-    said, seen = said.float().cpu().reshape(1, -1), seen.float().cpu()
-    if said.shape[1] != seen.shape[1]:
-        raise HostError(
-            f"clip and clip_vision are of two CLIPs: {said.shape[1]} and {seen.shape[1]} numbers. SDXL's words (1280) go with "
-            "CLIP ViT-bigG's vision tower."
-        )
-    return torch.nn.functional.cosine_similarity(seen, said).tolist()
+    return text_alignment(clip, clip_vision, image, prompt.text if prompt else text)

@@ -1,11 +1,11 @@
 """How well a picture keeps several people: WithAnyone's measures (arXiv 2510.14975) and whether each face is the right one.
 
     score = score_picture(faces, references, truth=truth, assignment=assignment)    # embeddings [F, D], [P, D], [P, D]
-    summarize([person.right for score in scores for person in score.persons])
+    summarize([person.assigned_correctly for score in scores for person in score.persons])
 
 Faces are matched to people by Hungarian assignment for likeness (Sim_Ref, Sim_GT) and what follows from it. "Right person"
 never uses that matching, which would make every exchanged pair look right: which face should be whose is given from outside
-(placement.py), and a swapped pair is wrong twice.
+(assignment.py), and a swapped pair is wrong twice.
 
 Nothing is left out of a mean: a person without a face gets `FAILED`, the worst value of each measure, and in a picture with
 too many or too few faces nobody is the right person. Pure NumPy; cosines are of unit vectors, angles in radians.
@@ -55,15 +55,21 @@ def cosines(first: ArrayLike, second: ArrayLike) -> np.ndarray:
     for array in (first, second):
         array = np.asarray(array, dtype=np.float64)
         if array.ndim != 2:
-            raise DHumanDiffError(f"Embeddings are rows, [N, D], not an array {list(array.shape)}.")
+            raise DHumanDiffError(
+                f"Embeddings are rows, [N, D], not an array {list(array.shape)}.", code="embeddings-not-rows"
+            )
         lengths = np.linalg.norm(array, axis=1, keepdims=True)
         if not np.isfinite(lengths).all() or (lengths == 0).any():
-            raise DHumanDiffError("An embedding is zero or not finite, which is nobody's face. Encode that face again.")
+            raise DHumanDiffError(
+                "An embedding is zero or not finite, which is nobody's face. Encode that face again.",
+                code="embedding-without-direction",
+            )
         rows.append(array / lengths)
     if rows[0].shape[1] != rows[1].shape[1]:
         raise DHumanDiffError(
             f"Embeddings of widths {rows[0].shape[1]} and {rows[1].shape[1]} come from different face recognizers and "
-            "cannot be compared. Encode all faces with the same one."
+            "cannot be compared. Encode all faces with the same one.",
+            code="recognizers-differ",
         )
     return np.clip(rows[0] @ rows[1].T, -1.0, 1.0)
 
@@ -105,8 +111,12 @@ def copy_paste(
 def blending(similarity: ArrayLike, matched: Sequence[int | None]) -> float:
     """Blending, M_Bld: mean over people i and j != i of cos(face of i, person j): how much of the others is in everybody.
 
-    similarity: [faces, people]; matched: for each person the number of their face, or None, which counts as failed. 0 for one
-    person alone.
+    Args:
+        similarity: cosines [faces, people].
+        matched: for each person the number of their face, or None, which counts as failed.
+
+    Returns:
+        -1..1; 0 for one person alone.
     """
     similarity = np.asarray(similarity, dtype=np.float64)
     if len(matched) < 2:
@@ -122,15 +132,19 @@ def blending(similarity: ArrayLike, matched: Sequence[int | None]) -> float:
 class PersonScore:
     """One person in one picture.
 
-    sim_ref: cosine to the reference. sim_gt, copy_paste: with a ground truth, else None. right: whether the face that should
-    be this person is nearer to them than to anybody else asked for; None where nothing says which face that is. margin: by
-    how much (0 where that face is missing).
+    Attributes:
+        sim_ref: cosine to the reference.
+        sim_gt: cosine to the ground truth; None without one.
+        copy_paste: with a ground truth, else None.
+        assigned_correctly: whether the face that should be this person is nearer to them than to anybody else asked for; None
+            where nothing says which face that is. What tables call "right person".
+        margin: by how much (0 where that face is missing).
     """
 
     sim_ref: float
     sim_gt: float | None = None
     copy_paste: float | None = None
-    right: bool | None = None
+    assigned_correctly: bool | None = None
     margin: float | None = None
 
 
@@ -143,14 +157,14 @@ class PictureScore:
     blending: float
 
     @property
-    def present(self) -> bool:
+    def face_count_correct(self) -> bool:
         """Exactly as many faces as people."""
         return self.faces == len(self.persons)
 
     @property
-    def right(self) -> bool | None:
+    def all_assigned_correctly(self) -> bool | None:
         """Whether everybody is the right person; None where that cannot be decided for somebody."""
-        each = [person.right for person in self.persons]
+        each = [person.assigned_correctly for person in self.persons]
         return None if None in each else all(each)
 
 
@@ -167,19 +181,24 @@ def score_picture(
         faces: [F, D] embeddings of the faces found in it; F may be 0.
         references: [P, D] of the people it should show.
         truth: [P, D] of the same people in a real picture of that scene, where there is one.
-        assignment: for each person the number of the face that should be theirs, never found by likeness (placement.py); None for
+        assignment: for each person the number of the face that should be theirs, never found by likeness (assignment.py); None for
             a person whose face is missing; None altogether where nothing says who should be where.
 
     Raises:
-        DHumanDiffError: no references, as many truths or assignment as people are needed, or embeddings that cannot be compared.
+        DHumanDiffError: no references, another number of truths or assigned faces than people, or embeddings that cannot be compared.
     """
     references = np.asarray(references, dtype=np.float64)
     people = len(references)
     for name, given in (("truth", truth), ("assignment", assignment)):
         if given is not None and len(given) != people:
-            raise DHumanDiffError(f"{name} has {len(given)} entries for {people} people; one each is needed.")
+            raise DHumanDiffError(
+                f"{name} has {len(given)} entries for {people} people; one each is needed.",
+                code="entries-for-other-people",
+            )
     if people == 0:
-        raise DHumanDiffError("A picture is scored against the people it should show; give one reference or more.")
+        raise DHumanDiffError(
+            "A picture is scored against the people it should show; give one reference or more.", code="no-reference"
+        )
     faces = np.asarray(faces, dtype=np.float64) if len(faces) else np.empty((0, references.shape[1]))
     to_reference = cosines(faces, references)
     by_reference = match(to_reference)
@@ -226,7 +245,10 @@ def _right(
 class PictureScorer(Protocol):
     """A score of a picture that somebody else's model gives: aesthetics, preference. `python -m training evaluate` takes any.
 
-    name: of the column. Called with a picture uint8 [H, W, 3] and its sentence; gives a number, larger is better.
+    Called with a picture uint8 [H, W, 3] and its sentence; gives a number, larger is better.
+
+    Attributes:
+        name: of the column.
     """
 
     name: str
@@ -238,8 +260,12 @@ class PictureScorer(Protocol):
 class Summary:
     """Many values of one measure.
 
-    mean with its 95 % interval (low, high) from resampling, median, and trimmed: the mean as MultiID-Bench's tool takes it,
-    which drops outliers without saying so. count: values; undecided: those that were None, in none of these.
+    Attributes:
+        mean: with its 95 % interval from resampling, `low` to `high`.
+        median: the middle value.
+        trimmed: the mean as MultiID-Bench's tool takes it, which drops outliers without saying so.
+        count: how many values there are.
+        undecided: those that were None, in none of these.
     """
 
     mean: float

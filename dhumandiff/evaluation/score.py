@@ -1,7 +1,7 @@
-"""One picture judged: its faces, who each should be, and how good they are.
+"""One picture scored: its faces, who each should be, and how good they are.
 
-    judged = score_image(pixels, identities, faces, prompt=parse_prompt(text, mentions="all"))
-    judged.score.persons[0].right
+    scored = score_image(pixels, identities, analyzer, prompt=parse_prompt(text, mentions="all"))
+    scored.score.persons[0].assigned_correctly
 
 What the nodes and `python -m training evaluate` share.
 """
@@ -22,70 +22,107 @@ from .metrics import PictureScore, cosines, match, score_picture
 __all__ = ["TIE_TOLERANCE", "ScoredImage", "embed_faces", "mean_identities", "ranking", "score_image"]
 
 TIE_TOLERANCE = 0.02
-"""Mean similarities that differ by less count as alike, so that words may decide between two pictures."""
+"""Mean similarities that differ by less count as alike, so that the text may decide between two pictures."""
 
 
 @dataclass(frozen=True, eq=False)
 class ScoredImage:
     """What was found in a picture.
 
-    faces: from left to right. identities: [F, D] of them. people: for each person the number of their face, None where there
-    is none: as said where something says it, else by likeness. assigned_by: what said who should be where ("sides", "clothes",
-    "boxes", "masks"), "" when nothing did.
+    Attributes:
+        faces: from left to right.
+        identities: [F, D] of them.
+        face_of_person: for each person the number of their face, None where there is none: as assigned where something assigns
+            them, else by likeness.
+        assigned_by: what said who should be where ("sides", "clothes", "boxes", "masks"), "" when nothing did.
+        score: the figures.
     """
 
     faces: tuple[Face, ...]
     identities: np.ndarray
-    people: tuple[int | None, ...]
+    face_of_person: tuple[int | None, ...]
     assigned_by: str
     score: PictureScore
 
+    def passes(self, min_similarity: float, min_margin: float) -> bool:
+        """Whether everybody is there once, is alike enough, and is not somebody else.
+
+        Args:
+            min_similarity: least cosine to the reference.
+            min_margin: how much nearer each face has to be to its own reference than to another; where nothing says whose face
+                it should be there is no margin to ask for.
+        """
+        return self.score.face_count_correct and all(
+            person.sim_ref >= min_similarity
+            and person.assigned_correctly is not False
+            and (person.margin is None or person.margin >= min_margin)
+            for person in self.score.persons
+        )
+
 
 def score_image(
-    pixels: np.ndarray, references: np.ndarray, analyzer: FaceAnalyzer, truth: np.ndarray | None = None, **said: Any
+    pixels: np.ndarray, references: np.ndarray, analyzer: FaceAnalyzer, truth: np.ndarray | None = None, **cues: Any
 ) -> ScoredImage:
-    """Judge a picture, uint8 [H, W, 3] RGB.
+    """Find the faces of a picture and score them.
 
     Args:
+        pixels: uint8 [H, W, 3] RGB.
         references: identities [P, D] of the people it should show, of the same recognizer.
+        analyzer: finds and recognizes.
         truth: identities [P, D] of the same people in a real picture of the scene.
-        said: who should be where: prompt, boxes, masks, clothes (see `assignment.assign_faces`).
+        cues: who should be where: prompt, boxes, masks, clothes (see `assignment.assign_faces`).
+
+    Raises:
+        DHumanDiffError: embeddings that cannot be compared.
     """
     faces, identities = embed_faces(pixels, analyzer, references.shape[1])
-    assignment, assigned_by = assign_faces(len(references), faces, pixels, **said)
+    assignment, assigned_by = assign_faces(len(references), faces, pixels, **cues)
     score = score_picture(identities, references, truth=truth, assignment=assignment)
-    people = assignment if assignment is not None else match(cosines(identities, references))
-    return ScoredImage(faces, identities, people, assigned_by, score)
+    face_of_person = assignment if assignment is not None else match(cosines(identities, references))
+    return ScoredImage(faces, identities, face_of_person, assigned_by, score)
 
 
 def embed_faces(pixels: np.ndarray, analyzer: FaceAnalyzer, width: int = 512) -> tuple[tuple[Face, ...], np.ndarray]:
-    """The faces of a picture from left to right, and their identities [F, D]."""
+    """The faces of a picture, uint8 [H, W, 3], from left to right, and their identities [F, D]; D is `width` without a face."""
     faces = tuple(sorted(analyzer.detect(pixels), key=lambda face: face.center[0]))
     found = [analyzer.identity(pixels, face) for face in faces]
     return faces, np.stack(found) if found else np.empty((0, width))
 
 
 def mean_identities(references: Sequence[FaceReference]) -> np.ndarray:
-    """Mean identities [P, D] of references. FaceReferenceError for one that was encoded without a recognizer."""
+    """Mean identities [P, D] of references.
+
+    Raises:
+        FaceReferenceError: one was encoded without a recognizer.
+    """
     return np.concatenate([reference.mean_identity().float().cpu().numpy() for reference in references])
 
 
-def ranking(scores: Sequence[PictureScore], words: Sequence[float] | None = None) -> list[int]:
-    """Numbers of pictures, the best first: most right people, everybody there, likeness, and among those alike (`TIE_TOLERANCE`) how
-    well each fits the `words`."""
-    alike = [float(np.mean([person.sim_ref for person in score.persons])) for score in scores]
-    right = [sum(person.right is True for person in score.persons) for score in scores]
-    left = sorted(range(len(scores)), key=lambda n: (-right[n], -scores[n].present, -alike[n]))
+def ranking(scores: Sequence[PictureScore], text_alignment: Sequence[float] | None = None) -> list[int]:
+    """Which picture is the best, the second best, and so on.
+
+    Args:
+        scores: of the pictures.
+        text_alignment: how well each fits its text; None does not ask.
+
+    Returns:
+        Their numbers, the best first: most people assigned correctly, everybody there once, likeness, and among those alike
+        (`TIE_TOLERANCE`) the text.
+    """
+    similarity = [float(np.mean([person.sim_ref for person in score.persons])) for score in scores]
+    correct = [sum(person.assigned_correctly is True for person in score.persons) for score in scores]
+    complete = [score.face_count_correct for score in scores]
+    left = sorted(range(len(scores)), key=lambda n: (-correct[n], -complete[n], -similarity[n]))
     order: list[int] = []
     while left:
         first = left[0]
         near = [
             n
             for n in left
-            if (right[n], scores[n].present) == (right[first], scores[first].present)
-            and alike[first] - alike[n] < TIE_TOLERANCE
+            if (correct[n], complete[n]) == (correct[first], complete[first])
+            and similarity[first] - similarity[n] < TIE_TOLERANCE
         ]
-        best = first if words is None else max(near, key=lambda n: words[n])
+        best = first if text_alignment is None else max(near, key=lambda n: text_alignment[n])
         order.append(best)
         left.remove(best)
     return order

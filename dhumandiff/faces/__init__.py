@@ -7,7 +7,7 @@ before something needs it.
 
 from .face import Face, FaceAnalyzer, choose_face
 from .geometry import ARCFACE_TEMPLATE, align, crop_face
-from .insightface import InsightFaceAnalyzer
+from .insightface import InsightFaceAnalyzer, as_analyzer
 from .light import normalize_light
 from .photos import PhotoPixels, as_photo, load_photo, photo_from_tensor
 from .quality import PhotoQuality, assess
@@ -20,6 +20,7 @@ __all__ = [
     "PhotoPixels",
     "PhotoQuality",
     "align",
+    "as_analyzer",
     "as_photo",
     "assess",
     "choose_face",

@@ -1,5 +1,7 @@
 """What a detected face is, what a backend has to offer, and how one face of several is chosen."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -19,8 +21,10 @@ be interpolated, and identity similarity falls apart (this project's choice)."""
 class Face:
     """One detected face, in pixels of the photo.
 
-    `box` is [4] float32 x0 y0 x1 y1 (it may reach beyond the picture), `landmarks` [5, 2] float32 x y of left eye,
-    right eye, nose tip, left and right mouth corner (left as the viewer sees it), `score` the detector's confidence.
+    Attributes:
+        box: [4] float32 x0 y0 x1 y1 (it may reach beyond the picture).
+        landmarks: [5, 2] float32 x y of left eye, right eye, nose tip, left and right mouth corner (left as the viewer sees it).
+        score: the detector's confidence.
     """
 
     box: np.ndarray
@@ -57,13 +61,19 @@ class FaceAnalyzer(Protocol):
 def choose_face(faces: Sequence[Face], which: str | int = "largest", minimum_size: float = MINIMUM_SIZE) -> Face:
     """The face wanted among those found.
 
-    `which`: "largest", "left-most", "right-most" (by the centre of the box), or an index by size, 0 being the largest.
-    Raises `FaceError` when there is no such face or when it is smaller than `minimum_size` px.
+    Args:
+        faces: of one photo.
+        which: "largest", "left-most", "right-most" (by the center of the box), or an index by size, 0 being the largest.
+        minimum_size: px.
+
+    Raises:
+        FaceError: there is no such face, or it is smaller.
     """
     if not faces:
         raise FaceError(
             "No face was found. Use a sharper, upright photo in which the face is seen from the front and fills a good "
-            "part of the picture."
+            "part of the picture.",
+            code="no-face",
         )
     by_size = sorted(faces, key=lambda face: face.size, reverse=True)
     if which == "largest":
@@ -79,16 +89,18 @@ def choose_face(faces: Sequence[Face], which: str | int = "largest", minimum_siz
                 if len(faces) == 1
                 else f"{len(faces)} faces were found: indices go from 0 (the largest) to {len(faces) - 1}"
             )
-            raise FaceError(f"There is no face with index {which}. {found}.")
+            raise FaceError(f"There is no face with index {which}. {found}.", code="no-face-of-that-index")
         face = by_size[which]
     else:
         raise FaceError(
             f'Which face is meant by {which!r}? Choose "largest", "left-most", "right-most" or an index (0 is the '
-            "largest)."
+            "largest).",
+            code="unknown-choice-of-face",
         )
     if face.size < minimum_size:
         raise FaceError(
             f"The face is {face.size:.0f} px in size, less than the {minimum_size:.0f} px needed to tell who it is. "
-            "Use a photo taken closer or of higher resolution; enlarging this one adds no detail."
+            "Use a photo taken closer or of higher resolution; enlarging this one adds no detail.",
+            code="face-too-small",
         )
     return face

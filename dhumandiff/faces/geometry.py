@@ -7,7 +7,7 @@ from PIL import Image
 from ..errors import FaceError
 from .face import Face
 
-__all__ = ["ARCFACE_TEMPLATE", "CROP_SIZE", "align", "align_matrix", "crop_face"]
+__all__ = ["ARCFACE_TEMPLATE", "CROP_SIZE", "align", "align_matrix", "crop_face", "warp"]
 
 ARCFACE_TEMPLATE = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]],
@@ -31,12 +31,16 @@ def align_matrix(landmarks: np.ndarray, size: int = 112) -> np.ndarray:
     """The least-squares similarity [2, 3] that takes five landmarks [5, 2] px to the ArcFace template.
 
     Points are read as complex numbers, where such a map is z -> a z + b and the best a is a quotient of two sums.
+
+    Raises:
+        FaceError: not five landmarks, or all on one point.
     """
     points = np.asarray(landmarks, dtype=np.float64)
     if points.shape != (5, 2) or not np.isfinite(points).all():
         raise FaceError(
             f"Alignment needs five landmarks of two finite coordinates, not an array of shape {list(points.shape)}. "
-            "Use another detector or photo."
+            "Use another detector or photo.",
+            code="not-five-landmarks",
         )
     source = points[:, 0] + 1j * points[:, 1]
     template = ARCFACE_TEMPLATE.astype(np.float64) * (size / 112)
@@ -44,7 +48,10 @@ def align_matrix(landmarks: np.ndarray, size: int = 112) -> np.ndarray:
     centred = source - source.mean()
     spread = (centred * centred.conj()).real.sum()
     if spread == 0:
-        raise FaceError("All landmarks of the face lie on one point, so it cannot be aligned. Use another photo.")
+        raise FaceError(
+            "All landmarks of the face lie on one point, so it cannot be aligned. Use another photo.",
+            code="landmarks-on-one-point",
+        )
     a = (centred.conj() * (target - target.mean())).sum() / spread
     b = target.mean() - a * source.mean()
     return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
@@ -54,22 +61,41 @@ def align(image: np.ndarray, landmarks: np.ndarray, size: int = 112) -> np.ndarr
     """The face warped onto the ArcFace template: [H, W, 3] uint8 -> [size, size, 3] uint8, channels in the order given.
 
     The same pixels as InsightFace's own `norm_crop` for sizes that are multiples of 112: bilinear, black outside.
+
+    Raises:
+        FaceError: landmarks that cannot be aligned, or OpenCV is not installed.
+    """
+    return warp(image, align_matrix(landmarks, size), size)
+
+
+def warp(image: np.ndarray, matrix: np.ndarray, size: int = 112) -> np.ndarray:
+    """A picture [H, W, 3] uint8 through a matrix of `align_matrix` -> [size, size, 3] uint8.
+
+    Raises:
+        FaceError: OpenCV is not installed.
     """
     try:
         import cv2  # optional, and present wherever insightface is
     except ImportError as error:
         raise FaceError(
-            f"Face alignment needs OpenCV ({error}). Install it with: pip install opencv-python-headless"
+            f"Face alignment needs OpenCV ({error}). Install it with: pip install opencv-python-headless",
+            code="opencv-missing",
         ) from error
-    return cv2.warpAffine(np.ascontiguousarray(image), align_matrix(landmarks, size), (size, size), borderValue=0.0)
+    return cv2.warpAffine(np.ascontiguousarray(image), matrix, (size, size), borderValue=0.0)
 
 
 def crop_face(image: np.ndarray, face: Face, size: int = CROP_SIZE) -> tuple[np.ndarray, Face, str | None]:
     """A square head crop with the geometry of the released example references (docs/method.md#reference-pictures).
 
-    image [H, W, 3] uint8 -> (crop [size, size, 3] uint8, the face in crop pixels, a note or None). Upright, not
-    rotated. Where the square reaches beyond the picture, the picture's edge pixels are repeated, and the note says how
-    much of the crop that is.
+    Upright, not rotated. Where the square reaches beyond the picture, the picture's edge pixels are repeated.
+
+    Args:
+        image: [H, W, 3] uint8.
+        face: in it.
+        size: of the crop, px.
+
+    Returns:
+        The crop [size, size, 3] uint8, the face in crop pixels, and a note that says how much of the crop is repeated, or None.
     """
     height, width = image.shape[:2]
     side = max(1, round(face.size / _FACE_SHARE))
@@ -81,7 +107,9 @@ def crop_face(image: np.ndarray, face: Face, size: int = CROP_SIZE) -> tuple[np.
     # PIL's resize widens the filter when shrinking, so big photos do not alias.
     crop = np.asarray(Image.fromarray(square).resize((size, size), Image.Resampling.BICUBIC))
     offset = np.array([left, top], dtype=np.float32)
-    moved = Face((face.box.reshape(2, 2) - offset).reshape(4) * scale, (face.landmarks - offset) * scale, face.score)
+    face_in_crop = Face(
+        (face.box.reshape(2, 2) - offset).reshape(4) * scale, (face.landmarks - offset) * scale, face.score
+    )
 
     inside = ((columns >= 0) & (columns < width)).mean() * ((rows >= 0) & (rows < height)).mean()
     note = None
@@ -90,4 +118,4 @@ def crop_face(image: np.ndarray, face: Face, size: int = CROP_SIZE) -> tuple[np.
             f"the face is close to the picture's edge: {1 - inside:.0%} of the crop repeats edge pixels; a photo with "
             "more room around the head is better"
         )
-    return crop, moved, note
+    return crop, face_in_crop, note

@@ -1,6 +1,8 @@
 """InsightFace as a face backend: a model pack by name or folder, or a `FaceAnalysis` object another ComfyUI pack
 made."""
 
+from __future__ import annotations
+
 import contextlib
 import io
 from collections.abc import Iterator
@@ -10,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import FaceError
-from .face import Face
+from .face import Face, FaceAnalyzer
 from .geometry import align
 
-__all__ = ["DETECTION_SIZES", "PROVIDERS", "PROVIDER_ADVICE", "InsightFaceAnalyzer", "find_pack"]
+__all__ = ["DETECTION_SIZES", "PROVIDERS", "PROVIDER_ADVICE", "InsightFaceAnalyzer", "as_analyzer", "find_pack"]
 
 INSTALL = (
     "Install it with: pip install insightface onnxruntime. For NVIDIA cards: pip install onnxruntime-gpu onnx "
@@ -37,8 +39,14 @@ PROVIDERS = {
 class InsightFaceAnalyzer:
     """Detection and recognition with the models of an `insightface.app.FaceAnalysis` object.
 
-    `app` may be one's own (`from_pack`) or that of another ComfyUI pack (INSIGHTFACE, FACEANALYSIS). Only its detector
-    and its recognizer are used. `note` is for the person: what was not as wished when it was loaded, or None.
+    Args:
+        app: one's own (`from_pack`), or that of another ComfyUI pack (INSIGHTFACE, FACEANALYSIS). Only its detector and its
+            recognizer are used.
+        name: of the pack; by default that of its folder.
+        note: for the person: what was not as wished when it was loaded, or None.
+
+    Raises:
+        FaceError: a part is missing.
     """
 
     def __init__(self, app: Any, name: str | None = None, note: str | None = None) -> None:
@@ -50,7 +58,8 @@ class InsightFaceAnalyzer:
             part = "face detector" if self.detector is None else "face recognizer"
             raise FaceError(
                 f"The face analysis object ({type(app).__name__}) has no {part}. Connect a node that loads a whole "
-                "InsightFace pack (buffalo_l, antelopev2), such as Load Face Analysis."
+                "InsightFace pack (buffalo_l, antelopev2), such as Load Face Analysis.",
+                code="not-face-analysis",
             )
         self.app = app
         self.name = name or Path(str(getattr(app, "model_dir", "") or "insightface")).name
@@ -63,12 +72,18 @@ class InsightFaceAnalyzer:
         root: str | Path | None = None,
         provider: str = "auto",
         allow_download: bool = False,
-    ) -> "InsightFaceAnalyzer":
+    ) -> InsightFaceAnalyzer:
         """Load a model pack: `<root>/models/<name>` (root: ~/.insightface), or the folder itself, nested once if it is.
 
-        `provider`: "auto" (the best there is), "CPU", "CUDA", "CoreML" or "DirectML"; what cannot be had becomes CPU,
-        with a `note`. Nothing is downloaded unless `allow_download`. Raises `FaceError` saying what to install or to
-        put where.
+        Args:
+            name_or_folder: a pack.
+            root: where packs are looked for.
+            provider: "auto" (the best there is), "CPU", "CUDA", "CoreML" or "DirectML"; what cannot be had becomes CPU, with a
+                `note`.
+            allow_download: fetch a pack that is not there; nothing is downloaded otherwise.
+
+        Raises:
+            FaceError: a package, the pack or a part of it is missing; the message says what to install or to put where.
         """
         onnxruntime, face_analysis = _import_insightface()
         root = Path(root if root is not None else "~/.insightface").expanduser()
@@ -83,13 +98,17 @@ class InsightFaceAnalyzer:
                 app.prepare(ctx_id=-1 if wanted == "CPU" else 0, det_size=(DETECTION_SIZES[0], DETECTION_SIZES[0]))
         except AssertionError as error:  # insightface's way to say that no file was a detector; it has no message
             raise FaceError(
-                f"The face model pack {folder} has no face detector among {_onnx_names(folder)}. {_PACK_ADVICE}"
+                f"The face model pack {folder} has no face detector among {_onnx_names(folder)}. {_PACK_ADVICE}",
+                code="pack-without-detector",
             ) from error
         except Exception as error:  # onnxruntime, onnx and protobuf each have unrelated families for a damaged file
-            raise FaceError(f"The face model pack {folder} cannot be loaded: {error}. {_PACK_ADVICE}") from error
+            raise FaceError(
+                f"The face model pack {folder} cannot be loaded: {error}. {_PACK_ADVICE}", code="pack-damaged"
+            ) from error
         if "recognition" not in app.models:
             raise FaceError(
-                f"The face model pack {folder} has no face recognizer among {_onnx_names(folder)}. {_PACK_ADVICE}"
+                f"The face model pack {folder} has no face recognizer among {_onnx_names(folder)}. {_PACK_ADVICE}",
+                code="pack-without-recognizer",
             )
         analyzer = cls(app, name=folder.name, note=note)
         if analyzer.provider != wanted:  # onnxruntime falls back without a word, e.g. when a CUDA library is missing
@@ -137,7 +156,8 @@ class InsightFaceAnalyzer:
         if not np.isfinite(length) or length == 0:
             raise FaceError(
                 f"The face recognizer of {self.name} gave no usable embedding (its length is {length}). Load the pack "
-                "again, or use another one."
+                "again, or use another one.",
+                code="no-embedding",
             )
         return embedding / length
 
@@ -146,9 +166,11 @@ class InsightFaceAnalyzer:
         border = max(height, width) // 2
         padded = np.full((height + 2 * border, width + 2 * border, 3), 127, dtype=np.uint8)
         padded[border : border + height, border : border + width] = image
-        moved = [Face(face.box - border, face.landmarks - border, face.score) for face in self._detect_at_sizes(padded)]
+        inside = [
+            Face(face.box - border, face.landmarks - border, face.score) for face in self._detect_at_sizes(padded)
+        ]
         whole = Face(np.array([0, 0, width, height], np.float32), np.zeros((5, 2), np.float32))
-        return [face for face in moved if _contains(whole, face)]  # nothing in the border itself is a face
+        return [face for face in inside if _contains(whole, face)]  # nothing in the border itself is a face
 
     def _detect_at_sizes(self, image: np.ndarray) -> list[Face]:
         bgr = np.ascontiguousarray(image[..., ::-1])
@@ -161,7 +183,8 @@ class InsightFaceAnalyzer:
             if len(boxes) and landmarks is None:
                 raise FaceError(
                     f"The face detector of {self.name} gives no landmarks, which alignment needs. Use buffalo_l or "
-                    "antelopev2."
+                    "antelopev2.",
+                    code="detector-without-landmarks",
                 )
             if len(boxes):
                 pairs = zip(np.asarray(boxes, np.float32), np.asarray(landmarks, np.float32), strict=True)
@@ -192,17 +215,32 @@ PROVIDER_ADVICE = {
 }
 
 
+def as_analyzer(face_analysis: Any) -> FaceAnalyzer:
+    """What finds and recognizes faces: an analyzer as it is, an InsightFace object of another ComfyUI pack as one.
+
+    Raises:
+        FaceError: it is neither, or lacks a part.
+    """
+    return face_analysis if hasattr(face_analysis, "detect") else InsightFaceAnalyzer(face_analysis)
+
+
 def _import_insightface() -> tuple[Any, Any]:
     """(onnxruntime, FaceAnalysis), or a `FaceError` that names the missing package."""
     try:
         import onnxruntime
     except ImportError as error:
-        raise FaceError(f"Face analysis needs onnxruntime, which cannot be imported ({error}). {INSTALL}") from error
+        raise FaceError(
+            f"Face analysis needs onnxruntime, which cannot be imported ({error}). {INSTALL}",
+            code="onnxruntime-missing",
+        ) from error
     try:
         with _silence():
             from insightface.app import FaceAnalysis
     except ImportError as error:
-        raise FaceError(f"Face analysis needs insightface, which cannot be imported ({error}). {INSTALL}") from error
+        raise FaceError(
+            f"Face analysis needs insightface, which cannot be imported ({error}). {INSTALL}",
+            code="insightface-missing",
+        ) from error
     return onnxruntime, FaceAnalysis
 
 
@@ -222,23 +260,35 @@ def _is_pack(folder: Path) -> bool:
 
 
 def find_pack(name: str, root: Path, allow_download: bool = False) -> Path:
-    """The folder that holds the pack's .onnx files; FaceError says what is there instead, and what to do."""
+    """The folder that holds a pack's .onnx files.
+
+    Args:
+        name: of the pack, or its folder.
+        root: packs are in its folder `models`.
+        allow_download: fetch a pack that is not there.
+
+    Raises:
+        FaceError: it is not there, or holds something else; the message says what is there instead, and what to do.
+    """
     if not name.strip():
-        raise FaceError("No face model pack was named. Give the name of a pack (buffalo_l) or its folder.")
+        raise FaceError(
+            "No face model pack was named. Give the name of a pack (buffalo_l) or its folder.", code="no-pack-named"
+        )
     is_name = Path(name).name == name and name != ".."
-    places = [root / "models" / name, root / name] if is_name else []
-    places.append(Path(name).expanduser())
-    folder = next((place for place in places if place.is_dir()), None)
+    candidates = [root / "models" / name, root / name] if is_name else []
+    candidates.append(Path(name).expanduser())
+    folder = next((path for path in candidates if path.is_dir()), None)
     if folder is None and is_name and allow_download:
         folder = _download_pack(name, root)
     if folder is None:
         packs = sorted(entry.name for entry in (root / "models").glob("*") if entry.is_dir())
         there = f" Packs that are there: {', '.join(packs)}." if packs else ""
-        where = f"in {places[0]}" if is_name else f"at {places[0]}"
+        where = f"in {candidates[0]}" if is_name else f"at {candidates[0]}"
         raise FaceError(
             f"There is no face model pack {where}.{there} Unpack the pack's zip (buffalo_l or antelopev2, from "
             "InsightFace's model zoo) to that folder, or allow the download (the node's switch `download`; in Python allow_download=True). InsightFace's own "
-            "packs are for non-commercial use."
+            "packs are for non-commercial use.",
+            code="pack-missing",
         )
     if _is_pack(folder):
         return folder
@@ -249,11 +299,13 @@ def find_pack(name: str, root: Path, allow_download: bool = False) -> Path:
     if nested:
         raise FaceError(
             f"{folder} holds several face model packs ({', '.join(entry.name for entry in nested)}). Give the folder "
-            "of one of them."
+            "of one of them.",
+            code="several-packs",
         )
     raise FaceError(
         f"The face model pack folder {folder} has no .onnx file in it: an unfinished download or unzipping. "
-        f"{_PACK_ADVICE}"
+        f"{_PACK_ADVICE}",
+        code="pack-empty",
     )
 
 
@@ -266,7 +318,8 @@ def _download_pack(name: str, root: Path) -> Path:
     except Exception as error:  # requests, urllib3, zipfile and insightface's own RuntimeError
         raise FaceError(
             f"The face model pack {name} could not be downloaded ({error}). Fetch {name}.zip from InsightFace's model "
-            f"zoo yourself and unpack it to {root / 'models' / name}."
+            f"zoo yourself and unpack it to {root / 'models' / name}.",
+            code="pack-not-downloaded",
         ) from error
 
 
@@ -275,7 +328,10 @@ def _choose_provider(wanted: str, available: list[str]) -> tuple[str, str | None
     if wanted == "auto":
         return next((short for short, full in PROVIDERS.items() if full in available), "CPU"), None
     if wanted not in PROVIDERS:
-        raise FaceError(f'There is no provider "{wanted}" for face analysis. Choose auto, {", ".join(PROVIDERS)}.')
+        raise FaceError(
+            f'There is no provider "{wanted}" for face analysis. Choose auto, {", ".join(PROVIDERS)}.',
+            code="unknown-provider",
+        )
     if PROVIDERS[wanted] in available:
         return wanted, None
     return (

@@ -37,8 +37,10 @@ _MOST_EXPOSURE = 0.5
 class FaceLight:
     """Light on the inner face.
 
-    brightness: mean display brightness 0..1. clipped: share of pixels lost to black or white, 0..1. imbalance: stops
-    between the picture's left and right half of the face (1 is twice the light; positive: left is brighter).
+    Attributes:
+        brightness: mean display brightness 0..1.
+        clipped: share of pixels lost to black or white, 0..1.
+        imbalance: stops between the picture's left and right half of the face (1 is twice the light; positive: left is brighter).
     """
 
     brightness: float
@@ -46,9 +48,9 @@ class FaceLight:
     imbalance: float
 
 
-def measure_light(image: np.ndarray, face: Face) -> FaceLight:
-    """Measure the light on one face of a uint8 RGB picture [H, W, 3]."""
-    aligned = align(image, face.landmarks).astype(np.float32) / 255
+def measure_light(aligned: np.ndarray) -> FaceLight:
+    """Measure the light on one face, uint8 RGB [112, 112, 3], from `geometry.align`."""
+    aligned = aligned.astype(np.float32) / 255
     inner = aligned[_ROWS, _LEFT.start : _RIGHT.stop]
     clipped = ((inner.max(axis=-1) <= 5 / 255) | (inner.min(axis=-1) >= 250 / 255)).mean()
     luminance = _to_linear(aligned) @ _LUMINANCE
@@ -58,14 +60,21 @@ def measure_light(image: np.ndarray, face: Face) -> FaceLight:
 
 
 def normalize_light(crop: np.ndarray, face: Face) -> np.ndarray:
-    """Even out the light on a face a little: crop [S, S, 3] uint8 -> the same, with `face` in crop pixels.
+    """Even out the light on a face a little.
 
     In linear light every pixel is multiplied by a gain that is the same for its three channels, so hues stay: a smooth
     ramp across the face takes away a little under half of its left-right imbalance, and a face darker or brighter than
     what is normal is moved towards it by at most half a stop. Detail, contrast and whatever is the same on both sides
     stay as they are.
+
+    Args:
+        crop: [S, S, 3] uint8 RGB.
+        face: in crop pixels.
+
+    Returns:
+        [S, S, 3] uint8.
     """
-    light = measure_light(crop, face)
+    light = measure_light(align(crop, face.landmarks))
     ramp = _EVEN_OUT * float(np.clip(light.imbalance, -_MOST_IMBALANCE, _MOST_IMBALANCE))
     target = float(np.clip(light.brightness, *_FINE_BRIGHTNESS))
     wanted, present = _to_linear(np.array([target, light.brightness])) + _FLOOR

@@ -1,5 +1,7 @@
 """A photo, from a file or a tensor, as upright 8-bit RGB pixels; whatever had to be done to it is said in notes."""
 
+from __future__ import annotations
+
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +17,12 @@ __all__ = ["PhotoPixels", "as_photo", "load_photo", "photo_from_tensor"]
 
 @dataclass(frozen=True, eq=False)
 class PhotoPixels:
-    """A photo read: `pixels` uint8 [H, W, 3] RGB, upright.
+    """A photo that was read.
 
-    `notes` say what was changed on the way, `name` is what messages call the photo.
+    Attributes:
+        pixels: uint8 [H, W, 3] RGB, upright.
+        notes: what was changed on the way.
+        name: what messages call the photo.
     """
 
     pixels: np.ndarray
@@ -25,10 +30,15 @@ class PhotoPixels:
     name: str = ""
 
 
-def as_photo(photo: "PhotoPixels | str | os.PathLike | torch.Tensor | np.ndarray", name: str = "image") -> PhotoPixels:
-    """A path, a picture tensor [H, W, 1|3|4] or pixels already read, as `PhotoPixels`.
+def as_photo(photo: PhotoPixels | str | os.PathLike | torch.Tensor | np.ndarray, name: str = "image") -> PhotoPixels:
+    """A path, a picture tensor or pixels already read, as `PhotoPixels`.
 
-    `name` is for what has no file name.
+    Args:
+        photo: a file; [H, W, 1|3|4] float 0..1 or uint8; or what was read before.
+        name: for what has no file name.
+
+    Raises:
+        ImageError: it is something else, or cannot be read.
     """
     if isinstance(photo, PhotoPixels):
         return photo
@@ -39,7 +49,8 @@ def as_photo(photo: "PhotoPixels | str | os.PathLike | torch.Tensor | np.ndarray
     if isinstance(photo, torch.Tensor):
         return photo_from_tensor(photo, name)
     raise ImageError(
-        f"{name} is a {type(photo).__name__}; a photo is a file path or a picture tensor [height, width, channels]."
+        f"{name} is a {type(photo).__name__}; a photo is a file path or a picture tensor [height, width, channels].",
+        code="not-a-photo",
     )
 
 
@@ -48,12 +59,14 @@ def load_photo(path: str | os.PathLike) -> PhotoPixels:
 
     EXIF rotation is applied, 16 bit scaled to 8, grey and CMYK turned into RGB, transparency laid on white; of several
     frames the first is taken. All but the rotation leave a note.
-    Raises `ImageError` naming the file when it is missing, no picture, or damaged.
+
+    Raises:
+        ImageError: the file is missing, no picture, or damaged.
     """
     path = Path(path).expanduser()
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
-        raise ImageError(f"{path} {what}. Give the path of a photo (JPEG, PNG, WebP, TIFF).")
+        raise ImageError(f"{path} {what}. Give the path of a photo (JPEG, PNG, WebP, TIFF).", code="photo-missing")
     notes: list[str] = []
     try:
         with Image.open(path) as image:
@@ -64,25 +77,37 @@ def load_photo(path: str | os.PathLike) -> PhotoPixels:
             image.load()
             pixels = _to_rgb(ImageOps.exif_transpose(image), notes)
     except UnidentifiedImageError as error:
-        raise ImageError(f"{path} is not a picture that can be read. Save it as JPEG, PNG, WebP or TIFF.") from error
+        raise ImageError(
+            f"{path} is not a picture that can be read. Save it as JPEG, PNG, WebP or TIFF.",
+            code="photo-of-unknown-format",
+        ) from error
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{path} is too large to be opened safely ({error}). Save it at a smaller size.") from error
+        raise ImageError(
+            f"{path} is too large to be opened safely ({error}). Save it at a smaller size.", code="photo-too-large"
+        ) from error
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError) as error:
         # Pillow's decoders answer damaged data with any of these.
         raise ImageError(
-            f"{path} is damaged or of an unusual kind: {error}. Download it again, or save it as JPEG or PNG."
+            f"{path} is damaged or of an unusual kind: {error}. Download it again, or save it as JPEG or PNG.",
+            code="photo-damaged",
         ) from error
     return PhotoPixels(pixels, tuple(notes), path.name)
 
 
 def photo_from_tensor(image: torch.Tensor, name: str = "image") -> PhotoPixels:
-    """One element of a ComfyUI IMAGE batch: [H, W, 1|3|4] float 0..1 (or uint8 0..255) -> `PhotoPixels`.
+    """One element of a ComfyUI IMAGE batch as `PhotoPixels`.
 
-    Raises `ImageError` for another shape, NaN or infinity, or values that are plainly on another scale.
+    Args:
+        image: [H, W, 1|3|4] float 0..1, or uint8 0..255.
+        name: what messages call it.
+
+    Raises:
+        ImageError: another shape, NaN or infinity, or values that are plainly on another scale.
     """
     if image.ndim != 3 or image.shape[-1] not in (1, 3, 4) or 0 in image.shape:
         raise ImageError(
-            f"{name} has shape {list(image.shape)}; a photo is [height, width, channels] with 1, 3 or 4 channels."
+            f"{name} has shape {list(image.shape)}; a photo is [height, width, channels] with 1, 3 or 4 channels.",
+            code="photo-of-another-shape",
         )
     notes: list[str] = []
     image = image.detach().cpu()
@@ -91,17 +116,22 @@ def photo_from_tensor(image: torch.Tensor, name: str = "image") -> PhotoPixels:
     elif image.is_floating_point():
         values = image.float().numpy()
     else:
-        raise ImageError(f"{name} holds {image.dtype} values; a photo holds floats from 0 to 1 or uint8 from 0 to 255.")
+        raise ImageError(
+            f"{name} holds {image.dtype} values; a photo holds floats from 0 to 1 or uint8 from 0 to 255.",
+            code="photo-of-another-dtype",
+        )
     if not np.isfinite(values).all():
         raise ImageError(
             f"{name} holds NaN or infinite values: the step that made it failed. Look at that step, or load the photo "
-            "again."
+            "again.",
+            code="photo-not-finite",
         )
     low, high = float(values.min()), float(values.max())
     if low < -0.5 or high > 1.5:
         raise ImageError(
             f"{name} has values from {low:.3g} to {high:.3g}; they have to lie between 0 and 1. Scale the picture "
-            "first."
+            "first.",
+            code="photo-of-another-scale",
         )
     if low < -0.01 or high > 1.01:  # less is what resampling filters overshoot by
         notes.append(f"values from {low:.2f} to {high:.2f} were clipped to 0..1")

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from .face import Face
-from .geometry import align_matrix
+from .geometry import align_matrix, warp
 from .light import measure_light
 
 __all__ = ["PhotoQuality", "QualityIssue", "assess", "estimate_yaw"]
@@ -56,9 +56,14 @@ class QualityIssue(NamedTuple):
 class PhotoQuality:
     """What was measured of one face in one photo.
 
-    face_size: px (`Face.size`). sharpness: share of contrast in fine detail, no unit. yaw: degrees, a rough estimate
-    from landmarks, positive when the nose points to the picture's right. brightness, clipped: 0..1 of the inner face.
-    light_imbalance: stops, positive when the picture's left half of the face is brighter.
+    Attributes:
+        face_size: px (`Face.size`).
+        sharpness: share of contrast in fine detail, no unit.
+        yaw: degrees, a rough estimate from landmarks, positive when the nose points to the picture's right.
+        brightness: mean display brightness of the inner face, 0..1.
+        clipped: share of the inner face lost to black or white, 0..1.
+        light_imbalance: stops, positive when the picture's left half of the face is brighter.
+        roll: degrees, positive clockwise.
     """
 
     face_size: float
@@ -71,54 +76,54 @@ class PhotoQuality:
 
     def issues(self) -> list[QualityIssue]:
         """One per measurement out of range; empty for a good photo."""
-        found = []
+        found: list[QualityIssue] = []
 
-        def complain(label: str, advice: str) -> None:
+        def add(label: str, advice: str) -> None:
             found.append(QualityIssue(label, advice))
 
         if self.face_size < SMALL_FACE:
-            complain(
+            add(
                 f"small: {self.face_size:.0f} px",
                 f"the face is small ({self.face_size:.0f} px, better {SMALL_FACE:.0f} or more): use a closer photo or "
                 "the file in full resolution",
             )
         if self.sharpness < BLURRED:
-            complain(
+            add(
                 "blurred",
                 f"the face is blurred (sharpness {self.sharpness:.4f}, better {BLURRED} or more): use a sharper photo",
             )
         if abs(self.yaw) > TURNED:
-            complain(
+            add(
                 f"turned {abs(self.yaw):.0f}°",
                 f"the head is turned by about {abs(self.yaw):.0f} degrees (better below {TURNED:.0f}): use a photo "
                 "from the front, or add one",
             )
         if abs(self.roll) > TILTED:
-            complain(
+            add(
                 f"tilted {abs(self.roll):.0f}°",
                 f"the head is tilted by {abs(self.roll):.0f} degrees (better below {TILTED:.0f}): turn the photo upright",
             )
         if self.brightness < DARK:
-            complain(
+            add(
                 "dark",
                 f"the face is very dark (brightness {self.brightness:.2f}, better above {DARK}): use a photo with more "
                 "light",
             )
         if self.brightness > BRIGHT:
-            complain(
+            add(
                 "overexposed",
                 f"the face is overexposed (brightness {self.brightness:.2f}, better below {BRIGHT}): use a photo with "
                 "softer light",
             )
         if self.clipped > CLIPPED:
-            complain(
+            add(
                 f"{self.clipped:.0%} without detail",
                 f"{self.clipped:.0%} of the face is pure black or white (better below {CLIPPED:.0%}): use a photo with "
                 "less harsh light",
             )
         if abs(self.light_imbalance) > UNEVEN:
             side = "left" if self.light_imbalance > 0 else "right"
-            complain(
+            add(
                 f"light from the {side}",
                 f"the light is uneven: the {side} half of the face gets {2 ** abs(self.light_imbalance):.1f} times the "
                 f"light of the other (better below {2**UNEVEN:.0f}): use a photo with light from the front, or switch "
@@ -139,12 +144,23 @@ class PhotoQuality:
 
 
 def assess(image: np.ndarray, face: Face, crop: np.ndarray, face_in_crop: Face) -> PhotoQuality:
-    """Measure one face: `face` in image uint8 [H, W, 3], and in the head crop uint8 [S, S, 3] made of it."""
-    light = measure_light(image, face)
+    """Measure one face.
+
+    Args:
+        image: uint8 [H, W, 3] RGB.
+        face: in it.
+        crop: the head crop made of it, uint8 [S, S, 3].
+        face_in_crop: the same face, in crop pixels.
+
+    Raises:
+        FaceError: landmarks that cannot be aligned, or OpenCV is not installed.
+    """
+    matrix = align_matrix(face.landmarks)
+    light = measure_light(warp(image, matrix))
     return PhotoQuality(
         face.size,
         _sharpness(crop, face_in_crop),
-        estimate_yaw(face.landmarks),
+        estimate_yaw(face.landmarks, matrix),
         light.brightness,
         light.clipped,
         light.imbalance,
@@ -152,14 +168,18 @@ def assess(image: np.ndarray, face: Face, crop: np.ndarray, face_in_crop: Face) 
     )
 
 
-def estimate_yaw(landmarks: np.ndarray) -> float:
+def estimate_yaw(landmarks: np.ndarray, matrix: np.ndarray | None = None) -> float:
     """Rough yaw in degrees from five landmarks [5, 2]: how far the nose tip lies off the middle between the eyes.
 
     The nose tip stands about 0.45 of the distance between the pupils in front of the eyes, so turning the head by y
     moves it by 0.45 tan(y) of the distance seen. Roll is taken out first. Good to about 10 degrees, which is enough for
     a warning.
+
+    Args:
+        landmarks: of a `Face`.
+        matrix: `align_matrix` of them, where it is known.
     """
-    matrix = align_matrix(landmarks)
+    matrix = align_matrix(landmarks) if matrix is None else matrix
     points = np.asarray(landmarks, dtype=np.float64) @ matrix[:, :2].T + matrix[:, 2]
     eyes = max(float(np.linalg.norm(points[1] - points[0])), 1e-6)
     mouth, nose = points[3:].mean(axis=0), points[2]

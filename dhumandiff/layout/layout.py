@@ -97,7 +97,7 @@ FEATHER = 0.05
 MAX_SQUARE_RATIO = 1.15
 """Up to this ratio of the longer side to the shorter one a picture counts as square."""
 
-_WAY = "write left top right bottom of person 1, a semicolon, and the same of person 2, as shares of the picture"
+_FORM = "write left top right bottom of person 1, a semicolon, and the same of person 2, as shares of the picture"
 _EXAMPLE = "0.04 0.12 0.5 1; 0.5 0.12 0.96 1"
 
 
@@ -108,7 +108,10 @@ def shape_of(width: int, height: int) -> str:
         LayoutError: a side is not positive.
     """
     if width < 1 or height < 1:
-        raise LayoutError(f"width and height are {width} x {height}: a picture has at least one pixel each way.")
+        raise LayoutError(
+            f"width and height are {width} x {height}: a picture has at least one pixel each way.",
+            code="no-picture-size",
+        )
     if max(width, height) <= MAX_SQUARE_RATIO * min(width, height):
         return "square"
     return "portrait" if height > width else "landscape"
@@ -140,7 +143,9 @@ def parse_boxes(text: str) -> Boxes:
     """
     rows = [row for row in re.split(r"[;\n]", text) if row.strip()]
     if len(rows) != 2:
-        raise LayoutError(f"boxes needs 2 boxes and has {len(rows)}: {_WAY}, for example {_EXAMPLE}.")
+        raise LayoutError(
+            f"boxes needs 2 boxes and has {len(rows)}: {_FORM}, for example {_EXAMPLE}.", code="not-two-boxes"
+        )
     first, second = (_parse_box(row, person) for person, row in enumerate(rows, 1))
     return first, second
 
@@ -169,9 +174,12 @@ def layout_masks(
     """
     shape_of(width, height)
     if not 0 <= feather <= 1:
-        raise LayoutError(f"feather is {feather:g}: give a share of the picture's shorter side from 0 to 1.")
+        raise LayoutError(
+            f"feather is {feather:g}: give a share of the picture's shorter side from 0 to 1.",
+            code="feather-out-of-range",
+        )
     if front not in (None, 1, 2):
-        raise LayoutError(f"Nobody is called person {front}: in front is 1, 2 or neither.")
+        raise LayoutError(f"Nobody is called person {front}: in front is 1, 2 or neither.", code="nobody-in-front")
     x, y = torch.arange(width) + 0.5, torch.arange(height) + 0.5
     alone, far = [], []
     for box in boxes:
@@ -226,7 +234,9 @@ def draw_layout(boxes: Boxes, masks: Tensor, background: Tensor | None = None) -
 
 def _preset(name: str) -> Preset:
     if name not in PRESETS:
-        raise LayoutError(f"There is no preset {name!r}: choose one of {', '.join((*PRESETS, CUSTOM))}.")
+        raise LayoutError(
+            f"There is no preset {name!r}: choose one of {', '.join((*PRESETS, CUSTOM))}.", code="unknown-preset"
+        )
     return PRESETS[name]
 
 
@@ -236,14 +246,21 @@ def _parse_box(row: str, person: int) -> Box:
     except ValueError:
         values = []
     if len(values) != 4 or not all(map(math.isfinite, values)):
-        raise LayoutError(f"boxes: {row.strip()!r} of person {person} is not four numbers: {_WAY}, such as {_EXAMPLE}.")
+        raise LayoutError(
+            f"boxes: {row.strip()!r} of person {person} is not four numbers: {_FORM}, such as {_EXAMPLE}.",
+            code="not-four-numbers",
+        )
     left, top, right, bottom = values
     if min(values) < 0 or max(values) > 1:
-        raise LayoutError(f"boxes: person {person}'s box ({row.strip()}) leaves the picture: its shares are 0 to 1.")
+        raise LayoutError(
+            f"boxes: person {person}'s box ({row.strip()}) leaves the picture: its shares are 0 to 1.",
+            code="box-outside",
+        )
     if right - left < MIN_BOX - 1e-9 or bottom - top < MIN_BOX - 1e-9:
         raise LayoutError(
             f"boxes: person {person}'s box ({row.strip()}) is empty: the order is left top right bottom, and each way a box is "
-            f"at least {MIN_BOX:g} of the picture."
+            f"at least {MIN_BOX:g} of the picture.",
+            code="box-empty",
         )
     return left, top, right, bottom
 

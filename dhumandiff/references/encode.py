@@ -1,4 +1,6 @@
-"""From photos of one person to a `FaceReference`: detect, choose, crop, recognize, and run the vision tower."""
+"""From photos of one person to a `FaceReference`: detect, choose, crop, recognize, and run the image encoder."""
+
+from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
@@ -11,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import DHumanDiffError, FaceError, HostError, ImageError
+from ..faces import light
 from ..faces.face import MINIMUM_SIZE, Face, FaceAnalyzer, choose_face
 from ..faces.geometry import crop_face
-from ..faces.light import normalize_light as even_out
 from ..faces.photos import PhotoPixels, as_photo
 from ..faces.quality import PhotoQuality, QualityIssue, assess
 from .reference import SAME_PERSON_THRESHOLD, FaceReference
@@ -27,13 +29,13 @@ Photo = PhotoPixels | str | os.PathLike | Tensor | np.ndarray
 
 
 class ImageEncoder(Protocol):
-    """Normalized pixels [N, 3, S, S] float32 -> `hidden_states[-2]` [N, T, C].
+    """CLIP's vision model: normalized pixels [N, 3, S, S] float32 -> `hidden_states[-2]` [N, T, C].
 
     S is the attribute `image_size`; 224 without one.
     """
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Run the tower."""
+        """Run it."""
         ...
 
 
@@ -41,7 +43,14 @@ class ImageEncoder(Protocol):
 class PhotoReport:
     """What happened to one photo.
 
-    `size` is (width, height) px; `similarity` the cosine to the mean of the person's other photos, None without others.
+    Attributes:
+        name: what messages call it.
+        size: (width, height) px.
+        faces_found: how many faces were found in it.
+        quality: what was measured.
+        face_in_crop: the face used, in crop pixels.
+        notes: what was done to it on the way.
+        similarity: cosine to the mean of the person's other photos, None without others.
     """
 
     name: str
@@ -102,8 +111,8 @@ class EncodeReport:
 
 
 @dataclass(frozen=True, eq=False)
-class _Taken:
-    """Everything taken from one photo before the vision tower runs."""
+class _PhotoFeatures:
+    """Everything extracted from one photo before the image encoder runs."""
 
     report: PhotoReport
     face: Face
@@ -113,12 +122,22 @@ class _Taken:
 
 
 def clip_pixels(crops: Tensor, size: int = 224) -> Tensor:
-    """Crops [N, H, W, 3] float 0..1 -> normalized pixels [N, 3, size, size] float32, as CLIP's preprocessing does it.
+    """CLIP's preprocessing: short side to `size` with Pillow's bicubic filter on 8-bit values, center crop, mean and deviation.
 
-    Short side to `size` with Pillow's bicubic filter on 8-bit values, centre crop, then CLIP's mean and deviation.
+    Args:
+        crops: [N, H, W, 3] float 0..1.
+        size: px.
+
+    Returns:
+        [N, 3, size, size] float32.
+
+    Raises:
+        ImageError: crops of another shape.
     """
     if crops.ndim != 4 or crops.shape[-1] != 3:
-        raise ImageError(f"Crops have shape {list(crops.shape)}; [photos, height, width, 3] is needed.")
+        raise ImageError(
+            f"Crops have shape {list(crops.shape)}; [photos, height, width, 3] is needed.", code="not-crops"
+        )
     bytes_ = (crops.detach().cpu().float().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
     height, width = bytes_.shape[1:3]
     short = min(height, width)
@@ -134,7 +153,7 @@ def clip_pixels(crops: Tensor, size: int = 224) -> Tensor:
 
 def encode_reference(
     photos: Photo | Sequence[Photo],
-    vision: ImageEncoder,
+    image_encoder: ImageEncoder,
     faces: FaceAnalyzer | None,
     *,
     which: str | int = "largest",
@@ -145,49 +164,61 @@ def encode_reference(
 ) -> tuple[FaceReference, EncodeReport]:
     """Encode one person from one or more photos.
 
-    photos: file paths, tensors [H, W, C] float 0..1, a batch [N, H, W, C] of them, or `PhotoPixels`.
-    vision: the CLIP tower; it runs twice, on all crops and on one normalized picture of zeros.
-    faces: detector and recognizer.
-    which, minimum_size: which face of each photo, see `choose_face`.
-    normalize_light: even out the light in the crops; the identity always comes from the photo as it is.
-    progress: called before each photo with its number, from 1 on, and how many there are.
+    Photos that look like someone else are reported, not dropped. All photos are looked at before a failure is raised, so that
+    every failure is listed and none is lost silently.
 
-    Photos that look like someone else are reported, not dropped. A photo that cannot be used raises, naming its number
-    and why; all photos are looked at first, so that every failure is listed and none is lost silently.
+    Args:
+        photos: file paths, tensors [H, W, C] float 0..1, a batch [N, H, W, C] of them, or `PhotoPixels`.
+        image_encoder: CLIP's; it runs twice, on all crops and on one normalized picture of zeros.
+        faces: detector and recognizer.
+        which: face of each photo, see `choose_face`.
+        normalize_light: even out the light in the crops; the identity always comes from the photo as it is.
+        name: what messages call the person.
+        minimum_size: least size of a face, px.
+        progress: called before each photo with its number, from 1 on, and how many there are.
+
+    Returns:
+        The person, and what happened to each photo.
+
+    Raises:
+        FaceError: nothing to find faces with, or a photo without the face that is wanted.
+        ImageError: no photo, or one that cannot be read. With several failures the error is the first one's and names all.
+        HostError: the image encoder's answer is of another shape, or not finite.
     """
     if faces is None:
         raise FaceError(
             "There is nothing to find faces with. Connect a face analysis (Load Face Analysis), or pass an "
-            "InsightFaceAnalyzer."
+            "InsightFaceAnalyzer.",
+            code="no-face-analysis",
         )
-    taken, failures = [], []
+    extracted, failures = [], []
     listed = _as_list(photos)
     for number, photo in enumerate(listed, 1):
         if progress is not None:
             progress(number, len(listed))
         try:
             opened = as_photo(photo, name=f"image {number}")
-            taken.append(_take(opened, faces, which, minimum_size, normalize_light))
+            extracted.append(_extract(opened, faces, which, minimum_size, normalize_light))
         except (FaceError, ImageError) as error:
             failures.append((number, photo, error))
     if failures:
         raise _all_failures(failures, len(listed), name)
 
-    crop = torch.from_numpy(np.stack([one.crop for one in taken])).float() / 255
-    identity = torch.from_numpy(np.stack([one.identity for one in taken]))
-    hidden, hidden_zero = _look(vision, crop)
+    crop = torch.from_numpy(np.stack([one.crop for one in extracted])).float() / 255
+    identity = torch.from_numpy(np.stack([one.identity for one in extracted]))
+    hidden, hidden_zero = _encode_crops(image_encoder, crop)
     reference = FaceReference(
         identity=identity,
         clip_hidden=hidden,
         clip_hidden_zero=hidden_zero,
-        identity_swapped=torch.from_numpy(np.stack([one.identity_swapped for one in taken])),
+        identity_swapped=torch.from_numpy(np.stack([one.identity_swapped for one in extracted])),
         crop=crop,
-        box=torch.from_numpy(np.stack([one.face.box for one in taken])).float(),
-        landmarks=torch.from_numpy(np.stack([one.face.landmarks for one in taken])).float(),
+        box=torch.from_numpy(np.stack([one.face.box for one in extracted])).float(),
+        landmarks=torch.from_numpy(np.stack([one.face.landmarks for one in extracted])).float(),
         name=name,
     )
     similarities = _similarity_to_others(identity)
-    reports = tuple(replace(one.report, similarity=value) for one, value in zip(taken, similarities, strict=True))
+    reports = tuple(replace(one.report, similarity=value) for one, value in zip(extracted, similarities, strict=True))
     return reference, EncodeReport(reports, name)
 
 
@@ -199,19 +230,21 @@ def _as_list(photos: Photo | Sequence[Photo]) -> list[Photo]:
     else:
         listed = list(photos)
     if not listed:
-        raise ImageError("There is no photo to encode. Give at least one photo of the person.")
+        raise ImageError("There is no photo to encode. Give at least one photo of the person.", code="no-photo")
     return listed
 
 
-def _take(
+def _extract(
     photo: PhotoPixels, faces: FaceAnalyzer, which: str | int, minimum_size: float, normalize_light: bool
-) -> _Taken:
+) -> _PhotoFeatures:
     height, width = photo.pixels.shape[:2]
     if min(height, width) < minimum_size:
-        raise ImageError(f"The photo is {width} x {height} px, too small for a face. Use a larger photo.")
+        raise ImageError(
+            f"The photo is {width} x {height} px, too small for a face. Use a larger photo.", code="photo-too-small"
+        )
     found = faces.detect(photo.pixels)
     face = choose_face(found, which, minimum_size)
-    crop, moved, crop_note = crop_face(photo.pixels, face)
+    crop, face_in_crop, crop_note = crop_face(photo.pixels, face)
     notes = list(photo.notes)
     if len(found) > 1:
         notes.append(
@@ -220,35 +253,35 @@ def _take(
         )
     if crop_note:
         notes.append(crop_note)
-    height, width = photo.pixels.shape[:2]
-    report = PhotoReport(
-        photo.name, (width, height), len(found), assess(photo.pixels, face, crop, moved), moved, tuple(notes)
-    )
-    return _Taken(
+    quality = assess(photo.pixels, face, crop, face_in_crop)
+    report = PhotoReport(photo.name, (width, height), len(found), quality, face_in_crop, tuple(notes))
+    return _PhotoFeatures(
         report,
         face,
-        even_out(crop, moved) if normalize_light else crop,
+        light.normalize_light(crop, face_in_crop) if normalize_light else crop,
         faces.identity(photo.pixels, face),
         faces.identity(photo.pixels, face, swap_channels=True),
     )
 
 
-def _look(vision: ImageEncoder, crop: Tensor) -> tuple[Tensor, Tensor]:
+def _encode_crops(image_encoder: ImageEncoder, crop: Tensor) -> tuple[Tensor, Tensor]:
     """(hidden states of the crops [N, T, C], of zeros [1, T, C]), float32 on the CPU."""
-    size = int(getattr(vision, "image_size", 224))
+    size = int(getattr(image_encoder, "image_size", 224))
     with torch.no_grad():
-        outputs = [vision(clip_pixels(crop, size)), vision(torch.zeros(1, 3, size, size))]
+        outputs = [image_encoder(clip_pixels(crop, size)), image_encoder(torch.zeros(1, 3, size, size))]
     for given, hidden in zip((len(crop), 1), outputs, strict=True):
         if not isinstance(hidden, Tensor) or hidden.ndim != 3 or len(hidden) != given:
             got = list(hidden.shape) if isinstance(hidden, Tensor) else type(hidden).__name__
             raise HostError(
-                f"The CLIP vision tower gave {got} for {given} picture(s); hidden states [{given}, tokens, width] are "
-                "needed."
+                f"The CLIP image encoder gave {got} for {given} picture(s); hidden states [{given}, tokens, width] are "
+                "needed.",
+                code="not-hidden-states",
             )
         if not hidden.isfinite().all():
             raise HostError(
-                "The CLIP vision tower gave NaN or infinite values. Run it in a wider dtype (float32 or bfloat16), or "
-                "load its file again."
+                "The CLIP image encoder gave NaN or infinite values. Run it in a wider dtype (float32 or bfloat16), or "
+                "load its file again.",
+                code="hidden-states-not-finite",
             )
     return outputs[0].float().cpu(), outputs[1].float().cpu()
 
@@ -262,7 +295,7 @@ def _similarity_to_others(identity: Tensor) -> list[float | None]:
 
 
 def _all_failures(failures: list[tuple[int, Photo, DHumanDiffError]], count: int, name: str) -> DHumanDiffError:
-    """One error for all photos that failed, of the first one's kind."""
+    """One error for all photos that failed, of the first one's kind and code."""
     lines = []
     for number, photo, error in failures:
         file = f" ({os.path.basename(photo)})" if isinstance(photo, (str, os.PathLike)) else ""
@@ -271,4 +304,5 @@ def _all_failures(failures: list[tuple[int, Photo, DHumanDiffError]], count: int
         lines.append(f"photo {number}{file}: {error}")
     who = f" of {name!r}" if name else ""
     head = f"{len(failures)} of {count} photos{who} cannot be used" if count > 1 else f"The photo{who} cannot be used"
-    return type(failures[0][2])(f"{head}. " + " ".join(lines))
+    first = failures[0][2]
+    return type(first)(f"{head}. " + " ".join(lines), code=first.code)

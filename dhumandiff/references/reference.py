@@ -1,10 +1,11 @@
 """What is known of one person: the reference that everything downstream reads instead of photos.
 
 A reference is made by `dhumandiff.references.encode.encode_reference`, or by hand from tensors. It holds one row per photo and
-needs neither the face models nor the vision tower any more, so a person can be encoded once and kept as a file.
+needs neither the face models nor the image encoder any more, so a person can be encoded once and kept as a file.
 """
 
-import contextlib
+from __future__ import annotations
+
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import NoReturn
 from torch import Tensor
 
 from ..errors import FaceReferenceError
+from ..io import atomic_write
 
 __all__ = ["SAME_PERSON_THRESHOLD", "FaceReference", "same_person_warning"]
 
@@ -28,17 +30,21 @@ lies in the gap measured with the small test recognizer: different people 0.22 a
 class FaceReference:
     """One person, from N photos.
 
-    identity: [N, 512] one unit vector a photo (512 is the recognizer's width), or None when no recognizer was used.
-        Rows are directions: whatever their length, they are kept at length one.
-    clip_hidden: [N, T, C] the vision tower's `hidden_states[-2]` of each photo's crop.
-    clip_hidden_zero: [1, T, C] the same of a normalized tensor of zeros: what the unconditional half reads (docs/method.md#visual-disparity-aware-conditioning).
-    identity_swapped: [N, 512] the recognizer's answer to faces with red and blue exchanged, which is what the released
-        inference script works with.
-    crop: [N, S, S, 3] float 0..1 RGB, the pictures that were encoded.
-    box, landmarks: [N, 4] x0 y0 x1 y1 and [N, 5, 2] x y of the face, px in the photo.
-    name: what the person is called in messages.
+    Attributes:
+        identity: [N, 512] one unit vector a photo (512 is the recognizer's width), or None when no recognizer was used.
+            Rows are directions: whatever their length, they are kept at length one.
+        clip_hidden: [N, T, C] the image encoder's `hidden_states[-2]` of each photo's crop.
+        clip_hidden_zero: [1, T, C] the same of a normalized tensor of zeros: what the unconditional half reads
+            (docs/method.md#visual-disparity-aware-conditioning).
+        identity_swapped: [N, 512] the recognizer's answer to faces with red and blue exchanged, which is what the released
+            inference script works with.
+        crop: [N, S, S, 3] float 0..1 RGB, the pictures that were encoded.
+        box: [N, 4] x0 y0 x1 y1 of the face, px in the photo.
+        landmarks: [N, 5, 2] x y of eyes, nose tip and mouth corners, px in the photo.
+        name: what the person is called in messages.
 
-    Raises `FaceReferenceError` for shapes that do not belong together and for values that are not finite.
+    Raises:
+        FaceReferenceError: shapes that do not belong together, or values that are not finite.
     """
 
     identity: Tensor | None
@@ -56,16 +62,20 @@ class FaceReference:
             if value is None and key not in ("clip_hidden", "clip_hidden_zero"):
                 continue
             self._check(key, value, shape)
-        photos, *tower = self.clip_hidden.shape
-        if list(self.clip_hidden_zero.shape) != [1, *tower]:
+        photos, *encoder = self.clip_hidden.shape
+        if list(self.clip_hidden_zero.shape) != [1, *encoder]:
             self._refuse(
                 f"clip_hidden_zero has shape {list(self.clip_hidden_zero.shape)}, clip_hidden "
-                f"{list(self.clip_hidden.shape)}: both come from one vision tower, so {[1, *tower]} is needed"
+                f"{list(self.clip_hidden.shape)}: both come from one image encoder, so {[1, *encoder]} is needed",
+                "reference-of-two-encoders",
             )
         for key in _SHAPES:
             value = getattr(self, key)
             if key != "clip_hidden_zero" and value is not None and len(value) != photos:
-                self._refuse(f"{key} has {len(value)} rows for {photos} photos; one row a photo is needed")
+                self._refuse(
+                    f"{key} has {len(value)} rows for {photos} photos; one row a photo is needed",
+                    "reference-rows-differ",
+                )
         for key in ("identity", "identity_swapped"):
             value = getattr(self, key)
             if value is None:
@@ -73,7 +83,8 @@ class FaceReference:
             lengths = value.float().norm(dim=-1, keepdim=True)
             if (lengths == 0).any():
                 self._refuse(
-                    f"{key} has a row of zeros, which is nobody's face; leave it None when no face was recognized"
+                    f"{key} has a row of zeros, which is nobody's face; leave it None when no face was recognized",
+                    "identity-without-direction",
                 )
             if ((lengths - 1).abs() > 1e-3).any():  # what is of unit length is kept bit for bit
                 object.__setattr__(self, key, (value.float() / lengths).to(value.dtype))
@@ -81,65 +92,86 @@ class FaceReference:
     def mean_identity(self, swapped: bool = False) -> Tensor:
         """[1, 512] unit length: the photos' mean on the sphere, the direction with the largest sum of cosines to them.
 
-        `swapped` takes `identity_swapped`. Raises `FaceReferenceError` when the reference has none.
+        Args:
+            swapped: take `identity_swapped`.
+
+        Raises:
+            FaceReferenceError: the reference has none, or they cancel each other out.
         """
         rows = self.identity_swapped if swapped else self.identity
         if rows is None:
             what = "identity of channel-swapped faces, which adapters made with it need" if swapped else "identity"
-            self._refuse(f"there is no {what}. Encode the photos again with a face recognizer connected")
+            self._refuse(
+                f"there is no {what}. Encode the photos again with a face recognizer connected",
+                "no-swapped-identity" if swapped else "no-identity",
+            )
         total = rows.float().sum(dim=0, keepdim=True)
         length = total.norm()
         if length < 1e-6:
             self._refuse(
-                "the identities of its photos cancel each other out: they do not show one person. Choose other photos"
+                "the identities of its photos cancel each other out: they do not show one person. Choose other photos",
+                "identities-cancel",
             )
         return (total / length).to(rows.dtype)
 
-    def similarity(self, other: "FaceReference") -> float | None:
-        """Cosine of the two mean identities, or None when one of the references has no identity."""
+    def similarity(self, other: FaceReference) -> float | None:
+        """Cosine of the two mean identities, or None when one of the references has no identity.
+
+        Raises:
+            FaceReferenceError: they come from two face recognizers.
+        """
         if self.identity is None or other.identity is None:
             return None
         ours, theirs = self.mean_identity().float().cpu(), other.mean_identity().float().cpu()
         if ours.shape != theirs.shape:
             raise FaceReferenceError(
                 f"{self._title()} and {other._title()} come from different face recognizers (widths {ours.shape[1]} "
-                f"and {theirs.shape[1]}) and cannot be compared. Encode both with the same one."
+                f"and {theirs.shape[1]}) and cannot be compared. Encode both with the same one.",
+                code="recognizers-differ",
             )
         return float((ours * theirs).sum())
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write everything to one .safetensors file; `load` gives back the same bits."""
+        """Write everything to one .safetensors file; `load` gives back the same bits.
+
+        Raises:
+            FaceReferenceError: another ending, or a place that cannot be written.
+        """
         from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         path = Path(path)
         if path.suffix != ".safetensors":
             raise FaceReferenceError(
-                f"A reference is saved as .safetensors, not as {path.name}. Give the file that ending."
+                f"A reference is saved as .safetensors, not as {path.name}. Give the file that ending.",
+                code="reference-not-safetensors",
             )
         tensors = {key: getattr(self, key) for key in _SHAPES if getattr(self, key) is not None}
         tensors = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-        part = path.with_name(path.name + ".part")  # an interrupted write never leaves half a file under the real name
+        metadata = {"format": FORMAT, "format_version": FORMAT_VERSION, "name": self.name}
         try:
-            save_file(tensors, part, metadata={"format": FORMAT, "format_version": FORMAT_VERSION, "name": self.name})
-            os.replace(part, path)
+            with atomic_write(path) as part:
+                save_file(tensors, part, metadata=metadata)
         except (SafetensorError, OSError) as error:
             raise FaceReferenceError(
-                f"The reference cannot be saved to {path}: {error}. Choose a folder that exists and can be written to."
+                f"The reference cannot be saved to {path}: {error}. Choose a folder that exists and can be written to.",
+                code="reference-not-written",
             ) from error
-        finally:
-            with contextlib.suppress(OSError):  # a name too long for the disk cannot be removed either
-                part.unlink(missing_ok=True)
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> "FaceReference":
-        """Read a file that `save` wrote; a missing, damaged or other file raises `FaceReferenceError` naming it."""
+    def load(cls, path: str | os.PathLike) -> FaceReference:
+        """Read a file that `save` wrote.
+
+        Raises:
+            FaceReferenceError: the file is missing, damaged or something else.
+        """
         from safetensors import SafetensorError, safe_open
 
         path = Path(path)
         if not path.is_file():
             raise FaceReferenceError(
-                f"There is no reference file {path}. Save a reference there first, or choose another file."
+                f"There is no reference file {path}. Save a reference there first, or choose another file.",
+                code="reference-missing",
             )
         try:
             with safe_open(path, framework="pt") as file:
@@ -147,44 +179,48 @@ class FaceReference:
                 if metadata.get("format") != FORMAT:
                     keys = ", ".join(sorted(file.keys())[:3])
                     raise FaceReferenceError(
-                        f"{path} is not a saved reference (it holds {keys}, ...). Choose a file made by Save Reference."
+                        f"{path} is not a saved reference (it holds {keys}, ...). Choose a file made by Save Reference.",
+                        code="not-a-reference",
                     )
                 if metadata.get("format_version") != FORMAT_VERSION:
                     raise FaceReferenceError(
                         f"{path} has reference format {metadata.get('format_version')}, this version reads "
-                        f"{FORMAT_VERSION}. Update the project, or encode the person again."
+                        f"{FORMAT_VERSION}. Update the project, or encode the person again.",
+                        code="reference-of-another-version",
                     )
                 tensors = {key: file.get_tensor(key) for key in file.keys() if key in _SHAPES}  # noqa: SIM118 (no mapping)
         except (SafetensorError, OSError) as error:
             raise FaceReferenceError(
-                f"{path} cannot be read as a reference: {error}. Save it again; only .safetensors files are read."
+                f"{path} cannot be read as a reference: {error}. Save it again; only .safetensors files are read.",
+                code="reference-unreadable",
             ) from error
         missing = [key for key in ("clip_hidden", "clip_hidden_zero") if key not in tensors]
         if missing:
             raise FaceReferenceError(
-                f"{path} is incomplete: {' and '.join(missing)} is missing. Encode the person again."
+                f"{path} is incomplete: {' and '.join(missing)} is missing. Encode the person again.",
+                code="reference-incomplete",
             )
         try:
             return cls(**{"identity": None, **tensors}, name=metadata.get("name", ""))
         except FaceReferenceError as error:
-            raise FaceReferenceError(f"{path} is damaged. {error}") from error
+            raise FaceReferenceError(f"{path} is damaged. {error}", code="reference-damaged") from error
 
     def _check(self, key: str, value: Tensor, shape: tuple[str | int, ...]) -> None:
         written = f"[{', '.join(map(str, shape))}]"
         if not isinstance(value, Tensor):
-            self._refuse(f"{key} is a {type(value).__name__}; a tensor {written} is needed")
+            self._refuse(f"{key} is a {type(value).__name__}; a tensor {written} is needed", "reference-not-tensor")
         fits = value.ndim == len(shape) and all(
             isinstance(want, str) or want == have for want, have in zip(shape, value.shape, strict=True)
         )
         if not fits or 0 in value.shape:
-            self._refuse(f"{key} has shape {list(value.shape)}; {written} is needed")
+            self._refuse(f"{key} has shape {list(value.shape)}; {written} is needed", "reference-shape")
         if not value.is_floating_point():
-            self._refuse(f"{key} holds {value.dtype} values; floating point is needed")
+            self._refuse(f"{key} holds {value.dtype} values; floating point is needed", "reference-not-floating")
         if not value.isfinite().all():
-            self._refuse(f"{key} holds NaN or infinite values; encode the photos again")
+            self._refuse(f"{key} holds NaN or infinite values; encode the photos again", "reference-not-finite")
 
-    def _refuse(self, why: str) -> NoReturn:
-        raise FaceReferenceError(f"{self._title()}: {why}.")
+    def _refuse(self, why: str, code: str) -> NoReturn:
+        raise FaceReferenceError(f"{self._title()}: {why}.", code=code)
 
     def _title(self) -> str:
         return f"The reference {self.name!r}" if self.name else "The reference"

@@ -48,7 +48,7 @@ def judge():
         known = np.stack([faces.identity(photo, faces.detect(photo)[0]) for photo in photos])
         large = np.asarray(picture.resize((512, 384), Image.Resampling.BICUBIC))
         judged = score_image(large, known, faces, prompt=try_parse_prompt(text or cast.text, 2))
-        return sum(person.right is True for person in judged.score.persons)
+        return sum(person.assigned_correctly is True for person in judged.score.persons)
 
     return right
 

@@ -69,7 +69,7 @@ def test_real_people_where_the_sentence_has_them_are_right_and_exchanged_ones_wr
     prompt = parse_prompt(SENTENCE, mentions="all")
     for name, right in (("right", True), ("swapped", False)):
         judged = score_image(pixels(photos / f"{name}.png"), references, face_analyzer, prompt=prompt)
-        assert [person.right for person in judged.score.persons] == [right, right]
+        assert [person.assigned_correctly for person in judged.score.persons] == [right, right]
         assert min(person.sim_ref for person in judged.score.persons) > 0.6
         assert judged.score.blending < 0.3
 

@@ -139,12 +139,12 @@ class Measurer:
                 "sim_ref": person.sim_ref,
                 "sim_gt": person.sim_gt,
                 "copy_paste": person.copy_paste,
-                "right": person.right,
+                "right": person.assigned_correctly,
                 "margin": person.margin,
                 **dict(groups),
             }
             for face, person, groups in zip(
-                judged.people, score.persons, case.groups or [{}] * len(references), strict=True
+                judged.face_of_person, score.persons, case.groups or [{}] * len(references), strict=True
             )
         ]
         return {
@@ -155,8 +155,8 @@ class Measurer:
             "boxes": [[round(float(value), 1) for value in face.box] for face in judged.faces],
             "persons": persons,
             "scores": {
-                "present": score.present,
-                "all_right": score.right,
+                "present": score.face_count_correct,
+                "all_right": score.all_assigned_correctly,
                 "blending": score.blending if len(references) > 1 else None,
                 **self._scores(case, pixels, prompt.text if prompt else case.sentence),
             },

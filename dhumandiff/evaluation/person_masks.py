@@ -1,0 +1,79 @@
+"""Masks of people in pictures: those that are given, at the pictures' size, and those of faces that were found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFilter
+from torch import Tensor
+
+from ..errors import ImageError
+
+__all__ = ["face_mask", "resize_person_masks"]
+
+MAX_SHAPE_DIFFERENCE = 0.05
+"""How far the ratio of a mask's sides may lie from that of the picture's."""
+
+
+def resize_person_masks(masks: Sequence[Tensor | None], size: tuple[int, int], pictures: int) -> Tensor | None:
+    """One mask a person, brought to the pictures' size.
+
+    Args:
+        masks: of each person, [H, W] or [N, H, W] 0..1 for N pictures or 1; None for who has none.
+        size: (height, width) of the pictures, px.
+        pictures: how many there are.
+
+    Returns:
+        [P, N or 1, *size], or None when nobody has a mask.
+
+    Raises:
+        ImageError: somebody's mask is missing, has another shape than the pictures, or is for another number of them.
+    """
+    provided = [mask for mask in masks if mask is not None]
+    if not provided:
+        return None
+    if len(provided) < len(masks):
+        raise ImageError(
+            "One of two masks is connected. Connect a mask for each person, or none.", code="one-mask-of-two"
+        )
+    height, width = size
+    resized = []
+    for number, mask in enumerate(provided, 1):
+        mask = mask.reshape(-1, *mask.shape[-2:]).float().cpu()
+        if abs(mask.shape[-1] / mask.shape[-2] / (width / height) - 1) > MAX_SHAPE_DIFFERENCE:
+            raise ImageError(
+                f"mask_{number} is {mask.shape[-1]} x {mask.shape[-2]}, of another shape than the picture of {width} x {height}.",
+                code="mask-of-another-shape",
+            )
+        if len(mask) not in (1, pictures):
+            raise ImageError(
+                f"mask_{number} holds {len(mask)} masks for {pictures} pictures: give one, or one each.",
+                code="masks-of-another-count",
+            )
+        resized.append(torch.nn.functional.interpolate(mask[:, None], (height, width), mode="bilinear")[:, 0])
+    most = max(map(len, resized))
+    return torch.stack([mask.expand(most, -1, -1) for mask in resized])
+
+
+def face_mask(box: np.ndarray | None, size: tuple[int, int], grow: float, feather: float) -> Tensor:
+    """The mask of a face: an ellipse in its box.
+
+    Args:
+        box: x0 y0 x1 y1 px; None for a face that is missing.
+        size: (height, width) of the picture, px.
+        grow: how much wider and higher than the box, as a share of it.
+        feather: radius of the blur, as a share of the face's size.
+
+    Returns:
+        [H, W] float32 0..1, black all over without a box.
+    """
+    height, width = size
+    mask = Image.new("L", (width, height))
+    if box is not None:
+        x0, y0, x1, y1 = (float(edge) for edge in box)
+        wide, high = grow * (x1 - x0) / 2, grow * (y1 - y0) / 2
+        ImageDraw.Draw(mask).ellipse([x0 - wide, y0 - high, x1 + wide, y1 + high], fill=255)
+        mask = mask.filter(ImageFilter.GaussianBlur(feather * ((x1 - x0) * (y1 - y0)) ** 0.5))
+    return torch.from_numpy(np.asarray(mask).copy()).float() / 255

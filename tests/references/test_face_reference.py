@@ -1,0 +1,161 @@
+"""A person as tensors: checked, compared, saved and loaded."""
+
+import dataclasses
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from support.refused import refused
+
+from dhumandiff import FaceReference
+from dhumandiff.errors import DHumanDiffError, FaceError, FaceReferenceError, HostError, ImageError
+from dhumandiff.references import reference as references
+from dhumandiff.references.reference import same_person_warning
+
+PERSONS = torch.eye(512)  # rows as unlike as can be
+
+
+def unit(*parts: tuple[int, float]) -> torch.Tensor:
+    """A unit vector [1, 512] made of so much of those persons."""
+    return torch.nn.functional.normalize(sum(weight * PERSONS[index : index + 1] for index, weight in parts), dim=-1)
+
+
+def reference(identity: torch.Tensor | None = None, photos: int = 1, **more) -> FaceReference:
+    hidden = torch.randn(photos, 5, 8, generator=torch.Generator().manual_seed(0))
+    return FaceReference(identity, hidden, torch.ones(1, 5, 8), **more)
+
+
+class TestFaceReference:
+    def test_three_tensors_are_enough(self):
+        made = reference(unit((0, 1)))
+        assert made.name == ""
+        assert made.crop is None
+        assert reference(None).identity is None
+
+    def test_shapes_that_do_not_belong_together(self):
+        hidden, zero = torch.zeros(2, 5, 8), torch.zeros(1, 5, 8)
+        cases = [
+            ({"identity": torch.ones(3, 512)}, "reference-rows-differ", "identity has 3 rows for 2 photos"),
+            ({"identity": torch.ones(512)}, "reference-shape", "identity has shape [512]; [photos, width] is needed"),
+            ({"identity": torch.zeros(2, 512)}, "identity-without-direction", "row of zeros, which is nobody's face"),
+            ({"clip_hidden": hidden[0]}, "reference-shape", "clip_hidden has shape [5, 8]"),
+            ({"clip_hidden": None}, "reference-not-tensor", "clip_hidden is a NoneType"),
+            ({"clip_hidden": hidden[:0]}, "reference-shape", "clip_hidden has shape [0, 5, 8]"),
+            (
+                {"clip_hidden_zero": hidden},
+                "reference-shape",
+                "clip_hidden_zero has shape [2, 5, 8]; [1, tokens, width]",
+            ),
+            ({"clip_hidden_zero": torch.zeros(1, 4, 8)}, "reference-of-two-encoders", "[1, 5, 8] is needed"),
+            ({"clip_hidden": hidden / 0}, "reference-not-finite", "clip_hidden holds NaN"),
+            ({"clip_hidden": hidden.int()}, "reference-not-floating", "int32"),
+            ({"crop": torch.zeros(2, 64, 64, 4)}, "reference-shape", "crop has shape"),
+            ({"box": torch.zeros(2, 5)}, "reference-shape", "box has shape"),
+            ({"landmarks": torch.zeros(1, 5, 2)}, "reference-rows-differ", "landmarks has 1 rows"),
+            ({"identity_swapped": [1]}, "reference-not-tensor", "identity_swapped is a list"),
+        ]
+        for change, code, message in cases:
+            values = {"identity": None, "clip_hidden": hidden, "clip_hidden_zero": zero, "name": "Ann", **change}
+            with refused(code, "The reference 'Ann': ", message, error=FaceReferenceError):
+                FaceReference(**values)
+
+    def test_every_tensor_it_holds_is_checked_and_saved(self):
+        assert set(references._SHAPES) == {field.name for field in dataclasses.fields(FaceReference)} - {"name"}
+
+    def test_identity_rows_are_directions(self):
+        exact = torch.nn.functional.normalize(torch.randn(1, 512), dim=-1)
+        assert reference(exact).identity is exact
+        assert torch.allclose(reference(exact * 20).identity, exact, atol=1e-6)
+
+    def test_mean_identity_is_the_mean_on_the_sphere(self):
+        mean = reference(torch.cat([unit((0, 1)), unit((1, 1))]), photos=2).mean_identity()
+        assert mean.shape == (1, 512)
+        assert torch.allclose(mean, unit((0, 1), (1, 1)), atol=1e-6)
+
+    def test_swapped_identities_are_kept_apart(self):
+        both = reference(unit((0, 1)), identity_swapped=unit((1, 1)))
+        assert both.mean_identity(swapped=True)[0, 1] == 1
+        with refused("no-swapped-identity", "Encode the photos again"):
+            reference(unit((0, 1))).mean_identity(swapped=True)
+
+    def test_without_identity_no_mean_and_no_similarity(self):
+        with refused("no-identity", "The reference 'Ann'"):
+            reference(None, name="Ann").mean_identity()
+        assert reference(None).similarity(reference(unit((0, 1)))) is None
+        with refused("identities-cancel"):
+            reference(torch.cat([unit((0, 1)), unit((0, -1))]), photos=2).mean_identity()
+
+    def test_similarity_is_the_cosine_of_the_means(self):
+        a, b = reference(unit((0, 1))), reference(unit((0, 3), (1, 4)))
+        assert a.similarity(b) == pytest.approx(0.6)
+        with refused("recognizers-differ", "widths 512 and 128"):
+            a.similarity(reference(torch.ones(1, 128)))
+
+    def test_the_same_person_twice_is_warned_about(self):
+        a = reference(unit((0, 1)))
+        assert "similarity 0.60" in same_person_warning(a, reference(unit((0, 3), (1, 4))))
+        assert same_person_warning(a, reference(unit((0, 1), (1, 4)))) is None
+        assert same_person_warning(a, reference(None)) is None
+
+
+class TestFiles:
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+    def test_what_was_saved_is_loaded_bit_for_bit(self, tmp_path, dtype):
+        made = FaceReference(
+            identity=torch.randn(2, 512).to(dtype),
+            clip_hidden=torch.randn(2, 5, 8, dtype=dtype),
+            clip_hidden_zero=torch.randn(1, 5, 8, dtype=dtype),
+            identity_swapped=torch.randn(2, 512),
+            crop=torch.rand(2, 8, 8, 3),
+            box=torch.rand(2, 4),
+            landmarks=torch.rand(2, 5, 2).transpose(1, 2).contiguous().transpose(1, 2),
+            name="Ann Ørsted",
+        )
+        made.save(tmp_path / "ann.safetensors")
+        back = FaceReference.load(tmp_path / "ann.safetensors")
+        assert back.name == "Ann Ørsted"
+        for key in references._SHAPES:
+            assert getattr(back, key).dtype == getattr(made, key).dtype
+            assert torch.equal(getattr(back, key), getattr(made, key))
+        assert [file.name for file in tmp_path.iterdir()] == ["ann.safetensors"]
+
+    def test_parts_that_are_missing_stay_missing(self, tmp_path):
+        reference(None).save(tmp_path / "a.safetensors")
+        back = FaceReference.load(tmp_path / "a.safetensors")
+        assert (back.identity, back.crop, back.name) == (None, None, "")
+
+    def test_a_file_that_is_no_reference_is_named(self, tmp_path):
+        path = tmp_path / "x.safetensors"
+        with refused("reference-missing", "x.safetensors"):
+            FaceReference.load(path)
+        path.write_bytes(b"junk")
+        with refused("reference-unreadable", "x.safetensors"):
+            FaceReference.load(path)
+        save_file({"lora_up.weight": torch.zeros(2)}, path)
+        with refused("not-a-reference", "x.safetensors", "lora_up.weight"):
+            FaceReference.load(path)
+        reference(None).save(path)
+        whole, tensors = path.read_bytes(), load_file(path)
+        path.write_bytes(whole[:-20])
+        with refused("reference-unreadable", "x.safetensors"):
+            FaceReference.load(path)
+        label = {"format": references.FORMAT, "format_version": "1"}
+        save_file(tensors, path, metadata={**label, "format_version": "9"})
+        with refused("reference-of-another-version", "format 9, this version reads 1"):
+            FaceReference.load(path)
+        save_file({"clip_hidden": tensors["clip_hidden"]}, path, metadata=label)
+        with refused("reference-incomplete", "clip_hidden_zero is missing"):
+            FaceReference.load(path)
+        save_file({**tensors, "box": torch.zeros(1, 3)}, path, metadata=label)
+        with refused("reference-damaged", "x.safetensors is damaged. ", "box has shape"):
+            FaceReference.load(path)
+
+    def test_a_place_that_cannot_be_written_is_named(self, tmp_path):
+        with refused("reference-not-written", "nowhere"):
+            reference(None).save(tmp_path / "nowhere" / "a.safetensors")
+        with refused("reference-not-safetensors", "a.pt"):
+            reference(None).save(tmp_path / "a.pt")
+
+
+def test_all_errors_are_of_one_family():
+    assert all(issubclass(error, DHumanDiffError) for error in (FaceError, ImageError, FaceReferenceError, HostError))
