@@ -57,7 +57,7 @@ def test_nothing_but_the_demo_names_torch():
     }
     for where, requirements in everything.items():
         assert not names(requirements) & TORCH, where
-    assert names(EXTRAS["demo"]) == names(EXTRAS["diffusers"]) | {"torch"}
+    assert names(EXTRAS["demo"]) == names(EXTRAS["diffusers"]) | {"torch", "opencv-python-headless"}
 
 
 def test_both_ways_to_install_bring_the_same():
