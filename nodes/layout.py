@@ -151,15 +151,15 @@ class DHDPortraitLayout(io.ComfyNode):
     ) -> io.NodeOutput:
         if latent is not None:
             height, width = (LATENT_SCALE * side for side in latent["samples"].shape[-2:])
-        places: Boxes = parse_boxes(boxes) if preset == CUSTOM else preset_boxes(preset, width, height)
+        chosen: Boxes = parse_boxes(boxes) if preset == CUSTOM else preset_boxes(preset, width, height)
         front = preset_front(preset) if in_front == "as preset" else FRONT[in_front]
-        masks = layout_masks(places, width, height, feather=feather, front=front)
-        preview = draw_layout(places, masks, None if background is None else background[0])
+        masks = layout_masks(chosen, width, height, feather=feather, front=front)
+        preview = draw_layout(chosen, masks, None if background is None else background[0])
         # A list of pictures, each a list of boxes: what ComfyUI's detectors give, too.
-        found = [
+        in_pixels = [
             {"x": x0, "y": y0, "width": x1 - x0, "height": y1 - y0}
-            for x0, y0, x1, y1 in pixel_boxes(places, width, height)
+            for x0, y0, x1, y1 in pixel_boxes(chosen, width, height)
         ]
         shown = ui.PreviewImage(background[:1], cls=cls).as_dict()["images"] if background is not None else []
-        told = {"layout": [{"width": width, "height": height, "background": next(iter(shown), None)}]}
-        return io.NodeOutput(masks[:1], masks[1:], [found], preview[None], ui=told)
+        layout = {"layout": [{"width": width, "height": height, "background": next(iter(shown), None)}]}
+        return io.NodeOutput(masks[:1], masks[1:], [in_pixels], preview[None], ui=layout)

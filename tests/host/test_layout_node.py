@@ -24,13 +24,13 @@ def test_a_preset_s_name_is_all_it_needs():
     ]
 
 
-def test_the_size_is_the_latent_s_where_one_is_connected():
+def test_the_size_is_a_connected_latent_s():
     latent = {"samples": torch.zeros(2, 4, 152, 104)}
     masks = run(preset="full body", width=512, height=512, latent=latent)[:2]
     assert [mask.shape for mask in masks] == [(1, 1216, 832)] * 2
 
 
-def test_in_front_says_who_has_the_overlap_and_the_preset_does_unless_told():
+def test_in_front_says_who_has_the_overlap():
     crossed = "0.1 0.1 0.7 0.9; 0.3 0.1 0.9 0.9"
     at = (0, 32, 32)
     size = {"width": 64, "height": 64, "boxes": crossed, "preset": "custom"}
@@ -41,7 +41,7 @@ def test_in_front_says_who_has_the_overlap_and_the_preset_does_unless_told():
     assert not torch.equal(run(**behind)[0], run(**behind, in_front="person 2")[0])
 
 
-def test_boxes_hold_with_custom_only_and_a_background_changes_no_mask():
+def test_boxes_hold_with_custom_only():
     size = {"width": 80, "height": 60}
     assert run(**size, preset="custom", boxes=BOXES)[2][0][0] == {"x": 8, "y": 12, "width": 24, "height": 42}
     assert run(**size, preset="faces only", boxes="nonsense")[2] == run(**size, preset="faces only")[2]
@@ -67,7 +67,7 @@ def drawn(server, prompt):
 
 
 @pytest.mark.slow
-def test_by_api_the_masks_reach_the_pair_and_decide_the_picture(server, portrait):  # noqa: F811 (the fixture)
+def test_by_api_the_masks_decide_the_picture(server, portrait):  # noqa: F811 (the fixture)
     latent = portrait[node_of(portrait, "DHDCascadeKSampler")]["inputs"]["latent_image"]
     there, result = drawn(server, laid_out(portrait, preset="custom", boxes=BOXES, latent=latent))
     told = result["outputs"]["900"]["layout"]
@@ -89,5 +89,5 @@ def test_by_api_the_masks_reach_the_pair_and_decide_the_picture(server, portrait
         ({"preset": "side by side", "feather": 7.0}, "feather"),
     ],
 )
-def test_bad_input_is_refused_before_the_run_with_what_to_do(server, portrait, inputs, message):  # noqa: F811 (the fixture)
+def test_bad_input_is_refused_before_the_run(server, portrait, inputs, message):  # noqa: F811 (the fixture)
     assert message in server.run(laid_out(portrait, **inputs))["error"]

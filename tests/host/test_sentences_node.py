@@ -11,7 +11,7 @@ def prompt(text, **shared):
 
 
 @pytest.mark.parametrize("shared", [{}, {"before": "", "after": ""}])
-def test_what_is_behind_it_runs_once_for_each_sentence(workflow_server, shared):
+def test_what_follows_runs_once_a_sentence(workflow_server, shared):
     result = workflow_server.run(prompt("a man@1\n\n# no\na woman@2", **shared))
     assert result["error"] is None
     assert result["outputs"]["2"]["text"] == ["a man@1", "a woman@2"]
