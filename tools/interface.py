@@ -140,9 +140,10 @@ def written(content: Any) -> str:
 
 def main() -> None:
     """Write both files anew; stop where that would break workflows."""
-    sys.path[:0] = [str(REPOSITORY / "tests" / "host"), str(REPOSITORY / "tests")]
-    import conftest  # noqa: F401  # that of tests/host loads the pack
+    sys.path.insert(0, str(REPOSITORY / "tests"))
+    from support.comfyui import load_pack
 
+    load_pack()
     infos = node_infos()
     now = interface(infos)
     if found := breaks(read(FROZEN) if FROZEN.exists() else {}, now):

@@ -1,59 +1,32 @@
-"""A real ComfyUI in this process, on the CPU, with the pack loaded the way ComfyUI loads it."""
+"""A real ComfyUI in this process, on the CPU, with the pack loaded the way ComfyUI loads it; and one server a session."""
 
-import importlib.util
-import sys
 from pathlib import Path
 
 import pytest
-from support.comfyui import COMFYUI, REPOSITORY, why_not
+from support.comfyui import load_pack, why_not
 
+HERE = Path(__file__).parent
 collect_ignore_glob = []
 
 if why_not() is None:
-    sys.path.append(str(COMFYUI))  # at the end: ComfyUI has top-level modules called `nodes`, `utils`, `tests`
-    import comfy.cli_args
-
-    comfy.cli_args.args.cpu = True  # before anything imports comfy.model_management
-    comfy.cli_args.args.use_pytorch_cross_attention = True
-
-    # As ComfyUI's loader does it: a package of an arbitrary name.
-    spec = importlib.util.spec_from_file_location(
-        "dhd_pack", REPOSITORY / "__init__.py", submodule_search_locations=[str(REPOSITORY)]
-    )
-    pack = importlib.util.module_from_spec(spec)
-    sys.modules["dhd_pack"] = pack
-    spec.loader.exec_module(pack)
+    load_pack()
 else:
-    collect_ignore_glob.append("test_*.py")  # tests/conftest.py says so at the end of the run
+    collect_ignore_glob += ["test_*.py", "pages"]  # tests/conftest.py says so at the end of the run
 
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        if Path(item.fspath).parent == Path(__file__).parent:
+        if item.path.is_relative_to(HERE):
             item.add_marker(pytest.mark.host)
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory, faces_root):
-    from support.server import Server, fill
-
-    base = tmp_path_factory.mktemp("comfyui")
-    fill(base, faces_root)
-    running = Server(base)
-    try:
-        running.wait()
-        yield running
-    finally:
-        running.stop()
-
-
-@pytest.fixture(scope="session")
 def workflow_server(tmp_path_factory):
-    """A server on which every file that a shipped workflow names is there, tiny."""
+    """The server of this session: every file that a shipped workflow names is there, tiny, and so is the tiny base."""
     from support.server import Server
     from support.twins import fill_shipped
 
-    base = tmp_path_factory.mktemp("shipped")
+    base = tmp_path_factory.mktemp("comfyui")
     fill_shipped(base)
     running = Server(base)
     try:
@@ -61,6 +34,28 @@ def workflow_server(tmp_path_factory):
         yield running
     finally:
         running.stop()
+
+
+@pytest.fixture(scope="session")
+def server(workflow_server, faces_root):
+    """The same server with real faces: a pack that finds them, and photos."""
+    from support.server import add_faces
+
+    add_faces(workflow_server.base, faces_root)
+    return workflow_server
+
+
+@pytest.fixture
+def nothing_downloaded(server):
+    """The server while DHumanDiff's weights and the face pack buffalo_l are not there."""
+    there = [server.base / "models" / name for name in ("dhumandiff/DHumanDiff", "insightface/models/buffalo_l")]
+    away = [server.base / f"put_away_{path.name}" for path in there]
+    for path, place in zip(there, away, strict=True):
+        path.rename(place)
+    server.post("free", {"unload_models": True, "free_memory": True})  # nor remembered
+    yield
+    for path, place in zip(there, away, strict=True):
+        place.rename(path)
 
 
 @pytest.fixture(scope="module")

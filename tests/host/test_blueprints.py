@@ -5,13 +5,11 @@ from itertools import count
 
 import pytest
 from PIL import Image
-from support.server import PHOTOS, TINY, api_form, on_the_tiny_base
+from support.server import NO_BLUEPRINTS, PHOTOS, TINY, api_form, on_the_tiny_base
 
 from tools.blueprints import BLUEPRINTS, DUAL_PORTRAIT, INSIDE_OF_INPUTS, INSIDE_OF_OUTPUTS, MINIATURE
 
 every_blueprint = pytest.mark.parametrize("blueprint", BLUEPRINTS, ids=lambda one: one.name)
-
-NOT_KNOWN = "this ComfyUI does not know blueprints of packs: they came after 0.3.66"
 
 # Lists of files: what is in them depends on the computer.
 FILES = {"ckpt_name", "clip_name", "adapter_name", "pack"}
@@ -55,7 +53,7 @@ def known(server):
 def test_the_server_serves_them_to_the_page(server):
     served = server.blueprints()
     if served is None:
-        pytest.skip(NOT_KNOWN)
+        pytest.skip(NO_BLUEPRINTS)
     ours = {entry["name"]: key for key, entry in served.items() if entry["info"]["node_pack"].endswith(".dhumandiff")}
     assert set(ours) == {blueprint.name for blueprint in BLUEPRINTS}
     for blueprint in BLUEPRINTS:

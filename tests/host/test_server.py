@@ -172,14 +172,24 @@ def broken(portrait, kind, **inputs):
         ("DHDSubjectPrompt", {"text": "a man@1 and a woman@3"}, "names person 3"),
         ("DHDSubjectPrompt", {"text": "  "}, "prompt is empty"),
         ("DHDSubjectPrompt", {"text": "two women in a garden"}, "woman@1 and a woman@2"),
-        ("DHDLoadFaceAnalysis", {"pack": "buffalo_l"}, "buffalo_l"),
-        ("DHDLoadAdapter", {"adapter_name": "DHumanDiff"}, "-m dhumandiff download"),
         ("DHDLoadAdapter", {"adapter_name": "../../etc/passwd"}, "is not in"),
     ],
 )
 def test_bad_input_says_what_to_do(server, portrait, kind, inputs, message):
     result = server.run(broken(portrait, kind, **inputs))
     assert message in result["error"]
+
+
+@pytest.mark.usefixtures("nothing_downloaded")
+@pytest.mark.parametrize(
+    ("kind", "inputs", "message"),
+    [
+        ("DHDLoadFaceAnalysis", {"pack": "buffalo_l"}, "buffalo_l"),
+        ("DHDLoadAdapter", {"adapter_name": "DHumanDiff"}, "-m dhumandiff download"),
+    ],
+)
+def test_what_is_not_downloaded_is_named(server, portrait, kind, inputs, message):
+    assert message in server.run(broken(portrait, kind, **inputs))["error"]
 
 
 def test_an_unknown_saved_person_is_named(server, portrait):
@@ -218,7 +228,7 @@ def test_the_doctor_shows_and_hands_on_what_is_missing_and_looks_again_each_time
     assert result["error"] is None
     (text,) = result["outputs"]["1"]["text"]
     assert result["outputs"]["2"]["text"] == [text]
-    for words in ("ComfyUI ", "CPU: works", "tiny_adapter.safetensors: a native DHumanDiff adapter", "1 checkpoint"):
+    for words in ("ComfyUI ", "CPU: works", "tiny_adapter.safetensors: a native DHumanDiff adapter", "2 checkpoints"):
         assert words in text
     assert text.endswith("Nothing stands in the way of a first portrait.")
     hidden = server.base / "models" / "insightface" / "models"

@@ -1,4 +1,4 @@
-"""Where ComfyUI is for the host tests, and whether this Python can import it."""
+"""Where ComfyUI is for the host tests, whether this Python can import it, and the pack loaded on it."""
 
 import importlib.util
 import os
@@ -17,3 +17,20 @@ def why_not() -> str | None:
     if missing:
         return f"{sys.executable} lacks {', '.join(missing)}; pip install -r {COMFYUI / 'requirements.txt'}"
     return None
+
+
+def load_pack() -> None:
+    """Load the pack as `dhd_pack`, on the CPU, the way ComfyUI's loader does it: a package of an arbitrary name."""
+    if "dhd_pack" in sys.modules:
+        return
+    sys.path.append(str(COMFYUI))  # at the end: ComfyUI has top-level modules called `nodes`, `utils`, `tests`
+    import comfy.cli_args
+
+    comfy.cli_args.args.cpu = True  # before anything imports comfy.model_management
+    comfy.cli_args.args.use_pytorch_cross_attention = True
+    spec = importlib.util.spec_from_file_location(
+        "dhd_pack", REPOSITORY / "__init__.py", submodule_search_locations=[str(REPOSITORY)]
+    )
+    pack = importlib.util.module_from_spec(spec)
+    sys.modules["dhd_pack"] = pack
+    spec.loader.exec_module(pack)

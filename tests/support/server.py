@@ -130,6 +130,7 @@ TINY = {
     "DHDCascadeKSampler": {"steps": 4},
 }
 PHOTOS = ("person_1.jpg", "person_2.jpg")
+NO_BLUEPRINTS = "this ComfyUI does not know blueprints of packs: they came after 0.3.66"
 
 
 def on_the_tiny_base(prompt: dict) -> dict:
@@ -174,15 +175,8 @@ def links_of(node: dict) -> list[list]:
     return [value for value in node["inputs"].values() if isinstance(value, list)]
 
 
-def fill(base: Path, faces_root: Path) -> None:
-    """Photos, face models and the tiny base into a base folder."""
-    from support import tiny_comfy
-
-    (base / "input").mkdir(parents=True, exist_ok=True)
+def add_faces(base: Path, faces_root: Path) -> None:
+    """Photos, and face models that find the faces on them, into a base folder."""
     for photo in (*(faces_root / "photos").iterdir(), *(REPOSITORY / "examples").glob("*.jpg")):
         shutil.copyfile(photo, base / "input" / photo.name)
-    tiny_comfy.write_models(base / "models")
-    pack = base / "models" / "insightface" / "models" / "mini"
-    pack.mkdir(parents=True)
-    for model in (faces_root / "models" / "mini").iterdir():
-        shutil.copyfile(model, pack / model.name)
+    shutil.copytree(faces_root / "models" / "mini", base / "models" / "insightface" / "models" / "mini")

@@ -171,15 +171,15 @@ def saved(server: Any, prompt: dict[str, Any], outputs: dict[str, Any], prefix: 
 
 
 def fill_shipped(base: Path) -> None:
-    """A base folder in which every file that a shipped workflow names is there, tiny."""
+    """A base folder in which every file that a shipped workflow names is there, tiny, besides the tiny base under its own names."""
     import dhd_pack.dhumandiff.testing as tiny
 
     from support import tiny_comfy
 
     models = base / "models"
     tiny_comfy.write_models(models)
-    (models / "checkpoints" / "tiny_sdxl.safetensors").rename(models / "checkpoints" / CHECKPOINT)
-    (models / "clip_vision" / "tiny_vision.safetensors").rename(models / "clip_vision" / VISION)
+    (models / "checkpoints" / CHECKPOINT).hardlink_to(models / "checkpoints" / "tiny_sdxl.safetensors")
+    (models / "clip_vision" / VISION).hardlink_to(models / "clip_vision" / "tiny_vision.safetensors")
     for folder in ("controlnet", "loras", "ipadapter", "insightface/models/buffalo_l"):
         (models / folder).mkdir(parents=True, exist_ok=True)
     tiny.tiny_adapter().save_released(models / "dhumandiff" / ADAPTER)

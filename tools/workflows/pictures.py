@@ -5,7 +5,6 @@ python -m tools.workflows --pictures
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -244,11 +243,11 @@ SHEETS: dict[str, Callable[[Run], Image.Image]] = {
 
 def make(names: Sequence[str]) -> None:
     """Run the twins of these workflows and write the picture of each, and the pictures in examples/."""
-    sys.path.append(str(REPOSITORY / "tests" / "host"))
-    import conftest  # noqa: F401  # loads the pack
+    from support.comfyui import load_pack
     from support.server import Server
     from support.twins import fill_shipped
 
+    load_pack()
     write_examples()
     with tempfile.TemporaryDirectory() as base:
         fill_shipped(Path(base))

@@ -3,18 +3,11 @@
 import itertools
 import json
 
-import pytest
-
-pytest.importorskip("playwright.sync_api", reason="pip install playwright (no browser download needed)")
-
+from support.page import MISSING, PROMPT, nodes, problems, screenshot
 from support.server import api_form
 from support.twins import shipped_file
-from test_page import browser, page, screenshot  # noqa: F401 (fixtures)
-from test_page import pytestmark as of_pages
 
 from tools.workflows import NAMES
-
-pytestmark = of_pages
 
 OPEN = """async workflow => {
     await window.app.loadGraphData(workflow);
@@ -26,7 +19,6 @@ AGAIN = """async workflow => {
     await window.app.loadGraphData(workflow);
     await new Promise(done => setTimeout(done, 200));
 }"""
-PROMPT = "async () => (await window.app.graphToPrompt()).output"
 # Where nodes are as they are drawn, px of the canvas: left, top, right, bottom. Classic ones have their title above.
 DRAWN = """vue => Object.fromEntries(window.app.graph._nodes.map(node => {
     const name = `${node.id} ${node.title}`;
@@ -45,12 +37,6 @@ HIDDEN = """() => [...document.querySelectorAll('[data-node-id] *')]
     .filter(one => one.clientHeight > 20 && one.scrollHeight > one.clientHeight + 3)
     .filter(one => getComputedStyle(one).overflowY !== 'visible')
     .map(one => [one.scrollHeight, one.clientHeight, one.closest('[data-node-id]').dataset.nodeId])"""
-
-
-@pytest.fixture(scope="module")
-def server(workflow_server):
-    """What `page` opens: here the server that has every file the workflows name."""
-    return workflow_server
 
 
 def wanted(workflow):
@@ -78,9 +64,7 @@ def overlapping(drawn):
     ]
 
 
-def test_every_workflow_opens_whole_and_is_saved_as_it_was(page):  # noqa: F811 (the fixture)
-    page.wait_for_function("window.app.graph._nodes.length > 0")  # the page's own first workflow, which may come late
-    page.wait_for_timeout(1000)
+def test_every_workflow_opens_whole_and_is_saved_as_it_was(page):
     wrong = {}
     for name in NAMES:
         workflow = shipped_file(name)
@@ -88,13 +72,10 @@ def test_every_workflow_opens_whole_and_is_saved_as_it_was(page):  # noqa: F811 
         screenshot(page, f"workflow_{name}")
         saved = json.loads(json.dumps(page.evaluate("window.app.graph.serialize()")))
         first = page.evaluate(PROMPT)
-        nodes = "window.app.graph._nodes"
-        problems = {
-            "missing": page.evaluate(
-                f"{nodes}.filter(n => !window.LiteGraph.registered_node_types[n.type]).map(n => n.type)"
-            ),
-            "red": page.evaluate(f"{nodes}.filter(n => n.has_errors).map(n => n.type)"),
-            "nodes": page.evaluate(f"{nodes}.length") - len(workflow["nodes"]),
+        wrongs = {
+            "missing": nodes(page, MISSING),
+            "red": nodes(page, "filter(n => n.has_errors).map(n => n.type)"),
+            "nodes": nodes(page, "length") - len(workflow["nodes"]),
             "groups": len(saved["groups"]) - len(workflow["groups"]),
             "values": [one for one in inputs(wanted(workflow)).items() if inputs(first).get(one[0]) != one[1]],
             "titles": {n["id"]: n.get("title") for n in workflow["nodes"] if n.get("title")}.items()
@@ -106,17 +87,15 @@ def test_every_workflow_opens_whole_and_is_saved_as_it_was(page):  # noqa: F811 
             != [n["properties"].get("models") for n in saved["nodes"] if n["properties"].get("models")],
         }
         page.evaluate(AGAIN, saved)
-        problems["saved again"] = inputs(page.evaluate(PROMPT)) != inputs(first)
-        problems["console"] = [text for text in page.problems if "dhumandiff" in text.lower()]
+        wrongs["saved again"] = inputs(page.evaluate(PROMPT)) != inputs(first)
+        wrongs["console"] = problems(page)
         page.problems.clear()
-        if found := {what: one for what, one in problems.items() if one}:
+        if found := {what: one for what, one in wrongs.items() if one}:
             wrong[name] = found
     assert wrong == {}
 
 
-def test_a_reloaded_page_still_has_the_workflow(page):  # noqa: F811 (the fixture)
-    page.wait_for_function("window.app.graph._nodes.length > 0")
-    page.wait_for_timeout(1000)
+def test_a_reloaded_page_still_has_the_workflow(page):
     page.evaluate(OPEN, shipped_file("wedding_preview"))
     before = page.evaluate(PROMPT)
     page.wait_for_timeout(2500)  # the page writes its draft a little later

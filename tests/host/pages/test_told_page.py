@@ -1,38 +1,8 @@
 """What nodes tell is readable in ComfyUI's page, in both looks: reports, and what goes wrong. Screenshots are kept."""
 
-import pytest
-
-pytest.importorskip("playwright.sync_api", reason="pip install playwright (no browser download needed)")
-
-from test_layout_page import shows_widgets_of_extensions
-from test_miniature_page import RUN
-from test_page import browser, empty_graph, page, screenshot  # noqa: F401 (fixtures)
-from test_page import pytestmark as of_pages
-from test_prompt_page import BUILD, write
-
-pytestmark = of_pages
+from support.page import RUN, TWO_DRAWN_PEOPLE, empty_graph, readable, screenshot, shows_widgets_of_extensions, write
 
 QUEUE = """async () => { try { await window.app.queuePrompt(0, 1); } catch (error) { return String(error); } }"""
-
-
-def readable(opened, text):
-    """Whether a text can be seen somewhere on the page, and not under or outside of something."""
-    return opened.evaluate(
-        """text => {
-            const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-            for (let node; (node = walker.nextNode()); ) {
-                if (!node.data.includes(text)) continue;
-                const area = document.createRange();
-                area.selectNodeContents(node);
-                const box = area.getBoundingClientRect();
-                const [x, y] = [box.x + Math.min(box.width / 2, 40), box.y + Math.min(box.height / 2, 8)];
-                const top = box.width && document.elementFromPoint(x, y);
-                if (top && (node.parentElement.contains(top) || top.contains(node.parentElement))) return true;
-            }
-            return false;
-        }""",
-        text,
-    )
 
 
 def details(opened):
@@ -43,9 +13,9 @@ def details(opened):
         opened.wait_for_timeout(1500)
 
 
-def test_what_a_node_refuses_while_it_runs_can_be_read_on_the_page(page):  # noqa: F811 (the fixture)
+def test_what_a_node_refuses_while_it_runs_can_be_read_on_the_page(page):
     empty_graph(page)
-    page.evaluate(BUILD)
+    page.evaluate(TWO_DRAWN_PEOPLE)
     page.wait_for_timeout(800)
     write(page, "A man @1 and a woman@2")
     ended = page.evaluate(RUN)
@@ -62,9 +32,9 @@ def test_what_a_node_refuses_while_it_runs_can_be_read_on_the_page(page):  # noq
     assert "$$node-text-preview" not in page.evaluate(shown)
 
 
-def test_what_somebody_typed_is_no_markup_in_a_message(page):  # noqa: F811 (the fixture)
+def test_what_somebody_typed_is_no_markup_in_a_message(page):
     empty_graph(page)
-    page.evaluate(BUILD)
+    page.evaluate(TWO_DRAWN_PEOPLE)
     page.wait_for_timeout(800)
     write(page, "<img src=x onerror=window.hacked=1> @1 and a woman@2")
     assert page.evaluate(RUN)[0] == "error"
@@ -74,7 +44,7 @@ def test_what_somebody_typed_is_no_markup_in_a_message(page):  # noqa: F811 (the
     assert page.evaluate("window.hacked === undefined")
 
 
-def test_what_is_refused_before_a_run_can_be_read_on_the_page(page):  # noqa: F811 (the fixture)
+def test_what_is_refused_before_a_run_can_be_read_on_the_page(page):
     empty_graph(page)
     page.evaluate(
         """() => {
@@ -98,7 +68,7 @@ def test_what_is_refused_before_a_run_can_be_read_on_the_page(page):  # noqa: F8
     assert readable(page, "boxes needs 2 boxes and has 1")
 
 
-def test_the_doctor_s_report_stands_on_its_node_and_can_be_marked(page):  # noqa: F811 (the fixture)
+def test_the_doctor_s_report_stands_on_its_node_and_can_be_marked(page):
     shows_widgets_of_extensions(page)
     empty_graph(page)
     page.evaluate(

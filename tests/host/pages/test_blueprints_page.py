@@ -3,19 +3,10 @@
 import json
 
 import pytest
+from support.page import RUN, fit_view, problems, readable, screenshot
+from support.server import NO_BLUEPRINTS, PHOTOS, TINY
 
 from tools.blueprints import DUAL_PORTRAIT, MINIATURE
-
-pytest.importorskip("playwright.sync_api", reason="pip install playwright (no browser download needed)")
-
-from support.server import PHOTOS, TINY
-from test_blueprints import NOT_KNOWN
-from test_miniature_page import RUN
-from test_page import browser, page, screenshot  # noqa: F401 (fixtures)
-from test_page import pytestmark as of_pages
-from test_told_page import readable
-
-pytestmark = of_pages
 
 HOST = "window.app.graph._nodes.find(node => node.isSubgraphNode?.())"
 
@@ -46,7 +37,7 @@ CONNECT = """([photos, portrait]) => {
 @pytest.fixture(autouse=True)
 def _known(server):
     if server.blueprints() is None:
-        pytest.skip(NOT_KNOWN)
+        pytest.skip(NO_BLUEPRINTS)
 
 
 def add_as_a_person_does(opened, blueprint):
@@ -88,7 +79,7 @@ def set_values(opened, values):
 
 
 def look(opened, name):
-    opened.evaluate("window.app.extensionManager.command.execute('Comfy.Canvas.FitView')")
+    fit_view(opened)
     opened.wait_for_timeout(1200)
     screenshot(opened, name)
 
@@ -99,7 +90,7 @@ def wrong_nodes(opened, graph="window.app.graph"):
 
 
 @pytest.mark.parametrize("blueprint", [DUAL_PORTRAIT, MINIATURE], ids=lambda one: one.name)
-def test_a_blueprint_is_added_by_its_name_run_and_opened(page, blueprint):  # noqa: F811 (the fixture)
+def test_a_blueprint_is_added_by_its_name_run_and_opened(page, blueprint):
     add_as_a_person_does(page, blueprint)
     page.evaluate(f"{HOST}.pos = [500, 0]")
     assert page.evaluate(f"{HOST}.title") == blueprint.name
@@ -139,12 +130,10 @@ def test_a_blueprint_is_added_by_its_name_run_and_opened(page, blueprint):  # no
     assert wrong_nodes(page, inside) == []
     kinds = page.evaluate(f"{inside}._nodes.map(node => node.type)")
     assert {"DHDEncodeReference", "DHDApplyPair", "DHDSubjectPrompt", "DHDCascadeKSampler"} <= set(kinds)
-    assert [
-        problem for problem in page.problems if "dhumandiff" in problem.lower() or "blueprint" in problem.lower()
-    ] == []
+    assert problems(page, "blueprint", "Blueprint") == []
 
 
-def test_what_a_node_inside_refuses_can_be_read_on_the_blueprint(page):  # noqa: F811 (the fixture)
+def test_what_a_node_inside_refuses_can_be_read_on_the_blueprint(page):
     page.evaluate(
         "workflow => window.app.loadGraphData(workflow)", json.loads(MINIATURE.path.read_text(encoding="utf-8"))
     )

@@ -2,63 +2,33 @@
 
 import json
 
-import pytest
-
-pytest.importorskip("playwright.sync_api", reason="pip install playwright (no browser download needed)")
-
-from test_layout_page import shows_widgets_of_extensions
-from test_miniature_page import RUN
-from test_page import browser, empty_graph, page, remember, screenshot  # noqa: F401 (fixtures)
-from test_page import pytestmark as of_pages
-
-pytestmark = of_pages
+from support.page import (
+    PROMPT,
+    PROMPT_NODES,
+    RUN,
+    TWO_DRAWN_PEOPLE,
+    come_closer,
+    empty_graph,
+    open_workflow,
+    problems,
+    remember,
+    screenshot,
+    shows_widgets_of_extensions,
+    write,
+)
 
 PANEL = ".dhd-who-is-who"
-BUILD = """async () => {
-    const add = (type, x, y) => {
-        const node = window.LiteGraph.createNode(type);
-        node.pos = [x, y];
-        window.app.graph.add(node);
-        return node;
-    };
-    const mini = add('DHDLoadMiniature', 40, 60), sentence = add('DHDSubjectPrompt', 840, 60), shown = add('PreviewAny', 1400, 60);
-    sentence.size = [420, 260];
-    sentence.connect(1, shown, 0);
-    mini.connect(1, sentence, 0);
-    mini.connect(5, sentence, 1);
-    for (const person of [1, 2]) {
-        const photo = add('DHDDrawPerson', 40, 60 + 260 * person), face = add('DHDEncodeReference', 420, 500 * person - 440);
-        photo.widgets.find(w => w.name === 'person').value = person;
-        photo.connect(0, face, 0);
-        mini.connect(3, face, 1);
-        mini.connect(4, face, 2);
-        face.connect(0, sentence, sentence.inputs.findIndex(i => i.name === `reference_${person}`));
-    }
-}"""
 SENTENCE = "A woman@1 and a man@2 on a bench. The woman@1 wears a white dress, the man@2 a black tuxedo."
-NODE = "window.app.graph._nodes.filter(n => n.type === 'DHDSubjectPrompt')"
 
 
 def build(opened):
     """Two drawn people and a sentence; what was bound is all that comes out."""
     shows_widgets_of_extensions(opened)
     empty_graph(opened)
-    opened.evaluate(BUILD)
+    opened.evaluate(TWO_DRAWN_PEOPLE)
     opened.wait_for_timeout(800)
-    opened.evaluate("window.app.canvas.ds.offset = [40, 40]; window.app.canvas.ds.scale = 1.25")
-    opened.evaluate("window.app.canvas.setDirty(true, true)")
+    come_closer(opened)
     opened.wait_for_timeout(500)
-
-
-def write(opened, sentence):
-    opened.evaluate(
-        f"""text => {{
-            const widget = {NODE}[0].widgets.find(w => w.name === 'text');
-            widget.value = text;
-            widget.callback?.(text);
-        }}""",
-        sentence,
-    )
 
 
 def run(opened):
@@ -91,11 +61,7 @@ def sentence_shown(opened):
     )
 
 
-def ours(opened):
-    return [problem for problem in opened.problems if "dhumandiff" in problem.lower() or "who_is_who" in problem]
-
-
-def test_a_run_shows_the_sentence_with_each_person_in_a_colour_a_dash_and_a_number(page):  # noqa: F811 (the fixture)
+def test_a_run_shows_the_sentence_with_each_person_in_a_colour_a_dash_and_a_number(page):
     build(page)
     assert page.locator(PANEL).count() == 0  # nothing before a run
     write(page, SENTENCE)
@@ -119,7 +85,7 @@ def test_a_run_shows_the_sentence_with_each_person_in_a_colour_a_dash_and_a_numb
         [none, vermilion, "dashed", "2"],
     ]
     inside(page)
-    assert ours(page) == []
+    assert problems(page, "who_is_who") == []
 
 
 def inside(opened):
@@ -133,7 +99,7 @@ def inside(opened):
     if opened.look == "classic":
         scale, offset = opened.evaluate("[window.app.canvas.ds.scale, window.app.canvas.ds.offset]")
         canvas = opened.locator("canvas#graph-canvas").bounding_box()
-        y, width, height = opened.evaluate(f"(n => [n.pos[1], ...n.size])({NODE}[0])")
+        y, width, height = opened.evaluate(f"(n => [n.pos[1], ...n.size])({PROMPT_NODES}[0])")
         bottom = canvas["y"] + (y + height + offset[1]) * scale
         assert panel["y"] + panel["height"] <= bottom + 2
         assert panel["width"] <= width * scale
@@ -156,7 +122,7 @@ SENTENCES = {
 }
 
 
-def test_whatever_the_sentence_holds_is_shown_as_it_stands_and_wraps(page):  # noqa: F811 (the fixture)
+def test_whatever_the_sentence_holds_is_shown_as_it_stands_and_wraps(page):
     build(page)
     for name, (sentence, marked) in SENTENCES.items():
         write(page, sentence)
@@ -167,12 +133,12 @@ def test_whatever_the_sentence_holds_is_shown_as_it_stands_and_wraps(page):  # n
         assert page.locator(f"{PANEL} img, {PANEL} b, {PANEL} script").count() == 0, name
         assert page.evaluate("window.hacked === undefined"), name
         assert page.evaluate(f"(p => p.scrollWidth <= p.clientWidth + 1)(document.querySelector('{PANEL}'))"), name
-        assert ours(page) == [], name
+        assert problems(page, "who_is_who") == [], name
 
 
-def test_one_person_and_another_text_after_the_run(page):  # noqa: F811 (the fixture)
+def test_one_person_and_another_text_after_the_run(page):
     build(page)
-    page.evaluate(f"(n => n.disconnectInput(n.inputs.findIndex(i => i.name === 'reference_2')))({NODE}[0])")
+    page.evaluate(f"(n => n.disconnectInput(n.inputs.findIndex(i => i.name === 'reference_2')))({PROMPT_NODES}[0])")
     write(page, "An old man@1 reads")
     run(page)
     assert words(page) == [("man", 1, True)]
@@ -184,10 +150,10 @@ def test_one_person_and_another_text_after_the_run(page):  # noqa: F811 (the fix
     run(page)
     assert float(page.evaluate(faded)) == 1
     assert words(page) == [("sailor", 1, True)]
-    assert ours(page) == []
+    assert problems(page, "who_is_who") == []
 
 
-def test_it_survives_undo_is_not_copied_and_leaves_no_trace_in_what_is_saved_or_queued(page):  # noqa: F811
+def test_it_survives_undo_is_not_copied_and_leaves_no_trace_in_what_is_saved_or_queued(page):
     build(page)
     write(page, SENTENCE)
     before = page.evaluate("window.app.graph.serialize()")
@@ -204,12 +170,12 @@ def test_it_survives_undo_is_not_copied_and_leaves_no_trace_in_what_is_saved_or_
     ]
     assert values[0] == values[1]
     assert "who_is_who" not in json.dumps(saved)
-    prompt = page.evaluate("async () => (await window.app.graphToPrompt()).output")
+    prompt = page.evaluate(PROMPT)
     sent = next(node["inputs"] for node in prompt.values() if node["class_type"] == "DHDSubjectPrompt")
     assert set(sent) == {"clip", "adapter", "reference_1", "reference_2", "text", "mentions"}
 
     page.evaluate(
-        f"(n => {{ n.pos = [n.pos[0] + 60, n.pos[1] + 20]; window.app.graph.setDirtyCanvas(true, true); }})({NODE}[0])"
+        f"(n => {{ n.pos = [n.pos[0] + 60, n.pos[1] + 20]; window.app.graph.setDirtyCanvas(true, true); }})({PROMPT_NODES}[0])"
     )
     remember(page)
     page.evaluate("window.app.extensionManager.command.execute('Comfy.Undo')")
@@ -222,20 +188,20 @@ def test_it_survives_undo_is_not_copied_and_leaves_no_trace_in_what_is_saved_or_
         f"""() => {{
             const {{ canvas }} = window.app;
             canvas.deselectAll();
-            canvas.selectNode({NODE}[0]);
+            canvas.selectNode({PROMPT_NODES}[0]);
             canvas.copyToClipboard();
             canvas.pasteFromClipboard();
         }}"""
     )
     page.wait_for_timeout(800)
-    assert page.evaluate(f"{NODE}.length") == 2
+    assert page.evaluate(f"{PROMPT_NODES}.length") == 2
     assert page.locator(PANEL).count() == 1  # the copy did not run
-    page.evaluate(f"window.app.graph.remove({NODE}[1])")
+    page.evaluate(f"window.app.graph.remove({PROMPT_NODES}[1])")
 
-    page.evaluate("workflow => window.app.loadGraphData(workflow)", saved)
+    open_workflow(page, saved)
     page.wait_for_timeout(1200)
     assert page.locator(PANEL).count() == 0  # opened anew, nothing ran yet
     run(page)
     assert page.locator(PANEL).count() == 1
     assert words(page) == shown
-    assert ours(page) == []
+    assert problems(page, "who_is_who") == []

@@ -4,14 +4,17 @@ import json
 
 import pytest
 from PIL import Image
-
-pytest.importorskip("playwright.sync_api", reason="pip install playwright (no browser download needed)")
-
-from test_miniature_page import RUN
-from test_page import browser, empty_graph, page, remember, screenshot  # noqa: F401 (fixtures)
-from test_page import pytestmark as of_pages
-
-pytestmark = of_pages
+from support.page import (
+    PROMPT,
+    RUN,
+    come_closer,
+    empty_graph,
+    open_workflow,
+    problems,
+    remember,
+    screenshot,
+    shows_widgets_of_extensions,
+)
 
 BUILD = """async () => {
     const { graph, canvas } = window.app;
@@ -43,27 +46,19 @@ BUILD = """async () => {
 }"""
 
 
-def shows_widgets_of_extensions(opened):
-    """Skip where the page cannot."""
-    version = [int(part) for part in opened.evaluate("window.__COMFYUI_FRONTEND_VERSION__").split(".")[:2]]
-    if opened.look == "nodes2" and version < [1, 28]:
-        pytest.skip("the first Nodes 2.0, ComfyUI 0.3.64's, shows no widgets of extensions; the inputs are there")
-
-
 def build(opened):
     """The node alone with a background and previews of its masks; 832 x 1216."""
     shows_widgets_of_extensions(opened)
     empty_graph(opened)
     opened.evaluate(BUILD)
     opened.wait_for_timeout(800)
-    opened.evaluate("window.app.canvas.ds.offset = [40, 40]; window.app.canvas.ds.scale = 1.25")
-    opened.evaluate("window.app.canvas.setDirty(true, true)")
+    come_closer(opened)
     opened.wait_for_timeout(800)
 
 
 def inputs(opened, number=0):
     """What the API form has for a layout node."""
-    prompt = opened.evaluate("async () => (await window.app.graphToPrompt()).output")
+    prompt = opened.evaluate(PROMPT)
     return [node["inputs"] for node in prompt.values() if node["class_type"] == "DHDPortraitLayout"][number]
 
 
@@ -83,10 +78,6 @@ def drag(opened, start, by):
     opened.wait_for_timeout(400)
 
 
-def ours(opened):
-    return [problem for problem in opened.problems if "dhumandiff" in problem.lower() or "portrait_layout" in problem]
-
-
 def pictures(opened, server):
     """What the three previews show, left to right and top to bottom."""
     shown = opened.evaluate(
@@ -96,7 +87,7 @@ def pictures(opened, server):
     return [Image.open(server.base / "temp" / one["subfolder"] / one["filename"]) for one in shown]
 
 
-def test_a_dragged_box_changes_the_mask_and_survives_saving_copying_and_undo(page, server):  # noqa: F811 (the fixture)
+def test_a_dragged_box_changes_the_mask_and_survives_saving_copying_and_undo(page, server):
     build(page)
     assert inputs(page)["preset"] == "side by side"
     assert inputs(page)["boxes"] == "0.03 0.18 0.5 1; 0.5 0.18 0.97 1"  # of a picture of this shape
@@ -166,7 +157,7 @@ def test_a_dragged_box_changes_the_mask_and_survives_saving_copying_and_undo(pag
     # Save and open again: the same inputs, and the same prompt.
     sent = inputs(page)
     saved = json.loads(json.dumps(page.evaluate("window.app.graph.serialize()")))
-    page.evaluate("workflow => window.app.loadGraphData(workflow)", saved)
+    open_workflow(page, saved)
     page.wait_for_timeout(1200)
     assert inputs(page) == sent
     area, paper = box(page, 0)
@@ -174,13 +165,13 @@ def test_a_dragged_box_changes_the_mask_and_survives_saving_copying_and_undo(pag
     screenshot(page, "layout_reopened")
 
     # What the page would queue runs by API as it is.
-    prompt = page.evaluate("async () => (await window.app.graphToPrompt()).output")
+    prompt = page.evaluate(PROMPT)
     assert len(prompt) == len(saved["nodes"]) == 7
     assert server.run(prompt)["error"] is None
-    assert ours(page) == []
+    assert problems(page, "portrait_layout") == []
 
 
-def test_undo_takes_back_one_gesture_and_a_preset_comes_back_with_its_boxes(page):  # noqa: F811 (the fixture)
+def test_undo_takes_back_one_gesture_and_a_preset_comes_back_with_its_boxes(page):
     build(page)
     remember(page)
     start = inputs(page)
@@ -208,4 +199,4 @@ def test_undo_takes_back_one_gesture_and_a_preset_comes_back_with_its_boxes(page
     drag(page, (area["x"] + area["width"] / 4, area["y"] + area["height"] / 2), (0.03 * paper["width"], 0))
     assert inputs(page)["preset"] == "custom"
     assert inputs(page)["in_front"] == "person 2"  # as it was in the preset
-    assert ours(page) == []
+    assert problems(page, "portrait_layout") == []
