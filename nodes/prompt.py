@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
@@ -11,6 +11,12 @@ from ..dhumandiff.layout.person_style import PERSON_COLORS, PERSON_DASHES
 from ..dhumandiff.prompts import describe_tokens, parse_prompt, split_sentences
 from .comfy.encoders import encode_subject_prompt, token_words
 from .comfy.schema import ADVANCED, AdapterType, ReferenceType, schema, tell
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+    from comfy.sd import CLIP
+
+    from ..dhumandiff.references import FaceReference
 
 
 class DHDSubjectPrompt(io.ComfyNode):
@@ -59,17 +65,23 @@ class DHDSubjectPrompt(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, clip: Any, adapter: Any, reference_1: Any, text: str, mentions: str, reference_2: Any = None
+        cls,
+        clip: CLIP,
+        adapter: ModelPatcher,
+        reference_1: FaceReference,
+        text: str,
+        mentions: str,
+        reference_2: FaceReference | None = None,
     ) -> io.NodeOutput:
         references = [r for r in (reference_1, reference_2) if r is not None]
-        everybody = parse_prompt(text, persons=len(references), mentions="all")
-        prompt = everybody if mentions == "all" else everybody.first_mentions()
+        all_mentions = parse_prompt(text, persons=len(references), mentions="all")
+        prompt = all_mentions if mentions == "all" else all_mentions.first_mentions()
         if notes := prompt.notes(len(references)):
             tell(cls, " ".join(notes))
         conditioning, tokens = encode_subject_prompt(clip, adapter, references, prompt)
         bound_words = describe_tokens(prompt, tokens, token_words(clip, prompt.text))
-        # For the page: words that name somebody and carry no face are shown, too.
-        spans = [asdict(span) for span in prompt.spans(everybody.mentions)]
+        # For the page: words that name a person and carry no face are shown, too.
+        spans = [asdict(span) for span in prompt.spans(all_mentions.mentions)]
         return io.NodeOutput(conditioning, bound_words, ui={"who_is_who": [spans]})
 
 

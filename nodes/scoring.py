@@ -1,4 +1,4 @@
-"""Scoring what came out: who is on it, the best of a batch, and where everybody's face is."""
+"""Scoring what came out: who is on it, the best of a batch, and where each face is."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _text_input() -> Any:
 
 
 class DHDIdentityScore(io.ComfyNode):
-    """IMAGE -> how alike everybody is, and whether they are the right ones."""
+    """IMAGE -> how alike each person is, and whether they are the right ones."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

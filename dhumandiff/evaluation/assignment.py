@@ -86,7 +86,7 @@ def assign_faces(
 def assign_by_sides(sides: Sequence[str], faces: Sequence[Face]) -> tuple[int | None, ...]:
     """By sides ("left", "middle", "right") of each person: the largest faces from left to right are people from left to right.
 
-    With too few faces it cannot be told without likeness who is missing, so nobody is where they should be.
+    With too few faces only likeness could tell who is missing, so every face counts as missing.
     """
     if len(faces) < len(sides):
         return (None,) * len(sides)
@@ -99,7 +99,7 @@ def assign_by_sides(sides: Sequence[str], faces: Sequence[Face]) -> tuple[int | 
 def assign_by_clothes(colors: Sequence[str], faces: Sequence[Face], picture: np.ndarray) -> FaceAssignment:
     """By the color of each person's clothes: the faces above the chests that show them.
 
-    None where the colors do not clearly say so; with too few faces nobody is where they should be.
+    None where the colors do not clearly say so; with too few faces every face counts as missing.
     """
     if len(faces) < len(colors):
         return (None,) * len(colors)
@@ -117,7 +117,7 @@ def assign_by_clothes(colors: Sequence[str], faces: Sequence[Face], picture: np.
 def assign_by_boxes(boxes: Sequence[Sequence[float]], faces: Sequence[Face]) -> tuple[int | None, ...]:
     """By where people are in a picture: the boxes x0 y0 x1 y1 [P] of persons or of their faces, px, such as an annotation's.
 
-    A face may be whose box holds its centre; of several, the one nearest to the middle of the upper edge of a person's box.
+    A face may be whose box holds its center; of several, the one nearest to the middle of the upper edge of a person's box.
     """
     nearness = np.full((len(faces), len(boxes)), -np.inf)
     for n, face in enumerate(faces):

@@ -8,7 +8,7 @@ never uses that matching, which would make every exchanged pair look right: whic
 (assignment.py), and a swapped pair is wrong twice.
 
 Nothing is left out of a mean: a person without a face gets `FAILED`, the worst value of each measure, and in a picture with
-too many or too few faces nobody is the right person. Pure NumPy; cosines are of unit vectors, angles in radians.
+too many or too few faces no person is right. Pure NumPy; cosines are of unit vectors, angles in radians.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 FAILED = {"sim_ref": 0.0, "sim_gt": 0.0, "copy_paste": 1.0, "blending": 1.0}
-"""What a person without a face counts. Were Copy-Paste and Blending 0 there, drawing nobody would be the best picture."""
+"""What a person without a face counts. Were Copy-Paste and Blending 0 there, an empty picture would be the best one."""
 
 SMALLEST_ANGLE = 1e-6
 """Radians between reference and truth below which Copy-Paste says nothing (docs/method.md#measures)."""
@@ -109,7 +109,7 @@ def copy_paste(
 
 
 def blending(similarity: ArrayLike, matched: Sequence[int | None]) -> float:
-    """Blending, M_Bld: mean over people i and j != i of cos(face of i, person j): how much of the others is in everybody.
+    """Blending, M_Bld: mean over people i and j != i of cos(face of i, person j): how much of the others is in each face.
 
     Args:
         similarity: cosines [faces, people].
@@ -163,7 +163,7 @@ class PictureScore:
 
     @property
     def all_assigned_correctly(self) -> bool | None:
-        """Whether everybody is the right person; None where that cannot be decided for somebody."""
+        """Whether every person is the right one; None where that cannot be decided for one of them."""
         each = [person.assigned_correctly for person in self.persons]
         return None if None in each else all(each)
 
@@ -230,7 +230,7 @@ def _of(similarity: np.ndarray, matched: Sequence[int | None], missing: float) -
 def _right(
     similarity: np.ndarray, person: int, assignment: Sequence[int | None] | None
 ) -> tuple[bool | None, float | None]:
-    """Right-person and margin of one person; of one alone there is nobody to confuse them with."""
+    """Right-person and margin of one person; one alone cannot be confused with another."""
     faces, people = similarity.shape
     if assignment is None or people < 2:
         return None, None
@@ -243,7 +243,7 @@ def _right(
 
 
 class PictureScorer(Protocol):
-    """A score of a picture that somebody else's model gives: aesthetics, preference. `python -m training evaluate` takes any.
+    """A score of a picture that another model gives: aesthetics, preference. `python -m training evaluate` takes any.
 
     Called with a picture uint8 [H, W, 3] and its sentence; gives a number, larger is better.
 

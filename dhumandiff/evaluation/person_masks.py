@@ -21,15 +21,15 @@ def resize_person_masks(masks: Sequence[Tensor | None], size: tuple[int, int], p
     """One mask a person, brought to the pictures' size.
 
     Args:
-        masks: of each person, [H, W] or [N, H, W] 0..1 for N pictures or 1; None for who has none.
+        masks: of each person, [H, W] or [N, H, W] 0..1 for N pictures or 1; None for a person without one.
         size: (height, width) of the pictures, px.
         pictures: how many there are.
 
     Returns:
-        [P, N or 1, *size], or None when nobody has a mask.
+        [P, N or 1, *size], or None without any mask.
 
     Raises:
-        ImageError: somebody's mask is missing, has another shape than the pictures, or is for another number of them.
+        ImageError: a person's mask is missing, has another shape than the pictures, or is for another number of them.
     """
     provided = [mask for mask in masks if mask is not None]
     if not provided:

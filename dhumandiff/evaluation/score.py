@@ -45,7 +45,7 @@ class ScoredImage:
     score: PictureScore
 
     def passes(self, min_similarity: float, min_margin: float) -> bool:
-        """Whether everybody is there once, is alike enough, and is not somebody else.
+        """Whether there is one face a person, each alike enough and of the right person.
 
         Args:
             min_similarity: least cosine to the reference.
@@ -106,7 +106,7 @@ def ranking(scores: Sequence[PictureScore], text_alignment: Sequence[float] | No
         text_alignment: how well each fits its text; None does not ask.
 
     Returns:
-        Their numbers, the best first: most people assigned correctly, everybody there once, likeness, and among those alike
+        Their numbers, the best first: most people assigned correctly, one face a person, likeness, and among those alike
         (`TIE_TOLERANCE`) the text.
     """
     similarity = [float(np.mean([person.sim_ref for person in score.persons])) for score in scores]

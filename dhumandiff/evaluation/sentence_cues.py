@@ -24,7 +24,7 @@ _SIDE = re.compile(
       | (?<![\w])(?P<label>left|right):)""",
     re.VERBOSE | re.IGNORECASE,
 )
-_OF_SOMEBODY = re.compile(r"\ of\b|\ from\b", re.IGNORECASE)
+_OF_PERSON = re.compile(r"\ of\b|\ from\b", re.IGNORECASE)
 _SENTENCE = re.compile(r"[.!?;\n]+")
 _FRONT = re.compile(r"(?:^|[,:;.!?\n]|\b(?:and|while|with|where|but))\s*(?:the\s+)?$", re.IGNORECASE)
 
@@ -79,7 +79,7 @@ def sides_of(prompt: Prompt, persons: int) -> tuple[str, ...] | None:
                 .replace("centre", "middle")
             )
             until = sides[number + 1].start() if number + 1 < len(sides) else end
-            who, other = _whose(prompt.text, found, mentions, start, until)
+            who, other = _persons_at(prompt.text, found, mentions, start, until)
             if who is not None:
                 said[who - 1].add(side)
             if other is not None and other != who:
@@ -95,20 +95,20 @@ def sides_of(prompt: Prompt, persons: int) -> tuple[str, ...] | None:
     return tuple(known)
 
 
-def _whose(
+def _persons_at(
     text: str, found: re.Match, mentions: Sequence[Mention], start: int, until: int
 ) -> tuple[int | None, int | None]:
     """Who stands on the side that a phrase names, and who is on the other ("to the left of the woman")."""
     before = [mention for mention in mentions if mention.end <= found.start()]
     after = [mention for mention in mentions if found.end() <= mention.start < until]
     last = before[-1] if before else None
-    if after and _OF_SOMEBODY.match(text, found.end()) and len(text[found.end() : after[0].start].split()) <= 4:
+    if after and _OF_PERSON.match(text, found.end()) and len(text[found.end() : after[0].start].split()) <= 4:
         return (last.person if last else None), after[0].person
     if found["most"]:  # "the leftmost woman"
         return (after[0].person if after else None), None
-    told = text[start : found.start()]
+    lead = text[start : found.start()]
     apposition = last is not None and not text[last.end : found.start()].strip(" ,")  # "a man, on the left, and ..."
-    if after and not apposition and (found["label"] or _FRONT.search(told)):
+    if after and not apposition and (found["label"] or _FRONT.search(lead)):
         return after[0].person, None
     return (last.person if last else None), None
 

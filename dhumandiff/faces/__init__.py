@@ -1,9 +1,11 @@
-"""Photos and the faces in them: open, detect, choose, align, recognize, crop, judge.
+"""Photos and the faces in them: open, detect, choose, align, recognize, crop, measure.
 
 One small interface (`FaceAnalyzer`) and one file per backend (`insightface.py`). Pictures are uint8 RGB arrays [H, W,
 3] throughout; what a backend wants instead (InsightFace: BGR) is that backend's affair. No optional package is imported
 before something needs it.
 """
+
+from __future__ import annotations
 
 from .face import Face, FaceAnalyzer, choose_face
 from .geometry import ARCFACE_TEMPLATE, align, crop_face

@@ -1,5 +1,7 @@
 """A head crop for people to look at: the face's box, and what is wrong with the photo written above the face."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,7 +11,7 @@ from .face import Face
 
 __all__ = ["draw_crop"]
 
-# No person's colour (marks.PERSON_COLORS): whether this is person 1 or 2 is not known here.
+# No person's color (person_style.PERSON_COLORS): whether this is person 1 or 2 is not known here.
 _LABEL, _INK = "#f0e442", "#000000"
 
 # A page shows a crop of 512 px at about half its size: letters of a sixteenth of the side are 15 px high there. Where many
@@ -18,9 +20,17 @@ _SIZE, _SMALLEST = 1 / 16, 1 / 30
 
 
 def draw_crop(crop: np.ndarray, face: Face, labels: Sequence[str] = ()) -> np.ndarray:
-    """Draw the face's box and short labels onto a head crop: [S, S, 3] uint8 -> the same, `face` in crop pixels.
+    """Draw the face's box and short labels onto a head crop.
 
     The labels stand in rows at the top, over hair and background; a crop from `crop_face` has a third of its height there.
+
+    Args:
+        crop: [S, S, 3] uint8.
+        face: in crop pixels.
+        labels: of quality issues.
+
+    Returns:
+        [S, S, 3] uint8.
     """
     picture = Image.fromarray(crop)
     draw = ImageDraw.Draw(picture)

@@ -1,6 +1,8 @@
 """Where a face lies in the two small pictures made of it: 112 px aligned for the recognizer, a square head crop for
 CLIP."""
 
+from __future__ import annotations
+
 import numpy as np
 from PIL import Image
 
@@ -18,12 +20,12 @@ ARCFACE_TEMPLATE = np.array(
 CROP_SIZE = 512
 """Side of a head crop in px: the size of the pictures the released adapter was trained with."""
 
-# The released example references, measured with a detector of square boxes: face box 0.60 to 0.65 of the side, centre
+# The released example references, measured with a detector of square boxes: face box 0.60 to 0.65 of the side, center
 # at x 0.50 to 0.51, y 0.65 to 0.68. Boxes found in a crop came out about 5 % larger than in the whole photo, hence 0.60
 # here. The chin's place follows (the box ends there), and it is the chin that is held: a detector whose boxes reach up
 # to the hair line then gives the same crop instead of one that cuts the chin off.
 _FACE_SHARE = 0.60
-_FACE_CENTRE_X = 0.505
+_FACE_CENTER_X = 0.505
 _CHIN_Y = 0.665 + _FACE_SHARE / 2
 
 
@@ -45,14 +47,14 @@ def align_matrix(landmarks: np.ndarray, size: int = 112) -> np.ndarray:
     source = points[:, 0] + 1j * points[:, 1]
     template = ARCFACE_TEMPLATE.astype(np.float64) * (size / 112)
     target = template[:, 0] + 1j * template[:, 1]
-    centred = source - source.mean()
-    spread = (centred * centred.conj()).real.sum()
+    centered = source - source.mean()
+    spread = (centered * centered.conj()).real.sum()
     if spread == 0:
         raise FaceError(
             "All landmarks of the face lie on one point, so it cannot be aligned. Use another photo.",
             code="landmarks-on-one-point",
         )
-    a = (centred.conj() * (target - target.mean())).sum() / spread
+    a = (centered.conj() * (target - target.mean())).sum() / spread
     b = target.mean() - a * source.mean()
     return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
 
@@ -99,7 +101,7 @@ def crop_face(image: np.ndarray, face: Face, size: int = CROP_SIZE) -> tuple[np.
     """
     height, width = image.shape[:2]
     side = max(1, round(face.size / _FACE_SHARE))
-    left = round(face.center[0] - _FACE_CENTRE_X * side)
+    left = round(face.center[0] - _FACE_CENTER_X * side)
     top = round(float(face.box[3]) - _CHIN_Y * side)
     columns, rows = np.arange(left, left + side), np.arange(top, top + side)
     square = image[rows.clip(0, height - 1)[:, None], columns.clip(0, width - 1)[None]]

@@ -196,7 +196,7 @@ _CLOSE_UP = 0.5  # share of the picture's shorter side; the false faces of tight
 
 
 def _contains(face: Face, other: Face) -> bool:
-    """Whether the centre of `other` lies in the box of `face`."""
+    """Whether the center of `other` lies in the box of `face`."""
     x, y = other.center
     return bool(face.box[0] <= x <= face.box[2] and face.box[1] <= y <= face.box[3])
 

@@ -4,6 +4,8 @@ The method is sensitive to the light in the reference photo (a limit its paper s
 this project's choice; nothing of it is in the paper.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +23,7 @@ _LUMINANCE = np.array([0.2126, 0.7152, 0.0722], dtype=np.float32)
 
 _FLOOR = 1e-3  # of linear light: keeps ratios finite on black, and lies far below any lit skin
 
-# How far normalisation goes. The ramp reaches three quarters of the imbalance beside the face, which takes a little
+# How far normalization goes. The ramp reaches three quarters of the imbalance beside the face, which takes a little
 # under half of it off the face itself, and counts at most one stop: a face keeps its modelling and its mood, and a
 # wrong measurement (a fringe, a beard) does little harm.
 _EVEN_OUT = 0.75

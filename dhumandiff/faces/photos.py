@@ -137,7 +137,7 @@ def photo_from_tensor(image: torch.Tensor, name: str = "image") -> PhotoPixels:
         notes.append(f"values from {low:.2f} to {high:.2f} were clipped to 0..1")
     values = values.clip(0, 1)
     if values.shape[-1] == 1:
-        notes.append("greyscale: no colour is known of this face")
+        notes.append("greyscale: no color is known of this face")
         values = values.repeat(3, axis=-1)
     elif values.shape[-1] == 4:
         values = _on_white(values[..., :3], values[..., 3:], notes)
@@ -162,7 +162,7 @@ def _to_rgb(image: Image.Image, notes: list[str]) -> np.ndarray:
         if values.min(initial=0.0) < 0 or top > full:
             raise ValueError(f"its values go from {values.min():.6g} to {top:.6g}, which is no scale of light")
         notes.append(
-            f"greyscale with {'floating point' if image.mode == 'F' else '16 bit'} values, scaled to 8 bit: no colour "
+            f"greyscale with {'floating point' if image.mode == 'F' else '16 bit'} values, scaled to 8 bit: no color "
             "is known of this face"
         )
         return np.rint(values / full * 255).astype(np.uint8)[..., None].repeat(3, axis=-1)
@@ -170,7 +170,7 @@ def _to_rgb(image: Image.Image, notes: list[str]) -> np.ndarray:
         values = np.asarray(image.convert("RGBA")).astype(np.float32) / 255
         return np.rint(_on_white(values[..., :3], values[..., 3:], notes) * 255).astype(np.uint8)
     if image.mode in ("L", "1"):
-        notes.append("greyscale: no colour is known of this face")
+        notes.append("greyscale: no color is known of this face")
     elif image.mode == "CMYK":
-        notes.append("CMYK print colours, turned into RGB without a colour profile: skin may look slightly different")
+        notes.append("CMYK print colors, turned into RGB without a color profile: skin may look slightly different")
     return np.array(image.convert("RGB"))

@@ -4,6 +4,8 @@ Every threshold has its reason beside it. None of them refuses a photo; they are
 throughout).
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import NamedTuple
 

@@ -170,7 +170,7 @@ def layout_masks(
     None gives each place to the one whose box's middle is nearer, counted in sizes of that box.
 
     Raises:
-        LayoutError: the feather is not 0..1, or front is nobody.
+        LayoutError: the feather is not 0..1, or front is none of them.
     """
     shape_of(width, height)
     if not 0 <= feather <= 1:

@@ -45,7 +45,7 @@ def parse_prompt(sentence: str, persons: int = 2, mentions: Literal["first", "al
         )
     text, found = _read_tags(sentence, persons)
     if not found:
-        # What comes after everybody was found neither changes who they are nor is refused, so "first" is read out of "all".
+        # What comes after all persons were found neither changes who they are nor is refused, so "first" is read out of "all".
         people = find_people(text, persons)
         found = [Mention(person, start, end, text[start:end]) for person, start, end in people]
     prompt = Prompt(text, tuple(found))

@@ -1,8 +1,8 @@
 """Who is named by an English sentence without @-tags: a list of person nouns, with reasons, and the rules that read it.
 
 This project's choice throughout (the released script takes token positions by hand). One thought leads it: a wrong
-guess paints the wrong face and nobody is told, while an error names the words to mark. So whatever is not clear is an
-error as long as somebody is still to be found, and is left alone once everybody is.
+guess paints the wrong face without a word, while an error names the words to mark. So whatever is not clear is an
+error as long as a person is still to be found, and is left alone once all are.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from ..errors import PromptError
 __all__ = ["Noun", "find_people", "noun_of"]
 
 # (gender, age, role, nouns): an empty field fits any other. Two nouns can mean one person when all three fields fit.
-# "man" and "groom" do; "man" and "boy" do not (age), nor do "bride" and "mother" (role: nobody calls one person both
-# within a caption of two people). Sons and daughters count as children: they are the younger ones of their picture.
+# "man" and "groom" do; "man" and "boy" do not (age), nor do "bride" and "mother" (role: no caption of two people
+# calls one person both). Sons and daughters count as children: they are the younger ones of their picture.
 _TABLE = (
     ("m", "adult", "", "man male gentleman gent guy dude bloke fellow businessman"),
     ("f", "adult", "", "woman female lady gal businesswoman"),
@@ -55,7 +55,7 @@ _TABLE = (
 )
 _COLLECTIVES = ("couple", "duo", "family", "people", "folks")  # several people, none of them by a word of their own
 
-# The noun is there and no person is: flowers, colours, hair, furniture, and clothes or things said with a noun before.
+# The noun is there and no person is: flowers, colors, hair, furniture, and clothes or things said with a noun before.
 _NOT_PEOPLE = re.compile(
     r"""(?<![\w'’])(?:baby['’]?s[ ]breath | baby[ -](?:blue|pink|bump|grand) | man[ -]buns? | mother[ ]of[ ]pearl
     | father[ ]christmas | (?:king|queen)[ -]sized? | queen[ ]anne | lady['’]?s[ ]slippers? | (?:girl|boy)[ ]scouts?
@@ -70,7 +70,7 @@ _SECOND = frozenset(("other", "second", "2nd"))
 _FIRST = frozenset(("first", "1st"))
 _AS = frozenset(("as", "like", "being", "becomes"))  # "a man dressed as a king" is one person
 _IS = frozenset(("is", "was"))  # "she is a mother" is one person, "beside her is a lady" two
-# Between two people: what follows is somebody else.
+# Between two people: what follows is another person.
 _LINK_WORDS = """and or but & plus while with of in on at by near beside besides behind before under over to from for
 into onto against between among around beneath alongside next hugs hugging kisses kissing holds holding"""
 _LINK = frozenset(_LINK_WORDS.split())
@@ -195,8 +195,8 @@ def find_people(text: str, persons: int) -> list[tuple[int, int, int]]:
 
     Who is new: a noun not seen before, and a seen one with "a", "another", "one", "the other", "the second". Who is
     meant again: the same noun with "the", a possessive or nothing before it, if one person only was
-    named by it or its adjective tells ("the old man"). Another noun follows only when it is certain: after everybody
-    was found, with "the" before it, and fitting exactly one of all people named so far in gender, age and role ("the
+    named by it or its adjective tells ("the old man"). Another noun follows only when it is certain: after all persons
+    were found, with "the" before it, and fitting exactly one of all people named so far in gender, age and role ("the
     groom" is the only man, "the bride" the only woman).
 
     Args:
@@ -205,7 +205,7 @@ def find_people(text: str, persons: int) -> list[tuple[int, int, int]]:
 
     Returns:
         (person, start, end) in order of appearance; persons count from 1, positions are characters of `text`. Empty for
-        a sentence about nobody, whose words are then encoded as they are.
+        a sentence that names no person, whose words are then encoded as they are.
 
     Raises:
         PromptError: fewer people than wanted, or it is not clear who is who. The message names the words.
@@ -235,7 +235,7 @@ def find_people(text: str, persons: int) -> list[tuple[int, int, int]]:
 
 
 def _who(text: str, named: _Named, known: list[_Named], groups: list[_Named], missing: bool) -> int | None:
-    """Index in `known`, its length for somebody new, None where it is not certain and nobody waits for it."""
+    """Index in `known`, its length for a new person, None where it is not certain and no person is still to be found."""
     same = [i for i, other in enumerate(known) if other.noun.singular == named.noun.singular]
     alike = [i for i, other in enumerate(known) if other.noun.fits(named.noun)]
     if named.article == "new":
@@ -278,7 +278,7 @@ def _again(text: str, named: _Named, known: list[_Named], same: list[int], missi
 
 
 def _refuse_unnamed_group(text: str, groups: list[_Named], known: list[_Named]) -> None:
-    """For "Two women, a man and a boy": nobody bound is one of the women, so who is person 1 is anyone's guess."""
+    """For "Two women, a man and a boy": none of those named is one of the women, so who is person 1 is anyone's guess."""
     for group in groups:
         if not any(group.noun.fits(person.noun) for person in known):
             raise PromptError(
