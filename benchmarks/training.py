@@ -59,7 +59,9 @@ def _train(folder: Path, count: int, steps: int) -> float:
     shutil.rmtree(run, ignore_errors=True)
     data = json.dumps([{"path": str(folder / f"shards_{count}")}])
     config = ["--config", str(CONFIGS / "mini.yaml"), "--data.folders", data, "--run", str(run)]
-    return _run("train", *config, "--steps", str(steps), "--data.batch", str(BATCH), "--watch.samples_every", "0")
+    return _run(
+        "train", *config, "--steps", str(steps), "--data.batch_size", str(BATCH), "--logging.samples_every", "0"
+    )
 
 
 def _run(*words: str) -> float:

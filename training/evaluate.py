@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Literal
 
 from . import TrainingError
 from .data.settings import FaceSettings
-from .parsing import parse
-from .run.config import TrainConfig, need
+from .parsing import check_setting, parse
+from .run.config import TrainConfig
 
 if TYPE_CHECKING:
     import numpy as np
@@ -103,17 +103,17 @@ class EvaluateConfig:
     """Micro batches of data that the loss is the mean of; 0: as many as the run validates with."""
 
     def __post_init__(self) -> None:
-        need(bool(self.out), "out", self.out, "it names a folder to write to")
-        need(self.pairs >= 1, "pairs", self.pairs, "it must be 1 or more")
-        need(1 <= self.seeds <= 100, "seeds", self.seeds, "it lies from 1 to 100")
+        check_setting(bool(self.out), "out", self.out, "it names a folder to write to")
+        check_setting(self.pairs >= 1, "pairs", self.pairs, "it must be 1 or more")
+        check_setting(1 <= self.seeds <= 100, "seeds", self.seeds, "it lies from 1 to 100")
         for name in ("hardest", "sheet", "batches"):
-            need(getattr(self, name) >= 0, name, getattr(self, name), "it must be 0 or more")
+            check_setting(getattr(self, name) >= 0, name, getattr(self, name), "it must be 0 or more")
         for name in ("pictures", "strengths", "size"):
             if getattr(self, name) and not self.cases:
                 raise TrainingError(f"{name} goes with cases: name their .jsonl with --cases.")
         if self.bench and self.cases:
             raise TrainingError("bench and cases are both given. Name one of them: what the pictures should show.")
-        need(self.size is None or len(self.size) == 2, "size", self.size, "it is width and height")
+        check_setting(self.size is None or len(self.size) == 2, "size", self.size, "it is width and height")
         if self.run and self.adapter:
             raise TrainingError("run and adapter are both given. Name one of them: what is to be judged.")
 
@@ -201,11 +201,13 @@ def _folder(path: str) -> Path:
 
 def _config_of(run: str) -> TrainConfig:
     """The configuration that a run last used."""
-    from .run.checkpoint import RUN_FILE
+    from .run.checkpoint import CONFIG_FILE
 
-    path = Path(run) / RUN_FILE
+    path = Path(run) / CONFIG_FILE
     if not path.is_file():
-        raise TrainingError(f"{run}: this is no folder of a run ({RUN_FILE} is not there). Name the --run of `train`.")
+        raise TrainingError(
+            f"{run}: this is no folder of a run ({CONFIG_FILE} is not there). Name the --run of `train`."
+        )
     return parse(TrainConfig, "train", ["--config", str(path)])[0]
 
 
@@ -225,7 +227,8 @@ def _adapter(config: EvaluateConfig) -> Adapter:
 
 def _with_data(config: EvaluateConfig, trained: TrainConfig | None, base: str) -> TrainConfig:
     """What the loss is computed with: the run's configuration, or the usual one, on the folders asked for."""
-    from .run.config import BaseConfig, DataConfig, FolderConfig
+    from .data.config import DataConfig, FolderConfig
+    from .run.config import BaseConfig
 
     folders = [FolderConfig(path) for path in config.data] or (trained.data.validation if trained else [])
     if not folders:
@@ -265,7 +268,7 @@ def _plan(config: EvaluateConfig, base: str, adapter: Adapter, losses: TrainConf
 
         folders, _ = open_datasets(losses.data.validation)
         lines.append(
-            f"Validation loss over {losses.data.validation_batches} batches of {losses.data.micro_batch} out of "
+            f"Validation loss over {losses.data.validation_batches} batches of {losses.data.micro_batch_size} out of "
             f"{sum(folder.samples for folder in folders)} samples of {_names(losses)}."
         )
     return "\n".join([*lines, f"Results would go to {config.out}. Leave out --dry_run to do it."])
@@ -352,27 +355,25 @@ def validation_loss(config: TrainConfig, adapter: Adapter) -> float:
     from accelerate import Accelerator
 
     from .data.dataset import open_datasets
-    from .objectives import build_objectives, check_data
-    from .run.base import check_shards_fit, load_base
-    from .run.model import PairModel
-    from .run.validate import DTYPES, choose_precision, validate
+    from .objectives.losses import build_objectives, check_data
+    from .run.base import check_shards_compatible, load_base
+    from .run.model import build_model
+    from .run.precision import DTYPES, choose_precision
+    from .run.validation import validate
 
     validation = open_datasets(config.data.validation)
     objectives = build_objectives(config.objectives, validation[0])
     check_data(objectives, validation[0])
     accelerator = Accelerator(mixed_precision=choose_precision(config.precision))
     dtype = DTYPES[accelerator.mixed_precision]
-    decodes = any(objective.decodes for objective in objectives)
+    decodes = any(objective.needs_vae for objective in objectives)
     base = load_base(config.base.path, text_encoder=adapter.has_subject_path, vae=decodes, dtype=dtype)
-    check_shards_fit(base, validation[0])
-    watched = frozenset(what for objective in objectives for what in objective.watches)
-    smallest = config.objectives.localisation.smallest
-    pair = PairModel(base, adapter, validation[0][0].common["clip_hidden_zero"], watched, smallest)
+    check_shards_compatible(base, validation[0])
+    model = build_model(config.objectives, base, adapter, validation[0][0], objectives)
     base.to(accelerator.device)
-    pair.to(accelerator.device)
-    identity = adapter.info.identity_key
+    model.to(accelerator.device)
     with accelerator.autocast():
-        return validate(pair, objectives, config, validation, identity, accelerator)
+        return validate(model, objectives, config, validation, accelerator)
 
 
 def _write(path: Path, text: str) -> Path:

@@ -1,10 +1,10 @@
 """Write a run's weights as the files that the nodes and `python -m dhumandiff generate` load, with a model card.
 
-    python -m training export --run runs/pair --out pair --licence Apache-2.0
+    python -m training export --run runs/pair --out pair --license Apache-2.0
 
 makes  pair/pair.safetensors     the native format, one file
        pair/released/            the four files of the released layout
-       pair/README.md            the model card: data, steps, objectives, scores, licences
+       pair/README.md            the model card: data, steps, objectives, scores, licenses
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ import yaml
 from dhumandiff import Adapter
 
 from . import TrainingError
-from .parsing import parse
-from .run.checkpoint import Checkpoint, Run
-from .run.config import need
-from .run.logging import read_log
+from .parsing import check_setting, parse
+from .run.checkpoint import Checkpoint, RunFolder
+from .run.logging import LOG, read_log
 
 __all__ = ["ExportConfig", "export", "main"]
 
@@ -33,27 +32,27 @@ class ExportConfig:
     """Write the weights of a run as files that the nodes load, with a model card."""
 
     run: str = ""
-    """Folder of the run."""
+    """Folder of the run, as given to `train`."""
     out: str = ""
-    """Folder that the files go to; what lies there under the same names is replaced."""
+    """Folder that the files go to; files there of the same names are replaced."""
     name: str = ""
-    """Of the native file and the card; the out folder's name if left empty."""
+    """Name of the native file and of the card; the out folder's name if left empty."""
     checkpoint: Literal["best", "last"] = "best"
-    """Which one. The best has the lowest validation loss (training loss, where nothing was held out)."""
-    weights: Literal["average", "raw"] = "average"
-    """The averaged weights, or those of the last step; raw where none were averaged."""
-    licence: str = "not chosen yet"
-    """Of the weights. It has to respect those of the base, the data and the recogniser."""
-    base_licence: str = "unknown: look it up and state it"
-    """Of the base model, for the card."""
-    data_licence: str = "unknown: look it up and state it"
-    """Of the data, for the card."""
+    """Which checkpoint is exported. The best has the lowest validation loss (training loss, where nothing was held out)."""
+    weights: Literal["ema", "raw"] = "ema"
+    """The EMA weights, or those of the last step; raw where no EMA was kept."""
+    license: str = "not chosen yet"
+    """License of the weights. It has to respect those of the base, the data and the face recognizer."""
+    base_license: str = "unknown: look it up and state it"
+    """License of the base model, for the card."""
+    data_license: str = "unknown: look it up and state it"
+    """License of the data, for the card."""
     scores: str = ""
     """A JSON file of scores that `python -m training evaluate` wrote, for the card."""
 
     def __post_init__(self) -> None:
         for name, what in (("run", "name the folder of a run (--run)"), ("out", "name a folder to write to (--out)")):
-            need(bool(getattr(self, name)), name, getattr(self, name), what)
+            check_setting(bool(getattr(self, name)), name, getattr(self, name), what)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -71,24 +70,26 @@ def export(config: ExportConfig) -> list[Path]:
     """Write the files; their paths. Those for SDXL are read back as the nodes read them.
 
     Raises:
-        TrainingError: no such run, no checkpoint, or scores that cannot be read. AdapterError: a file cannot be written.
+        TrainingError: no such run, no checkpoint, or scores that cannot be read.
+        AdapterError: a file cannot be written.
     """
-    run, out = Run(config.run), Path(config.out)
+    run, out = RunFolder(config.run), Path(config.out)
     if not run.steps():
         raise TrainingError(
-            f"{config.run}: there is no checkpoint of a run here. Name the folder given to `train` as --run."
+            f"{config.run}: there is no checkpoint of a run here. Name the folder given to `train` as --run.",
+            code="run-without-checkpoint",
         )
     scores = _scores(config.scores)
     step = run.best() if config.checkpoint == "best" else run.steps()[-1]
     checkpoint = run.load(step)
     name = config.name or out.resolve().name
-    averaged = config.weights == "average" and bool(checkpoint.average)
+    use_ema = config.weights == "ema" and bool(checkpoint.ema_weights)
     metadata = {
         **checkpoint.metadata,
-        "licence": config.licence,
+        "licence": config.license,
         "source": f"{name}: {checkpoint.metadata['source']}, {step} steps",
     }
-    adapter = Adapter.from_tensors(checkpoint.average if averaged else checkpoint.weights, metadata)
+    adapter = Adapter.from_tensors(checkpoint.ema_weights if use_ema else checkpoint.weights, metadata)
     made = [out / f"{name}.safetensors"]
     adapter.save_pretrained(made[0])
     if adapter.has_subject_path and not adapter.info.shared:
@@ -98,9 +99,7 @@ def export(config: ExportConfig) -> list[Path]:
         for path in made:
             Adapter.from_pretrained(path)
     made.append(out / "README.md")
-    card = _card(
-        name, adapter, checkpoint, replace(config, weights="average" if averaged else "raw"), run, scores, made
-    )
+    card = _card(name, adapter, checkpoint, replace(config, weights="ema" if use_ema else "raw"), run, scores, made)
     made[-1].write_text(card, encoding="utf-8")
     return made
 
@@ -113,7 +112,8 @@ def _scores(path: str) -> Mapping[str, Any]:
         return dict(scores)
     except (OSError, ValueError, TypeError) as error:
         raise TrainingError(
-            f"The scores {path} cannot be read ({error}). Give the JSON of `python -m training evaluate`."
+            f"The scores {path} cannot be read ({error}). Give the JSON of `python -m training evaluate`.",
+            code="scores-not-readable",
         ) from error
 
 
@@ -122,24 +122,21 @@ def _card(
     adapter: Adapter,
     checkpoint: Checkpoint,
     config: ExportConfig,
-    run: Run,
+    run: RunFolder,
     scores: Mapping[str, Any],
     made: Sequence[Path],
 ) -> str:
     """The model card: what was done, read from the run, not from memory."""
-    told, info = checkpoint.told, adapter.info
-    used = told["config"]
+    used, info, step = checkpoint.config, adapter.info, checkpoint.step
     shards = [
         (folder["path"], sum(count for _, count in shards))
-        for folder, shards in zip(used["data"]["folders"], told["agree"]["shards"], strict=True)
+        for folder, shards in zip(used["data"]["folders"], checkpoint.fingerprint["shards"], strict=True)
     ]
-    losses = [
-        entry for entry in read_log(run.folder / "log.jsonl") if "loss" in entry and entry["step"] <= told["step"]
-    ]
-    judged = "validation" if used["data"]["validation"] else "training, smoothed"
+    losses = [entry for entry in read_log(run.folder / LOG) if "loss" in entry and entry["step"] <= step]
+    scored_by = "validation" if used["data"]["validation"] else "training, smoothed"
     lines = [
         "---",
-        f"license: {json.dumps(config.licence)}",
+        f"license: {json.dumps(config.license)}",
         "tags: [dhumandiff, sdxl, portraits-of-two]",
         "---",
         "",
@@ -158,22 +155,22 @@ def _card(
         "## What it needs",
         "",
         f"- Base: `{Path(used['base']['path']).name}` ({info.base_family}, {info.layers} cross-attention layers, context "
-        f"{info.context_width}). Licence: {config.base_licence}",
+        f"{info.context_width}). License: {config.base_license}",
         f"- Image encoder: {info.clip_tower or 'not said'}, width {info.clip_width}",
-        f"- Recogniser: {info.recognizer or 'none'} (channels: {info.identity_channels}). Many recognisers are for "
+        f"- Face recognizer: {info.recognizer or 'none'} (channels: {info.identity_channels}). Many recognizers are for "
         "non-commercial research only",
         "",
         "## Training",
         "",
-        f"- Started from: {used['start']['weights']}",
-        f"- Data: {'; '.join(f'`{Path(path).name}`, {count} samples' for path, count in shards)}. Licence: {config.data_licence}",
-        f"- Steps: {told['step']} of {used['data']['batch']} samples; precision {used['precision']}; seed {used['seed']}",
-        f"- Weights: {'moving average, decay ' + str(used['optimiser']['ema']) if config.weights == 'average' else 'of the last step'}",
-        f"- Loss ({judged}): {told['score']:.4f}" + (f"; first logged {losses[0]['loss']:.4f}" if losses else ""),
+        f"- Initial weights: {used['init']['weights']}",
+        f"- Data: {'; '.join(f'`{Path(path).name}`, {count} samples' for path, count in shards)}. License: {config.data_license}",
+        f"- Steps: {step} of {used['data']['batch_size']} samples; precision {used['precision']}; seed {used['seed']}",
+        f"- Weights: {'EMA, decay ' + str(used['optimizer']['ema_decay']) if config.weights == 'ema' else 'of the last step'}",
+        f"- Loss ({scored_by}): {checkpoint.score:.4f}" + (f"; first logged {losses[0]['loss']:.4f}" if losses else ""),
         "",
         "```yaml",
         yaml.safe_dump(
-            {part: used[part] for part in ("objectives", "augment", "optimiser", "start")}, sort_keys=False
+            {part: used[part] for part in ("objectives", "augment", "optimizer", "init")}, sort_keys=False
         ).rstrip(),
         "```",
         "",
@@ -184,9 +181,9 @@ def _card(
             or ["Not measured yet (`python -m training evaluate`)."]
         ),
         "",
-        "## Licence",
+        "## License",
         "",
-        f"{config.licence}. Weights that learnt from data and a base are bound by their licences too (above).",
+        f"{config.license}. Weights that learned from data and a base are bound by their licenses too (above).",
         "",
     ]
     return "\n".join(lines)

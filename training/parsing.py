@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields, is_dataclass
 from typing import Any, TypeVar
 
 from . import TrainingError
+from .renamed import current_argv, notice
 
-__all__ = ["as_dict", "differences", "parse"]
+__all__ = ["as_dict", "check_fractions", "check_setting", "differences", "parse"]
 
 Parsed = TypeVar("Parsed")
+
+
+def check_setting(valid: bool, name: str, value: Any, rule: str) -> None:
+    """Refuse a value: "steps is 0, but it must be 1 or more."
+
+    Raises:
+        TrainingError: `valid` is False.
+    """
+    if not valid:
+        raise TrainingError(f"{name} is {value!r}, but {rule}.", code="setting-out-of-range")
+
+
+def check_fractions(config: Any, prefix: str, *names: str) -> None:
+    """Refuse fields of a configuration that are no probability. TrainingError."""
+    for name in names:
+        value = getattr(config, name)
+        check_setting(0 <= value <= 1, f"{prefix}.{name}", value, "it is a probability: from 0 (never) to 1 (always)")
 
 
 def as_dict(config: Any) -> dict[str, Any]:
@@ -46,7 +65,8 @@ def parse(
         import jsonargparse
     except ImportError as error:
         raise TrainingError(
-            f"Training needs jsonargparse ({error}). Install it with: pip install '.[train]'"
+            f"Training needs jsonargparse ({error}). Install it with: pip install '.[train]'",
+            code="package-missing",
         ) from error
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = jsonargparse.ArgumentParser(
@@ -57,7 +77,10 @@ def parse(
     for name, text in (switches or {}).items():
         parser.add_argument(f"--{name}", action="store_true", help=text)
     try:
-        read = parser.parse_args(list(sys.argv[2:] if argv is None else argv))
+        words, renamed = current_argv(command, sys.argv[2:] if argv is None else argv)
+        if renamed and int(os.environ.get("RANK", "0")) == 0:
+            print(notice(renamed), file=sys.stderr)
+        read = parser.parse_args(words)
         given = {name: bool(read.pop(name)) for name in switches or {}}
         filled = parser.instantiate(read)
         return kind(**{entry.name: filled[entry.name] for entry in fields(kind)}), given
@@ -66,11 +89,14 @@ def parse(
     except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
         inner = error.__cause__ if isinstance(error.__cause__, TrainingError) else None
         reason = " ".join(str(inner or error).split())
-        raise TrainingError(f"{reason} (`python -m training {command} --help` lists every field)") from error
+        raise TrainingError(
+            f"{reason} (`python -m training {command} --help` lists every field)",
+            code=inner.code if inner else "setting-refused",
+        ) from error
 
 
 def differences(first: Any, second: Any, prefix: str = "") -> list[str]:
-    """The fields in which two configurations, or their `as_dict`, differ: "data.batch: 8 -> 16"."""
+    """The fields in which two configurations, or their `as_dict`, differ: "data.batch_size: 8 -> 16"."""
     first, second = (as_dict(side) if is_dataclass(side) else side for side in (first, second))
     lines = []
     for name in [*first, *(name for name in second if name not in first)]:

@@ -140,7 +140,7 @@ def load_recognizer(name: str) -> Recognizer:
     """mini, an ArcFace .onnx, or module:function that makes a Recognizer. TrainingError when it cannot be had."""
     if name == "mini":
         return MiniRecognizer()
-    return make_plugin(name, "objectives.identity.recogniser") if is_plugin(name) else ArcFace.from_onnx(name)
+    return make_plugin(name, "objectives.identity.recognizer") if is_plugin(name) else ArcFace.from_onnx(name)
 
 
 def probe_picture() -> np.ndarray:
@@ -163,7 +163,7 @@ def check_recognizer(recogniser: Recognizer, folders: Sequence[PreparedDataset])
         kept, name = folder.common.get("recogniser_probe"), folder.header["recogniser"]["name"]
         if kept is None:
             warnings.warn(
-                f"{folder.path} does not tell how its recogniser ({name}) sees, so whether objectives.identity.recogniser is "
+                f"{folder.path} does not tell how its recogniser ({name}) sees, so whether objectives.identity.recognizer is "
                 "the same one is not known. Prepare the data again to be sure.",
                 stacklevel=2,
             )
@@ -171,7 +171,7 @@ def check_recognizer(recogniser: Recognizer, folders: Sequence[PreparedDataset])
         same = len(kept) == len(seen) and float(F.cosine_similarity(kept.float(), seen.cpu(), dim=0))
         if same < SAME:
             raise TrainingError(
-                f"objectives.identity.recogniser is not the recogniser of {folder.path} ({name}): they see one picture "
+                f"objectives.identity.recognizer is not the recogniser of {folder.path} ({name}): they see one picture "
                 f"differently (cosine {float(same):.3f}). Name that pack's own recogniser, or prepare the data with this one."
             )
 

@@ -146,9 +146,9 @@ def test_the_base_comes_in_the_dtype_asked_for():
 def test_training_finds_the_miniature_under_its_name():
     from training.data.encode import load_faces, load_vision
     from training.data.settings import FaceSettings
-    from training.run.base import load_base, outline_base
+    from training.run.base import load_base, meta_base
 
-    outline = outline_base("mini", text_encoder=True)
+    outline = meta_base("mini", text_encoder=True)
     assert {parameter.device.type for parameter in outline.unet.parameters()} == {"meta"}
     found = load_base("mini", text_encoder=True, vae=True)
     assert found.sizes == outline.sizes

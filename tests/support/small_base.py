@@ -19,7 +19,7 @@ SIZES = {
     "identity_depth": 1,
     "mapping_width": 64,
 }
-"""Of `start`, for an adapter as small."""
+"""Of `init`, for an adapter as small."""
 
 
 def make_base(folder, kind="sdxl", prediction="epsilon", vae=False, seed=0):
@@ -63,43 +63,45 @@ def make_base(folder, kind="sdxl", prediction="epsilon", vae=False, seed=0):
 
 def make_config(base, shards, run, **changes):
     """A TrainConfig for a quick run: no sample grids, no tensorboard; `changes` as nested dicts of fields."""
-    from training.run.config import (
-        AugmentConfig,
-        BaseConfig,
-        CheckpointConfig,
-        DataConfig,
+    from training.data.config import AugmentConfig, DataConfig, FolderConfig
+    from training.objectives.config import (
         DiffusionConfig,
         FaceRegionConfig,
-        FolderConfig,
         IdentityConfig,
-        LocalisationConfig,
+        LocalizationConfig,
         ObjectivesConfig,
-        OptimiserConfig,
-        StartConfig,
+    )
+    from training.run.config import (
+        BaseConfig,
+        CheckpointConfig,
+        InitConfig,
+        LoggingConfig,
+        OptimizerConfig,
         TrainConfig,
-        WatchConfig,
     )
 
     def folders(paths):
         return [FolderConfig(path=str(path)) for path in (paths if isinstance(paths, list) else [paths])]
 
-    data = {"batch": 4, "micro_batch": 2, "shuffle": 4, **changes.pop("data", {})}
+    data = {"batch_size": 4, "micro_batch_size": 2, "shuffle_buffer": 4, **changes.pop("data", {})}
     data["validation"] = folders(data.get("validation", []))
     losses = changes.pop("objectives", {})
     return TrainConfig(
         run=str(run),
         base=BaseConfig(**{"path": str(base), **changes.pop("base", {})}),
         data=DataConfig(**{"folders": folders(shards), **data}),
-        start=StartConfig(**{**SIZES, **changes.pop("start", {})}),
+        init=InitConfig(**{**SIZES, **changes.pop("init", {})}),
         augment=AugmentConfig(**changes.pop("augment", {})),
         objectives=ObjectivesConfig(
             diffusion=DiffusionConfig(**losses.get("diffusion", {})),
-            localisation=LocalisationConfig(**{"smallest": 16, **losses.get("localisation", {})}),
+            localization=LocalizationConfig(**{"min_layer_size": 16, **losses.get("localization", {})}),
             face_region=FaceRegionConfig(**losses.get("face_region", {})),
             identity=IdentityConfig(**losses.get("identity", {})),
         ),
-        optimiser=OptimiserConfig(**{"rate": 1e-3, "warmup": 2, "ema": 0.9, **changes.pop("optimiser", {})}),
+        optimizer=OptimizerConfig(
+            **{"learning_rate": 1e-3, "warmup_steps": 2, "ema_decay": 0.9, **changes.pop("optimizer", {})}
+        ),
         checkpoints=CheckpointConfig(**{"every": 1000, **changes.pop("checkpoints", {})}),
-        watch=WatchConfig(**{"every": 1, "tensorboard": False, "samples_every": 0, **changes.pop("watch", {})}),
+        logging=LoggingConfig(**{"every": 1, "tensorboard": False, "samples_every": 0, **changes.pop("logging", {})}),
         **{"precision": "no", **changes},
     )

@@ -18,6 +18,7 @@ from dhumandiff.hosts.diffusers.pipeline import Portrait
 from dhumandiff.miniature.base import mini_pipeline, mini_vision
 from training import TrainingError, export
 from training.__main__ import main
+from training.data.config import FolderConfig
 from training.evaluate import EvaluateConfig, evaluate
 from training.miniature import ablations as rows
 from training.miniature import judging
@@ -25,8 +26,8 @@ from training.miniature.ablations import FOLDER, ROWS, Easel, judge_row, load_ro
 from training.miniature.sampling import Parts
 from training.miniature.table import brief, percent, plot, report, table
 from training.parsing import parse
-from training.run.checkpoint import Run
-from training.run.config import FolderConfig, TrainConfig
+from training.run.checkpoint import RunFolder
+from training.run.config import TrainConfig
 from training.run.loop import train
 
 pytestmark = pytest.mark.usefixtures("one_thread", "fresh_accelerate")
@@ -42,7 +43,7 @@ def run(tmp_path_factory, others):
     folder = tmp_path_factory.mktemp("evaluate")
     shards, base = make_shards(folder / "shards", samples=4), make_base(folder / "base")
     data = {"validation": [others], "validation_batches": 2}
-    changes = {"data": data, "objectives": {"localisation": {"weight": 0.1, "words": 0.05}}}
+    changes = {"data": data, "objectives": {"localization": {"weight": 0.1, "word_weight": 0.05}}}
     return train(make_config(base, shards, folder / "run", steps=3, **changes)).run
 
 
@@ -51,7 +52,7 @@ def run(tmp_path_factory, others):
 
 def test_the_loss_is_the_one_that_the_trainer_found(run, tmp_path):
     said = evaluate(EvaluateConfig(run=str(run), out=str(tmp_path)))
-    score = Run(run).load(Run(run).best()).told["score"]
+    score = RunFolder(run).load(RunFolder(run).best()).score
     assert f"Validation loss: {score:.4f} (2 batches of" in said
     assert json.loads((tmp_path / "scores.json").read_text()) == {"validation loss": f"{score:.4f}"}
     assert "Pictures are judged on the base mini only" in said
@@ -64,13 +65,13 @@ def test_other_data_can_be_named_and_gives_another_loss(run, tmp_path, capsys):
     assert main(["evaluate", *words]) == 0
     out = capsys.readouterr().out
     assert f"(1 batches of {data})" in out
-    score = Run(run).load(Run(run).best()).told["score"]
+    score = RunFolder(run).load(RunFolder(run).best()).score
     assert json.loads((tmp_path / "out" / "scores.json").read_text())["validation loss"] != f"{score:.4f}"
 
 
 def test_an_adapter_file_is_judged_on_a_base_and_data_that_are_named(run, tmp_path):
     adapter = tmp_path / "pair.safetensors"
-    shutil.copy(Run(run).path(3) / "average.safetensors", adapter)
+    shutil.copy(RunFolder(run).path(3) / "average.safetensors", adapter)
     base = run.parent / "base"
     data = make_shards(tmp_path / "more", samples=2)
     said = evaluate(
@@ -211,7 +212,7 @@ def test_base_and_ceiling_have_no_adapter(few, easel, tmp_path):
 def test_rows_that_do_not_exist_or_have_no_weights_are_refused(tmp_path):
     with pytest.raises(TrainingError, match=r"There is no row 'best'. The rows are: full, base, ceiling"):
         judge_row("best", out=tmp_path)
-    with pytest.raises(TrainingError, match=r"The row shared has weights of its own \(--start.shared true\)"):
+    with pytest.raises(TrainingError, match=r"The row shared has weights of its own \(--init.shared true\)"):
         judge_row("shared", out=tmp_path)
 
 

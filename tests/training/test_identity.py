@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from support.refused import refused
 from test_objectives import scheduler
 from torch import nn
 
@@ -18,10 +19,10 @@ from dhumandiff.miniature.faces import mini_faces
 from dhumandiff.miniature.world import draw_reference, draw_script, sample_identity, sample_script
 from training import TrainingError
 from training.data.dataset import open_dataset
-from training.objectives.identity import Looked, bank_of, build, info_nce
-from training.objectives.seen import Seen
+from training.objectives.config import IdentityConfig
+from training.objectives.identity import FaceEmbeddings, build, info_nce, negative_bank
+from training.objectives.protocol import ForwardOutput
 from training.recognizers import ArcFace, align_faces, face_windows, load_recognizer
-from training.run.config import IdentityConfig
 
 
 def pixels_of(picture):
@@ -108,17 +109,17 @@ def scene():
         prediction = (noisy - kept.sqrt() * clean) / (1 - kept).sqrt()
         base = SimpleNamespace(scheduler=schedule, vae=decoder)
         here = SimpleNamespace(**{**vars(batch), **changed})
-        return Seen(here, prediction.requires_grad_(), noise, noisy, levels, base, [], torch.ones(2))
+        return ForwardOutput(here, prediction.requires_grad_(), noise, noisy, levels, base, [], torch.ones(2))
 
     return SimpleNamespace(make=make, latents=latents)
 
 
 def objectives(**settings):
-    return {one.name: one for one in build(IdentityConfig(recogniser="mini", **settings))}
+    return {one.name: one for one in build(IdentityConfig(recognizer="mini", **settings))}
 
 
 def test_the_clean_prediction_is_the_picture_when_the_noise_is_known(scene):
-    assert torch.allclose(scene.make().clean(), scene.latents, atol=1e-4)
+    assert torch.allclose(scene.make().clean_latents(), scene.latents, atol=1e-4)
 
 
 def test_the_true_faces_cost_little_and_exchanged_ones_much(scene):
@@ -146,11 +147,11 @@ def test_noisy_rows_and_dropped_faces_count_nothing(scene):
     (identity,) = objectives(weight=1.0).values()
     first, second = (identity(scene.make(times=(100, noisy))).item() for noisy in (700, 999))
     assert first == pytest.approx(second, abs=0.02)
-    dropped = torch.tensor([[False, True], [True, True]])
-    seen = scene.make(drop_identity=dropped)
-    (all_levels,) = objectives(weight=1.0, below=1.0).values()
+    drop_identity = torch.tensor([[False, True], [True, True]])
+    seen = scene.make(drop_identity=drop_identity)
+    (all_levels,) = objectives(weight=1.0, max_noise_level=1.0).values()
     all_levels(seen)
-    assert len(seen.notes["looked"].embeddings) == 1
+    assert len(seen.cache["face_embeddings"].predicted) == 1
     nothing = scene.make(times=(800, 900))
     loss = identity(nothing)
     assert loss == 0
@@ -160,7 +161,7 @@ def test_noisy_rows_and_dropped_faces_count_nothing(scene):
 
 def test_a_window_sees_nearly_what_the_whole_picture_shows(scene):
     (whole,) = objectives(weight=1.0).values()
-    (part,) = objectives(weight=1.0, window=9).values()
+    (part,) = objectives(weight=1.0, decode_crop=9).values()
     assert part(scene.make()).item() == pytest.approx(whole(scene.make()).item(), abs=0.1)
 
 
@@ -169,7 +170,7 @@ def test_a_detector_may_align_instead_and_what_it_does_not_find_counts_nothing(s
     assert identity(scene.make()) < 0.45
     grey = scene.make(torch.zeros_like(scene.latents))
     assert identity(grey) == 0
-    assert len(grey.notes["looked"].embeddings) == 0
+    assert len(grey.cache["face_embeddings"].predicted) == 0
 
 
 def test_half_precision_around_them_does_not_change_what_they_see(scene):
@@ -180,11 +181,11 @@ def test_half_precision_around_them_does_not_change_what_they_see(scene):
 
 
 def test_both_losses_look_once(scene, monkeypatch):
-    both = build(IdentityConfig(recogniser="mini", weight=0.1, contrast=0.1))
+    both = build(IdentityConfig(recognizer="mini", weight=0.1, infonce_weight=0.1))
     seen = scene.make()
     looks = []
-    inner = both[0].eye._look
-    monkeypatch.setattr(both[0].eye, "_look", lambda seen: looks.append(1) or inner(seen))
+    inner = both[0].encoder._encode
+    monkeypatch.setattr(both[0].encoder, "_encode", lambda seen: looks.append(1) or inner(seen))
     values = [objective(seen) for objective in both]
     assert len(looks) == 1
     assert all(value.isfinite() for value in values)
@@ -195,7 +196,7 @@ def test_info_nce_is_that_of_its_formula_and_leaves_out_the_same_person():
     truth = torch.tensor([[1.0, 0, 0]])
     faces = F.normalize(torch.tensor([[0.0, 1, 0], [0, 0, 1], [0.9, 0.1, 0], [0, 1, 1]]), dim=-1)
     people = torch.tensor([5, 6, 0, 7])
-    looked = Looked(embeddings, truth, torch.tensor([7]))
+    looked = FaceEmbeddings(embeddings, truth, torch.tensor([7]))
     logits = [float(embeddings[0] @ other) / 0.1 for other in (truth[0], faces[0], faces[1])]
     expected = math.log(sum(map(math.exp, logits))) - logits[0]
     assert float(info_nce(looked, faces, people, 0.1, 0.5)) == pytest.approx(expected, abs=1e-6)
@@ -206,41 +207,41 @@ def test_info_nce_is_that_of_its_formula_and_leaves_out_the_same_person():
 
 
 def test_a_person_who_looks_like_nobody_else_has_a_small_contrast(scene):
-    (contrast,) = objectives(contrast=0.1).values()
-    assert contrast(scene.make()) < contrast(scene.make(scene.latents.roll(1, 0)))
+    (infonce,) = objectives(infonce_weight=0.1).values()
+    assert infonce(scene.make()) < infonce(scene.make(scene.latents.roll(1, 0)))
 
 
 def test_the_bank_holds_so_many_of_the_data_s_people_always_the_same(small_shards):
     folder = open_dataset(str(small_shards))
-    faces, people = bank_of([folder], 6)
+    faces, people = negative_bank([folder], 6)
     assert faces.shape[1] == 512
     assert len(faces) == len(people) <= 6
     assert torch.allclose(faces.norm(dim=-1), torch.ones(len(faces)), atol=1e-5)
     assert (people != 0).all()
-    assert torch.equal(bank_of([folder], 6)[0], faces)
-    assert len(bank_of([folder], 1000)[0]) == 16
-    assert len(bank_of([], 10)[0]) == len(bank_of([folder], 0)[0]) == 0
+    assert torch.equal(negative_bank([folder], 6)[0], faces)
+    assert len(negative_bank([folder], 1000)[0]) == 16
+    assert len(negative_bank([], 10)[0]) == len(negative_bank([folder], 0)[0]) == 0
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "code", "named"),
     [
-        ({"weight": 0.1}, "needs a recogniser"),
-        ({"weight": -1}, "0 or more"),
-        ({"below": 0}, "above 0 and up to 1"),
-        ({"temperature": 0}, "above 0"),
+        ({"weight": 0.1}, "recognizer-not-named", "objectives.identity"),
+        ({"weight": -1}, "setting-out-of-range", "objectives.identity.weight is -1"),
+        ({"max_noise_level": 0}, "setting-out-of-range", "objectives.identity.max_noise_level is 0"),
+        ({"temperature": 0}, "setting-out-of-range", "objectives.identity.temperature is 0"),
     ],
 )
-def test_settings_that_make_no_loss_are_refused(given, said):
-    with pytest.raises(TrainingError, match=said):
+def test_settings_that_make_no_loss_are_refused(given, code, named):
+    with refused(code, named):
         IdentityConfig(**given)
 
 
 def test_a_recogniser_that_cannot_be_had_is_named():
-    with pytest.raises(TrainingError, match=r"no recogniser nowhere\.onnx"):
-        build(IdentityConfig(weight=0.1, recogniser="nowhere.onnx"))
+    with pytest.raises(TrainingError, match=r"nowhere\.onnx"):
+        build(IdentityConfig(weight=0.1, recognizer="nowhere.onnx"))
     with pytest.raises(TrainingError, match="cannot be imported"):
-        build(IdentityConfig(weight=0.1, recogniser="nowhere.at:all"))
+        build(IdentityConfig(weight=0.1, recognizer="nowhere.at:all"))
 
 
 def test_it_is_off_by_default():

@@ -281,4 +281,4 @@ def test_configurations_of_the_miniature_are_valid():
     words = ["--config", str(CONFIGS / "mini.yaml"), "--data.folders", json.dumps([{"path": "shards"}]), "--run", "r"]
     config, _ = parse(TrainConfig, "train", words)
     assert settings.base == config.base.path == "mini"
-    assert config.data.passes % build.CORES == 0
+    assert config.data.gradient_accumulation_steps % build.CORES == 0

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from support.refused import refused
 from support.shards import make_shards
 
 for package in ("diffusers", "webdataset"):
@@ -11,13 +12,13 @@ for package in ("diffusers", "webdataset"):
 
 from safetensors.torch import load, save
 
-from training import TrainingError
 from training.data.dataset import open_dataset
-from training.objectives import OBJECTIVES, Seen, build_objectives, check_data
-from training.objectives.diffusion import min_snr_weights, noise_levels
-from training.objectives.localisation import face_share, word_balance
-from training.run.config import DiffusionConfig, FaceRegionConfig, LocalisationConfig, ObjectivesConfig
-from training.run.model import LayerMaps
+from training.objectives.config import DiffusionConfig, FaceRegionConfig, LocalizationConfig, ObjectivesConfig
+from training.objectives.diffusion import min_snr_weights, sample_timesteps
+from training.objectives.localization import face_leakage, word_balance
+from training.objectives.losses import OBJECTIVES, build_objectives, check_data
+from training.objectives.protocol import ForwardOutput
+from training.run.model import AttentionMaps
 
 
 def scheduler(prediction="epsilon"):
@@ -42,16 +43,16 @@ def seen(**parts):
             "subject_token_index", torch.tensor([[0, 0, 0, 2], [0, 1, 0, 5], [1, 0, 0, 2], [1, 1, 0, 5]])
         ),
     )
-    return Seen(
+    return ForwardOutput(
         **{
             "batch": batch,
             "prediction": torch.randn(2, 4, 4, 8, generator=generator),
             "target": torch.randn(2, 4, 4, 8, generator=generator),
-            "noisy": torch.randn(2, 4, 4, 8, generator=generator),
-            "times": torch.tensor([10, 900]),
+            "noisy_latents": torch.randn(2, 4, 4, 8, generator=generator),
+            "timesteps": torch.tensor([10, 900]),
             "base": SimpleNamespace(scheduler=scheduler()),
-            "maps": [],
-            "row_weights": torch.tensor([0.5, 2.0]),
+            "attention_maps": [],
+            "sample_weights": torch.tensor([0.5, 2.0]),
             **parts,
         }
     )
@@ -63,7 +64,7 @@ def build(**configs):
 
 def test_only_the_diffusion_loss_is_on_by_default():
     assert list(build()) == ["diffusion"]
-    assert {*OBJECTIVES} == {"diffusion", "localisation", "face_region", "identity"}
+    assert {*OBJECTIVES} == {"diffusion", "localization", "face_region", "identity"}
 
 
 def test_the_diffusion_loss_is_the_weighted_mean_square():
@@ -87,8 +88,8 @@ def test_min_snr_weights_are_those_of_the_paper():
 
 def test_rising_noise_levels_are_drawn_the_more_often_the_higher_they_are():
     drawn = torch.linspace(0, 1 - 2**-24, 100_001)
-    assert torch.equal(noise_levels(drawn, "uniform"), drawn)
-    rising = noise_levels(drawn, "rising")
+    assert torch.equal(sample_timesteps(drawn, "uniform"), drawn)
+    rising = sample_timesteps(drawn, "linear")
     assert rising.min() == 0
     assert rising.max() < 1
     counts = torch.histc(rising, bins=10, min=0, max=1) / len(drawn)
@@ -128,20 +129,20 @@ def test_the_share_of_a_face_is_0_where_it_belongs_half_when_indifferent_1_on_th
     masks = torch.cat([left_right(1.0, 0.0), left_right(0.0, 1.0)], dim=1)
     for (left, right), share in (((3.0, 0.0), 0), ((2.0, 2.0), 0.5), ((0.0, 1.0), 1), ((3.0, 1.0), 0.25)):
         maps = torch.cat([left_right(left, right), left_right(right, left)], dim=1)
-        assert face_share(maps, masks).tolist() == [pytest.approx([share, share])]
+        assert face_leakage(maps, masks).tolist() == [pytest.approx([share, share])]
 
 
 def test_the_rest_of_the_picture_is_free_for_a_face():
     masks = torch.zeros(1, 2, 4)
     masks[0, 0, 0] = masks[0, 1, 1] = 1
     maps = torch.tensor([[[1.0, 0, 9, 9], [0, 1.0, 9, 9]]])
-    assert face_share(maps, masks).tolist() == [[0, 0]]
+    assert face_leakage(maps, masks).tolist() == [[0, 0]]
 
 
 def test_where_people_overlap_nobody_is_the_other():
     masks = torch.tensor([[[1.0, 1, 0], [0, 1, 1]]])
     maps = torch.tensor([[[1.0, 5, 0], [0, 5, 1]]])
-    assert face_share(maps, masks).tolist() == [[0, 0]]
+    assert face_leakage(maps, masks).tolist() == [[0, 0]]
 
 
 def test_words_are_balanced_as_outside_minus_inside():
@@ -152,28 +153,39 @@ def test_words_are_balanced_as_outside_minus_inside():
 def test_localisation_is_the_mean_over_layers_persons_and_rows_with_a_face():
     masks_side = torch.cat([left_right(1.0, 0.0), left_right(0.0, 1.0)], dim=1).repeat(2, 1, 1)
     indifferent = torch.ones(2, 2, 8)  # a layer of half the size
-    given = seen(maps=[LayerMaps(faces=masks_side), LayerMaps(faces=indifferent), LayerMaps(words=masks_side.clone())])
-    found = build(localisation=LocalisationConfig(weight=0.1, words=0.2))
-    assert found["localisation"].weight == 0.1
-    assert found["localisation"](given) == pytest.approx(0.25)
-    assert found["localisation_words"](given) == pytest.approx(-1)
+    given = seen(
+        attention_maps=[
+            AttentionMaps(faces=masks_side),
+            AttentionMaps(faces=indifferent),
+            AttentionMaps(words=masks_side.clone()),
+        ]
+    )
+    found = build(localization=LocalizationConfig(weight=0.1, word_weight=0.2))
+    assert found["localization"].weight == 0.1
+    assert found["localization"](given) == pytest.approx(0.25)
+    assert found["localization_words"](given) == pytest.approx(-1)
     given.batch.drop_face_tokens[0] = True
-    given.maps[0].faces[0] = given.maps[1].faces[0] = 7.0  # a row without face tokens says nothing of them
-    assert found["localisation"](given) == pytest.approx(0.25)
-    assert found["localisation_words"](given) == pytest.approx(-1)  # its words are mapped all the same
+    given.attention_maps[0].faces[0] = given.attention_maps[1].faces[0] = (
+        7.0  # a row without face tokens says nothing of them
+    )
+    assert found["localization"](given) == pytest.approx(0.25)
+    assert found["localization_words"](given) == pytest.approx(-1)  # its words are mapped all the same
     given.batch.drop_identity[0] = True
-    given.maps[2].words[0] = 7.0
-    assert found["localisation_words"](given) == pytest.approx(-1)
+    given.attention_maps[2].words[0] = 7.0
+    assert found["localization_words"](given) == pytest.approx(-1)
 
 
 def test_words_of_nobody_count_nothing():
-    given = seen(subject_token_index=torch.zeros(0, 4, dtype=torch.long), maps=[LayerMaps(words=torch.ones(2, 2, 32))])
-    assert build(localisation=LocalisationConfig(words=1.0))["localisation_words"](given) == 0
+    given = seen(
+        subject_token_index=torch.zeros(0, 4, dtype=torch.long),
+        attention_maps=[AttentionMaps(words=torch.ones(2, 2, 32))],
+    )
+    assert build(localization=LocalizationConfig(word_weight=1.0))["localization_words"](given) == 0
 
 
 def test_layers_too_coarse_for_the_pictures_are_said_to_be():
-    with pytest.raises(TrainingError, match="smallest asks for layers of more places than pictures of 64 x 32 px"):
-        build(localisation=LocalisationConfig(weight=1.0))["localisation"](seen())
+    with refused("no-layer-large-enough", "min_layer_size", "64 x 32 px"):
+        build(localization=LocalizationConfig(weight=1.0))["localization"](seen())
 
 
 def test_an_objective_without_its_data_is_refused_before_training(tmp_path):
@@ -183,15 +195,13 @@ def test_an_objective_without_its_data_is_refused_before_training(tmp_path):
     tensors = {name: value for name, value in load(entry[3]).items() if not name.startswith("mask")}
     folder.read = lambda shard: iter([(*entry[:3], save(tensors))])
     check_data(build_objectives(ObjectivesConfig(face_region=FaceRegionConfig(weight=1.0))), [folder])
-    objectives = build_objectives(ObjectivesConfig(localisation=LocalisationConfig(weight=1.0)))
-    with pytest.raises(
-        TrainingError, match="localisation needs mask_1 and mask_2, which .*sample 00000000 does not have"
-    ):
+    objectives = build_objectives(ObjectivesConfig(localization=LocalizationConfig(weight=1.0)))
+    with refused("sample-without-a-tensor", "localization", "mask_1 and mask_2", "sample 00000000"):
         check_data(objectives, [folder])
 
 
 def test_weights_below_zero_are_refused():
-    with pytest.raises(TrainingError, match=r"objectives.localisation.weight is -1, but it must be 0 or more"):
-        LocalisationConfig(weight=-1)
-    with pytest.raises(TrainingError, match="min_snr_gamma is 0, but it must be above 0"):
+    with refused("setting-out-of-range", "objectives.localization.weight is -1"):
+        LocalizationConfig(weight=-1)
+    with refused("setting-out-of-range", "min_snr_gamma is 0"):
         DiffusionConfig(min_snr_gamma=0)

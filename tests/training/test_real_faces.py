@@ -18,9 +18,9 @@ from dhumandiff.faces import ARCFACE_TEMPLATE, Face, InsightFaceAnalyzer, align
 from dhumandiff.prompts import parse_prompt
 from training import TrainingError
 from training.__main__ import main as training_main
+from training.objectives.config import IdentityConfig
 from training.objectives.identity import build
 from training.recognizers import ArcFace, align_faces, check_recognizer, probe_picture
-from training.run.config import IdentityConfig
 
 SENTENCE = "A man@1 on the left and a man@2 on the right."
 
@@ -118,7 +118,7 @@ def test_the_recogniser_of_the_data_is_known_again_and_another_refused(faces_roo
     data.common = {"recogniser_probe": torch.from_numpy(probe)}
     check_recognizer(ArcFace.from_onnx(path), [data])
     with pytest.raises(TrainingError, match="not the recogniser of shards"):
-        build(IdentityConfig(weight=0.1, recogniser="mini"), [data])
+        build(IdentityConfig(weight=0.1, recognizer="mini"), [data])
     data.common = {"recogniser_probe": torch.ones(128)}
     with pytest.raises(TrainingError, match="not the recogniser of shards"):
         check_recognizer(ArcFace.from_onnx(path), [data])

@@ -20,14 +20,14 @@ from support.together import run_together
 for package in ("accelerate", "diffusers", "jsonargparse", "transformers", "webdataset"):
     pytest.importorskip(package, reason="install it with: pip install '.[train]'")
 
-from training.run.checkpoint import Run
+from training.run.checkpoint import RunFolder
 
 STEPS = 10
 CHANGES = {
     "steps": STEPS,
-    "data": {"batch": 4, "micro_batch": 2, "shuffle": 6},
-    "objectives": {"localisation": {"weight": 0.1, "words": 0.01}, "face_region": {"weight": 0.5}},
-    "optimiser": {"schedule": "cosine"},
+    "data": {"batch_size": 4, "micro_batch_size": 2, "shuffle_buffer": 6},
+    "objectives": {"localization": {"weight": 0.1, "word_weight": 0.01}, "face_region": {"weight": 0.5}},
+    "optimizer": {"schedule": "cosine"},
     "checkpoints": {"every": 2, "keep": 2},
 }
 
@@ -82,7 +82,7 @@ def finish(start, run, **changes):
 
 def same(first, second, step=STEPS):
     """Bit-equal weights, averages, optimiser, place in the data and best score."""
-    ours, theirs = Run(first).path(step), Run(second).path(step)
+    ours, theirs = RunFolder(first).path(step), RunFolder(second).path(step)
     for name in ("adapter.safetensors", "average.safetensors"):
         found, expected = load_file(ours / name), load_file(theirs / name)
         assert {*found} == {*expected}
@@ -127,14 +127,14 @@ def test_killed_at_twenty_random_moments_and_resumed_equals_not_killed(start, wh
 @pytest.mark.slow
 def test_ended_by_sigterm_and_resumed_equals_not_ended(start, whole, tmp_path):
     path, _ = whole
-    process = start(tmp_path / "run", watch={"every": 1})
+    process = start(tmp_path / "run", logging={"every": 1})
     log = tmp_path / "run" / "log.jsonl"
     while process.is_alive() and not (log.exists() and log.read_text().count("\n") >= 3):
         time.sleep(0.02)
     process.terminate()
     process.join()
     assert process.exitcode == 0
-    assert Run(tmp_path / "run").steps()[-1] < STEPS
+    assert RunFolder(tmp_path / "run").steps()[-1] < STEPS
     finish(start, tmp_path / "run")
     same(tmp_path / "run", path)
 
@@ -153,7 +153,7 @@ def test_the_seed_decides_everything(start, whole, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["muon", "adafactor"])
 def test_other_optimisers_resume_exactly_too(start, tmp_path, kind):
-    settings = {"optimiser": {"kind": kind}}
+    settings = {"optimizer": {"name": kind}}
     finish(start, tmp_path / "whole", **settings)
     process = start(tmp_path / "run", **settings)
     log = tmp_path / "run" / "log.jsonl"
@@ -177,15 +177,15 @@ def test_two_processes_give_one_processs_losses_and_weights(tmp_path):
         assert codes == [0] * processes
     logs = [(tmp_path / name / "log.jsonl").read_text().splitlines() for name in ("one", "two")]
     for ours, theirs in zip(*([json.loads(line) for line in log] for log in logs), strict=True):
-        for name in {"loss", "diffusion", "localisation", "face_region", "validation"} & {*ours}:
+        for name in {"loss", "diffusion", "localization", "face_region", "validation"} & {*ours}:
             assert ours[name] == pytest.approx(theirs[name], rel=1e-5), (ours["step"], name)
-    first, second = (load_file(Run(tmp_path / name).path(5) / "adapter.safetensors") for name in ("one", "two"))
+    first, second = (load_file(RunFolder(tmp_path / name).path(5) / "adapter.safetensors") for name in ("one", "two"))
     for name, value in first.items():
         torch.testing.assert_close(second[name], value, rtol=1e-5, atol=1e-5 * value.abs().max().item())
-    told = [json.loads((Run(tmp_path / name).path(5) / "state.json").read_text()) for name in ("one", "two")]
+    told = [json.loads((RunFolder(tmp_path / name).path(5) / "state.json").read_text()) for name in ("one", "two")]
     assert told[0]["positions"] == told[1]["positions"]
     process = context.Process(target=_train, args=(base, shards, tmp_path / "two", {**changes, "steps": 6}))
     process.start()
     process.join()
     assert process.exitcode == 0
-    assert Run(tmp_path / "two").steps()[-1] == 6
+    assert RunFolder(tmp_path / "two").steps()[-1] == 6

@@ -133,7 +133,7 @@ def test_a_dropped_subject_path_keeps_faces_and_text(batch):
 
 
 def test_dropped_tokens_leave_the_mapped_words_alone_with_the_face(batch):
-    made = batch(drop_tokens=1)
+    made = batch(drop_face_tokens=1)
     assert made.drop_face_tokens.all()
     assert not made.drop_identity.any()
     assert len(made.subject_token_index) == 2
@@ -142,7 +142,7 @@ def test_dropped_tokens_leave_the_mapped_words_alone_with_the_face(batch):
 
 @pytest.mark.parametrize("share", ["drop_subject", "drop_text"])
 def test_tokens_stay_where_no_word_carries_the_face(batch, share):
-    assert not batch(**{"drop_tokens": 1, share: 1}).drop_face_tokens.any()
+    assert not batch(**{"drop_face_tokens": 1, share: 1}).drop_face_tokens.any()
 
 
 def test_a_dropped_face_has_no_tokens(batch):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from support.layouts import random_reference
+from support.refused import refused
 from support.shards import make_shards
 from support.small_base import SD15, SIZES, make_base
 
@@ -16,14 +17,13 @@ from dhumandiff.hosts.diffusers.attention import attach
 from dhumandiff.hosts.diffusers.parts import sdxl_scheduler, sdxl_tokenizer
 from dhumandiff.hosts.diffusers.text import encode_prompt
 from dhumandiff.prompts import locate_tokens, parse_prompt
-from training import TrainingError
 from training.data.batch import NO_AUGMENTATION, Batch, BatchMaker
 from training.data.dataset import Sample, open_dataset
 from training.data.seeding import seeded_rng
-from training.run.base import Base, check_shards_fit, load_base
-from training.run.config import StartConfig
-from training.run.init import start_adapter
-from training.run.model import PairModel
+from training.run.base import BaseModel, check_shards_compatible, load_base
+from training.run.config import InitConfig
+from training.run.init import init_adapter
+from training.run.model import TrainableModel
 
 SENTENCES = ("A man@1 and a woman@2 on a bench in a garden", "The bride@2 beside an old groom@1")
 
@@ -46,8 +46,8 @@ def people(adapter):
 
 @pytest.fixture
 def model(adapter, encoders, people):
-    base = Base(tiny.tiny_unet(), sdxl_scheduler(), encoders[0], None, "tiny")
-    return PairModel(base, adapter, people[0].clip_hidden_zero)
+    base = BaseModel(tiny.tiny_unet(), sdxl_scheduler(), encoders[0], None, "tiny")
+    return TrainableModel(base, adapter, people[0].clip_hidden_zero)
 
 
 def batch_of(encoders, people, sentences=SENTENCES, dropped=((False, False), (False, False))):
@@ -122,7 +122,7 @@ def test_a_dropped_face_is_the_unconditional_one(model, adapter, encoders, peopl
 def test_a_row_without_words_keeps_the_stock_encoding(model, encoders, people):
     batch = batch_of(encoders, people, dropped=((True, True), (False, False)))
     with torch.no_grad():
-        text, columns = model.text(batch)
+        text, columns = model.encode_text(batch)
     assert torch.equal(text[0], batch.text[0])
     assert not torch.equal(text[1], batch.text[1])
     assert torch.equal(text[1][:, 64:], batch.text[1][:, 64:])  # CLIP-G's channels
@@ -163,8 +163,8 @@ def test_gradient_checkpointing_changes_neither_loss_nor_gradients(adapter, enco
     adapter.requires_grad_(True)
     try:
         for checkpointing in (False, True):
-            base = Base(tiny.tiny_unet(), sdxl_scheduler(), encoders[0], None, "tiny")
-            model = PairModel(base, adapter, people[0].clip_hidden_zero, watch, smallest=4)
+            base = BaseModel(tiny.tiny_unet(), sdxl_scheduler(), encoders[0], None, "tiny")
+            model = TrainableModel(base, adapter, people[0].clip_hidden_zero, watch, min_layer_size=4)
             if checkpointing:
                 base.unet.enable_gradient_checkpointing()
                 base.unet.train()
@@ -183,8 +183,8 @@ def test_gradient_checkpointing_changes_neither_loss_nor_gradients(adapter, enco
 
 
 def test_the_watched_maps_are_attention_weighed_by_value_and_attention_to_words(adapter, encoders, people):
-    base = Base(tiny.tiny_unet(), sdxl_scheduler(), encoders[0], None, "tiny")
-    model = PairModel(base, adapter, people[0].clip_hidden_zero, frozenset({"faces", "words"}), smallest=16)
+    base = BaseModel(tiny.tiny_unet(), sdxl_scheduler(), encoders[0], None, "tiny")
+    model = TrainableModel(base, adapter, people[0].clip_hidden_zero, frozenset({"faces", "words"}), min_layer_size=16)
     batch = batch_of(encoders, people)
     with torch.no_grad():
         _, maps = model(batch, batch.latents, torch.tensor([5, 900]))
@@ -199,9 +199,9 @@ def test_the_watched_maps_are_attention_weighed_by_value_and_attention_to_words(
 def test_an_sd15_shaped_base_needs_neither_pooled_text_nor_sizes(tmp_path):
     base = load_base(str(make_base(tmp_path / "base", kind="sd15")), text_encoder=True, vae=False)
     folder = open_dataset(str(make_shards(tmp_path / "shards", samples=2, sizes=SD15)))
-    check_shards_fit(base, [folder])
+    check_shards_compatible(base, [folder])
     assert base.sizes["pooled_width"] == 0
-    model = PairModel(base, start_adapter(StartConfig(**SIZES), base, folder, 0), folder.common["clip_hidden_zero"])
+    model = TrainableModel(base, init_adapter(InitConfig(**SIZES), base, folder, 0), folder.common["clip_hidden_zero"])
     samples = [Sample((0, 0, place), *content) for place, *content in folder.read(0)]
     batch = BatchMaker([folder], NO_AUGMENTATION, "identity", seeded_rng)(samples, [0, 1], 0)
     model(batch, batch.latents, torch.tensor([1, 2]))[0].mean().backward()
@@ -215,17 +215,17 @@ def test_only_what_training_needs_of_a_folder_is_loaded(tmp_path):
     assert base.vae is None
     assert load_base(str(tmp_path / "base"), text_encoder=False, vae=True).vae is None  # there is none
     (tmp_path / "base" / "text_encoder" / "model.safetensors").write_bytes(b"no")
-    with pytest.raises(TrainingError, match="text_encoder cannot be loaded"):
+    with refused("base-not-loaded", "text_encoder"):
         load_base(str(tmp_path / "base"), text_encoder=True, vae=False)
 
 
 def test_a_base_that_the_shards_were_not_made_for_is_refused(tmp_path):
     base = load_base(str(make_base(tmp_path / "base", kind="sd15")), text_encoder=True, vae=False)
     folder = open_dataset(str(make_shards(tmp_path / "shards", samples=1)))
-    with pytest.raises(TrainingError, match=r"prepared for another base \(tiny\).*context_width 192 instead of 64"):
-        check_shards_fit(base, [folder])
+    with refused("shards-for-another-base", "(tiny)", "context_width 192 instead of 64"):
+        check_shards_compatible(base, [folder])
 
 
 def test_a_folder_that_is_no_base_is_refused(tmp_path):
-    with pytest.raises(TrainingError, match="unet/config.json is not there"):
+    with refused("not-a-diffusers-folder", "unet/config.json"):
         load_base(str(tmp_path), text_encoder=False, vae=False)

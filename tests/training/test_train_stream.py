@@ -10,10 +10,10 @@ from support.shards import make_shards
 pytest.importorskip("webdataset", reason="install it with: pip install webdataset")
 
 from training import TrainingError
+from training.data.config import FolderConfig
 from training.data.dataset import open_dataset, open_datasets
 from training.data.seeding import seeded_rng
 from training.data.stream import Prefetcher, SampleStream
-from training.run.config import FolderConfig
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import TrainingError
-from ..run.config import AugmentConfig
+from .config import AugmentConfig
 from .dataset import PreparedDataset, Sample
 from .identities import identity_number
 
@@ -230,7 +230,7 @@ def sample_augmentation(augment: AugmentConfig, persons: Sequence[dict[str, Any]
         drop_identity=(both or one[0], both or one[1]),
         drop_text=drop_text,
         map_subjects=map_subjects,
-        drop_face_tokens=rng.random() < augment.drop_tokens and map_subjects and not drop_text,
+        drop_face_tokens=rng.random() < augment.drop_face_tokens and map_subjects and not drop_text,
         mentions="tokens_all" if mentions < augment.all_mentions else "tokens_first",
         references=(references[order[0]], references[order[1]]),
     )

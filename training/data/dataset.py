@@ -16,7 +16,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from .. import TrainingError
-from ..run.config import FolderConfig
+from .config import FolderConfig
 from .contract import FORMAT, FORMAT_VERSION
 
 __all__ = ["PreparedDataset", "Sample", "open_dataset", "open_datasets"]

@@ -94,33 +94,33 @@ def _few(name: str, title: str, **changed: Any) -> Row:
 def _longer(name: str, title: str, **changed: Any) -> Row:
     """600 steps more from the shipped adapter, small ones, of identity losses unless `changed` says otherwise."""
     training = {
-        "start.weights": "mini",
+        "init.weights": "mini",
         "steps": 600,
-        "optimiser.kind": "adamw",
-        "optimiser.rate": 1e-4,
-        "optimiser.warmup": 20,
+        "optimizer.name": "adamw",
+        "optimizer.learning_rate": 1e-4,
+        "optimizer.warmup_steps": 20,
         "objectives.identity.weight": 0.02,
-        "objectives.identity.contrast": 0.005,
-        "objectives.identity.recogniser": "mini",
-        "objectives.identity.below": 0.8,
+        "objectives.identity.infonce_weight": 0.005,
+        "objectives.identity.recognizer": "mini",
+        "objectives.identity.max_noise_level": 0.8,
     }
     changed = {key.replace("__", "."): value for key, value in changed.items()}
     return Row(name, title, {**training, **changed})
 
 
-_PLAIN = {"objectives__identity__weight": 0.0, "objectives__identity__contrast": 0.0}
+_PLAIN = {"objectives__identity__weight": 0.0, "objectives__identity__infonce_weight": 0.0}
 
 _ALL = (
     Row("full", "the whole method (one_pass, 0.7 and 1)"),
     Row("base", "base without adapter", sampling=Sampling("none"), what="base"),
     Row("ceiling", "ceiling: fresh drawings through the autoencoder", what="drawings"),
-    Row("shared", "one shared K/V for both people", {"start.shared": True}),
+    Row("shared", "one shared K/V for both people", {"init.shared": True}),
     Row("order_swapping", "order swapped: person 1 is any of the two", {"augment.swap_order": 0.5}),
-    Row("no_subject_prompt", "no subject prompt", {"start.subject_path": False}),
+    Row("no_subject_prompt", "no subject prompt", {"init.subject_path": False}),
     Row(
         "no_localisation",
         "no localisation",
-        {"objectives.localisation.weight": 0.0, "objectives.localisation.words": 0.0},
+        {"objectives.localization.weight": 0.0, "objectives.localization.word_weight": 0.0},
     ),
     Row("reconstruction_only", "reconstruction only, no paired references", {"augment.paired": 0.0}),
     _longer("longer", "600 steps more, without identity losses", **_PLAIN),

@@ -25,8 +25,7 @@ from pathlib import Path
 from dhumandiff.miniature.weights import FOLDER as SHIPPED
 
 from .. import TrainingError
-from ..parsing import parse
-from ..run.config import need
+from ..parsing import check_setting, parse
 from .stages import STAGES, finished, save_adapter
 
 __all__ = ["MiniConfig", "build", "main", "train_row"]
@@ -50,8 +49,10 @@ class MiniConfig:
     """When everything is built, put the weights where the project ships them."""
 
     def __post_init__(self) -> None:
-        need(bool(self.out), "out", self.out, "it names the folder of the run")
-        need(not self.stage or self.stage in STAGES, "stage", self.stage, f"the stages are {', '.join(STAGES)}")
+        check_setting(bool(self.out), "out", self.out, "it names the folder of the run")
+        check_setting(
+            not self.stage or self.stage in STAGES, "stage", self.stage, f"the stages are {', '.join(STAGES)}"
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -57,7 +57,7 @@ def fit(
     aside = {id(parameter) for parameter in plain}
     turned = [parameter for parameter in parameters if parameter.ndim > 1 and id(parameter) not in aside]
     rest = [parameter for parameter in parameters if parameter.ndim < 2 or id(parameter) in aside]
-    optimiser = Muon(turned, rest, turn=turn, lr=rate)
+    optimiser = Muon(turned, rest, muon_lr=turn, lr=rate)
     for group in optimiser.param_groups:
         group["weight_decay"] = decay if group["momentum"] else 0.0
     full = [group["lr"] for group in optimiser.param_groups]

@@ -2,7 +2,7 @@
 
 Source: Ho et al., "Denoising diffusion probabilistic models" (arXiv 2006.11239), the simple loss; v after Salimans and Ho
 (arXiv 2202.00512). Whether the paper of this method used more is unknown. Min-SNR weighting: Hang et al., "Efficient diffusion
-training via min-SNR weighting strategy" (arXiv 2303.09556); it keeps the many levels of little noise from ruling the
+training via min-SNR weighting strategy" (arXiv 2303.09556); it keeps the many timesteps of little noise from ruling the
 gradient. That the other objectives on the prediction take the same weights is this project's choice.
 """
 
@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from ..data.dataset import PreparedDataset
-from ..run.config import DiffusionConfig
-from .seen import Objective, Seen
+from .config import DiffusionConfig
+from .protocol import ForwardOutput, Objective
 
-__all__ = ["Diffusion", "build", "min_snr_weights", "noise_levels"]
+__all__ = ["Diffusion", "build", "min_snr_weights", "sample_timesteps"]
 
 
 def build(config: DiffusionConfig, folders: Sequence[PreparedDataset] = ()) -> list[Objective]:
@@ -27,35 +27,37 @@ def build(config: DiffusionConfig, folders: Sequence[PreparedDataset] = ()) -> l
 
 
 class Diffusion:
-    """Mean over rows of weight(noise level) * mean((prediction - target)^2)."""
+    """Mean over samples of weight(timestep) * mean((prediction - target)^2)."""
 
     name = "diffusion"
-    needs: frozenset[str] = frozenset()
-    watches: frozenset[str] = frozenset()
-    decodes = False
+    setting = "objectives.diffusion.weight"
+    required_tensors: frozenset[str] = frozenset()
+    required_attention: frozenset[str] = frozenset()
+    needs_vae = False
 
     def __init__(self, config: DiffusionConfig) -> None:
         self.weight = config.weight
 
-    def __call__(self, seen: Seen) -> Tensor:
-        error = (seen.prediction - seen.target).square().mean(dim=(1, 2, 3))
-        return (error * seen.row_weights).mean()
+    def __call__(self, output: ForwardOutput) -> Tensor:
+        error = (output.prediction - output.target).square().mean(dim=(1, 2, 3))
+        return (error * output.sample_weights).mean()
 
 
-def noise_levels(drawn: Tensor, levels: str) -> Tensor:
-    """Places among the noise levels, [B] from 0 to below 1, of numbers drawn evenly; by `DiffusionConfig.levels`.
+def sample_timesteps(uniform: Tensor, sampling: str) -> Tensor:
+    """Timesteps as fractions of the schedule, [B] from 0 (no noise) to below 1, of uniform random numbers [B].
 
-    T2I-Adapter draws its levels likewise, "cubic", since guidance acts early in sampling (Mou et al., arXiv 2302.08453); the
-    gentler slope here is this project's choice.
+    sampling: `DiffusionConfig.timestep_sampling`; "linear" has the density 2t. T2I-Adapter samples its timesteps likewise,
+    "cubic", since guidance acts early in denoising (Mou et al., arXiv 2302.08453); the gentler slope here is this project's
+    choice.
     """
-    return drawn.sqrt().clamp(max=1 - 2**-24) if levels == "rising" else drawn
+    return uniform.sqrt().clamp(max=1 - 2**-24) if sampling == "linear" else uniform
 
 
-def min_snr_weights(scheduler: Any, times: Tensor, gamma: float | None) -> Tensor:
-    """Weight of every row's noise level, [B]: min(SNR, gamma) over SNR for noise, over SNR + 1 for v; 1 without gamma."""
+def min_snr_weights(scheduler: Any, timesteps: Tensor, gamma: float | None) -> Tensor:
+    """Weight of every sample's timestep, [B]: min(SNR, gamma) over SNR for noise, over SNR + 1 for v; 1 without gamma."""
     if gamma is None:
-        return torch.ones(times.shape, device=times.device)
-    kept = scheduler.alphas_cumprod.to(times.device)[times].float()
+        return torch.ones(timesteps.shape, device=timesteps.device)
+    kept = scheduler.alphas_cumprod.to(timesteps.device)[timesteps].float()
     ratio = kept / (1 - kept)
     divisor = ratio + 1 if scheduler.config.prediction_type == "v_prediction" else ratio
-    return ratio.clamp(max=gamma) / divisor.clamp(min=1e-8)  # a level of pure noise has a ratio of 0
+    return ratio.clamp(max=gamma) / divisor.clamp(min=1e-8)  # a timestep of pure noise has a ratio of 0

@@ -1,15 +1,17 @@
 """WithAnyone's two losses on who is in the picture: likeness to the training picture's face, and unlikeness to others.
 
-Source: arXiv 2510.14975 (docs/method.md#measures). The one-step clean prediction is decoded and looked at by a face recogniser f:
+Source: arXiv 2510.14975 (docs/method.md#measures). The one-step clean prediction is decoded, and a face recognizer f embeds its faces:
 - identity: 1 - cos(f(align(prediction, lm)), f(align(truth, lm))), aligned by the truth's landmarks lm: at high noise a detector
   finds no face in a prediction, and where it finds one, its landmarks move with the face instead of correcting it.
-- contrast: InfoNCE at temperature 0.1. The positive is the truth's embedding; negatives are the other people of the batch and of a
+- infonce: InfoNCE at temperature 0.1. The positive is the truth's embedding; negatives are the other people of the batch and of a
   bank, `negatives` in all, without whoever may be the same person.
-Which noise levels count is said twice: the paper trains on all, its code on those up to 0.6; `below` chooses. A face is matched to
-its person by its place, never by a detector's order. The truth's embedding is the one in the shards, of the real pixels.
+Which timesteps count is said twice: the paper trains on all, its code on noise levels up to 0.6; `max_noise_level` chooses. A face
+is matched to its person by its position, never by a detector's order. The truth's embedding is the one in the shards, of the real
+pixels.
 
 This project's choice: that a face whose reference was dropped counts nothing; the mean runs over the faces that count; and that
-only a window around each face may be decoded, since SDXL's decoder needs gigabytes for a whole picture.
+only a crop around each face may be decoded, since SDXL's decoder needs gigabytes for a whole picture.
+Letters in shapes: B samples, P persons, N faces that count, D width of an embedding.
 """
 
 from __future__ import annotations
@@ -26,106 +28,117 @@ from .. import TrainingError
 from ..data.dataset import PreparedDataset, Sample
 from ..data.identities import identity_number
 from ..recognizers import Recognizer, align_faces, check_recognizer, face_windows, load_recognizer
-from ..run.config import IdentityConfig
-from .seen import Objective, Seen
+from .config import IdentityConfig
+from .protocol import ForwardOutput, Objective
 
-__all__ = ["Contrast", "Identity", "bank_of", "build", "info_nce"]
+__all__ = ["FaceEmbeddings", "Identity", "InfoNCE", "PredictedFaceEncoder", "build", "info_nce", "negative_bank"]
 
 
 def build(config: IdentityConfig, folders: Sequence[PreparedDataset] = ()) -> list[Objective]:
-    """Those of the two whose weight is not 0; they share one look at the picture."""
-    if not (config.weight or config.contrast):
+    """Those of the two whose weight is not 0; they decode and embed the predicted faces once."""
+    if not (config.weight or config.infonce_weight):
         return []
-    recogniser = load_recognizer(config.recogniser)
-    check_recognizer(recogniser, folders)
-    eye = Eye(recogniser, config)
-    found: list[Objective] = [Identity(config.weight, eye)] if config.weight else []
-    if config.contrast:
-        found.append(Contrast(config, eye, bank_of(folders, config.negatives)))
-    return found
+    recognizer = load_recognizer(config.recognizer)
+    check_recognizer(recognizer, folders)
+    encoder = PredictedFaceEncoder(recognizer, config)
+    objectives: list[Objective] = [Identity(config.weight, encoder)] if config.weight else []
+    if config.infonce_weight:
+        objectives.append(InfoNCE(config, encoder, negative_bank(folders, config.negatives)))
+    return objectives
 
 
 @dataclass
-class Looked:
-    """Faces of a batch that count: embeddings [N, D] of the prediction, truth [N, D], people [N] as numbers, 0: not known."""
+class FaceEmbeddings:
+    """The faces of a batch that count.
 
-    embeddings: Tensor
+    Attributes:
+        predicted: [N, D], embeddings of the predicted faces, unit length.
+        truth: [N, D], embeddings of the faces in the training pictures, unit length.
+        people: [N], a number for each person; 0: not known.
+    """
+
+    predicted: Tensor
     truth: Tensor
     people: Tensor
 
 
-class Eye:
-    """Looks at the predicted faces of a batch, once for all objectives that want to know.
+class PredictedFaceEncoder:
+    """Decodes, aligns and embeds the predicted faces of a batch, once for all objectives.
 
     Args:
-        recogniser: frozen; gradients pass through it.
+        recognizer: frozen; gradients pass through it.
         config: which noise levels count, what aligns, and how much is decoded.
+
+    Raises:
+        TrainingError: alignment by the prediction, with a recognizer that finds no faces.
     """
 
-    def __init__(self, recogniser: Recognizer, config: IdentityConfig) -> None:
-        if config.aligned_by == "prediction" and not hasattr(recogniser, "find"):
+    def __init__(self, recognizer: Recognizer, config: IdentityConfig) -> None:
+        if config.aligned_by == "prediction" and not hasattr(recognizer, "find"):
             raise TrainingError(
-                "objectives.identity.aligned_by is prediction, but this recogniser finds no faces. Choose truth."
+                "objectives.identity.aligned_by is prediction, but this recognizer finds no faces. Choose truth.",
+                code="recognizer-finds-no-faces",
             )
-        self.recogniser, self.config = recogniser, config
+        self.recognizer, self.config = recognizer, config
 
-    def look(self, seen: Seen) -> Looked:
+    def __call__(self, output: ForwardOutput) -> FaceEmbeddings:
         """The faces whose noise level is low enough and whose reference was not dropped."""
-        if "looked" not in seen.notes:
-            # SDXL's decoder overflows in fp16, and a recogniser tells people apart by small differences.
-            with torch.autocast(seen.prediction.device.type, enabled=False):
-                seen.notes["looked"] = self._look(seen)
-        return seen.notes["looked"]
+        if "face_embeddings" not in output.cache:
+            # SDXL's decoder overflows in fp16, and a recognizer tells people apart by small differences.
+            with torch.autocast(output.prediction.device.type, enabled=False):
+                output.cache["face_embeddings"] = self._encode(output)
+        return output.cache["face_embeddings"]
 
-    def _look(self, seen: Seen) -> Looked:
-        batch, levels = seen.batch, seen.base.scheduler.config.num_train_timesteps
-        low = seen.times < self.config.below * levels
-        rows, persons = (low[:, None] & ~batch.drop_identity).nonzero(as_tuple=True)
-        truth, people = F.normalize(batch.truth[rows, persons].float(), dim=-1), batch.people[rows, persons]
-        if not len(rows):
-            return Looked(seen.prediction.new_zeros(0, truth.shape[-1]), truth, people)
-        landmarks = batch.landmarks[rows, persons].float()
-        pictures, moved = self._decode(seen, rows, landmarks)
+    def _encode(self, output: ForwardOutput) -> FaceEmbeddings:
+        batch, schedule_length = output.batch, output.base.scheduler.config.num_train_timesteps
+        clear = output.timesteps < self.config.max_noise_level * schedule_length
+        samples, persons = (clear[:, None] & ~batch.drop_identity).nonzero(as_tuple=True)
+        truth, people = F.normalize(batch.truth[samples, persons].float(), dim=-1), batch.people[samples, persons]
+        if not len(samples):
+            return FaceEmbeddings(output.prediction.new_zeros(0, truth.shape[-1]), truth, people)
+        landmarks = batch.landmarks[samples, persons].float()
+        pictures, landmarks = self._decode(output, samples, landmarks)
         if self.config.aligned_by == "prediction":
-            pictures, moved, kept = self._found(pictures, moved)
-            truth, people = truth[kept], people[kept]
-        recogniser = self.recogniser.to(pictures.device)
+            pictures, landmarks, found = self._detect(pictures, landmarks)
+            truth, people = truth[found], people[found]
+        recognizer = self.recognizer.to(pictures.device)
         if not len(pictures):
-            return Looked(seen.prediction.new_zeros(0, truth.shape[-1]), truth, people)
-        return Looked(recogniser(align_faces(pictures, moved, recogniser)), truth, people)
+            return FaceEmbeddings(output.prediction.new_zeros(0, truth.shape[-1]), truth, people)
+        return FaceEmbeddings(recognizer(align_faces(pictures, landmarks, recognizer)), truth, people)
 
-    def _decode(self, seen: Seen, rows: Tensor, landmarks: Tensor) -> tuple[Tensor, Tensor]:
-        """What the prediction shows of every face, [N, 3, H, W] -1..1, and the landmarks there [N, 5, 2] px."""
-        vae, clean, window = seen.base.vae, seen.clean(), self.config.window
+    def _decode(self, output: ForwardOutput, samples: Tensor, landmarks: Tensor) -> tuple[Tensor, Tensor]:
+        """The predicted picture around every face, [N, 3, H, W] -1..1, and the landmarks in it, [N, 5, 2] px."""
+        vae, clean, side = output.base.vae, output.clean_latents(), self.config.decode_crop
         height, width = clean.shape[-2:]
         factor = 2 ** (len(vae.config.block_out_channels) - 1)
-        if not window or window >= max(height, width):
-            used, back = rows.unique(return_inverse=True)
+        if not side or side >= max(height, width):
+            used, back = samples.unique(return_inverse=True)
             pictures = _decode(vae, clean[used])
             return pictures[back], landmarks
-        span = (min(window, height), min(window, width))
-        starts = face_windows(landmarks, (height, width), span, factor)
+        size = (min(side, height), min(side, width))
+        starts = face_windows(landmarks, (height, width), size, factor)
         crops = [
-            clean[row, :, y : y + span[0], x : x + span[1]]
-            for row, (y, x) in zip(rows.tolist(), starts.tolist(), strict=True)
+            clean[sample, :, y : y + size[0], x : x + size[1]]
+            for sample, (y, x) in zip(samples.tolist(), starts.tolist(), strict=True)
         ]
         return _decode(vae, torch.stack(crops)), landmarks - factor * starts.flip(1)[:, None].to(landmarks)
 
+    def _detect(self, pictures: Tensor, landmarks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The pictures in which a face is found near the truth's, its landmarks there, and which pictures these are [N]."""
+        detected = [self._nearest_face(picture, near) for picture, near in zip(pictures, landmarks, strict=True)]
+        found = torch.tensor([face is not None for face in detected], dtype=torch.bool, device=pictures.device)
+        faces = [face for face in detected if face is not None]
+        return pictures[found], torch.stack(faces) if faces else landmarks[:0], found
+
     @torch.no_grad()
-    def _find(self, picture: Tensor, near: Tensor) -> Tensor | None:
+    def _nearest_face(self, picture: Tensor, near: Tensor) -> Tensor | None:
         """The landmarks of the face found nearest to where the truth's is, [5, 2] px; None for none within its size."""
         pixels = ((picture.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
         middle = near.mean(dim=0).cpu().numpy()
         reach = float((near.amax(dim=0) - near.amin(dim=0)).norm())
-        found = [(abs(face.landmarks.mean(axis=0) - middle).max(), face) for face in self.recogniser.find(pixels)]
-        apart, face = min(found, key=lambda one: one[0], default=(float("inf"), None))
-        return torch.from_numpy(face.landmarks).to(near) if apart < reach else None
-
-    def _found(self, pictures: Tensor, landmarks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        each = [self._find(picture, near) for picture, near in zip(pictures, landmarks, strict=True)]
-        kept = torch.tensor([one is not None for one in each], dtype=torch.bool, device=pictures.device)
-        seen = [one for one in each if one is not None]
-        return pictures[kept], torch.stack(seen) if seen else landmarks[:0], kept
+        found = [(abs(face.landmarks.mean(axis=0) - middle).max(), face) for face in self.recognizer.find(pixels)]
+        distance, face = min(found, key=lambda one: one[0], default=(float("inf"), None))
+        return torch.from_numpy(face.landmarks).to(near) if distance < reach else None
 
 
 def _decode(vae: nn.Module, latents: Tensor) -> Tensor:
@@ -136,61 +149,73 @@ class Identity:
     """Mean over faces of 1 - cosine to the face in the training picture."""
 
     name = "identity"
-    needs: frozenset[str] = frozenset()
-    watches: frozenset[str] = frozenset()
-    decodes = True
+    setting = "objectives.identity.weight"
+    required_tensors: frozenset[str] = frozenset()
+    required_attention: frozenset[str] = frozenset()
+    needs_vae = True
 
-    def __init__(self, weight: float, eye: Eye) -> None:
-        self.weight, self.eye = weight, eye
+    def __init__(self, weight: float, encoder: PredictedFaceEncoder) -> None:
+        self.weight, self.encoder = weight, encoder
 
-    def __call__(self, seen: Seen) -> Tensor:
-        looked = self.eye.look(seen)
-        if not len(looked.embeddings):
-            return 0.0 * seen.prediction.sum()
-        return (1 - (looked.embeddings * looked.truth).sum(dim=-1)).mean()
+    def __call__(self, output: ForwardOutput) -> Tensor:
+        faces = self.encoder(output)
+        if not len(faces.predicted):
+            return 0.0 * output.prediction.sum()
+        return (1 - (faces.predicted * faces.truth).sum(dim=-1)).mean()
 
 
-class Contrast:
+class InfoNCE:
     """Mean over faces of InfoNCE against other people.
 
     Args:
+        config: weight, temperature and threshold.
+        encoder: shared with `Identity`.
         bank: embeddings [M, D] of other people of the data, and their numbers [M].
     """
 
-    name = "contrast"
-    needs: frozenset[str] = frozenset()
-    watches: frozenset[str] = frozenset()
-    decodes = True
+    name = "infonce"
+    setting = "objectives.identity.infonce_weight"
+    required_tensors: frozenset[str] = frozenset()
+    required_attention: frozenset[str] = frozenset()
+    needs_vae = True
 
-    def __init__(self, config: IdentityConfig, eye: Eye, bank: tuple[Tensor, Tensor]) -> None:
-        self.weight, self.eye, self.bank = config.contrast, eye, bank
-        self.temperature, self.same = config.temperature, config.same
+    def __init__(self, config: IdentityConfig, encoder: PredictedFaceEncoder, bank: tuple[Tensor, Tensor]) -> None:
+        self.weight, self.encoder, self.bank = config.infonce_weight, encoder, bank
+        self.temperature, self.same_identity_threshold = config.temperature, config.same_identity_threshold
 
-    def __call__(self, seen: Seen) -> Tensor:
-        looked = self.eye.look(seen)
-        if not len(looked.embeddings):
-            return 0.0 * seen.prediction.sum()
-        device = looked.embeddings.device
+    def __call__(self, output: ForwardOutput) -> Tensor:
+        faces = self.encoder(output)
+        if not len(faces.predicted):
+            return 0.0 * output.prediction.sum()
+        device = faces.predicted.device
         self.bank = tuple(part.to(device) for part in self.bank)
-        others = F.normalize(seen.batch.truth.flatten(0, 1).float(), dim=-1)
-        faces = torch.cat([others, self.bank[0]]) if len(self.bank[0]) else others
-        people = torch.cat([seen.batch.people.flatten(), self.bank[1]])
-        return info_nce(looked, faces, people, self.temperature, self.same)
+        in_batch = F.normalize(output.batch.truth.flatten(0, 1).float(), dim=-1)
+        candidates = torch.cat([in_batch, self.bank[0]]) if len(self.bank[0]) else in_batch
+        people = torch.cat([output.batch.people.flatten(), self.bank[1]])
+        return info_nce(faces, candidates, people, self.temperature, self.same_identity_threshold)
 
 
-def info_nce(looked: Looked, faces: Tensor, people: Tensor, temperature: float, same: float) -> Tensor:
-    """-log of the truth's share among truth and negatives, mean over faces.
+def info_nce(
+    faces: FaceEmbeddings, candidates: Tensor, people: Tensor, temperature: float, same_identity_threshold: float
+) -> Tensor:
+    """-log of the truth's probability among truth and negatives, mean over faces.
 
-    faces [M, D], people [M]: candidates. Who has the same number, or is as alike to the truth as `same`, is no negative.
+    Args:
+        faces: the predicted faces and their truth, N.
+        candidates: [M, D], embeddings of possible negatives. Those with the number of the truth, or with a cosine to it of
+            `same_identity_threshold` or more, are no negatives.
+        people: [M], the candidates' numbers; 0: not known.
+        temperature: of the softmax.
+        same_identity_threshold: cosine from which two faces may be one person.
     """
-    known = (looked.people[:, None] == people[None]) & (people[None] != 0)
-    excluded = known | (looked.truth @ faces.T >= same)
-    negatives = (looked.embeddings @ faces.T / temperature).masked_fill(excluded, -torch.inf)
-    positive = (looked.embeddings * looked.truth).sum(dim=-1, keepdim=True) / temperature
+    known = (faces.people[:, None] == people[None]) & (people[None] != 0)
+    excluded = known | (faces.truth @ candidates.T >= same_identity_threshold)
+    negatives = (faces.predicted @ candidates.T / temperature).masked_fill(excluded, -torch.inf)
+    positive = (faces.predicted * faces.truth).sum(dim=-1, keepdim=True) / temperature
     return (torch.logsumexp(torch.cat([positive, negatives], dim=1), dim=1) - positive[:, 0]).mean()
 
 
-def bank_of(folders: Sequence[PreparedDataset], count: int) -> tuple[Tensor, Tensor]:
+def negative_bank(folders: Sequence[PreparedDataset], count: int) -> tuple[Tensor, Tensor]:
     """Up to `count` faces of the data: embeddings [M, 512] of unit length and the numbers of their people [M].
 
     Read once, from the beginning of every shard in turn, so that every process and every resumed run has the same.

@@ -16,15 +16,19 @@ from dhumandiff.optional import require
 from .. import TrainingError
 from ..data.dataset import PreparedDataset
 
-__all__ = ["Base", "check_shards_fit", "load_base", "outline_base"]
+__all__ = ["BaseModel", "check_shards_compatible", "load_base", "meta_base", "pooled_width"]
 
 
 @dataclass
-class Base:
+class BaseModel:
     """A frozen base.
 
-    unet: diffusers' UNet2DConditionModel. scheduler: DDPMScheduler with the base's noise levels and prediction type.
-    text_encoder: CLIP-L, where the subject path needs it. vae: where sample grids need it. name: what it was loaded from.
+    Attributes:
+        unet: diffusers' UNet2DConditionModel.
+        scheduler: DDPMScheduler with the base's noise schedule and prediction type.
+        text_encoder: CLIP-L, where the subject path needs it.
+        vae: where sample grids or an objective need it.
+        name: what it was loaded from.
     """
 
     unet: nn.Module
@@ -59,14 +63,19 @@ def pooled_width(config: Any) -> int:
     return int(config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim)
 
 
-def load_base(path: str, *, text_encoder: bool, vae: bool, dtype: torch.dtype = torch.float32) -> Base:
-    """Load the UNet and the scheduler of a base, and CLIP-L and the VAE (float32, where there is one) if asked for.
+def load_base(path: str, *, text_encoder: bool, vae: bool, dtype: torch.dtype = torch.float32) -> BaseModel:
+    """Load the UNet and the scheduler of a base, and CLIP-L and the VAE if asked for.
 
-    path: a diffusers folder (SDXL, or of SD 1.5's shape), one checkpoint .safetensors of SDXL, "mini"
-        (the drawn world's base, which ships) or "tiny" (random weights).
+    Args:
+        path: a diffusers folder (SDXL, or of SD 1.5's shape), one checkpoint .safetensors of SDXL, "mini"
+            (the drawn world's base, which ships) or "tiny" (random weights).
+        text_encoder: load CLIP-L.
+        vae: load the VAE, in float32, where there is one.
+        dtype: of UNet and text encoder.
 
     Raises:
-        TrainingError, HostError: there is no such base, or a part of it cannot be loaded.
+        TrainingError: a part of the folder is missing or cannot be loaded, or the base is of another kind.
+        HostError: there is no such base.
     """
     diffusers = require("diffusers")
     if path not in BUILT_IN and Path(path).expanduser().is_dir():
@@ -79,10 +88,11 @@ def load_base(path: str, *, text_encoder: bool, vae: bool, dtype: torch.dtype = 
     if parts["unet"].config.addition_embed_type not in (None, "text_time"):
         raise TrainingError(
             f"The base {path} wants {parts['unet'].config.addition_embed_type!r} beside the text, which prepared shards do "
-            "not hold. Choose a base of SDXL's or SD 1.5's kind."
+            "not hold. Choose a base of SDXL's or SD 1.5's kind.",
+            code="base-of-another-kind",
         )
     frozen = {name: parts[name].requires_grad_(False).eval() for name in ("unet", "text_encoder", "vae") if parts[name]}
-    return Base(
+    return BaseModel(
         unet=frozen["unet"],
         scheduler=diffusers.DDPMScheduler.from_config(parts["scheduler"].config),
         text_encoder=frozen["text_encoder"] if text_encoder else None,
@@ -91,10 +101,10 @@ def load_base(path: str, *, text_encoder: bool, vae: bool, dtype: torch.dtype = 
     )
 
 
-def outline_base(path: str, *, text_encoder: bool) -> Base:
+def meta_base(path: str, *, text_encoder: bool) -> BaseModel:
     """A base without values, on the device "meta": everything has its shape, nothing takes memory. For estimates.
 
-    Of a folder only the small configuration files are read. TrainingError, HostError as `load_base`.
+    Of a folder only the small configuration files are read. Raises what `load_base` raises.
     """
     folder = Path(path).expanduser()
     if path in BUILT_IN or not (folder / "unet" / "config.json").is_file():
@@ -114,11 +124,15 @@ def outline_base(path: str, *, text_encoder: bool) -> Base:
     for part in (unet, encoder):
         if part is not None:
             part.requires_grad_(False).eval()
-    return Base(unet, scheduler, encoder, None, path)
+    return BaseModel(unet, scheduler, encoder, None, path)
 
 
-def check_shards_fit(base: Base, folders: list[PreparedDataset]) -> None:
-    """Refuse shards that were prepared for a base of other sizes. TrainingError names what differs."""
+def check_shards_compatible(base: BaseModel, folders: list[PreparedDataset]) -> None:
+    """Refuse shards that were prepared for a base of other sizes.
+
+    Raises:
+        TrainingError: names what differs.
+    """
     sizes = base.sizes
     for folder in folders:
         made_for = folder.header["base"]
@@ -130,7 +144,8 @@ def check_shards_fit(base: Base, folders: list[PreparedDataset]) -> None:
         if differing:
             raise TrainingError(
                 f"{folder.path} was prepared for another base ({made_for.get('name')}), not for {base.name}: "
-                f"{', '.join(differing)}. Prepare the data with this base, or train on that one."
+                f"{', '.join(differing)}. Prepare the data with this base, or train on that one.",
+                code="shards-for-another-base",
             )
     if base.text_encoder is not None:
         width = base.text_encoder.get_input_embeddings().weight.shape[1]
@@ -138,7 +153,8 @@ def check_shards_fit(base: Base, folders: list[PreparedDataset]) -> None:
         if width != wanted:
             raise TrainingError(
                 f"{folders[0].path} was prepared with a CLIP-L of width {wanted}, the base {base.name} has one of {width}. "
-                "Prepare the data with this base."
+                "Prepare the data with this base.",
+                code="shards-for-another-text-encoder",
             )
 
 
@@ -148,7 +164,8 @@ def _from_folder(folder: Path, text_encoder: bool, vae: bool, dtype: torch.dtype
     if not (folder / "unet" / "config.json").is_file():
         raise TrainingError(
             f"The folder {folder} is no diffusers base: unet/config.json is not there. "
-            "Give the folder that holds unet/, scheduler/, text_encoder/ and vae/."
+            "Give the folder that holds unet/, scheduler/, text_encoder/ and vae/.",
+            code="not-a-diffusers-folder",
         )
 
     def load(kind: Any, inside: str, dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -165,12 +182,16 @@ def _from_folder(folder: Path, text_encoder: bool, vae: bool, dtype: torch.dtype
             )
         except Exception as error:  # diffusers, transformers and safetensors have a family of errors each
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise TrainingError(f"{folder / inside} cannot be loaded: {reason[:300]}. Get the folder again.") from error
+            raise TrainingError(
+                f"{folder / inside} cannot be loaded: {reason[:300]}. Get the folder again.", code="base-not-loaded"
+            ) from error
 
     try:
         scheduler = diffusers.DDPMScheduler.from_pretrained(str(folder), subfolder="scheduler", local_files_only=True)
     except Exception as error:
-        raise TrainingError(f"{folder / 'scheduler'} cannot be loaded ({error}). Get the folder again.") from error
+        raise TrainingError(
+            f"{folder / 'scheduler'} cannot be loaded ({error}). Get the folder again.", code="base-not-loaded"
+        ) from error
     return {
         "unet": load(diffusers.UNet2DConditionModel, "unet", dtype),
         "scheduler": scheduler,

@@ -1,8 +1,8 @@
-"""Checkpoints: everything a run needs to go on as if it had never been ended, written at once or not at all.
+"""Checkpoints: everything a run needs to resume as if it had never ended, written at once or not at all.
 
 <run>/config.yaml                    the configuration last used
-<run>/checkpoints/step-00001000/     adapter.safetensors (native format), average.safetensors (the same, averaged),
-                                     state.pt (optimiser, random numbers), state.json (step, place in the data, sizes)
+<run>/checkpoints/step-00001000/     adapter.safetensors (native format), average.safetensors (the same, averaged: EMA),
+                                     state.pt (optimizer, random numbers), state.json (step, position in the data, sizes)
 """
 
 from __future__ import annotations
@@ -27,42 +27,90 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dhumandiff import Adapter
-from dhumandiff.errors import DHumanDiffError
+from dhumandiff.errors import DHumanDiffError, short_error
 from dhumandiff.formats import native
 
 from .. import TrainingError
+from ..renamed import current_config
 
-__all__ = ["RUN_FILE", "Checkpoint", "Run", "adapter_of_run", "random_state", "set_random_state"]
+__all__ = ["CONFIG_FILE", "Checkpoint", "RunFolder", "adapter_of_run", "random_state", "set_random_state"]
 
-RUN_FILE = "config.yaml"
+# Names on the disk. They stay as the first version wrote them, so that every run can be resumed; a test pins them.
+CONFIG_FILE = "config.yaml"
 FORMAT, VERSION = "dhumandiff-checkpoint", 1
-WEIGHTS, AVERAGE, STATE, TOLD = "adapter.safetensors", "average.safetensors", "state.pt", "state.json"
+WEIGHTS, EMA_WEIGHTS, TENSORS, INFO = "adapter.safetensors", "average.safetensors", "state.pt", "state.json"
+TENSOR_KEYS = {
+    "optimizer": "optimiser",
+    "scheduler": "scheduled",
+    "ema_steps": "averaged",
+    "scaler": "scaler",
+    "random": "random",
+}
+"""Part of the state -> its key in state.pt."""
+INFO_KEYS = {"step": "step", "smoothed_loss": "smoothed", "stream_positions": "positions"}
+"""Part of the state -> its key in state.json."""
+FINGERPRINT_KEYS = {
+    "trained_parts": "learning",
+    "data.batch_size": "data.batch",
+    "data.micro_batch_size": "data.micro_batch",
+    "data.shuffle_buffer": "data.shuffle",
+    "optimizer.name": "optimiser.kind",
+}
+"""Part of the fingerprint -> its key in "agree" of state.json, where they differ."""
 
 
 @dataclass
 class Checkpoint:
     """A run at the end of a step.
 
-    weights, average: the adapter's tensors; average is empty where none is kept. metadata: of the adapter.
-    state: tensors and plain values (optimiser, schedule, scaler, random numbers). told: plain values (step, positions,
-    sizes, config, score).
+    Attributes:
+        state: `TrainState.state_dict()`.
+        metadata: of the adapter's files.
+        score: of the weights that are exported; the lowest is the best checkpoint.
+        config: the run's configuration as plain values.
+        fingerprint: what a run that resumes from here must have in common with it (resume.resume_fingerprint).
     """
 
-    weights: dict[str, Tensor]
-    average: dict[str, Tensor]
-    metadata: dict[str, str]
     state: dict[str, Any]
-    told: dict[str, Any]
+    metadata: dict[str, str]
+    score: float
+    config: dict[str, Any]
+    fingerprint: dict[str, Any]
+
+    @property
+    def step(self) -> int:
+        """How many steps the run had done."""
+        return self.state["step"]
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The adapter's tensors, as after the last step."""
+        return self.state["adapter"]
+
+    @property
+    def ema_weights(self) -> dict[str, Tensor]:
+        """The adapter's tensors, averaged; empty where no EMA is kept."""
+        return self.state["ema"]
 
     @property
     def size(self) -> int:
         """Bytes on the disk, nearly."""
-        return sum(
-            tensor.numel() * tensor.element_size() for tensor in _tensors([self.weights, self.average, self.state])
-        )
+        return sum(tensor.numel() * tensor.element_size() for tensor in _tensors(self.state))
+
+    def info(self) -> dict[str, Any]:
+        """The content of state.json."""
+        fingerprint = {FINGERPRINT_KEYS.get(name, name): value for name, value in self.fingerprint.items()}
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            **{key: self.state[name] for name, key in INFO_KEYS.items()},
+            "score": self.score,
+            "config": self.config,
+            "agree": fingerprint,
+        }
 
 
-class Run:
+class RunFolder:
     """The folder of a run.
 
     Args:
@@ -79,7 +127,9 @@ class Run:
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise TrainingError(f"{self.folder}: the run's folder cannot be made ({error.strerror}).") from error
+            raise TrainingError(
+                f"{self.folder}: the run's folder cannot be made ({error.strerror}).", code="run-folder-not-made"
+            ) from error
         for leftover in self.checkpoints.glob(".*"):
             shutil.rmtree(leftover, ignore_errors=True)
 
@@ -94,12 +144,15 @@ class Run:
 
     def best(self) -> int | None:
         """Step of the checkpoint with the lowest score; None without any."""
-        return min(self.steps(), key=lambda step: (_told(self.path(step))["score"], -step), default=None)
+        return min(self.steps(), key=lambda step: (_read_info(self.path(step))["score"], -step), default=None)
 
     def save(self, checkpoint: Checkpoint) -> Path:
-        """Write a checkpoint, and remove those that are past keeping. TrainingError when there is no room."""
-        step = checkpoint.told["step"]
-        final = self.path(step)
+        """Write a checkpoint, and remove those that are past keeping.
+
+        Raises:
+            TrainingError: there is no room; the earlier checkpoints are intact.
+        """
+        final = self.path(checkpoint.step)
         if final.exists():
             return final
         part = self.checkpoints / f".{final.name}.part"
@@ -107,11 +160,10 @@ class Run:
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(parents=True)
             native.save(part / WEIGHTS, checkpoint.weights, checkpoint.metadata)
-            if checkpoint.average:
-                native.save(part / AVERAGE, checkpoint.average, checkpoint.metadata)
-            torch.save(checkpoint.state, part / STATE)
-            told = {"format": FORMAT, "version": VERSION, **checkpoint.told}
-            (part / TOLD).write_text(json.dumps(told) + "\n", encoding="utf-8")
+            if checkpoint.ema_weights:
+                native.save(part / EMA_WEIGHTS, checkpoint.ema_weights, checkpoint.metadata)
+            torch.save({key: checkpoint.state[name] for name, key in TENSOR_KEYS.items()}, part / TENSORS)
+            (part / INFO).write_text(json.dumps(checkpoint.info()) + "\n", encoding="utf-8")
             for path in part.iterdir():
                 _flush(path)
             os.replace(part, final)
@@ -124,18 +176,38 @@ class Run:
         return final
 
     def load(self, step: int) -> Checkpoint:
-        """Read a checkpoint. TrainingError when it is damaged."""
+        """Read a checkpoint of this or an earlier version.
+
+        Raises:
+            TrainingError: it is damaged.
+        """
         path = self.path(step)
-        told = _told(path)
+        info = _read_info(path)
         try:
-            weights = Adapter.from_tensors(load_file(path / WEIGHTS), _metadata(path / WEIGHTS))
-            average = load_file(path / AVERAGE) if (path / AVERAGE).is_file() else {}
-            state = torch.load(path / STATE, map_location="cpu", weights_only=True)
-        except (OSError, SafetensorError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+            adapter = Adapter.from_tensors(load_file(path / WEIGHTS), _metadata(path / WEIGHTS))
+            ema = load_file(path / EMA_WEIGHTS) if (path / EMA_WEIGHTS).is_file() else {}
+            tensors = torch.load(path / TENSORS, map_location="cpu", weights_only=True)
+            state = {"adapter": dict(adapter.state_dict()), "ema": ema}
+            state |= {name: tensors[key] for name, key in TENSOR_KEYS.items()}
+            state |= {name: info[key] for name, key in INFO_KEYS.items()}
+            names = {key: name for name, key in FINGERPRINT_KEYS.items()}
+            fingerprint = {names.get(key, key): value for key, value in info["agree"].items()}
+            config = current_config("train", info["config"])
+            return Checkpoint(state, adapter.info.metadata, info["score"], config, fingerprint)
+        except (
+            OSError,
+            SafetensorError,
+            RuntimeError,
+            EOFError,
+            KeyError,
+            ValueError,
+            pickle.UnpicklingError,
+        ) as error:
             raise TrainingError(
-                f"The checkpoint {path} is damaged ({_first_line(error)}). Remove this folder; the run then goes on from the one before it."
+                f"The checkpoint {path} is damaged ({short_error(error, kind=True)}). Remove this folder; the run then resumes from "
+                "the one before it.",
+                code="checkpoint-damaged",
             ) from error
-        return Checkpoint(dict(weights.state_dict()), average, weights.info.metadata, state, told)
 
     @contextmanager
     def _writing(self, part: Path, needed: int) -> Iterator[None]:
@@ -156,33 +228,41 @@ class Run:
                 reason = "writing broke off, most likely because the disk is full"
             raise TrainingError(
                 f"{self.checkpoints}: the checkpoint of {needed / 2**30:.1f} GB cannot be written ({reason}). {intact}. "
-                "Make room (checkpoints.keep says how many stay) and start the same command again."
+                "Make room (checkpoints.keep says how many stay) and start the same command again.",
+                code="checkpoint-not-written",
             ) from error
 
 
 def adapter_of_run(folder: Path) -> Adapter:
-    """The averaged weights of a run's best checkpoint (or the weights, where none were averaged). TrainingError without any."""
-    run = Run(folder)
+    """The EMA weights of a run's best checkpoint (or the weights, where no EMA is kept).
+
+    Raises:
+        TrainingError: there is no checkpoint, or it is damaged.
+    """
+    run = RunFolder(folder)
     best = run.best()
     if best is None:
-        raise TrainingError(f"{folder}: this run has no checkpoint yet. Train it first, or choose another one.")
+        raise TrainingError(
+            f"{folder}: this run has no checkpoint yet. Train it first, or choose another one.",
+            code="run-without-checkpoint",
+        )
     found = run.load(best)
-    return Adapter.from_tensors(found.average or found.weights, found.metadata)
+    return Adapter.from_tensors(found.ema_weights or found.weights, found.metadata)
 
 
 def random_state() -> dict[str, Any]:
     """The state of every generator of this process, as tensors and plain values."""
-    kind, keys, place, has_gauss, gauss = np.random.get_state()  # noqa: NPY002 (what other packages draw from)
+    kind, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002 (what other packages draw from)
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), place, has_gauss, gauss],
+        "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss],
         "python": random.getstate(),
     }
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
-    """Go on from what `random_state` gave."""
+    """Continue with what `random_state` gave."""
     torch.set_rng_state(state["torch"])
     if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
@@ -192,14 +272,16 @@ def set_random_state(state: Mapping[str, Any]) -> None:
     random.setstate((version, tuple(numbers), gauss))
 
 
-def _told(path: Path) -> dict[str, Any]:
+def _read_info(path: Path) -> dict[str, Any]:
     try:
-        told = json.loads((path / TOLD).read_text(encoding="utf-8"))
-        if (told["format"], told["version"]) != (FORMAT, VERSION):
-            raise ValueError(f"its format is {told['format']} {told['version']}")
+        info = json.loads((path / INFO).read_text(encoding="utf-8"))
+        if (info["format"], info["version"]) != (FORMAT, VERSION):
+            raise ValueError(f"its format is {info['format']} {info['version']}")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TrainingError(f"{path / TOLD} cannot be read ({error}). Remove this checkpoint's folder.") from error
-    return told
+        raise TrainingError(
+            f"{path / INFO} cannot be read ({error}). Remove this checkpoint's folder.", code="checkpoint-damaged"
+        ) from error
+    return info
 
 
 def _metadata(path: Path) -> dict[str, str]:
@@ -218,10 +300,6 @@ def _tensors(values: Any) -> Iterator[Tensor]:
     elif isinstance(values, list | tuple):
         for value in values:
             yield from _tensors(value)
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]}"
 
 
 def _flush(path: Path) -> None:

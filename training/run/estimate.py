@@ -13,16 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from ..data.dataset import PreparedDataset, open_datasets
-from ..objectives import Objective, build_objectives, check_data
-from .base import Base, check_shards_fit, outline_base
+from ..objectives.losses import build_objectives, check_data
+from ..objectives.protocol import Objective
+from .base import BaseModel, check_shards_compatible, meta_base
 from .config import TrainConfig
-from .init import start_adapter
-from .model import PairModel
+from .init import init_adapter
+from .model import TrainableModel, build_model
 
 __all__ = ["Estimate", "dry_run", "estimate"]
 
-STATE = {"adamw": 8, "adamw8bit": 2, "muon": 4, "adafactor": 0.1}
-"""Bytes of the optimiser's state, a weight."""
+OPTIMIZER_BYTES = {"adamw": 8, "adamw8bit": 2, "muon": 4, "adafactor": 0.1}
+"""Bytes of the optimizer's state per trained weight."""
 
 SDXL_VAE = {
     "latent_channels": 4,
@@ -33,16 +34,20 @@ SDXL_VAE = {
 }
 """The sizes of SDXL's autoencoder (its config.json on Hugging Face)."""
 
-OWN = 1.0
-"""GB that CUDA, its libraries and fragments take, about."""
+CUDA_OVERHEAD = 1.0
+"""GB that CUDA, its libraries and fragmentation take, about."""
 
-SEGMENTS = ("BasicTransformerBlock", "ResnetBlock2D")
-"""Modules that gradient checkpointing runs again one at a time."""
+CHECKPOINTED = ("BasicTransformerBlock", "ResnetBlock2D")
+"""Classes of modules that gradient checkpointing runs again one at a time."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Gigabytes (2^30) on one device. parts: what for."""
+    """Memory on one device.
+
+    Attributes:
+        parts: what for -> gigabytes (2^30 bytes).
+    """
 
     parts: dict[str, float]
 
@@ -53,33 +58,37 @@ class Estimate:
 
 
 def dry_run(config: TrainConfig) -> str:
-    """What `train` would do with this configuration, in words. Raises what `train` would raise before loading weights."""
+    """What `train` would do with this configuration, in words.
+
+    Raises:
+        TrainingError: what `train` would raise before loading weights.
+    """
     folders, _ = open_datasets(config.data.folders)
     objectives = build_objectives(config.objectives, folders)
     check_data(objectives, folders)
-    base, pair = _outline(config, folders, objectives)
-    memory = estimate(config, folders, base, pair)
+    base, model = _meta_model(config, folders, objectives)
+    memory = estimate(config, folders, base, model)
     samples = sum(folder.samples for folder in folders)
     shards = sum(len(folder.shards) for folder in folders)
-    counts = {name: _count(part.parameters()) for name, part in pair.adapter.named_children()}
-    learning = _count(value for value in pair.adapter.parameters() if value.requires_grad)
+    counts = {name: _count(part.parameters()) for name, part in model.adapter.named_children()}
+    trained = _count(value for value in model.adapter.parameters() if value.requires_grad)
     lines = [
         f"Base      {base.name}: UNet of {_millions(_count(base.unet.parameters()))}, {len(base.sizes['hidden'])} "
         f"cross-attention layers, predicts {base.sizes['prediction']}; frozen",
-        f"Adapter   from {config.start.weights}: "
+        f"Adapter   from {config.init.weights}: "
         + ", ".join(
-            f"{name} {_millions(count)}{'' if name in config.start.train else ' (frozen)'}"
+            f"{name} {_millions(count)}{'' if name in config.init.train else ' (frozen)'}"
             for name, count in counts.items()
         ),
-        f"          {_millions(learning)} weights learn",
+        f"          {_millions(trained)} weights are trained",
         f"Data      {samples} samples in {shards} shards; pictures of "
         + ", ".join(
             sorted({f"{width} x {height}" for folder in folders for height, width in folder.header["buckets"]})
         ),
-        f"Steps     {config.steps} of {config.data.batch} samples ({config.data.passes} passes of {config.data.micro_batch}): "
-        f"{config.steps * config.data.batch / samples:.1f} epochs",
+        f"Steps     {config.steps} of {config.data.batch_size} samples ({config.data.gradient_accumulation_steps} passes of {config.data.micro_batch_size}): "
+        f"{config.steps * config.data.batch_size / samples:.1f} epochs",
         f"Loss      {' + '.join(f'{objective.weight:g} {objective.name}' for objective in objectives)}",
-        "Time      unknown before it runs; the first console line tells samples a second and the time left",
+        "Time      unknown before it runs; the first console line has samples a second and the time left",
         f"Memory    about {memory.total:.1f} GB on each GPU. An estimate from shapes, not measured:",
         *(f"          {size:6.2f} GB  {what}" for what, size in memory.parts.items()),
         "Next: the same command without --dry_run.",
@@ -87,95 +96,97 @@ def dry_run(config: TrainConfig) -> str:
     return "\n".join(lines)
 
 
-def estimate(config: TrainConfig, folders: Sequence[PreparedDataset], base: Base, pair: PairModel) -> Estimate:
+def estimate(
+    config: TrainConfig, folders: Sequence[PreparedDataset], base: BaseModel, model: TrainableModel
+) -> Estimate:
     """Memory of a run, for the largest picture size in the shards and prompts of 77 tokens."""
     bytes_each = 4 if config.precision == "no" else 2
-    weights = list(pair.adapter.parameters())
-    learning = _count(value for value in weights if value.requires_grad)
+    weights = list(model.adapter.parameters())
+    trained = _count(value for value in weights if value.requires_grad)
     frozen = _count(base.unet.parameters())
     if base.text_encoder is not None:
         frozen += _count(base.text_encoder.parameters())
     parts = {
         "frozen base": frozen * bytes_each,
-        "adapter (float32 where it learns)": learning * 4 + (_count(weights) - learning) * bytes_each,
-        "gradients, float32": learning * 4,
-        f"optimiser ({config.optimiser.kind})": learning * STATE[config.optimiser.kind],
+        "adapter (float32 where it is trained)": trained * 4 + (_count(weights) - trained) * bytes_each,
+        "gradients, float32": trained * 4,
+        f"optimizer ({config.optimizer.name})": trained * OPTIMIZER_BYTES[config.optimizer.name],
     }
-    if config.optimiser.ema > 0 and config.optimiser.ema_device == "same":
-        parts["averages"] = learning * 4
+    if config.optimizer.ema_decay > 0 and config.optimizer.ema_device == "same":
+        parts["EMA weights"] = trained * 4
     if bytes_each == 2:
-        parts["what learns, as cast for computing"] = learning * 2
-    looks = bool(config.objectives.identity.weight or config.objectives.identity.contrast)
-    if config.watch.samples_every or looks:
+        parts["trained weights, as cast for computing"] = trained * 2
+    identity = bool(config.objectives.identity.weight or config.objectives.identity.infonce_weight)
+    if config.logging.samples_every or identity:
         used = [
-            what for what, used in (("sample grids", config.watch.samples_every), ("identity losses", looks)) if used
+            what
+            for what, used in (("sample grids", config.logging.samples_every), ("identity losses", identity))
+            if used
         ]
         parts[f"VAE for {' and '.join(used)} (SDXL's, float32)"] = 84e6 * 4
-    if looks:
-        faces = 2 * config.data.micro_batch
-        parts[f"decoding {faces} faces for identity losses (SDXL's VAE)"] = _decoded(config, folders)
-    kept = _kept(config, folders, base, pair, torch.float32 if bytes_each == 4 else torch.bfloat16)
+    if identity:
+        faces = 2 * config.data.micro_batch_size
+        parts[f"decoding {faces} faces for identity losses (SDXL's VAE)"] = _decoding(config, folders)
+    kept = _activations(config, folders, base, model, torch.float32 if bytes_each == 4 else torch.bfloat16)
     again = ", layers run again in the backward pass" if config.base.gradient_checkpointing else ""
-    parts[f"activations of {config.data.micro_batch} sample(s){again}"] = kept
+    parts[f"activations of {config.data.micro_batch_size} sample(s){again}"] = kept
     in_gb = {what: size / 2**30 for what, size in parts.items()}
-    return Estimate({**in_gb, "the GPU's own, a guess": OWN})
+    return Estimate({**in_gb, "CUDA's own, a guess": CUDA_OVERHEAD})
 
 
-def _outline(
+def _meta_model(
     config: TrainConfig, folders: Sequence[PreparedDataset], objectives: Sequence[Objective]
-) -> tuple[Base, PairModel]:
-    base = outline_base(config.base.path, text_encoder=config.start.subject_path)
-    check_shards_fit(base, folders)
-    adapter = start_adapter(config.start, base, folders[0], config.seed, device="meta")
-    watched = frozenset(what for objective in objectives for what in objective.watches)
-    zero = folders[0].common["clip_hidden_zero"].to("meta")
-    return base, PairModel(base, adapter, zero, watched, config.objectives.localisation.smallest)
+) -> tuple[BaseModel, TrainableModel]:
+    base = meta_base(config.base.path, text_encoder=config.init.subject_path)
+    check_shards_compatible(base, folders)
+    adapter = init_adapter(config.init, base, folders[0], config.seed, device="meta")
+    return base, build_model(config.objectives, base, adapter, folders[0], objectives)
 
 
-def _kept(
-    config: TrainConfig, folders: Sequence[PreparedDataset], base: Base, pair: PairModel, dtype: torch.dtype
+def _activations(
+    config: TrainConfig, folders: Sequence[PreparedDataset], base: BaseModel, model: TrainableModel, dtype: torch.dtype
 ) -> float:
     """Bytes that autograd keeps between forward and backward of one micro batch."""
     height, width = max(
         (bucket for folder in folders for bucket in folder.header["buckets"]), key=lambda b: b[0] * b[1]
     )
-    rows, sizes, vision = config.data.micro_batch, base.sizes, folders[0].header["vision"]
+    samples, sizes, vision = config.data.micro_batch_size, base.sizes, folders[0].header["vision"]
     nn.Module.to(base.unet, dtype)  # diffusers' own `to` warns about values, of which there are none
-    pair.to(dtype)
+    model.to(dtype)
 
     def run() -> Tensor:
-        hidden = torch.empty(rows, 2, vision["tokens"], vision["clip_width"], device="meta")
-        tokens = pair.face_tokens(hidden, torch.zeros(rows, 2, dtype=torch.bool, device="meta"))
-        text = torch.empty(rows, 77, sizes["context_width"], device="meta", requires_grad=True)
-        noisy = torch.empty(rows, sizes["latent_channels"], height // 8, width // 8, device="meta")
-        pooled = torch.empty(rows, sizes["pooled_width"], device="meta") if sizes["pooled_width"] else None
-        times = torch.zeros(rows, dtype=torch.long, device="meta")
-        size = torch.zeros(rows, 6, device="meta")
-        return pair.predict(noisy, times, text, pooled, size, tokens, watching=bool(pair.watch))
+        hidden = torch.empty(samples, 2, vision["tokens"], vision["clip_width"], device="meta")
+        tokens = model.face_tokens(hidden, torch.zeros(samples, 2, dtype=torch.bool, device="meta"))
+        text = torch.empty(samples, 77, sizes["context_width"], device="meta", requires_grad=True)
+        noisy = torch.empty(samples, sizes["latent_channels"], height // 8, width // 8, device="meta")
+        pooled = torch.empty(samples, sizes["pooled_width"], device="meta") if sizes["pooled_width"] else None
+        timesteps = torch.zeros(samples, dtype=torch.long, device="meta")
+        time_ids = torch.zeros(samples, 6, device="meta")
+        return model.predict(noisy, timesteps, text, pooled, time_ids, tokens, record=bool(model.recorded))
 
-    total, largest = _saved(run, base.unet, set(map(id, pair.parameters())))
+    total, largest = _saved(run, base.unet, set(map(id, model.parameters())))
     if not config.base.gradient_checkpointing:
         return total
     base.unet.enable_gradient_checkpointing()
     base.unet.train()
-    return _saved(run, base.unet, set(map(id, pair.parameters())))[0] + largest
+    return _saved(run, base.unet, set(map(id, model.parameters())))[0] + largest
 
 
-def _decoded(config: TrainConfig, folders: Sequence[PreparedDataset]) -> float:
+def _decoding(config: TrainConfig, folders: Sequence[PreparedDataset]) -> float:
     """Bytes that autograd keeps of decoding the faces of one micro batch, all of them at a noise level that counts.
 
-    By SDXL's decoder in float32, whose file need not be there: every face's window, or every picture once.
+    By SDXL's decoder in float32, whose file need not be there: the crop around every face, or every picture once.
     """
     from diffusers import AutoencoderKL
 
-    window, rows = config.objectives.identity.window, config.data.micro_batch
+    crop, samples = config.objectives.identity.decode_crop, config.data.micro_batch_size
     largest = max((bucket for folder in folders for bucket in folder.header["buckets"]), key=lambda b: b[0] * b[1])
     sides = [side // 8 for side in largest]
-    windows = 0 < window < max(sides)
-    shape = [min(window, side) for side in sides] if windows else sides
+    cropped = 0 < crop < max(sides)
+    shape = [min(crop, side) for side in sides] if cropped else sides
     with torch.device("meta"):
         vae = AutoencoderKL(**SDXL_VAE).requires_grad_(False)
-        latents = torch.empty(rows * (2 if windows else 1), 4, *shape, requires_grad=True)
+        latents = torch.empty(samples * (2 if cropped else 1), 4, *shape, requires_grad=True)
     return _saved(lambda: vae.decode(latents).sample, vae, set())[0]
 
 
@@ -200,7 +211,7 @@ def _saved(run: Callable[[], Tensor], unet: nn.Module, parameters: set[int]) -> 
 
     hooks = []
     for module in unet.modules():
-        if type(module).__name__ in SEGMENTS:
+        if type(module).__name__ in CHECKPOINTED:
             hooks.append(module.register_forward_pre_hook(lambda *_: starts.append(total)))
             hooks.append(module.register_forward_hook(leave))
     try:

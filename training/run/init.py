@@ -1,4 +1,4 @@
-"""The adapter that a run starts from: fresh, or somebody's weights brought into the shape that training wants."""
+"""The adapter's initial weights: fresh ones, or trained ones brought into the shape that training wants."""
 
 from __future__ import annotations
 
@@ -16,45 +16,46 @@ from dhumandiff.miniature import mini_adapter
 
 from .. import TrainingError
 from ..data.dataset import PreparedDataset
-from .base import Base
-from .checkpoint import RUN_FILE, adapter_of_run
-from .config import StartConfig
+from .base import BaseModel
+from .checkpoint import CONFIG_FILE, adapter_of_run
+from .config import InitConfig
 
-__all__ = ["lighten", "start_adapter"]
+__all__ = ["cast_frozen", "init_adapter"]
 
 PERSONS = 2
 
 
-def start_adapter(
-    config: StartConfig, base: Base, folder: PreparedDataset, seed: int, device: torch.device | str = "cpu"
+def init_adapter(
+    config: InitConfig, base: BaseModel, folder: PreparedDataset, seed: int, device: torch.device | str = "cpu"
 ) -> Adapter:
     """Make or read the adapter; float32, and only the parts of `config.train` with gradients.
 
     Args:
         config: where from, and sizes of what is fresh.
         base: whose layers it is for.
-        folder: of the shards, whose vision tower and recogniser it will read.
+        folder: of the shards, whose image encoder and face recognizer it will read.
         seed: of fresh weights.
         device: where the adapter and the base's weights are; "meta" for estimates.
 
     Raises:
-        TrainingError: weights that do not fit the base or the shards. AdapterError: a file that holds no adapter.
+        TrainingError: weights that are incompatible with the base or the shards.
+        AdapterError: a file that holds no adapter.
     """
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(seed)
         if config.weights == "scratch":
-            tensors, metadata = _fresh(config, base, folder)
+            tensors, metadata = _init_from_scratch(config, base, folder)
         else:
-            tensors, metadata = _read(config, base)
+            tensors, metadata = _read_weights(config, base)
         if not config.subject_path:
             tensors = {name: value for name, value in tensors.items() if not name.startswith(("identity_", "mapping."))}
         elif not any(name.startswith("mapping.") for name in tensors):
-            tensors |= _fresh_subject_path(config, base, folder)
+            tensors |= _init_subject_path(config, base, folder)
             metadata = {**metadata, "recogniser": folder.header["recogniser"].get("name", "")}
     # Copies: memory-mapped files must not be written to, and no two weights may share their memory.
     own = {name: value.to(device, torch.float32, copy=True) for name, value in tensors.items()}
     adapter = Adapter.from_tensors(own, metadata)
-    _check(adapter, base, folder, config)
+    _check_compatible(adapter, base, folder, config)
     for part in config.train:
         module = getattr(adapter, part)
         if module is not None:
@@ -62,33 +63,34 @@ def start_adapter(
     return adapter
 
 
-def lighten(adapter: Adapter, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Keep the parts that do not learn in the dtype that computes with them, as autocast would cast them anyway.
+def cast_frozen(adapter: Adapter, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Keep the parts that are not trained in the dtype that computes with them, as autocast would cast them anyway.
 
-    Returns their exact values, for checkpoints; empty when nothing was changed.
+    Returns:
+        Their float32 values, for checkpoints; empty when nothing was cast.
     """
     frozen = {name: value for name, value in adapter.named_parameters() if not value.requires_grad}
-    exact = {name: value.detach().clone() for name, value in frozen.items()} if dtype != torch.float32 else {}
-    for name in exact:
+    fp32_frozen = {name: value.detach().clone() for name, value in frozen.items()} if dtype != torch.float32 else {}
+    for name in fp32_frozen:
         frozen[name].data = frozen[name].data.to(dtype)
-    return exact
+    return fp32_frozen
 
 
-def _read(config: StartConfig, base: Base) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _read_weights(config: InitConfig, base: BaseModel) -> tuple[dict[str, Tensor], dict[str, str]]:
     path = Path(config.weights).expanduser()
     if config.weights == "mini":
         adapter = mini_adapter()
     else:
-        adapter = adapter_of_run(path) if (path / RUN_FILE).is_file() else Adapter.from_pretrained(path)
+        adapter = adapter_of_run(path) if (path / CONFIG_FILE).is_file() else Adapter.from_pretrained(path)
     tensors = dict(adapter.state_dict())
     if adapter.info.shared and not config.shared:
-        tensors = {copy: value for name, value in tensors.items() for copy in _for_both(name)}
+        tensors = {copy: value for name, value in tensors.items() for copy in _for_both_persons(name)}
     metadata = adapter.info.metadata
     source = metadata["source"].removesuffix(", trained further")
     return tensors, {**metadata, "source": f"{source}, trained further"}
 
 
-def _for_both(name: str) -> list[str]:
+def _for_both_persons(name: str) -> list[str]:
     """The names under which an IP-Adapter's one key/value projection serves both persons."""
     if not name.startswith("attention."):
         return [name]
@@ -96,15 +98,17 @@ def _for_both(name: str) -> list[str]:
     return [f"{front}_ip{person + 1}.{last}" for person in range(PERSONS)]
 
 
-def _fresh(config: StartConfig, base: Base, folder: PreparedDataset) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _init_from_scratch(
+    config: InitConfig, base: BaseModel, folder: PreparedDataset
+) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Fresh projections of the released kind; keys start as the base's own for text, values at zero.
 
     So the first prediction is the base's. Both are this project's choice; IP-Adapter's code starts from the base's keys and
     values alike.
     """
-    vision, recogniser = folder.header["vision"], folder.header["recogniser"]
+    vision, recognizer = folder.header["vision"], folder.header["recogniser"]
     face = FaceProjection(
-        tokens=config.tokens,
+        tokens=config.face_tokens,
         **_perceiver(config.face_width, vision["clip_width"], base.sizes["context_width"], config.face_depth),
     )
     with torch.no_grad():  # short latents drown in what they read, and a person's tokens come out alike
@@ -118,20 +122,23 @@ def _fresh(config: StartConfig, base: Base, folder: PreparedDataset) -> tuple[di
     return tensors, {
         "base_family": "sdxl" if base.sizes["pooled_width"] else "sd15",
         "clip_tower": str(vision.get("name", "")),
-        "recogniser": str(recogniser.get("name", "")),
+        "recogniser": str(recognizer.get("name", "")),
         "identity_channels": config.identity_channels,
         "licence": "see the model card",
         "source": f"python -m training, from scratch on {Path(base.name).name}",
     }
 
 
-def _fresh_subject_path(config: StartConfig, base: Base, folder: PreparedDataset) -> dict[str, Tensor]:
-    """Identity projection and mapping; the mapping starts out saying words of an ordinary length, not noise.
+def _init_subject_path(config: InitConfig, base: BaseModel, folder: PreparedDataset) -> dict[str, Tensor]:
+    """Fresh identity projection and mapping; at first the mapping makes words of an ordinary length, not noise.
 
     A fresh layer's output would be twenty times longer than CLIP's token embeddings, and drown the sentence.
     """
     if base.text_encoder is None:
-        raise TrainingError(f"The base {base.name} has no CLIP-L text encoder, which the subject path needs.")
+        raise TrainingError(
+            f"The base {base.name} has no CLIP-L text encoder, which the subject path needs.",
+            code="base-without-text-encoder",
+        )
     table = base.text_encoder.get_input_embeddings().weight.detach().float()
     text_width, width = table.shape[1], config.token_width
     clip_width = folder.header["vision"]["clip_width"]
@@ -161,24 +168,26 @@ def _named(part: str, module: nn.Module) -> dict[str, Tensor]:
     return {f"{part}.{name}": value.detach() for name, value in module.state_dict().items()}
 
 
-def _check(adapter: Adapter, base: Base, folder: PreparedDataset, config: StartConfig) -> None:
-    """Refuse weights for another vision tower, recogniser or text encoder than the shards were made with."""
+def _check_compatible(adapter: Adapter, base: BaseModel, folder: PreparedDataset, config: InitConfig) -> None:
+    """Refuse weights for another image encoder, face recognizer or text encoder than the shards were made with."""
     info, header = adapter.info, folder.header
-    pairs: list[tuple[str, Any, Any]] = [
-        ("a vision tower of width", info.clip_width, header["vision"]["clip_width"]),
-        ("identities of width", info.identity_width, header["recogniser"]["width"]),
+    widths: list[tuple[str, Any, Any]] = [
+        ("an image encoder of width", info.clip_width, header["vision"]["clip_width"]),
+        ("face embeddings of width", info.identity_width, header["recogniser"]["width"]),
         ("a CLIP-L of width", info.text_width, header["base"]["text_width"]),
     ]
-    for what, wanted, there in pairs:
+    for what, wanted, there in widths:
         if wanted is not None and wanted != there:
             raise TrainingError(
                 f"The weights {config.weights} read {what} {wanted}, but {folder.path} was prepared with {there}. "
-                "Prepare the data with the adapter's encoders, or start from other weights."
+                "Prepare the data with the adapter's encoders, or start from other weights.",
+                code="weights-for-another-encoder",
             )
     expected: Mapping[str, Any] = base.sizes
     if list(info.hidden) != expected["hidden"] or info.context_width != expected["context_width"]:
         raise TrainingError(
             f"The weights {config.weights} are for {info.layers} cross-attention layers with a context of "
             f"{info.context_width}, the base {base.name} has {len(expected['hidden'])} with {expected['context_width']}. "
-            "Start from weights of this base."
+            "Start from weights of this base.",
+            code="weights-for-another-base",
         )

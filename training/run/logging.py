@@ -1,161 +1,132 @@
-"""What a run tells: a console line, log.jsonl, tensorboard, and a plot of the loss at the end."""
+"""What a run writes down: a console line, log.jsonl, tensorboard, sample grids, and a plot of the losses at the end."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
 import sys
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from .. import TrainingError
+from dhumandiff.io import atomic_write
 
-__all__ = ["Clock", "Stop", "Watch"]
+from .. import TrainingError
+from .config import TrainConfig
+from .timing import StepTimer
+
+__all__ = ["Logger", "NoLogger", "memory_in_use", "read_log"]
 
 LOG = "log.jsonl"
+METRICS = ("learning_rate", "samples_per_second", "data_wait_fraction", "grad_norm")
+"""What an entry of the log holds beside the step and the losses."""
+RENAMED = {
+    "rate": "learning_rate",
+    "outside": "data_wait_fraction",
+    "gradient": "grad_norm",
+    "localisation": "localization",
+    "localisation_words": "localization_words",
+    "contrast": "infonce",
+}
+"""Keys in logs of version 0.1 -> present ones; runs that began then are read and resumed."""
 
 
-class Clock:
-    """Where the time of the steps goes: `with clock("forward"): ...`
-
-    `outside` is the share of the time that was neither forward, backward nor optimiser: reading, moving, telling. On a GPU
-    the spans hold what the process waited for, and there is one wait a step, at the end of "backward".
-    """
-
-    WORK = ("forward", "backward", "optimiser")
-
-    def __init__(self) -> None:
-        self.restart()
-
-    def restart(self) -> None:
-        """Begin anew."""
-        self.spans: dict[str, float] = {}
-        self.started = time.perf_counter()
-
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        """Add the time that this is open to a span."""
-        before = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.spans[name] = self.spans.get(name, 0.0) + time.perf_counter() - before
-
-    @property
-    def total(self) -> float:
-        """Seconds since the start; a span "pause" (checkpoints, sample grids) does not count."""
-        return time.perf_counter() - self.started - self.spans.get("pause", 0.0)
-
-    @property
-    def outside(self) -> float:
-        """Share of the time outside of forward, backward and optimiser."""
-        return max(0.0, 1 - sum(self.spans.get(name, 0.0) for name in self.WORK) / max(self.total, 1e-9))
-
-
-class Stop:
-    """SIGTERM and the first Ctrl-C ask the run to save and end; the second Ctrl-C ends it at once.
-
-    Attributes:
-        asked: the signal's number, or 0.
-    """
-
-    def __init__(self) -> None:
-        self.asked = 0
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Stop:
-        with suppress(ValueError):  # not in the main thread, where Python cannot hear signals
-            self._before = {number: signal.signal(number, self._hear) for number in (signal.SIGTERM, signal.SIGINT)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _hear(self, number: int, _: FrameType | None) -> None:
-        if self.asked == signal.SIGINT == number:
-            raise KeyboardInterrupt
-        self.asked = number
-        again = " Ctrl-C again ends at once." if number == signal.SIGINT else ""
-        print(f"\nFinishing this step, then saving.{again}", file=sys.stderr, flush=True)
-
-
-class Watch:
-    """Writes down the numbers of a run; only the main process has one.
+class Logger:
+    """Writes down the numbers of a run; for the main process. The others have a `NoLogger`.
 
     Args:
         folder: of the run.
-        steps: how many there will be.
-        tensorboard: write event files.
-        step: of the checkpoint the run goes on from; what the log says about later ones is removed.
+        config: how often what is written.
+        loss_names: one per objective.
+        step: of the checkpoint the run resumes from; what the log says about later ones is removed.
     """
 
-    def __init__(self, folder: Path, steps: int, tensorboard: bool, step: int = 0) -> None:
-        self.folder, self.steps = folder, steps
-        self.log = folder / LOG
+    def __init__(self, folder: Path, config: TrainConfig, loss_names: Sequence[str], step: int = 0) -> None:
+        self.folder, self.config, self.log = folder, config, folder / LOG
+        self.loss_names = ["loss", *loss_names]
+        self._sums, self._steps = torch.zeros(len(self.loss_names)), 0
         _forget_after(self.log, step)
-        self.board = _board(folder / "tensorboard", step) if tensorboard else None
+        self.board = _board(folder / "tensorboard", step) if config.logging.tensorboard else None
         # A bar where somebody looks at a terminal; lines alone in a file.
-        self.bar = tqdm(total=steps, initial=step, unit="step", dynamic_ncols=True, disable=None)
+        self.bar = tqdm(total=config.steps, initial=step, unit="step", dynamic_ncols=True, disable=None)
 
-    def tick(self) -> None:
-        """A step is done."""
+    def step(
+        self, step: int, losses: Sequence[float], learning_rate: float, grad_norm: float, timer: StepTimer
+    ) -> None:
+        """Count a step; every `logging.every` steps write their mean losses down.
+
+        Args:
+            step: number of the step that is done.
+            losses: the total, then one per objective.
+            learning_rate: of the next step.
+            grad_norm: norm of this step's gradient before clipping.
+            timer: restarted when its times were written down.
+        """
         self.bar.update()
+        self._sums, self._steps = self._sums + torch.tensor(losses), self._steps + 1
+        if step % self.config.logging.every and step != self.config.steps:
+            return
+        seconds, waited = timer.seconds / self._steps, timer.data_wait_fraction
+        timer.restart()
+        means = (self._sums / self._steps).tolist()
+        self._sums, self._steps = self._sums * 0, 0
+        values = (learning_rate, self.config.data.batch_size / seconds, waited, grad_norm)
+        self._write(
+            step,
+            dict(zip(self.loss_names, means, strict=True)),
+            dict(zip(METRICS, values, strict=True)),
+            seconds,
+        )
 
-    def say(self, line: str) -> None:
-        """Print a line above the bar."""
-        self.bar.write(line)
-        sys.stdout.flush()
-
-    def numbers(self, step: int, losses: Mapping[str, float], speed: float, **more: float) -> None:
-        """Tell the numbers of a step. speed: seconds a step. more: rate, samples_per_second, outside, gradient, ..."""
-        entry = {"step": step, **losses, **more}
+    def _write(self, step: int, losses: Mapping[str, float], metrics: Mapping[str, float], seconds: float) -> None:
+        entry = {"step": step, **losses, **metrics}
         _append(self.log, entry)
         parts = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
-        memory, left = memory_in_use() / 2**30, _duration((self.steps - step) * speed)
-        self.say(
-            f"step {step}/{self.steps}  {parts}  rate {more['rate']:.1e}  {more['samples_per_second']:.2f} samples/s  "
-            f"{memory:.1f} GB  waiting {more['outside']:.1%}  {left} left"
+        memory, left = memory_in_use() / 2**30, _duration((self.config.steps - step) * seconds)
+        self.print(
+            f"step {step}/{self.config.steps}  {parts}  lr {metrics['learning_rate']:.1e}  "
+            f"{metrics['samples_per_second']:.2f} samples/s  {memory:.1f} GB  "
+            f"waiting {metrics['data_wait_fraction']:.1%}  {left} left"
         )
         if self.board is not None:
             for name, value in entry.items():
                 self.board.add_scalar(("loss/" if name in losses else "run/") + name, value, step)
 
+    def print(self, line: str) -> None:
+        """Print a line above the bar."""
+        self.bar.write(line)
+        sys.stdout.flush()
+
     def validation(self, step: int, loss: float) -> None:
-        """Tell the loss on people that nothing was trained on."""
+        """Write down the validation loss."""
         _append(self.log, {"step": step, "validation": loss})
-        self.say(f"step {step}/{self.steps}  validation {loss:.4f}")
+        self.print(f"step {step}/{self.config.steps}  validation {loss:.4f}")
         if self.board is not None:
             self.board.add_scalar("loss/validation", loss, step)
 
-    def picture(self, step: int, picture: Any) -> Path:
-        """Keep a sample grid, a Pillow image."""
+    def samples(self, step: int, grid: Any) -> Path:
+        """Keep a sample grid, a Pillow image; its path."""
         import numpy as np
 
         path = self.folder / "samples" / f"step-{step:08d}.png"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            picture.save(path)
+            grid.save(path)
         except OSError as error:
-            raise TrainingError(f"{path} cannot be written ({error.strerror or error}). Make room.") from error
+            raise TrainingError(
+                f"{path} cannot be written ({error.strerror or error}). Make room.", code="file-not-written"
+            ) from error
         if self.board is not None:
-            self.board.add_image("samples", np.asarray(picture), step, dataformats="HWC")
+            self.board.add_image("samples", np.asarray(grid), step, dataformats="HWC")
         return path
 
     def plot(self) -> Path | None:
         """Draw the losses of the whole run to loss.png; None when there is nothing to draw, or matplotlib is missing."""
         entries = read_log(self.log)
-        names = [
-            name for name in dict.fromkeys(name for entry in entries for name in entry) if name in _loss_names(entries)
-        ]
+        others = {"step", *METRICS}
+        names = [name for name in dict.fromkeys(name for entry in entries for name in entry) if name not in others]
         if not names:
             return None
         try:
@@ -183,8 +154,24 @@ class Watch:
             self.board.close()
 
 
+class NoLogger:
+    """The logger of processes that write nothing."""
+
+    def step(self, *_: Any) -> None:
+        """See `Logger`."""
+
+    def validation(self, *_: Any) -> None:
+        """See `Logger`."""
+
+    def plot(self) -> None:
+        """See `Logger`."""
+
+    def close(self) -> None:
+        """See `Logger`."""
+
+
 def read_log(path: Path) -> list[dict[str, float]]:
-    """The entries of a log; a line that a killed process left half written is passed over."""
+    """The entries of a log, of earlier versions too; a line that a killed process left half written is skipped."""
     if not path.is_file():
         return []
     entries = (_entry(line) for line in path.read_text(encoding="utf-8").splitlines())
@@ -193,7 +180,7 @@ def read_log(path: Path) -> list[dict[str, float]]:
 
 def _entry(line: str) -> dict[str, float]:
     try:
-        return json.loads(line)
+        return {RENAMED.get(name, name): value for name, value in json.loads(line).items()}
     except ValueError:
         return {}
 
@@ -215,15 +202,15 @@ def _append(path: Path, entry: Mapping[str, Any]) -> None:
             file.write(json.dumps(entry) + "\n")
     except OSError as error:
         raise TrainingError(
-            f"{path} cannot be written ({error.strerror}). Make room; the last checkpoint is intact."
+            f"{path} cannot be written ({error.strerror}). Make room; the last checkpoint is intact.",
+            code="file-not-written",
         ) from error
 
 
 def _forget_after(path: Path, step: int) -> None:
     entries = [entry for entry in read_log(path) if entry["step"] <= step]
-    part = path.with_name(path.name + ".part")
-    part.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
-    os.replace(part, path)
+    with atomic_write(path) as part:
+        part.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
 
 
 def _board(folder: Path, step: int) -> Any:
@@ -231,20 +218,16 @@ def _board(folder: Path, step: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise TrainingError(
-            f"tensorboard cannot be imported ({error}). Install it with: pip install tensorboard; or set watch.tensorboard to false."
+            f"tensorboard cannot be imported ({error}). Install it with: pip install tensorboard; or set logging.tensorboard to false.",
+            code="package-missing",
         ) from error
     return SummaryWriter(str(folder), purge_step=step + 1)
 
 
-def _loss_names(entries: list[dict[str, float]]) -> set[str]:
-    others = {"step", "rate", "samples_per_second", "outside", "gradient"}
-    return {name for entry in entries for name in entry} - others
-
-
-def _smooth(values: tuple[float, ...], share: float = 0.05) -> list[float]:
+def _smooth(values: tuple[float, ...], weight: float = 0.05) -> list[float]:
     smooth, out = values[0], []
     for value in values:
-        smooth += share * (value - smooth)
+        smooth += weight * (value - smooth)
         out.append(smooth)
     return out
 

@@ -1,8 +1,8 @@
-"""Muon for matrices, AdamW for everything else, as one optimiser.
+"""Muon for matrices, AdamW for everything else, as one optimizer.
 
 Muon (Jordan et al. 2024; at scale: arXiv 2502.16982) makes the momentum of every matrix orthogonal before it is taken as a
 step, so that no direction of the matrix is left behind. torch.optim.Muon takes matrices only, this one convolutions
-[out, in, h, w], too, as matrices [out, in * h * w], and keeps the rest in the same optimiser.
+[out, in, h, w], too, as matrices [out, in * h * w], and keeps the rest in the same optimizer.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class Muon(torch.optim.AdamW):
     Args:
         matrices: parameters of two or more dimensions, for Muon; may be empty.
         rest: parameters for AdamW; may be empty.
-        turn: Muon's learning rate, about the size of a step's singular values. Steps of tall matrices are larger by the root
+        muon_lr: Muon's learning rate, about the size of a step's singular values. Steps of tall matrices are larger by the root
             of rows / columns.
-        momentum: Muon's, with Nesterov's look ahead.
+        momentum: Muon's, in Nesterov's form.
         lr, betas, weight_decay: AdamW's; the decay holds for both.
     """
 
@@ -33,14 +33,14 @@ class Muon(torch.optim.AdamW):
         matrices: Iterable[Tensor],
         rest: Iterable[Tensor],
         *,
-        turn: float,
+        muon_lr: float,
         lr: float,
         betas: tuple[float, float] = (0.9, 0.99),
         weight_decay: float = 0.0,
         momentum: float = 0.95,
     ) -> None:
         groups: list[dict[str, Any]] = [
-            {"params": list(matrices), "lr": turn, "momentum": momentum},
+            {"params": list(matrices), "lr": muon_lr, "momentum": momentum},
             {"params": list(rest), "momentum": None},
         ]
         super().__init__([one for one in groups if one["params"]], lr=lr, betas=betas, weight_decay=weight_decay)
@@ -50,10 +50,10 @@ class Muon(torch.optim.AdamW):
         """Move every parameter that has a gradient. Afterwards the matrices' gradients are gone."""
         for group in self.param_groups:
             if group["momentum"] is not None:
-                self._turn(group)
-        super().step(closure)  # which passes over parameters without a gradient
+                self._muon_step(group)
+        super().step(closure)  # AdamW skips the matrices, whose gradients `_muon_step` has removed
 
-    def _turn(self, group: dict[str, Any]) -> None:
+    def _muon_step(self, group: dict[str, Any]) -> None:
         for parameter in group["params"]:
             if parameter.grad is None:
                 continue

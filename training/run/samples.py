@@ -1,4 +1,4 @@
-"""Sample grids: what the adapter draws at this moment, beside the faces it was given."""
+"""Sample grids: what the adapter draws at this moment, beside the reference faces."""
 
 from __future__ import annotations
 
@@ -13,19 +13,18 @@ from torch import Tensor
 from ..data.batch import NO_AUGMENTATION, BatchMaker
 from ..data.dataset import PreparedDataset, Sample
 from ..data.seeding import seeded_rng
-from .model import PairModel
+from .model import TrainableModel
 
 __all__ = ["draw_grid"]
 
-HEIGHT = 256
-"""Of a row of the grid, px."""
+ROW_HEIGHT = 256
+"""Height of a row of the grid, px."""
 
 
 @torch.no_grad()
 def draw_grid(
-    model: PairModel,
+    model: TrainableModel,
     folder: PreparedDataset,
-    identity: str,
     *,
     count: int,
     steps: int,
@@ -33,15 +32,25 @@ def draw_grid(
     device: torch.device,
     autocast: Callable[[], AbstractContextManager],
 ) -> Image.Image:
-    """One row a pair: the faces of person 1 and 2, the picture they come from, and what is drawn instead of it.
+    """One row per pair: the faces of person 1 and 2, the picture they come from, and what is drawn instead of it.
 
     The first `count` samples of the folder, each from the same noise every time, so that grids can be compared. The
-    scheduler is diffusers' DDIM with the base's noise levels, guidance against the empty prompt and no faces.
+    scheduler is diffusers' DDIM with the base's noise schedule, guidance against the empty prompt and no faces.
+
+    Args:
+        model: base and adapter; the base has a VAE.
+        folder: prepared data.
+        count: pairs of people.
+        steps: denoising steps.
+        cfg: guidance scale.
+        device: of the model.
+        autocast: Accelerate's.
     """
-    make = BatchMaker([folder], NO_AUGMENTATION, identity, lambda *names: seeded_rng("grid", *names))
+    identity_key = model.adapter.info.identity_key
+    make = BatchMaker([folder], NO_AUGMENTATION, identity_key, lambda *names: seeded_rng("grid", *names))
     rows = []
-    for number, (place, name, meta, packed) in zip(range(count), folder.read(0), strict=False):
-        sample = Sample((0, 0, place), name, meta, packed)
+    for number, (index, name, meta, packed) in zip(range(count), folder.read(0), strict=False):
+        sample = Sample((0, 0, index), name, meta, packed)
         batch = make([sample], [number], 0).to(device)
         with autocast():
             drawn = _draw(model, batch, folder.common, steps, cfg)
@@ -51,26 +60,26 @@ def draw_grid(
     return _tiles(rows)
 
 
-def _draw(model: PairModel, batch: Any, common: dict[str, Tensor], steps: int, cfg: float) -> Tensor:
-    """Latents [1, c, h, w] of the batch's only row."""
+def _draw(model: TrainableModel, batch: Any, common: dict[str, Tensor], steps: int, cfg: float) -> Tensor:
+    """Latents [1, c, h, w] of the batch's only sample."""
     from diffusers import DDIMScheduler
 
     scheduler = DDIMScheduler.from_config(model.base.scheduler.config, clip_sample=False, timestep_spacing="trailing")
     scheduler.set_timesteps(steps, device=batch.noise.device)
-    text, _ = model.text(batch)
-    nothing = common["empty_text"].to(text).repeat(1, batch.ids.shape[1], 1).reshape(text.shape)
+    text, _ = model.encode_text(batch)
+    empty = common["empty_text"].to(text).repeat(1, batch.ids.shape[1], 1).reshape(text.shape)
     tokens = torch.cat(
-        [model.face_tokens(batch.hidden, torch.full_like(batch.drop_identity, gone)) for gone in (True, False)]
+        [model.face_tokens(batch.hidden, torch.full_like(batch.drop_identity, dropped)) for dropped in (True, False)]
     )
     pooled = None
     if batch.pooled is not None:
         pooled = torch.cat([common["empty_pooled"].to(batch.pooled)[None], batch.pooled])
-    conditions = (torch.cat([nothing, text]), pooled, batch.time_ids.repeat(2, 1), tokens)
+    conditions = (torch.cat([empty, text]), pooled, batch.time_ids.repeat(2, 1), tokens)
     x = batch.noise * scheduler.init_noise_sigma
     for time in scheduler.timesteps:
         scaled = scheduler.scale_model_input(x, time).repeat(2, 1, 1, 1)
-        without, with_all = model.predict(scaled, time, *conditions).chunk(2)
-        x = scheduler.step(without + cfg * (with_all - without), time, x).prev_sample
+        uncond, cond = model.predict(scaled, time, *conditions).chunk(2)
+        x = scheduler.step(uncond + cfg * (cond - uncond), time, x).prev_sample
     return x
 
 
@@ -90,14 +99,14 @@ def _inside(box: Sequence[float], size: tuple[int, int]) -> tuple[int, int, int,
 def _tiles(rows: Sequence[Sequence[Image.Image]], gap: int = 4) -> Image.Image:
     """Pictures beside each other, all of one height, rows below each other."""
     scaled = [
-        [picture.resize((max(1, round(picture.width * HEIGHT / picture.height)), HEIGHT)) for picture in row]
+        [picture.resize((max(1, round(picture.width * ROW_HEIGHT / picture.height)), ROW_HEIGHT)) for picture in row]
         for row in rows
     ]
     width = max(sum(picture.width + gap for picture in row) for row in scaled) - gap
-    sheet = Image.new("RGB", (width, len(rows) * (HEIGHT + gap) - gap), "white")
+    sheet = Image.new("RGB", (width, len(rows) * (ROW_HEIGHT + gap) - gap), "white")
     for number, row in enumerate(scaled):
         left = 0
         for picture in row:
-            sheet.paste(picture, (left, number * (HEIGHT + gap)))
+            sheet.paste(picture, (left, number * (ROW_HEIGHT + gap)))
             left += picture.width + gap
     return sheet
