@@ -66,7 +66,7 @@ def parse(
     except ImportError as error:
         raise TrainingError(
             f"Training needs jsonargparse ({error}). Install it with: pip install '.[train]'",
-            code="package-missing",
+            code="training-extra-missing",
         ) from error
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = jsonargparse.ArgumentParser(

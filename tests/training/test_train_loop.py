@@ -259,7 +259,7 @@ def test_a_missing_bitsandbytes_is_told(config):
     try:
         import bitsandbytes  # noqa: F401 (only whether it can be)
     except ImportError:
-        with refused("package-missing", "adamw8bit", "pip install bitsandbytes"):
+        with refused("bitsandbytes-missing", "adamw8bit", "pip install bitsandbytes"):
             train(config(steps=1, optimizer={"name": "adamw8bit"}))
     else:
         pytest.skip("bitsandbytes is installed")

@@ -219,7 +219,7 @@ def _board(folder: Path, step: int) -> Any:
     except ImportError as error:
         raise TrainingError(
             f"tensorboard cannot be imported ({error}). Install it with: pip install tensorboard; or set logging.tensorboard to false.",
-            code="package-missing",
+            code="tensorboard-missing",
         ) from error
     return SummaryWriter(str(folder), purge_step=step + 1)
 

@@ -39,7 +39,7 @@ def make_optimizer(config: OptimizerConfig, parameters: Sequence[Tensor]) -> tor
         raise TrainingError(
             f"optimizer.name is adamw8bit, but bitsandbytes cannot be imported ({error}). Install it with: "
             "pip install bitsandbytes; or choose adamw, muon or adafactor.",
-            code="package-missing",
+            code="bitsandbytes-missing",
         ) from error
     return AdamW8bit(parameters, **settings)
 
