@@ -28,7 +28,7 @@ def load_part(name: str, folder: Path = FOLDER) -> dict[str, Tensor]:
     except Exception as error:  # safetensors and the file system have an error each
         raise HostError(
             f"The miniature's weights {path} cannot be read ({error}). They ship with the project: install it again.",
-            code="miniature-weights-not-read",
+            code="miniature-weights-unusable",
         ) from error
     return {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
 

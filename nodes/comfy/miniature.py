@@ -288,7 +288,7 @@ def _shipped(*parts: str) -> Iterator[None]:
         raise HostError(
             f"The miniature's weights {files} do not fit this version of the project ({reason}). They ship with it: "
             "install it again.",
-            code="miniature-weights-do-not-fit",
+            code="miniature-weights-unusable",
         ) from error
 
 

@@ -11,9 +11,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from support import layouts
+from support.refused import refused
 
 from dhumandiff import Adapter, formats
-from dhumandiff.errors import AdapterError
 from dhumandiff.formats import ip_adapter, released
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -118,7 +118,7 @@ def test_formats_are_told_apart_by_names_and_shapes_not_by_endings(tmp_path):
 def test_safetensors_are_recognised_whatever_the_length_of_their_header(tmp_path, length):
     header = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode().ljust(length)
     (tmp_path / "a.safetensors").write_bytes(length.to_bytes(8, "little") + header + bytes(4))
-    with pytest.raises(AdapterError, match=r"a file of another kind \(1 tensors: a\)"):
+    with refused("no-adapter-file", "a file of another kind (1 tensors: a)"):
         Adapter.from_pretrained(tmp_path / "a.safetensors")
 
 
@@ -208,26 +208,26 @@ def test_an_ip_adapter_that_fits_is_told_for_lists(tmp_path):
 
 
 def test_a_native_file_must_end_in_safetensors(tmp_path):
-    with pytest.raises(AdapterError, match=r"choose a name that ends in \.safetensors"):
+    with refused("wrong-file-ending", ".safetensors"):
         layouts.small_adapter().save_pretrained(tmp_path / "a.pt")
 
 
 def test_the_released_layout_needs_a_subject_path(tmp_path):
-    with pytest.raises(AdapterError, match=r"these weights lack .they come from an IP-Adapter."):
+    with refused("layout-cannot-hold-this", "IP-Adapter"):
         layouts.small_adapter(names=("",)).save_released(tmp_path / "a")
     assert not (tmp_path / "a").exists()
 
 
 def test_the_released_layout_needs_a_folder(tmp_path):
     (tmp_path / "a").write_text("x")
-    with pytest.raises(AdapterError, match="this is a file; the released layout needs a folder"):
+    with refused("folder-needed"):
         layouts.small_adapter().save_released(tmp_path / "a")
 
 
 def test_a_full_disk_is_said_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
     for save in ("save_pretrained", "save_released"):
-        with pytest.raises(AdapterError, match="no space left on the disk: make room"):
+        with refused("file-not-written", "no space left on the disk: make room"):
             getattr(layouts.small_adapter(), save)(tmp_path / "a.safetensors")
     assert list(tmp_path.rglob("*.part")) == []
 
@@ -242,7 +242,7 @@ def test_a_write_that_fails_midway_leaves_the_old_file(tmp_path, save):
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, old[1]))
     try:
-        with pytest.raises(AdapterError, match=r"cannot be written .*disk.*: make room"):
+        with refused("file-not-written", "disk", ": make room"):
             getattr(adapter, save)(path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
@@ -251,5 +251,5 @@ def test_a_write_that_fails_midway_leaves_the_old_file(tmp_path, save):
 
 def test_a_folder_that_may_not_be_written_is_said(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(AdapterError, match=r"b\.safetensors: the file cannot be written"):
+    with refused("file-not-written", "b.safetensors: "):
         layouts.small_adapter().save_pretrained(tmp_path / "file" / "b.safetensors")

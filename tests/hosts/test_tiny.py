@@ -6,8 +6,9 @@ import torch
 
 pytest.importorskip("diffusers", reason="install it with: pip install diffusers transformers accelerate")
 
+from support.refused import refused
+
 from dhumandiff import testing as tiny
-from dhumandiff.errors import HostError
 from dhumandiff.faces import FaceAnalyzer
 from dhumandiff.hosts.diffusers.attention import cross_attention_layers
 from dhumandiff.hosts.diffusers.parts import sdxl_tokenizer
@@ -140,5 +141,5 @@ def test_faces_give_a_grey_picture_an_identity_too():
 
 
 def test_unknown_depth_is_refused():
-    with pytest.raises(HostError, match="knows the depths tiny and sdxl, not 'deep'"):
+    with refused("unknown-depth", "'deep'"):
         tiny.tiny_unet(depth="deep")
