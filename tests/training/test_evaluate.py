@@ -15,15 +15,18 @@ from support.drawn_oracle import POOL, Oracle
 
 from dhumandiff.errors import AdapterError
 from dhumandiff.hosts.diffusers.pipeline import Portrait
+from dhumandiff.miniature import mini_adapter
 from dhumandiff.miniature.base import mini_pipeline, mini_vision
 from training import TrainingError, export
 from training.__main__ import main
 from training.data.config import FolderConfig
-from training.evaluate import EvaluateConfig, evaluate
-from training.miniature import ablations as rows
-from training.miniature import judging
-from training.miniature.ablations import FOLDER, ROWS, Easel, judge_row, load_rows, save_row
-from training.miniature.sampling import Parts
+from training.evaluate import evaluate
+from training.evaluation.config import EvaluateConfig
+from training.miniature import rendering, scoring
+from training.miniature.ablations import ABLATIONS, FOLDER, load_results, save_result, score_ablation
+from training.miniature.rendering import Renderer
+from training.miniature.sampling import Parts, Sampling
+from training.miniature.scoring import held_out_cases, summarize
 from training.miniature.table import brief, percent, plot, report, table
 from training.parsing import parse
 from training.run.checkpoint import RunFolder
@@ -130,18 +133,18 @@ def test_a_folder_that_cannot_be_made_is_named(run, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def easel():
-    oracle = Oracle(POOL[:60], (judging.GIVEN, judging.FRESH, *judging.ALIKE))
-    return Easel(Parts(Portrait(mini_pipeline()), mini_vision(), oracle, oracle))
+def renderer():
+    oracle = Oracle(POOL[:60], (scoring.CONDITIONING_VIEW, scoring.SCORING_VIEW, *scoring.SIMILARITY_VIEWS))
+    return Renderer(Parts(Portrait(mini_pipeline()), mini_vision(), oracle, oracle))
 
 
 @pytest.fixture
-def few(monkeypatch, easel):
+def few(monkeypatch, renderer):
     """Few people, and the oracle in place of the miniature's faces."""
-    monkeypatch.setattr(judging, "POOL", 60)
-    monkeypatch.setattr(judging.Judge, "truth", lambda self, script: self.drawn(script.people))
-    monkeypatch.setattr(judging.hardest_cases, "__defaults__", (60, 2))
-    monkeypatch.setattr(rows, "load_parts", lambda: easel.parts)
+    monkeypatch.setattr(scoring, "POOL", 60)
+    monkeypatch.setattr(scoring.Evaluator, "truth", lambda self, script: self.drawn(script.people))
+    monkeypatch.setattr(scoring.hardest_cases, "__defaults__", (60, 2))
+    monkeypatch.setattr(rendering, "load_parts", lambda: renderer.parts)
 
 
 def test_pictures_are_judged_on_mini(few, tmp_path, capsys):
@@ -176,8 +179,8 @@ def test_pictures_are_judged_on_mini(few, tmp_path, capsys):
     assert "right person (hardest pairs)" in card
 
 
-def test_a_row_is_kept_with_what_it_took(few, easel, tmp_path):
-    path = judge_row("off_0.7", pairs=2, seeds=1, hardest=1, out=tmp_path, easel=easel)
+def test_a_row_is_kept_with_what_it_took(few, renderer, tmp_path):
+    path = score_ablation("off_0.7", pairs=2, seeds=1, hardest=1, out=tmp_path, renderer=renderer)
     told = json.loads(path.read_text())
     assert path.name == "off_0.7.json"
     assert told["command"] == "python -m training mini --row off_0.7"
@@ -188,22 +191,34 @@ def test_a_row_is_kept_with_what_it_took(few, easel, tmp_path):
     assert '"right": [0.0, 0.0]' in path.read_text()
 
 
-def test_the_quick_figure_is_right_person_on_a_few_pairs(few, easel):
-    assert rows.quick_right_person(2, easel) == {"mean": 0.0, "low": 0.0, "high": 0.0}
+def quick_right_person(pairs, renderer=None):
+    """ "Right person" of the shipped miniature on a few held-out pairs, one picture each: {"mean", "low", "high"}.
+
+    The regression test for "does it keep two people apart"; a quarter of a minute on one thread for 20 pairs.
+    """
+    renderer = renderer or Renderer()
+    scores = renderer.evaluator.score(*renderer.render(held_out_cases(pairs), 1, mini_adapter(), Sampling()))
+    return summarize(scores)["measures"]["right"]
+
+
+def test_the_quick_figure_is_right_person_on_a_few_pairs(few, renderer):
+    assert quick_right_person(2, renderer) == {"mean": 0.0, "low": 0.0, "high": 0.0}
 
 
 @pytest.mark.slow
 def test_the_miniature_that_ships_keeps_two_people_apart():
     """20 held-out pairs: surely better than chance, and within their interval as good as its row of the table."""
-    found = rows.quick_right_person(20)
-    told = load_rows()["full"]["held_out"]["measures"]["right"]
+    found = quick_right_person(20)
+    told = load_results()["full"]["held_out"]["measures"]["right"]
     assert found["low"] > 0.5, found
     assert found["high"] >= told["mean"], (found, told)
 
 
-def test_base_and_ceiling_have_no_adapter(few, easel, tmp_path):
+def test_base_and_ceiling_have_no_adapter(few, renderer, tmp_path):
     for name in ("base", "ceiling"):
-        told = json.loads(judge_row(name, pairs=2, seeds=1, hardest=0, out=tmp_path, easel=easel).read_text())
+        told = json.loads(
+            score_ablation(name, pairs=2, seeds=1, hardest=0, out=tmp_path, renderer=renderer).read_text()
+        )
         assert "adapter" not in told["weights"]
         assert "hardest" not in told
     assert told["sampling"] is None
@@ -211,18 +226,18 @@ def test_base_and_ceiling_have_no_adapter(few, easel, tmp_path):
 
 def test_rows_that_do_not_exist_or_have_no_weights_are_refused(tmp_path):
     with pytest.raises(TrainingError, match=r"There is no row 'best'. The rows are: full, base, ceiling"):
-        judge_row("best", out=tmp_path)
+        score_ablation("best", out=tmp_path)
     with pytest.raises(TrainingError, match=r"The row shared has weights of its own \(--init.shared true\)"):
-        judge_row("shared", out=tmp_path)
+        score_ablation("shared", out=tmp_path)
 
 
-@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.training])
+@pytest.mark.parametrize("name", [name for name, row in ABLATIONS.items() if row.training])
 def test_what_a_row_changes_is_a_field_of_the_configuration(name):
-    words = ["--data.folders+", "{path: shards}", *ROWS[name].arguments]
+    words = ["--data.folders+", "{path: shards}", *ABLATIONS[name].arguments]
     config, _ = parse(TrainConfig, "train", words)
     usual = TrainConfig(data=config.data)
     assert config.data.folders == [FolderConfig("shards")]
-    for dotted, value in ROWS[name].training.items():
+    for dotted, value in ABLATIONS[name].training.items():
         part, *inner = dotted.split(".")
         found = getattr(config, part)
         for field in inner:
@@ -233,7 +248,7 @@ def test_what_a_row_changes_is_a_field_of_the_configuration(name):
 
 def row(name, right, words, pairs=40, **more):
     """A row as it is kept, every pair alike."""
-    measures = dict.fromkeys(judging.MEASURES, right) | {"words": words}
+    measures = dict.fromkeys(scoring.MEASURES, right) | {"words": words}
     summary = {
         "pictures": pairs,
         "pairs": pairs,
@@ -241,7 +256,7 @@ def row(name, right, words, pairs=40, **more):
         "groups": {},
         "by_pair": {measure: [value] * pairs for measure, value in measures.items()},
     }  # fmt: skip
-    what = ROWS[name]
+    what = ABLATIONS[name]
     sampling = None if name == "ceiling" else {**what.sampling.__dict__}
     about = {"name": name, "title": what.title, "training": dict(what.training), "sampling": sampling}
     return {**about, "pairs": pairs, "seeds": 3, "held_out": summary, "hardest": summary, **more}
@@ -258,8 +273,8 @@ def judged(tmp_path):
     ]
     made += [("shared", 0.6, 0.9), ("released_0.7_1", 0.95, 0.88), ("two_strength_1_1.3", 0.98, 0.7)]
     for name, right, words in made:
-        save_row(row(name, right, words), tmp_path)
-    return load_rows(tmp_path)
+        save_result(row(name, right, words), tmp_path)
+    return load_results(tmp_path)
 
 
 def test_the_table_is_made_from_the_files(judged):
@@ -290,7 +305,7 @@ def test_the_document_shows_the_goals_and_each_part_and_the_page_shows_all_rows(
 
 
 def test_what_the_documents_and_the_page_say_is_what_the_shipped_rows_say(tmp_path):
-    shipped = load_rows()
+    shipped = load_results()
     assert report(shipped, tmp_path / "README.md").read_text() == (FOLDER / "README.md").read_text()
     document = (FOLDER.parents[2] / "docs" / "miniature.md").read_text()
     missing = [line for line in brief(shipped).splitlines() if line and line not in document]
@@ -308,7 +323,7 @@ def test_the_plot_is_a_picture(judged, tmp_path):
 def test_a_damaged_row_is_named(tmp_path):
     (tmp_path / "full.json").write_text('{"name": "full"')
     with pytest.raises(TrainingError, match=r"The row .*full.json cannot be read"):
-        load_rows(tmp_path)
+        load_results(tmp_path)
 
 
 def test_percentages_read_well():

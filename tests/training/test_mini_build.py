@@ -20,8 +20,8 @@ from dhumandiff.miniature.world import people, sample_pair
 from training import TrainingError
 from training.__main__ import main as training_main
 from training.miniature import build
-from training.miniature.drawings import Drawings, draw_meetings, draw_people, draw_pictures, tell
 from training.miniature.fit import fit
+from training.miniature.renders import Renders, describe_picture, render_pair_images, render_people, render_pictures
 from training.miniature.stages import STAGES, Stage, finished
 from training.miniature.text_to_image import TextAttention, heads_of
 
@@ -119,16 +119,16 @@ def test_a_loss_that_is_no_number_ends_the_fit_and_names_part_and_step(tmp_path)
 
 
 def test_pictures_are_drawn_once_and_are_the_worlds(tmp_path):
-    drawn = draw_pictures(tmp_path / "pictures", 5, workers=1, first=40)
+    drawn = render_pictures(tmp_path / "pictures", 5, workers=1, first=40)
     sample = sample_pair(42, references=0)
     assert np.array_equal(drawn["images"][2], sample.picture)
-    told = drawn.told()[2]
-    assert told == tell(sample.script, 42)
+    told = drawn.descriptions()[2]
+    assert told == describe_picture(sample.script, 42)
     assert sample.script.scene == told["scene"]
-    assert "with" in " ".join(one["caption"] for one in drawn.told())  # looks are described
+    assert "with" in " ".join(one["caption"] for one in drawn.descriptions())  # looks are described
     assert np.allclose(drawn["boxes"][2, 0], sample.people[0].face_box)
     before = (tmp_path / "pictures" / "images.npy").stat().st_mtime_ns
-    draw_pictures(tmp_path / "pictures", 5, workers=1, first=40)
+    render_pictures(tmp_path / "pictures", 5, workers=1, first=40)
     assert (tmp_path / "pictures" / "images.npy").stat().st_mtime_ns == before
 
 
@@ -162,11 +162,11 @@ def test_attention_astray_is_what_a_sides_words_get_from_the_other_side():
 
 
 def test_a_crowd_says_whose_every_face_is(tmp_path):
-    alone = draw_people(tmp_path / "people", "judge", 4, views=2, workers=1)
-    met = draw_meetings(tmp_path / "meetings", "judge", 4, pictures=3, workers=1)
+    alone = render_people(tmp_path / "people", "judge", 4, views=2, workers=1)
+    met = render_pair_images(tmp_path / "meetings", "judge", 4, pictures=3, workers=1)
     assert alone["aligned"].shape == (4, 2, 64, 64, 3)
     assert alone["images"].dtype == np.uint8
-    assert [one["name"] for one in alone.told()] == [who.name for who in people("judge", 4)]
+    assert [one["name"] for one in alone.descriptions()] == [who.name for who in people("judge", 4)]
     assert met["people"].max() < 4
     assert met["heads"].shape == (3, 2, 96, 96, 3)
     assert all(first != second for first, second in met["people"])
@@ -174,11 +174,11 @@ def test_a_crowd_says_whose_every_face_is(tmp_path):
 
 def test_drawings_that_were_not_finished_are_drawn_again(tmp_path):
     folder = tmp_path / "pictures"
-    draw_pictures(folder, 3, workers=1)
+    render_pictures(folder, 3, workers=1)
     (folder / "told.json").unlink()
     np.save(folder / "images.npy", np.zeros(1))
-    assert draw_pictures(folder, 3, workers=1)["images"].shape == (3, 96, 128, 3)
-    assert Drawings(folder).told()[0]["scene"]
+    assert render_pictures(folder, 3, workers=1)["images"].shape == (3, 96, 128, 3)
+    assert Renders(folder).descriptions()[0]["scene"]
 
 
 def test_every_stage_comes_after_what_it_needs():

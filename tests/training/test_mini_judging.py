@@ -18,32 +18,32 @@ from dhumandiff.hosts.diffusers.pipeline import Portrait
 from dhumandiff.miniature import mini_adapter
 from dhumandiff.miniature.base import SIZE, mini_pipeline
 from dhumandiff.miniature.world import draw_script
-from training.miniature import judging, sampling
-from training.miniature.judging import Judge, ceiling_pictures, difference, hardest_cases, held_out_cases, summarise
+from training.miniature import sampling, scoring
 from training.miniature.sampling import Sampling, Wish, encode_person, sample_portraits
+from training.miniature.scoring import Evaluator, difference, hardest_cases, held_out_cases, oracle_pictures, summarize
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
 def oracle():
-    return Oracle(POOL[:60], (judging.GIVEN, judging.FRESH, *judging.ALIKE))
+    return Oracle(POOL[:60], (scoring.CONDITIONING_VIEW, scoring.SCORING_VIEW, *scoring.SIMILARITY_VIEWS))
 
 
 @pytest.fixture(scope="module")
 def cases(oracle):
     """Of few people, so that few have to be drawn."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(judging, "POOL", 60)
+        patch.setattr(scoring, "POOL", 60)
         found = held_out_cases(12)
     for case in found:
-        drawn(oracle, case, judging.TRUTH)
+        drawn(oracle, case, scoring.TRUTH_SEED)
     return found
 
 
 @pytest.fixture(scope="module")
-def judge(oracle):
-    return Judge(oracle)
+def evaluator(oracle):
+    return Evaluator(oracle)
 
 
 def drawn(oracle, case, seed=5):
@@ -53,13 +53,13 @@ def drawn(oracle, case, seed=5):
     return oracle.show(draw_script(script, seed), order)
 
 
-def judged(judge, oracle, cases, change=lambda script: script):
+def judged(evaluator, oracle, cases, change=lambda script: script):
     pictures = np.stack([drawn(oracle, replace(case, script=change(case.script))) for case in cases])
-    return judge.judge(pictures, cases).values
+    return evaluator.score(pictures, cases).values
 
 
-def test_a_picture_as_asked_for_is_right_in_everything(judge, oracle, cases):
-    values = judged(judge, oracle, cases)
+def test_a_picture_as_asked_for_is_right_in_everything(evaluator, oracle, cases):
+    values = judged(evaluator, oracle, cases)
     assert all((values[name] == 1).all() for name in ("present", "right", "both_right", "recognition"))
     assert values["words"].mean() > 0.95
     assert (values["margin"] > 0.1).all()
@@ -69,8 +69,8 @@ def test_a_picture_as_asked_for_is_right_in_everything(judge, oracle, cases):
     assert (values["blending"] < 0.9).all()
 
 
-def test_exchanged_people_are_wrong_though_both_are_there(judge, oracle, cases):
-    values = judged(judge, oracle, cases, lambda script: replace(script, people=script.people[::-1]))
+def test_exchanged_people_are_wrong_though_both_are_there(evaluator, oracle, cases):
+    values = judged(evaluator, oracle, cases, lambda script: replace(script, people=script.people[::-1]))
     assert (values["present"] == 1).all()
     assert all((values[name] == 0).all() for name in ("right", "both_right"))
     assert values["recognition"].mean() < 0.2  # among strangers a partner is a stranger, too
@@ -78,38 +78,38 @@ def test_exchanged_people_are_wrong_though_both_are_there(judge, oracle, cases):
     assert values["sim_ref"] == pytest.approx(1)  # likeness knows no places
 
 
-def test_one_face_twice_is_half_right(judge, oracle, cases):
+def test_one_face_twice_is_half_right(evaluator, oracle, cases):
     case = cases[0]
     left = case.script.people[0] if case.script.first_is_left else case.script.people[1]
     twice = replace(case.script, people=(left, left))
     picture = oracle.show(draw_script(twice, 5), (left, left))
-    values = judge.judge(picture[None], [case]).values
+    values = evaluator.score(picture[None], [case]).values
     assert (values["right"][0], values["both_right"][0]) == (0.5, 0)
 
 
-def test_words_are_read_for_the_person_whom_the_sentence_gives_them(judge, oracle, cases):
-    values = judged(judge, oracle, cases, lambda script: replace(script, outfits=script.outfits[::-1]))
+def test_words_are_read_for_the_person_whom_the_sentence_gives_them(evaluator, oracle, cases):
+    values = judged(evaluator, oracle, cases, lambda script: replace(script, outfits=script.outfits[::-1]))
     assert values["colour"].mean() < 0.1
     assert values["scene"].mean() > 0.9
     assert (values["joint"] == 0).all()
     assert (values["right"] == 1).all()
 
 
-def test_another_scene_is_seen(judge, oracle, cases):
+def test_another_scene_is_seen(evaluator, oracle, cases):
     other = {case.script.scene: "night" if case.script.scene != "night" else "beach" for case in cases}
-    values = judged(judge, oracle, cases, lambda script: replace(script, scene=other[script.scene]))
+    values = judged(evaluator, oracle, cases, lambda script: replace(script, scene=other[script.scene]))
     assert values["scene"].mean() < 0.1
     assert values["colour"].mean() > 0.9
 
 
 @pytest.mark.parametrize("faces", [0, 1, 3])
-def test_more_or_fewer_than_two_faces_fail_in_everything(judge, oracle, cases, faces):
+def test_more_or_fewer_than_two_faces_fail_in_everything(evaluator, oracle, cases, faces):
     case = cases[0]
     picture = drawn(oracle, case, seed=77).copy()
     found = oracle.detect_all([picture])[0]
     small = replace(found[0], box=found[0].box * 0.2)
     oracle.faces[picture.tobytes()] = [small, *found][:3] if faces == 3 else found[:faces]
-    values = judge.judge(picture[None], [case]).values
+    values = evaluator.score(picture[None], [case]).values
     likeness = ("sim_ref", "sim_gt", "copy_paste", "blending")
     assert all(values[name][0] == 0 for name in values if name not in ("margin", *likeness))
     assert values["sim_ref"][0] == pytest.approx({0: 0, 1: 0.5, 3: 1}[faces])
@@ -118,19 +118,19 @@ def test_more_or_fewer_than_two_faces_fail_in_everything(judge, oracle, cases, f
     assert (values["margin"][0] > 0.1) == (faces == 3)
 
 
-def test_what_cannot_be_read_counts_as_wrong(judge, oracle, cases):
+def test_what_cannot_be_read_counts_as_wrong(evaluator, oracle, cases):
     picture = drawn(oracle, cases[0], seed=78).copy()
     found = oracle.detect_all([picture])[0]
     low = [replace(face, box=face.box + np.array([0, 200, 0, 200])) for face in found]
     oracle.faces[picture.tobytes()] = low
-    values = judge.judge(picture[None], cases[:1]).values
+    values = evaluator.score(picture[None], cases[:1]).values
     assert values["colour"][0] == 0
     assert values["present"][0] == 1
 
 
-def test_pictures_of_another_kind_are_refused(judge, cases):
+def test_pictures_of_another_kind_are_refused(evaluator, cases):
     with pytest.raises(ImageError, match=r"1 pictures \[N, height, width, 3\] of uint8 .* not an array \[96, 128, 3\]"):
-        judge.judge(np.zeros((96, 128, 3), dtype=np.uint8), cases[:1])
+        evaluator.score(np.zeros((96, 128, 3), dtype=np.uint8), cases[:1])
 
 
 def test_cases_share_no_person_and_their_strangers_are_strange():
@@ -138,7 +138,7 @@ def test_cases_share_no_person_and_their_strangers_are_strange():
     everybody = [who for case in cases for who in case.script.people]
     assert len(set(everybody)) == 400
     assert all(who.seed in range(300_000, 400_000) for who in everybody)
-    assert all(len(set(case.strangers) - set(case.script.people)) == judging.STRANGERS for case in cases)
+    assert all(len(set(case.distractors) - set(case.script.people)) == scoring.DISTRACTORS for case in cases)
     assert [case.text for case in held_out_cases(20)] == [case.text for case in cases[:20]]
     assert all("@1" in case.text and "@2" in case.text for case in cases)
 
@@ -148,8 +148,8 @@ def test_no_pairs_are_refused():
         held_out_cases(0)
 
 
-def test_the_hardest_pairs_are_alike_of_one_gender_and_nobody_is_in_many(judge):
-    cases = hardest_cases(judge, 12, count=60)
+def test_the_hardest_pairs_are_alike_of_one_gender_and_nobody_is_in_many(evaluator):
+    cases = hardest_cases(evaluator, 12, count=60)
     couples = [case.script.people for case in cases]
     assert all(first.gender == second.gender and first != second for first, second in couples)
     everybody = [who for couple in couples for who in couple]
@@ -162,20 +162,20 @@ def test_the_hardest_pairs_are_alike_of_one_gender_and_nobody_is_in_many(judge):
     other = [alike(a, b) for a in POOL[:60] for b in POOL[:60] if a.gender == b.gender and a != b]
     assert np.mean([alike(*couple) for couple in couples]) > np.percentile(other, 97)
     with pytest.raises(DHumanDiffError, match="4 people make . pairs of one gender, not 12"):
-        hardest_cases(judge, 12, count=4)
+        hardest_cases(evaluator, 12, count=4)
 
 
 def scores(values, pairs):
     pool = held_out_cases(max(pairs) + 1)
-    filled = {name: np.asarray(values, dtype=float) for name in judging.MEASURES}
-    return judging.Scores(tuple(pool[number] for number in pairs), filled)
+    filled = {name: np.asarray(values, dtype=float) for name in scoring.MEASURES}
+    return scoring.Scores(tuple(pool[number] for number in pairs), filled)
 
 
 def test_intervals_come_from_pairs_not_from_pictures():
     random = np.random.default_rng(1)
     of_pairs = random.random(50)
-    once = summarise(scores(of_pairs, range(50)))["measures"]["right"]
-    often = summarise(scores(np.repeat(of_pairs, 3), np.repeat(range(50), 3)))["measures"]["right"]
+    once = summarize(scores(of_pairs, range(50)))["measures"]["right"]
+    often = summarize(scores(np.repeat(of_pairs, 3), np.repeat(range(50), 3)))["measures"]["right"]
     assert often == once
     assert once["mean"] == pytest.approx(of_pairs.mean())
     half = 1.96 * of_pairs.std() / 50**0.5
@@ -183,7 +183,7 @@ def test_intervals_come_from_pairs_not_from_pictures():
 
 
 def test_groups_hold_every_pair_once():
-    summary = summarise(scores(np.ones(40), range(40)))
+    summary = summarize(scores(np.ones(40), range(40)))
     by_gender = [
         summary["groups"].get(name, {"pairs": 0})["pairs"] for name in ("two men", "two women", "woman and man")
     ]
@@ -195,11 +195,11 @@ def test_groups_hold_every_pair_once():
 def test_a_difference_is_taken_pair_by_pair():
     random = np.random.default_rng(2)
     values = random.random(60)
-    first, second = (summarise(scores(found, range(60))) for found in (values, values - 0.1))
+    first, second = (summarize(scores(found, range(60))) for found in (values, values - 0.1))
     found = difference(first, second, "right")
     assert found["low"] == pytest.approx(0.1, abs=1e-3)
     assert found["high"] == pytest.approx(0.1, abs=1e-3)
-    assert difference(first, summarise(scores(values[:9], range(9))), "right") is None
+    assert difference(first, summarize(scores(values[:9], range(9))), "right") is None
 
 
 # Sampling, with the shipped weights.
@@ -295,7 +295,7 @@ def test_settings_that_make_no_picture_are_refused(portrait, adapter, wishes):
 
 def test_the_ceiling_is_one_picture_a_case(portrait):
     cases = held_out_cases(3)
-    made = ceiling_pictures(portrait.pipeline.vae, cases, [1, 2, 3])
+    made = oracle_pictures(portrait.pipeline.vae, cases, [1, 2, 3])
     assert made.shape == (3, 96, 128, 3)
     assert (made[0] != made[1]).any()
 

@@ -6,7 +6,7 @@ import torch
 from dhumandiff.hosts.diffusers.parts import sdxl_tokenizer
 from dhumandiff.miniature.world import COLOURS, SCENES
 from dhumandiff.miniature.world.looks import LOOKS
-from training.miniature.towers import NOTHING, Sentences, Towers, train_towers
+from training.miniature.towers import NOTHING, Sentences, TextEncoders, train_text_encoders
 
 TOLD = [
     {
@@ -47,10 +47,10 @@ def test_garments_ask_for_their_wearer_s_side_and_a_green_field_for_nothing(said
 
 def test_sides_and_garments_ask_who_that_is(said):
     red, green, blue, white = (list(COLOURS).index(name) for name in ("red", "green", "blue", "white"))
-    worn, gender, order, *looks = said.there
+    degrade, gender, order, *looks = said.there
     looks = dict(zip(LOOKS, looks, strict=True))
-    assert words_with(said, worn, 0) == [("right", red), ("left", green), ("suit", red), ("dress", green)]
-    assert words_with(said, worn, 1) == [("left", blue), ("hoodie", blue), ("right", white), ("shirt", white)]
+    assert words_with(said, degrade, 0) == [("right", red), ("left", green), ("suit", red), ("dress", green)]
+    assert words_with(said, degrade, 1) == [("left", blue), ("hoodie", blue), ("right", white), ("shirt", white)]
     assert all(words_with(said, asked, 0) == [] for asked in looks.values())
     for name, word in (("skin", "pale"), ("style", "bob"), ("hair", "ginger")):
         number = LOOKS[name].index(word)
@@ -87,12 +87,12 @@ def test_a_sentence_s_end_asks_for_scene_and_both_colours_and_the_empty_sentence
 
 def test_a_batch_that_asks_nothing_costs_nothing(said):
     rows, last = torch.tensor([2, 2]), torch.zeros(2, dtype=torch.bool)
-    assert Towers(said.vocabulary())(said, rows, last)[2] == 0
+    assert TextEncoders(said.vocabulary())(said, rows, last)[2] == 0
 
 
 def test_hidden_words_read_as_the_row_for_unknown_ones(said):
     torch.manual_seed(0)
-    towers = Towers(said.vocabulary()).eval()
+    towers = TextEncoders(said.vocabulary()).eval()
     hidden = torch.zeros(2, 77, dtype=torch.bool)
     hidden[0, 3] = True
     rows, last = torch.tensor([0, 1]), torch.zeros(2, dtype=torch.bool)
@@ -108,10 +108,10 @@ def test_training_makes_the_heads_answer_and_a_finished_run_is_only_loaded(said,
     rows, last = torch.tensor([0, 1]), torch.zeros(2, dtype=torch.bool)
     torch.manual_seed(6)
     with torch.no_grad():
-        before = Towers(said.vocabulary())(said, rows, last)[2]
-    trained = train_towers(tmp_path, said, 12)
+        before = TextEncoders(said.vocabulary())(said, rows, last)[2]
+    trained = train_text_encoders(tmp_path, said, 12)
     with torch.no_grad():
         after = trained(said, rows, last)[2]
     assert after < 0.7 * before
-    again = train_towers(tmp_path, said, 12)
+    again = train_text_encoders(tmp_path, said, 12)
     assert all(torch.equal(a, b) for a, b in zip(trained.parameters(), again.parameters(), strict=True))

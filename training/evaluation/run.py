@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from dhumandiff import Adapter
     from dhumandiff.faces import FaceAnalyzer
 
-    from ..evaluate import EvaluateConfig
+    from .config import EvaluateConfig
 
 __all__ = ["gather", "score"]
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from dhumandiff.miniature.autoencoder import NOISE, Autoencoder
 
-from .drawings import Drawings
 from .fit import fit
+from .renders import Renders
 
 __all__ = ["encode_all", "face_weights", "picture_of", "pixels_of", "train_autoencoder", "train_decoder"]
 
@@ -26,27 +26,27 @@ WRONG = 0.4
 """Largest deviation of the noise on latents in `train_decoder`."""
 
 
-def train_autoencoder(folder: Path, drawings: Drawings, steps: int) -> Autoencoder:
+def train_autoencoder(folder: Path, renders: Renders, steps: int) -> Autoencoder:
     """Absolute error of pixels and of their differences, most of it around faces."""
     torch.manual_seed(0)
     vae = Autoencoder()
-    pixels = pixels_of(drawings["images"][:LINEAR_FROM])
+    pixels = pixels_of(renders["images"][:LINEAR_FROM])
     vae.start_linear(pixels)
     with torch.no_grad():
         size = vae.code(pixels).square().mean((0, 2, 3))
 
     def losses(random: torch.Generator, _: int) -> dict[str, Tensor]:
-        true, weight = _some(drawings, random)
+        true, weight = _some(renders, random)
         code = vae.code(true)
         made = vae.picture(code + NOISE * torch.randn(code.shape, generator=random))
         return _apart(made, true, weight) | {"size": SIZE * (code.square().mean((0, 2, 3)) / size - 1).square().mean()}
 
     linear = (vae.to_code.weight, vae.to_patch.weight)
-    fit(folder, "autoencoder", vae, losses, steps=steps, rate=1e-3, turn=0.02, plain=linear)
+    fit(folder, "autoencoder", vae, losses, steps=steps, learning_rate=1e-3, muon_lr=0.02, adamw=linear)
     return vae
 
 
-def train_decoder(folder: Path, vae: Autoencoder, drawings: Drawings, steps: int) -> Autoencoder:
+def train_decoder(folder: Path, vae: Autoencoder, renders: Renders, steps: int) -> Autoencoder:
     """Teach the decoder that latents may be wrong, as those are that a small base draws: each a little, on its own.
 
     Decoded as they are, their errors show as a grid of 8 px. The encoder stays, so latents do.
@@ -56,19 +56,29 @@ def train_decoder(folder: Path, vae: Autoencoder, drawings: Drawings, steps: int
         parameter.requires_grad_(True)
 
     def losses(random: torch.Generator, _: int) -> dict[str, Tensor]:
-        true, weight = _some(drawings, random)
+        true, weight = _some(renders, random)
         with torch.no_grad():
             code = vae.code(true)
         size = WRONG * torch.rand(len(code), 1, 1, 1, generator=random)
         return _apart(vae.picture(code + size * torch.randn(code.shape, generator=random)), true, weight)
 
-    fit(folder, "decoder", vae, losses, steps=steps, rate=5e-4, turn=0.01, plain=[vae.to_patch.weight], seed=7)
+    fit(
+        folder,
+        "decoder",
+        vae,
+        losses,
+        steps=steps,
+        learning_rate=5e-4,
+        muon_lr=0.01,
+        adamw=[vae.to_patch.weight],
+        seed=7,
+    )
     return vae
 
 
-def _some(drawings: Drawings, random: torch.Generator) -> tuple[Tensor, Tensor]:
+def _some(renders: Renders, random: torch.Generator) -> tuple[Tensor, Tensor]:
     """Pixels of a batch, and how much each counts."""
-    images, boxes = drawings["images"], drawings["boxes"]
+    images, boxes = renders["images"], renders["boxes"]
     numbers = torch.randint(len(images), (BATCH,), generator=random).numpy()
     return pixels_of(images[numbers]), face_weights(boxes[numbers], images.shape[1:3])
 

@@ -28,7 +28,7 @@ from .. import TrainingError
 from ..parsing import check_setting, parse
 from .stages import STAGES, finished, save_adapter
 
-__all__ = ["MiniConfig", "build", "main", "train_row"]
+__all__ = ["MiniConfig", "build", "main", "train_ablation"]
 
 CORES = 2
 """Processes at a time. The figures for time are for two cores."""
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )  # so that `finally` ends the stages
     try:
         if config.row:
-            print(_rows(config, folder, given["dry_run"]))
+            print(_run_ablations(config, folder, given["dry_run"]))
         elif given["dry_run"]:
             print(_plan(folder, _wanted(config.stage)))
         else:
@@ -91,7 +91,8 @@ def build(folder: Path, wanted: Sequence[str], weights: Path | None = None) -> N
                 codes = [process.poll() for process in processes]
                 if any(code not in (None, 0) for code in codes):
                     raise TrainingError(
-                        f"The stage {name} failed. {folder / 'logs' / name}.log says why; the same command goes on from there."
+                        f"The stage {name} failed. {folder / 'logs' / name}.log says why; the same command goes on from there.",
+                        code="stage-failed",
                     )
                 if all(code == 0 for code in codes):
                     del running[name]
@@ -133,7 +134,7 @@ def start(folder: Path, name: str, weights: Path, arguments: Sequence[str] = ())
     return started
 
 
-def train_row(folder: Path, name: str, arguments: Sequence[str]) -> Path:
+def train_ablation(folder: Path, name: str, arguments: Sequence[str]) -> Path:
     """Train a row's adapter on the run's shards; its weights, as a file."""
     made = folder / "runs" / f"{name}.safetensors"
     if not made.exists():
@@ -148,32 +149,39 @@ def train_row(folder: Path, name: str, arguments: Sequence[str]) -> Path:
                     break
                 time.sleep(1)
             if any(codes):
-                raise TrainingError(f"The training of {name} failed; {folder / 'logs'} holds its log.")
+                raise TrainingError(
+                    f"The training of {name} failed; {folder / 'logs'} holds its log.", code="ablation-failed"
+                )
         finally:
             _stop(processes)
         save_adapter(folder / "runs" / name, made)
     return made
 
 
-def _rows(config: MiniConfig, folder: Path, dry: bool) -> str:
-    from .ablations import FOLDER, ROWS, judge_row, load_rows
+def _run_ablations(config: MiniConfig, folder: Path, dry: bool) -> str:
+    from .ablations import ABLATIONS, FOLDER, load_results, score_ablation
     from .table import brief, plot, report
 
     if config.row == "table":
-        rows = load_rows()
+        rows = load_results()
         plot(rows, FOLDER / "strengths.png")
         return f"{brief(rows)}\nAll rows: {report(rows, FOLDER / 'README.md')}"
-    names = [name for name in ROWS if name not in load_rows()] if config.row == "all" else [config.row]
+    names = [name for name in ABLATIONS if name not in load_results()] if config.row == "all" else [config.row]
     for name in names:
-        if name not in ROWS:
-            raise TrainingError(f"There is no row {name!r}. The rows are: {', '.join(ROWS)}.")
+        if name not in ABLATIONS:
+            raise TrainingError(
+                f"There is no row {name!r}. The rows are: {', '.join(ABLATIONS)}.", code="no-such-ablation"
+            )
     if dry:
-        lines = [f"{name:<24} {ROWS[name].title}: {' '.join(ROWS[name].arguments) or 'no training'}" for name in names]
+        lines = [
+            f"{name:<24} {ABLATIONS[name].title}: {' '.join(ABLATIONS[name].arguments) or 'no training'}"
+            for name in names
+        ]
         return "\n".join(lines)
     made = []
     for name in names:
-        row = ROWS[name]
-        made.append(judge_row(name, train_row(folder, name, row.arguments) if row.training else None))
+        row = ABLATIONS[name]
+        made.append(score_ablation(name, train_ablation(folder, name, row.arguments) if row.training else None))
     return "\n".join([f"Made {path}." for path in made] + ["Next: python -m training mini --row table"])
 
 

@@ -14,16 +14,16 @@ from torch import Tensor, nn
 from dhumandiff.miniature.faces import ALIGNED, SEEN, SIDE, STRIDE, UNIT, Detector, Recogniser, align_face
 
 from .autoencoder import picture_of, pixels_of
-from .drawings import Drawings
 from .fit import fit
+from .renders import Renders
 
-__all__ = ["faces_of", "through_autoencoder", "train_detector", "train_recogniser", "worn"]
+__all__ = ["degrade", "faces_of", "through_autoencoder", "train_detector", "train_recogniser"]
 
 SCALE, MARGIN = 24.0, 0.25
 """Of CosFace (arXiv 1801.09414)."""
 
 
-def train_detector(folder: Path, pictures: Drawings, people: Drawings, steps: int, batch: int = 24) -> Detector:
+def train_detector(folder: Path, pictures: Renders, people: Renders, steps: int, batch: int = 24) -> Detector:
     """Half pictures of two, half references, at random sizes and places."""
     torch.manual_seed(2)
     model = Detector()
@@ -43,7 +43,7 @@ def train_detector(folder: Path, pictures: Drawings, people: Drawings, steps: in
                 boxes, points = box[None], point[None]
             pixels[row], found = _placed(picture, boxes, points, random)
             faces.append(found)
-        out = model(worn(pixels, random))
+        out = model(degrade(pixels, random))
         heat, places, values = _targets(faces, out.shape[-1])
         return {"centre": _focal(out[:, 0], heat), "shape": F.l1_loss(out[:, 1:].permute(0, 2, 3, 1)[places], values)}
 
@@ -62,20 +62,20 @@ def train_recogniser(
 
     def losses(random: torch.Generator, _: int) -> dict[str, Tensor]:
         rows = torch.randint(len(labels), (batch,), generator=random)
-        embeddings = model(seen(torch.from_numpy(crops[rows.numpy()]), random))
+        embeddings = model(augment_crops(torch.from_numpy(crops[rows.numpy()]), random))
         cosines = embeddings @ F.normalize(centres, dim=-1).T
         wanted = F.one_hot(labels[rows], len(centres))
         return {"people": F.cross_entropy(SCALE * (cosines - MARGIN * wanted), labels[rows])}
 
-    fit(folder, name, both, losses, steps=steps, rate=5e-3, plain=[centres], seed=seed)
+    fit(folder, name, both, losses, steps=steps, learning_rate=5e-3, adamw=[centres], seed=seed)
     return model
 
 
-def faces_of(people: Drawings, meetings: Drawings, decoded: np.ndarray | None = None) -> tuple[np.ndarray, Tensor]:
+def faces_of(people: Renders, pair_images: Renders, decoded: np.ndarray | None = None) -> tuple[np.ndarray, Tensor]:
     """All aligned faces of a crowd [N, 64, 64, 3], from references, from pictures, and from decoded pictures; and whose."""
-    alone, met = people["aligned"], meetings["people"].astype(int).ravel()
+    alone, met = people["aligned"], pair_images["people"].astype(int).ravel()
     crops, labels = [alone.reshape(-1, *alone.shape[2:])], [np.repeat(np.arange(len(alone)), alone.shape[1])]
-    for faces in (meetings["aligned"], decoded):
+    for faces in (pair_images["aligned"], decoded):
         if faces is not None:
             crops.append(faces.reshape(-1, *alone.shape[2:]))
             labels.append(met)
@@ -83,9 +83,9 @@ def faces_of(people: Drawings, meetings: Drawings, decoded: np.ndarray | None = 
 
 
 @torch.no_grad()
-def through_autoencoder(vae: nn.Module, meetings: Drawings, batch: int = 64) -> np.ndarray:
+def through_autoencoder(vae: nn.Module, pair_images: Renders, batch: int = 64) -> np.ndarray:
     """Aligned faces [N, 2, 64, 64, 3] of pictures after encoding and decoding."""
-    images, landmarks = meetings["images"], meetings["landmarks"]
+    images, landmarks = pair_images["images"], pair_images["landmarks"]
     found = np.empty((len(images), 2, ALIGNED, ALIGNED, 3), dtype=np.uint8)
     for start in range(0, len(images), batch):
         made = picture_of(vae.decode(vae.encode(pixels_of(images[start : start + batch])).latent_dist.mean).sample)
@@ -94,7 +94,7 @@ def through_autoencoder(vae: nn.Module, meetings: Drawings, batch: int = 64) -> 
     return found
 
 
-def seen(crops: Tensor, random: torch.Generator) -> Tensor:
+def augment_crops(crops: Tensor, random: torch.Generator) -> Tensor:
     """Aligned faces uint8 [B, 64, 64, 3] as a recogniser may meet them, [B, 3, 56, 56]: not quite in place, not quite sharp."""
     count = len(crops)
     pixels = crops.permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -103,14 +103,14 @@ def seen(crops: Tensor, random: torch.Generator) -> Tensor:
         return low + (high - low) * torch.rand(count, *shape, generator=random)
 
     angle, zoom = between(-0.12, 0.12), between(0.9, 1.1) * SEEN / ALIGNED
-    turn = torch.stack([angle.cos() * zoom, -angle.sin() * zoom, angle.sin() * zoom, angle.cos() * zoom], dim=-1)
-    matrix = torch.cat([turn.view(count, 2, 2), between(-0.08, 0.08, 2, 1)], dim=-1)
+    rotation = torch.stack([angle.cos() * zoom, -angle.sin() * zoom, angle.sin() * zoom, angle.cos() * zoom], dim=-1)
+    matrix = torch.cat([rotation.view(count, 2, 2), between(-0.08, 0.08, 2, 1)], dim=-1)
     grid = F.affine_grid(matrix, (count, 3, SEEN, SEEN), align_corners=False)
     pixels = F.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
-    return worn(pixels, random)
+    return degrade(pixels, random)
 
 
-def worn(pixels: Tensor, random: torch.Generator) -> Tensor:
+def degrade(pixels: Tensor, random: torch.Generator) -> Tensor:
     """Other light, less detail, a little noise."""
     count, side = len(pixels), pixels.shape[-1]
     gain = 1 + 0.1 * (torch.rand(count, 1, 1, 1, generator=random) - 0.5)

@@ -42,17 +42,17 @@ class Stage:
 
 
 def _pictures(folder: Path) -> None:
-    from .drawings import draw_pictures
+    from .renders import render_pictures
 
-    draw_pictures(folder / "pictures", PICTURES, 1)
+    render_pictures(folder / "pictures", PICTURES, 1)
 
 
-def _crowd(split: str, count: int, meetings: int) -> Callable[[Path], None]:
+def _identities(split: str, count: int, pair_images: int) -> Callable[[Path], None]:
     def run(folder: Path) -> None:
-        from .drawings import draw_meetings, draw_people
+        from .renders import render_pair_images, render_people
 
-        draw_people(folder / f"people_{split}", split, count, 8, 1)
-        draw_meetings(folder / f"meetings_{split}", split, count, meetings, 1)
+        render_people(folder / f"people_{split}", split, count, 8, 1)
+        render_pair_images(folder / f"meetings_{split}", split, count, pair_images, 1)
 
     return run
 
@@ -63,21 +63,21 @@ def _autoencoder(folder: Path) -> None:
     from dhumandiff.miniature.weights import save_part
 
     from .autoencoder import encode_all, train_autoencoder, train_decoder
-    from .drawings import Drawings
+    from .renders import Renders
 
-    drawings = Drawings(folder / "pictures")
-    vae = train_decoder(folder, train_autoencoder(folder, drawings, 2600), drawings, 800)
+    renders = Renders(folder / "pictures")
+    vae = train_decoder(folder, train_autoencoder(folder, renders, 2600), renders, 800)
     save_part("vae", vae.state_dict(), folder / "weights")
-    np.save(folder / "pictures" / "latents.npy", encode_all(vae, drawings["images"]).numpy())
+    np.save(folder / "pictures" / "latents.npy", encode_all(vae, renders["images"]).numpy())
 
 
 def _vision(folder: Path) -> None:
     from dhumandiff.miniature.weights import save_part
 
-    from .drawings import Drawings
-    from .vision import train_vision
+    from .renders import Renders
+    from .vision import train_image_encoder
 
-    tower = train_vision(folder, Drawings(folder / "people_train"), Drawings(folder / "meetings_train"), 1500)
+    tower = train_image_encoder(folder, Renders(folder / "people_train"), Renders(folder / "meetings_train"), 1500)
     kept = {name: value for name, value in tower.state_dict().items() if not name.endswith("position_ids")}
     save_part("vision", kept, folder / "weights")
 
@@ -85,20 +85,20 @@ def _vision(folder: Path) -> None:
 def _detector(folder: Path) -> None:
     from dhumandiff.miniature.weights import save_part
 
-    from .drawings import Drawings
     from .faces import train_detector
+    from .renders import Renders
 
-    detector = train_detector(folder, Drawings(folder / "pictures"), Drawings(folder / "people_train"), 1500)
+    detector = train_detector(folder, Renders(folder / "pictures"), Renders(folder / "people_train"), 1500)
     save_part("detector", detector.state_dict(), folder / "weights")
 
 
 def _recogniser(folder: Path) -> None:
     from dhumandiff.miniature.weights import save_part
 
-    from .drawings import Drawings
     from .faces import faces_of, train_recogniser
+    from .renders import Renders
 
-    crops, labels = faces_of(Drawings(folder / "people_recogniser"), Drawings(folder / "meetings_recogniser"))
+    crops, labels = faces_of(Renders(folder / "people_recogniser"), Renders(folder / "meetings_recogniser"))
     model = train_recogniser(folder, "recogniser", crops, labels, 1100, 24, 4)
     save_part("recogniser", model.state_dict(), folder / "weights")
 
@@ -107,21 +107,21 @@ def _judge(folder: Path) -> None:
     from dhumandiff.miniature.base import mini_vae
     from dhumandiff.miniature.weights import save_part
 
-    from .drawings import Drawings
     from .faces import faces_of, through_autoencoder, train_recogniser
+    from .renders import Renders
 
-    people, meetings = Drawings(folder / "people_judge"), Drawings(folder / "meetings_judge")
-    crops, labels = faces_of(people, meetings, through_autoencoder(mini_vae(), meetings))
+    people, pair_images = Renders(folder / "people_judge"), Renders(folder / "meetings_judge")
+    crops, labels = faces_of(people, pair_images, through_autoencoder(mini_vae(), pair_images))
     model = train_recogniser(folder, "judge", crops, labels, 1000, 32, 5)
     save_part("judge", model.state_dict(), folder / "weights")
 
 
 def _towers(folder: Path) -> None:
-    from .drawings import Drawings
-    from .towers import Sentences, save_towers, train_towers
+    from .renders import Renders
+    from .towers import Sentences, save_text_encoders, train_text_encoders
 
-    said = Sentences.of(Drawings(folder / "pictures").told())
-    save_towers(train_towers(folder, said, TOWER_STEPS), folder / "weights")
+    said = Sentences.of(Renders(folder / "pictures").descriptions())
+    save_text_encoders(train_text_encoders(folder, said, TOWER_STEPS), folder / "weights")
 
 
 def _text_to_image(folder: Path) -> None:
@@ -130,15 +130,15 @@ def _text_to_image(folder: Path) -> None:
 
     from dhumandiff.miniature.weights import save_part
 
-    from .drawings import Drawings
+    from .renders import Renders
     from .text_to_image import train_text_to_image
-    from .towers import Sentences, train_towers
+    from .towers import Sentences, train_text_encoders
 
-    drawings = Drawings(folder / "pictures")
-    said = Sentences.of(drawings.told())
-    towers = train_towers(folder, said, TOWER_STEPS)  # trained by then: they are only read
-    latents, accelerator = torch.tensor(drawings["latents"]), Accelerator(cpu=True)
-    unet = train_text_to_image(folder, latents, drawings["boxes"], said, towers, 3000, accelerator)
+    renders = Renders(folder / "pictures")
+    said = Sentences.of(renders.descriptions())
+    towers = train_text_encoders(folder, said, TOWER_STEPS)  # trained by then: they are only read
+    latents, accelerator = torch.tensor(renders["latents"]), Accelerator(cpu=True)
+    unet = train_text_to_image(folder, latents, renders["boxes"], said, towers, 3000, accelerator)
     if accelerator.is_main_process:
         save_part("unet", unet.state_dict(), folder / "weights")
 
@@ -184,12 +184,12 @@ def save_adapter(run: Path, path: Path) -> None:
 
 STAGES: dict[str, Stage] = {
     "pictures": Stage((), _pictures, 4, "draw pictures of strangers"),
-    "crowd_train": Stage((), _crowd("train", PEOPLE, MEETINGS), 3, "draw the people of the vision tower"),
+    "crowd_train": Stage((), _identities("train", PEOPLE, MEETINGS), 3, "draw the people of the vision tower"),
     "vision": Stage(("crowd_train",), _vision, 18, "train the vision tower"),
     "autoencoder": Stage(("pictures",), _autoencoder, 14, "train the autoencoder"),
-    "crowd_judge": Stage((), _crowd("judge", OTHERS, 8000), 4, "draw the judge's people"),
+    "crowd_judge": Stage((), _identities("judge", OTHERS, 8000), 4, "draw the judge's people"),
     "judge": Stage(("crowd_judge", "autoencoder"), _judge, 15, "train the judge"),
-    "crowd_recogniser": Stage((), _crowd("recogniser", OTHERS, 8000), 4, "draw the recogniser's people"),
+    "crowd_recogniser": Stage((), _identities("recogniser", OTHERS, 8000), 4, "draw the recogniser's people"),
     "recogniser": Stage(("crowd_recogniser",), _recogniser, 11, "train the recogniser"),
     "towers": Stage(("pictures",), _towers, 7, "train the text towers"),
     "detector": Stage(("pictures", "crowd_train"), _detector, 6, "train the face detector"),

@@ -1,6 +1,6 @@
-"""The rows, told: a table in Markdown and a plot, made from the JSON files alone.
+"""The table of ablations in Markdown, and a plot, made from the JSON files alone.
 
-rows = load_rows()
+rows = load_results()
 print(brief(rows))                                # what docs/miniature.md shows
 report(rows, "ablation_results/README.md")                # all of it
 plot(rows, "ablation_results/strengths.png")                # identity against words, over strengths
@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from training import TrainingError
+from dhumandiff.errors import short_error
 
-from .judging import difference
+from .. import TrainingError
+from .scoring import difference
 
 __all__ = ["brief", "percent", "plot", "report", "table"]
 
@@ -101,7 +102,9 @@ def report(rows: Mapping[str, Mapping[str, Any]], path: str | Path) -> Path:
     try:
         Path(path).write_text(text + table(rows), encoding="utf-8")
     except OSError as error:
-        raise TrainingError(f"{path} cannot be written ({error.strerror or error}). Choose another folder.") from error
+        raise TrainingError(
+            f"{path} cannot be written ({short_error(error)}). Choose another folder.", code="cannot-write"
+        ) from error
     return Path(path)
 
 
@@ -194,7 +197,9 @@ def plot(rows: Mapping[str, Mapping[str, Any]], path: str | Path) -> Path:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise TrainingError("The plot needs matplotlib. Install it with: pip install matplotlib") from error
+        raise TrainingError(
+            "The plot needs matplotlib. Install it with: pip install matplotlib", code="no-matplotlib"
+        ) from error
     figure = Figure(figsize=(10, 4.5), layout="constrained")
     shipped = [row for row in rows.values() if not row["training"] and _throughout(row)]
     for axes, (measure, title) in zip(
@@ -223,7 +228,9 @@ def plot(rows: Mapping[str, Mapping[str, Any]], path: str | Path) -> Path:
     try:
         figure.savefig(path, dpi=130)
     except OSError as error:
-        raise TrainingError(f"{path} cannot be written ({error.strerror or error}). Choose another folder.") from error
+        raise TrainingError(
+            f"{path} cannot be written ({short_error(error)}). Choose another folder.", code="cannot-write"
+        ) from error
     return Path(path)
 
 

@@ -24,7 +24,7 @@ from dhumandiff.optional import require
 
 from .autoencoder import face_weights
 from .fit import fit
-from .towers import Sentences, Towers, hide_words
+from .towers import Sentences, TextEncoders, hide_words
 
 __all__ = ["heads_of", "train_text_to_image"]
 
@@ -94,7 +94,13 @@ class TextAttention:
 
 
 def train_text_to_image(
-    folder: Path, latents: Tensor, boxes: np.ndarray, said: Sentences, towers: Towers, steps: int, accelerator: Any
+    folder: Path,
+    latents: Tensor,
+    boxes: np.ndarray,
+    said: Sentences,
+    towers: TextEncoders,
+    steps: int,
+    accelerator: Any,
 ) -> nn.Module:
     """The UNet.
 
@@ -139,9 +145,9 @@ def train_text_to_image(
         unet,
         losses,
         steps=steps,
-        rate=1e-3,
-        turn=0.02,
-        decay=0.1,
+        learning_rate=1e-3,
+        muon_lr=0.02,
+        weight_decay=0.1,
         ema=0.999,
         seed=1,
         accelerator=accelerator,

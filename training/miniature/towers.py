@@ -32,7 +32,7 @@ from dhumandiff.tokenizer import END
 
 from .fit import fit
 
-__all__ = ["Sentences", "Towers", "hide_words", "save_towers", "train_towers"]
+__all__ = ["Sentences", "TextEncoders", "hide_words", "save_text_encoders", "train_text_encoders"]
 
 BATCH = 64
 NOTHING = -100
@@ -101,7 +101,7 @@ class Sentences:
         return torch.unique(torch.cat([self.low, self.big]))
 
 
-class Words(nn.Module):
+class TokenTable(nn.Module):
     """A token table of the words that occur: `lookup` takes CLIP's token ids to its rows, row 0 stands for all others."""
 
     def __init__(self, ids: Tensor, vocabulary: int, width: int) -> None:
@@ -116,14 +116,14 @@ class Words(nn.Module):
         return F.embedding(self.lookup[ids], self.weight)
 
 
-class Towers(nn.Module):
+class TextEncoders(nn.Module):
     """CLIP-L and CLIP-G with the heads that ask them."""
 
     def __init__(self, words: Tensor) -> None:
         super().__init__()
         self.towers = nn.ModuleList(build_text_encoders())
         for tower, width in zip(self.towers, TEXT_WIDTHS, strict=True):
-            tower.set_input_embeddings(Words(words, tower.config.vocab_size, width))
+            tower.set_input_embeddings(TokenTable(words, tower.config.vocab_size, width))
         self.end_heads = nn.ModuleList(nn.Linear(width, sum(ENDS)) for width in TEXT_WIDTHS)
         self.word_heads = nn.ModuleList(
             nn.Sequential(nn.LayerNorm(width, elementwise_affine=False), nn.Linear(width, len(SIDES) + sum(ABOUT)))
@@ -169,10 +169,10 @@ class Towers(nn.Module):
         return _entropy(side, said.side[rows]) + sum(_entropy(logits, wanted) for logits, wanted in about)
 
 
-def train_towers(folder: Path, said: Sentences, steps: int) -> Towers:
+def train_text_encoders(folder: Path, said: Sentences, steps: int) -> TextEncoders:
     """The towers with their heads; a run that is finished is only loaded."""
     torch.manual_seed(6)
-    model = Towers(said.vocabulary())
+    model = TextEncoders(said.vocabulary())
     captions = len(said.low) - 1
 
     def losses(random: torch.Generator, _: int) -> dict[str, Tensor]:
@@ -181,7 +181,7 @@ def train_towers(folder: Path, said: Sentences, steps: int) -> Towers:
         return {"heads": model(said, rows, torch.zeros(BATCH, dtype=torch.bool), hidden)[2]}
 
     # Muon lets the towers' attention grow without bounds; AdamW does not.
-    fit(folder, "towers", model, losses, steps=steps, plain=list(model.parameters()), seed=6)
+    fit(folder, "towers", model, losses, steps=steps, adamw=list(model.parameters()), seed=6)
     return model
 
 
@@ -192,7 +192,7 @@ def hide_words(said: Sentences, rows: Tensor, random: torch.Generator) -> Tensor
     return inside & (torch.rand(inside.shape, generator=random) < UNKNOWN)
 
 
-def save_towers(model: Towers, folder: Path) -> None:
+def save_text_encoders(model: TextEncoders, folder: Path) -> None:
     """Write text_encoder and text_encoder_2 as they ship, their tables cut down to the words that occur."""
     for part, tower in zip(("text_encoder", "text_encoder_2"), model.towers, strict=True):
         table = tower.get_input_embeddings()

@@ -18,20 +18,22 @@ from dhumandiff.miniature.base import VISION_WIDTH, build_vision
 from dhumandiff.miniature.world import features, people
 from dhumandiff.references.encode import CLIP_MEAN, CLIP_STD
 
-from .drawings import Drawings
-from .faces import worn
+from .faces import degrade
 from .fit import fit
+from .renders import Renders
 
-__all__ = ["train_vision"]
+__all__ = ["train_image_encoder"]
 
 TEMPERATURE = 0.07
 
 
-def train_vision(folder: Path, references: Drawings, meetings: Drawings, steps: int, batch: int = 48) -> nn.Module:
+def train_image_encoder(
+    folder: Path, references: Renders, pair_images: Renders, steps: int, batch: int = 48
+) -> nn.Module:
     """references, meetings: of the same people of the training split, in the same order."""
     torch.manual_seed(3)
     tower = build_vision()
-    photos, heads, met = references["images"], meetings["heads"], meetings["people"].astype(int)
+    photos, heads, met = references["images"], pair_images["heads"], pair_images["people"].astype(int)
     traits = torch.from_numpy(np.stack([features(who) for who in people("train", len(photos))])).float()
     traits = (traits - traits.mean(0)) / (traits.std(0) + 1e-3)
     head = nn.Linear(VISION_WIDTH, traits.shape[1])
@@ -52,8 +54,8 @@ def train_vision(folder: Path, references: Drawings, meetings: Drawings, steps: 
                 else:
                     views.append(photos[who, int(torch.randint(photos.shape[1], (), generator=random))])
         out = tower(normalised(_moved(np.stack(views), random)), output_hidden_states=True)
-        seen = F.normalize(out.image_embeds, dim=-1)
-        likeness = seen[0::2] @ seen[1::2].T / TEMPERATURE
+        embeddings = F.normalize(out.image_embeds, dim=-1)
+        likeness = embeddings[0::2] @ embeddings[1::2].T / TEMPERATURE
         same = torch.arange(len(chosen))
         said = head(out.hidden_states[-2].mean(dim=1))
         return {
@@ -61,7 +63,7 @@ def train_vision(folder: Path, references: Drawings, meetings: Drawings, steps: 
             "traits": 2.0 * F.mse_loss(said, traits[chosen].repeat_interleave(2, dim=0)),
         }
 
-    fit(folder, "vision", model, losses, steps=steps, turn=0.02, seed=3)
+    fit(folder, "vision", model, losses, steps=steps, muon_lr=0.02, seed=3)
     return tower
 
 
@@ -80,4 +82,4 @@ def _moved(pictures: np.ndarray, random: torch.Generator) -> Tensor:
     matrix[:, 0, 0] = matrix[:, 1, 1] = zoom
     matrix[:, :, 2] = 0.08 * (torch.rand(count, 2, generator=random) - 0.5)
     grid = F.affine_grid(matrix, (count, 3, side, side), align_corners=False)
-    return worn(F.grid_sample(pixels, grid, padding_mode="border", align_corners=False), random)
+    return degrade(F.grid_sample(pixels, grid, padding_mode="border", align_corners=False), random)

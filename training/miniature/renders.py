@@ -10,7 +10,6 @@ meetings/  pictures of people of a pool: images, landmarks, people.npy [N, 2], h
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dhumandiff.faces import Face, crop_face
+from dhumandiff.io import atomic_write
 from dhumandiff.miniature.faces import ALIGNED, align_face
 from dhumandiff.miniature.world import (
     SIZE,
@@ -34,12 +34,12 @@ from dhumandiff.miniature.world import (
 from dhumandiff.miniature.world.caption import looks_of
 from dhumandiff.miniature.world.picture import REFERENCE_SIZE
 
-__all__ = ["Drawings", "draw_meetings", "draw_people", "draw_pictures", "tell"]
+__all__ = ["Renders", "describe_picture", "render_pair_images", "render_people", "render_pictures"]
 
 CHUNK = 64
 
 
-class Drawings:
+class Renders:
     """A folder of arrays, memory-mapped, each by its file's name: `drawings["images"]`."""
 
     def __init__(self, folder: Path) -> None:
@@ -48,19 +48,19 @@ class Drawings:
     def __getitem__(self, name: str) -> np.ndarray:
         return np.load(self.folder / f"{name}.npy", mmap_mode="r")
 
-    def told(self) -> Any:
+    def descriptions(self) -> Any:
         """What told.json says: a list, one entry a picture or a person."""
         return json.loads((self.folder / "told.json").read_text(encoding="utf-8"))
 
 
-def draw_pictures(folder: Path, count: int, workers: int, first: int = 0) -> Drawings:
+def render_pictures(folder: Path, count: int, workers: int, first: int = 0) -> Renders:
     """Pictures of two strangers of the training split each, seeds from `first`."""
     width, height = SIZE
     shapes = {"images": (height, width, 3), "boxes": (2, 4), "landmarks": (2, 5, 2)}
     return _draw(folder, shapes, range(first, first + count), _one_picture, workers)
 
 
-def draw_people(folder: Path, split: str, count: int, views: int, workers: int) -> Drawings:
+def render_people(folder: Path, split: str, count: int, views: int, workers: int) -> Renders:
     """`views` references of each of the first `count` people of a split; their faces aligned, too."""
     side = REFERENCE_SIZE
     shapes = {
@@ -73,7 +73,7 @@ def draw_people(folder: Path, split: str, count: int, views: int, workers: int) 
     return _draw(folder, shapes, jobs, _one_person, workers)
 
 
-def draw_meetings(folder: Path, split: str, count: int, pictures: int, workers: int) -> Drawings:
+def render_pair_images(folder: Path, split: str, count: int, pictures: int, workers: int) -> Renders:
     """Pictures of two of the first `count` people of a split; their faces as CLIP and recognisers see them."""
     width, height = SIZE
     shapes = {
@@ -89,7 +89,7 @@ def draw_meetings(folder: Path, split: str, count: int, pictures: int, workers: 
     for seed in range(pictures):
         couple = sample_couple(seed + 10_000_000, pool)
         jobs.append((seed + 10_000_000, couple, [number[who.seed] for who in couple]))
-    return _draw(folder, shapes, jobs, _one_meeting, workers)
+    return _draw(folder, shapes, jobs, _one_pair_image, workers)
 
 
 def _one_picture(seed: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -100,10 +100,10 @@ def _one_picture(seed: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         "boxes": np.stack([person.face_box for person in sample.people]),
         "landmarks": np.stack([person.landmarks for person in sample.people]),
     }
-    return arrays, tell(script, seed)
+    return arrays, describe_picture(script, seed)
 
 
-def tell(script: Script, seed: int) -> dict[str, Any]:
+def describe_picture(script: Script, seed: int) -> dict[str, Any]:
     """What a picture's sentence says, people in its order. looks: what it says of each person's."""
     return {
         "caption": write_caption(script, seed, looks=True)[1].text,
@@ -127,7 +127,9 @@ def _one_person(job: tuple[Identity, int]) -> tuple[dict[str, np.ndarray], dict[
     return arrays, {"name": who.name, "seed": who.seed}
 
 
-def _one_meeting(job: tuple[int, tuple[Identity, Identity], list[int]]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def _one_pair_image(
+    job: tuple[int, tuple[Identity, Identity], list[int]],
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     seed, couple, numbers = job
     sample = sample_pair(seed, couple, references=0)
     heads = []
@@ -147,10 +149,10 @@ def _one_meeting(job: tuple[int, tuple[Identity, Identity], list[int]]) -> tuple
 _BYTES = ("images", "heads", "aligned")
 
 
-def _draw(folder: Path, shapes: dict[str, tuple], jobs: Any, draw: Callable, workers: int) -> Drawings:
+def _draw(folder: Path, shapes: dict[str, tuple], jobs: Any, draw: Callable, workers: int) -> Renders:
     """Draw every job's arrays into <folder>/<name>.npy; a finished folder is only opened."""
     if (folder / "told.json").exists():
-        return Drawings(folder)
+        return Renders(folder)
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {
         name: np.lib.format.open_memmap(
@@ -170,7 +172,6 @@ def _draw(folder: Path, shapes: dict[str, tuple], jobs: Any, draw: Callable, wor
             told.append(said)
     for array in arrays.values():
         array.flush()
-    part = folder / "told.part"
-    part.write_text(json.dumps(told, ensure_ascii=False), encoding="utf-8")
-    os.replace(part, folder / "told.json")
-    return Drawings(folder)
+    with atomic_write(folder / "told.json") as part:
+        part.write_text(json.dumps(told, ensure_ascii=False), encoding="utf-8")
+    return Renders(folder)

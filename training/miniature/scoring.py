@@ -1,11 +1,11 @@
-"""Judging pictures of the drawn world: is the right face on the right person, and is the rest as written?
+"""Scores of pictures of the drawn world: is the right face on the right person, and is the rest as written?
 
-    cases = held_out_cases(200)                       # couples nobody trained on, each with a sentence
-    scores = Judge().judge(pictures, cases)           # one picture a case
-    summary = summarise(scores)                       # means with 95 % intervals from resampling pairs
+    cases = held_out_cases(200)                       # pairs of people that were never trained on, each with a sentence
+    scores = Evaluator().score(pictures, cases)       # one picture a case
+    summary = summarize(scores)                       # means with 95 % intervals from resampling pairs
 
-The judge is a second recogniser that never conditions anything, and it compares with fresh drawings of the people, not with
-the photos that the adapter was given. Which face should be person k's follows from the sentence: the face on the left is
+The evaluator is a second recognizer that never conditions anything, and it compares with fresh drawings of the people, not
+with the photos that the adapter was given. Which face should be person k's follows from the sentence: the face on the left is
 whom the sentence puts there. Likeness has no say in it, so exchanged faces count as wrong.
 
 A picture without exactly two faces fails in everything; it is never left out.
@@ -42,41 +42,41 @@ from .autoencoder import encode_all
 from .sampling import decode
 
 __all__ = [
-    "GIVEN",
+    "CONDITIONING_VIEW",
     "MEASURES",
-    "Case",
-    "Judge",
+    "Evaluator",
+    "PairCase",
     "Scores",
-    "ceiling_pictures",
     "difference",
     "hardest_cases",
     "held_out_cases",
-    "summarise",
+    "oracle_pictures",
+    "summarize",
 ]
 
 POOL = 400
-"""People of the split "test" that pairs and strangers come from."""
+"""People of the split "test" that pairs and distractors come from."""
 
-STRANGERS = 20
+DISTRACTORS = 20
 
-GIVEN, FRESH, ALIKE = 1, 2, (3, 4)
-"""Numbers of a person's photos: the one that conditions, the one that likeness is judged by, and those that say who looks
+CONDITIONING_VIEW, SCORING_VIEW, SIMILARITY_VIEWS = 1, 2, (3, 4)
+"""Numbers of a person's photos: the one that conditions, the one that likeness is scored by, and those that say who looks
 alike. They are three kinds so that no measure is helped or hurt by the choice of the pairs."""
 
-TRUTH = 1
+TRUTH_SEED = 1
 """Seed of the world's drawing that a picture's people are compared with for Sim_GT."""
 
-SCRIPTS = 900_000_000
+SCRIPT_SEEDS = 900_000_000
 """Seeds of the sentences start here, far from those of any training picture."""
 
-DRAWS = 2000
+RESAMPLES = 2000
 
 MEASURES: dict[str, str] = {
     "present": "both people present: exactly two faces",
     "right": "right person: the face that should be person k is nearer to person k than to the partner",
     "both_right": "right person, both faces of a picture",
     "margin": "cosine to the own person less cosine to the partner",
-    "recognition": f"recognition: own face first among {STRANGERS} strangers",
+    "recognition": f"recognition: own face first among {DISTRACTORS} strangers",
     "colour": "clothing colour as written",
     "scene": "scene as written",
     "words": "words: mean over scene and the two colours",
@@ -91,17 +91,20 @@ dhumandiff/evaluation/metrics.py's, means over both people, and match faces by l
 
 
 @dataclass(frozen=True, eq=False)
-class Case:
-    """A couple and what their picture should show.
+class PairCase:
+    """A pair of people and what their picture should show.
 
-    number: of the pair, within its list. script: all that the picture should show; people in the order of the sentence.
-    text: the sentence with @1 and @2. strangers: people to tell either from.
+    Attributes:
+        number: of the pair, within its list.
+        script: all that the picture should show; people in the order of the sentence.
+        text: the sentence with @1 and @2.
+        distractors: people to tell either from.
     """
 
     number: int
     script: Script
     text: str
-    strangers: tuple[Identity, ...]
+    distractors: tuple[Identity, ...]
 
     @property
     def groups(self) -> tuple[str, str]:
@@ -112,24 +115,24 @@ class Case:
         return together, "with a child" if "child" in ages else "with an old person" if "old" in ages else "adults"
 
 
-def held_out_cases(pairs: int) -> list[Case]:
+def held_out_cases(pairs: int) -> list[PairCase]:
     """Pairs of people nobody trained on; no two pairs share a person, so that pairs are independent.
 
     The first n are the same however many are asked for.
     """
     if pairs < 1:
-        raise DHumanDiffError(f"{pairs} pairs cannot be judged. Ask for 1 or more.")
+        raise DHumanDiffError(f"{pairs} pairs cannot be judged. Ask for 1 or more.", code="no-pairs")
     pool = people("test", max(2 * pairs, POOL))
     return [_case(number, (pool[2 * number], pool[2 * number + 1]), pool[:POOL]) for number in range(pairs)]
 
 
-def hardest_cases(judge: Judge, pairs: int, count: int = POOL, most: int = 2) -> list[Case]:
-    """The pairs of one gender that look most alike to the judge, out of `count` people; each in `most` pairs at most.
+def hardest_cases(evaluator: Evaluator, pairs: int, count: int = POOL, most: int = 2) -> list[PairCase]:
+    """The pairs of one gender that look most alike to the evaluator, out of `count` people; each in `most` pairs at most.
 
-    Alike is the cosine between means over fresh drawings, other ones than those that likeness is judged by.
+    Alike is the cosine between means over fresh drawings, other ones than those that likeness is scored by.
     """
     pool = people("test", count)
-    mean = np.mean([judge.drawn(pool, view) for view in ALIKE], axis=0)
+    mean = np.mean([evaluator.drawn(pool, view) for view in SIMILARITY_VIEWS], axis=0)
     mean /= np.linalg.norm(mean, axis=1, keepdims=True)
     women = np.array([who.gender == "woman" for who in pool])
     rows, columns = np.nonzero(np.triu(women[:, None] == women[None], 1))
@@ -144,29 +147,31 @@ def hardest_cases(judge: Judge, pairs: int, count: int = POOL, most: int = 2) ->
             chosen.append((pool[row], pool[column]))
             taken[[row, column]] += 1
     if len(chosen) < pairs:
-        raise DHumanDiffError(f"{count} people make {len(chosen)} pairs of one gender, not {pairs}. Ask for fewer.")
+        raise DHumanDiffError(
+            f"{count} people make {len(chosen)} pairs of one gender, not {pairs}. Ask for fewer.", code="too-many-pairs"
+        )
     return [_case(number, couple, pool) for number, couple in enumerate(chosen)]
 
 
-def _case(number: int, couple: tuple[Identity, Identity], pool: Sequence[Identity]) -> Case:
-    seed = SCRIPTS + couple[0].seed * 1000 + couple[1].seed % 1000
+def _case(number: int, couple: tuple[Identity, Identity], pool: Sequence[Identity]) -> PairCase:
+    seed = SCRIPT_SEEDS + couple[0].seed * 1000 + couple[1].seed % 1000
     script = sample_script(seed, couple)
     others = [who for who in pool if who not in couple]
     dice = Dice("strangers", seed)
-    strangers = [others.pop(dice.number(len(others))) for _ in range(STRANGERS)]
-    return Case(number, script, write_caption(script, seed)[0], tuple(strangers))
+    distractors = [others.pop(dice.number(len(others))) for _ in range(DISTRACTORS)]
+    return PairCase(number, script, write_caption(script, seed)[0], tuple(distractors))
 
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """What the judge found, picture by picture: values[measure] [N], and the case of each picture."""
+    """What the evaluator found, picture by picture: values[measure] [N], and the case of each picture."""
 
-    cases: tuple[Case, ...]
+    cases: tuple[PairCase, ...]
     values: dict[str, np.ndarray]
 
 
-class Judge:
-    """The second recogniser, its detector, and what it has seen of the people.
+class Evaluator:
+    """The second recognizer, its detector, and what it has seen of the people.
 
     Args:
         faces: `mini_judge()` by default.
@@ -180,13 +185,13 @@ class Judge:
     def truth(self, script: Script) -> np.ndarray:
         """Embeddings [2, 512] of its people, in the order of the sentence, in a drawing of the world's own."""
         if script not in self._truths:
-            drawing = draw_script(script, TRUTH)
+            drawing = draw_script(script, TRUTH_SEED)
             people = drawing.people if script.first_is_left else drawing.people[::-1]
             crops = [align_face(drawing.picture, person.landmarks) for person in people]
             self._truths[script] = self.faces.identities(np.stack(crops))
         return self._truths[script]
 
-    def drawn(self, who: Sequence[Identity], view: int = FRESH) -> np.ndarray:
+    def drawn(self, who: Sequence[Identity], view: int = SCORING_VIEW) -> np.ndarray:
         """Embeddings [N, 512] of one photo of each person, aligned by the landmarks that it was drawn with."""
         new = [one for one in dict.fromkeys(who) if (one, view) not in self._known]
         crops = []
@@ -198,8 +203,8 @@ class Judge:
             self._known |= {(one, view): row for one, row in zip(new[start : start + 64], found, strict=True)}
         return np.stack([self._known[one, view] for one in who])
 
-    def judge(self, pictures: np.ndarray, cases: Sequence[Case]) -> Scores:
-        """Judge uint8 pictures [N, H, W, 3], the n-th of which should show the n-th case.
+    def score(self, pictures: np.ndarray, cases: Sequence[PairCase]) -> Scores:
+        """Score uint8 pictures [N, H, W, 3], the n-th of which should show the n-th case.
 
         Raises:
             ImageError: other pictures than that.
@@ -208,7 +213,8 @@ class Judge:
         if pictures.ndim != 4 or pictures.shape[-1] != 3 or pictures.dtype != np.uint8 or len(pictures) != len(cases):
             raise ImageError(
                 f"{len(cases)} pictures [N, height, width, 3] of uint8 are needed, one a case, not an array "
-                f"{list(pictures.shape)} of {pictures.dtype}."
+                f"{list(pictures.shape)} of {pictures.dtype}.",
+                code="pictures-of-another-shape",
             )
         values = {name: np.zeros(len(cases)) for name in MEASURES}
         found = [faces for start in range(0, len(cases), 64) for faces in self._found(pictures[start : start + 64])]
@@ -242,16 +248,16 @@ class Judge:
             return np.empty((0, 512))
         return self.faces.identities(np.stack([align_face(picture, face.landmarks) for face in faces]))
 
-    def _likeness(self, seen: np.ndarray, case: Case) -> dict[str, float]:
-        score = score_picture(seen, self.drawn(case.script.people, GIVEN), truth=self.truth(case.script))
+    def _likeness(self, seen: np.ndarray, case: PairCase) -> dict[str, float]:
+        score = score_picture(seen, self.drawn(case.script.people, CONDITIONING_VIEW), truth=self.truth(case.script))
         names = ("sim_ref", "sim_gt", "copy_paste")
         means = {name: float(np.mean([getattr(one, name) for one in score.persons])) for name in names}
         return {**means, "blending": score.blending}
 
-    def _nearness(self, seen: np.ndarray, case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _nearness(self, seen: np.ndarray, case: PairCase) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Cosines [2] of each person's face to the person, to the partner, and to the nearest stranger."""
         couple = seen @ self.drawn(case.script.people).T
-        return np.diag(couple), np.diag(couple[:, ::-1]), (seen @ self.drawn(case.strangers).T).max(axis=1)
+        return np.diag(couple), np.diag(couple[:, ::-1]), (seen @ self.drawn(case.distractors).T).max(axis=1)
 
 
 def _by_sentence(faces: Sequence[Face], script: Script) -> tuple[Face, Face]:
@@ -277,7 +283,7 @@ def _reads(rule: Callable[..., tuple[str, float]], wanted: str, *seen: Any) -> b
         return False
 
 
-def ceiling_pictures(vae: nn.Module, cases: Sequence[Case], seeds: Sequence[int]) -> np.ndarray:
+def oracle_pictures(vae: nn.Module, cases: Sequence[PairCase], seeds: Sequence[int]) -> np.ndarray:
     """What no adapter can beat: each case drawn by the world, through the autoencoder. uint8 [N, H, W, 3].
 
     The n-th picture is of the n-th case; its seed moves poses, places and light.
@@ -287,7 +293,7 @@ def ceiling_pictures(vae: nn.Module, cases: Sequence[Case], seeds: Sequence[int]
         return decode(vae, encode_all(vae, drawn))
 
 
-def summarise(scores: Scores, draws: int = DRAWS) -> dict[str, Any]:
+def summarize(scores: Scores, draws: int = RESAMPLES) -> dict[str, Any]:
     """Means and 95 % intervals, over all pictures and by group; plain values, for JSON.
 
     {"pictures", "pairs", "measures": {name: {"mean", "low", "high"}}, "groups": {group: {"pairs", "measures"}},
@@ -299,11 +305,11 @@ def summarise(scores: Scores, draws: int = DRAWS) -> dict[str, Any]:
     pictures = np.bincount(of_pair)
     by_pair = {name: np.bincount(of_pair, values) / pictures for name, values in scores.values.items()}
     groups = {case.number: case.groups for case in scores.cases}
-    told: dict[str, Any] = {}
+    groups_found: dict[str, Any] = {}
     for kind in (0, 1):
         for group in sorted({both[kind] for both in groups.values()}):
             rows = np.array([n for n, number in enumerate(numbers) if groups[number][kind] == group])
-            told[group] = {
+            groups_found[group] = {
                 "pairs": len(rows),
                 "measures": {name: interval(values[rows], draws) for name, values in by_pair.items()},
             }
@@ -311,13 +317,13 @@ def summarise(scores: Scores, draws: int = DRAWS) -> dict[str, Any]:
         "pictures": len(scores.cases),
         "pairs": len(numbers),
         "measures": {name: interval(values, draws) for name, values in by_pair.items()},
-        "groups": told,
+        "groups": groups_found,
         "by_pair": {name: [round(float(value), 4) for value in values] for name, values in by_pair.items()},
     }
 
 
 def difference(
-    first: Mapping[str, Any], second: Mapping[str, Any], measure: str, draws: int = DRAWS
+    first: Mapping[str, Any], second: Mapping[str, Any], measure: str, draws: int = RESAMPLES
 ) -> dict[str, float] | None:
     """First less second, of two summaries of the same pairs, with its interval; None for other pairs."""
     values = [np.array(summary["by_pair"][measure]) for summary in (first, second)]
