@@ -15,12 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from ..errors import DHumanDiffError
+from ..protocols import PictureScorer
 
 __all__ = [
     "FAILED",
@@ -240,20 +240,6 @@ def _right(
     own = float(similarity[face, person])
     margin = own - float(np.delete(similarity[face], person).max())
     return margin > 0 and faces == people, margin
-
-
-class PictureScorer(Protocol):
-    """A score of a picture that another model gives: aesthetics, preference. `python -m training evaluate` takes any.
-
-    Called with a picture uint8 [H, W, 3] and its sentence; gives a number, larger is better.
-
-    Attributes:
-        name: of the column.
-    """
-
-    name: str
-
-    def __call__(self, picture: np.ndarray, sentence: str) -> float: ...
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from ..errors import FaceError
+from ..protocols import FaceAnalyzer
 
 __all__ = ["MINIMUM_SIZE", "Face", "FaceAnalyzer", "choose_face"]
 
@@ -41,21 +41,6 @@ class Face:
         """Side in px of the square with the box's area: alike for detectors of square and of tall boxes."""
         width, height = float(self.box[2] - self.box[0]), float(self.box[3] - self.box[1])
         return (max(width, 0.0) * max(height, 0.0)) ** 0.5
-
-
-@runtime_checkable
-class FaceAnalyzer(Protocol):
-    """A face detector and recognizer: everything the project asks of a backend."""
-
-    name: str
-
-    def detect(self, image: np.ndarray) -> list[Face]:
-        """Faces in a uint8 RGB picture [H, W, 3]; an empty list when there is none."""
-        ...
-
-    def identity(self, image: np.ndarray, face: Face, swap_channels: bool = False) -> np.ndarray:
-        """Unit-length float32 embedding [512] of one face; with `swap_channels` of the face with red and blue swapped."""
-        ...
 
 
 def choose_face(faces: Sequence[Face], which: str | int = "largest", minimum_size: float = MINIMUM_SIZE) -> Face:

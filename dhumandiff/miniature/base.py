@@ -111,7 +111,7 @@ def mini_vae() -> Autoencoder:
 
 
 def mini_vision() -> ClipVision:
-    """The trained vision tower as `encode.ImageEncoder`: 96 px, hidden states [N, 65, 128]."""
+    """The trained vision tower as `protocols.ImageEncoder`: 96 px, hidden states [N, 65, 128]."""
     return ClipVision(_fill(build_vision(), load_part("vision")))
 
 

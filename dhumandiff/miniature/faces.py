@@ -1,6 +1,6 @@
 """The drawn world's face models: a detector, a recogniser that conditions, and a judge that never does. Pure torch.
 
-    faces = mini_faces()                     # a `faces.FaceAnalyzer`, as an InsightFace pack is
+    faces = mini_faces()                     # a `protocols.FaceAnalyzer`, as an InsightFace pack is
     judge = mini_judge()                     # the same detector, another recogniser: other seed, other people
 
 Both recognisers see a little more than ArcFace's square, because in the drawn world hair tells most.
@@ -130,7 +130,7 @@ def aligned_matrix(landmarks: np.ndarray) -> np.ndarray:
 
 
 class MiniFaces:
-    """Detector and recogniser of drawn faces as a `faces.FaceAnalyzer`."""
+    """Detector and recogniser of drawn faces as a `protocols.FaceAnalyzer`."""
 
     def __init__(self, detector: Detector, recogniser: Recogniser, name: str = "mini") -> None:
         self.detector, self.recogniser, self.name = detector.eval(), recogniser.eval(), name

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,25 +17,15 @@ from ..faces.face import MINIMUM_SIZE, Face, FaceAnalyzer, choose_face
 from ..faces.geometry import crop_face
 from ..faces.photos import PhotoPixels, as_photo
 from ..faces.quality import PhotoQuality, QualityIssue, assess
+from ..protocols import ImageEncoder
 from .reference import SAME_PERSON_THRESHOLD, FaceReference
 
-__all__ = ["CLIP_MEAN", "CLIP_STD", "EncodeReport", "ImageEncoder", "PhotoReport", "clip_pixels", "encode_reference"]
+__all__ = ["CLIP_MEAN", "CLIP_STD", "EncodeReport", "PhotoReport", "clip_pixels", "encode_reference"]
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 Photo = PhotoPixels | str | os.PathLike | Tensor | np.ndarray
-
-
-class ImageEncoder(Protocol):
-    """CLIP's vision model: normalized pixels [N, 3, S, S] float32 -> `hidden_states[-2]` [N, T, C].
-
-    S is the attribute `image_size`; 224 without one.
-    """
-
-    def __call__(self, pixels: Tensor) -> Tensor:
-        """Run it."""
-        ...
 
 
 @dataclass(frozen=True)

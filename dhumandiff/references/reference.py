@@ -171,7 +171,7 @@ class FaceReference:
         if not path.is_file():
             raise FaceReferenceError(
                 f"There is no reference file {path}. Save a reference there first, or choose another file.",
-                code="reference-missing",
+                code="reference-file-missing",
             )
         try:
             with safe_open(path, framework="pt") as file:

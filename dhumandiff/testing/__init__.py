@@ -124,7 +124,7 @@ def tiny_pipeline() -> Any:
 
 
 def tiny_vision(seed: int = 0) -> ClipVision:
-    """A CLIP vision tower (width 64, four layers, 50 tokens of 32 px at 224 px) as `encode.ImageEncoder`."""
+    """A CLIP vision tower (width 64, four layers, 50 tokens of 32 px at 224 px) as `protocols.ImageEncoder`."""
     transformers = require("transformers")
     config = transformers.CLIPVisionConfig(
         hidden_size=VISION_WIDTH,
@@ -179,7 +179,7 @@ def tiny_faces(seed: int = 0) -> TinyFaces:
 
 
 class TinyFaces:
-    """A `faces.FaceAnalyzer` that takes the middle of every picture for its one face.
+    """A `protocols.FaceAnalyzer` that takes the middle of every picture for its one face.
 
     The identity is a fixed random projection of the head crop's pixels, so the same picture is the same person and
     nothing else is.

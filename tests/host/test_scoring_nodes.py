@@ -198,7 +198,7 @@ def test_a_missing_person_has_a_black_mask(scene, faces):
     assert not alone[1].any()
 
 
-def test_real_people_are_told_apart_on_a_photo_of_both(face_photos, faces_root):
+def test_real_people_on_a_photo_of_both(face_photos, faces_root):
     """One photo of each as reference; another one of the first beside the second's, as the sentence says and exchanged."""
     pytest.importorskip("insightface", reason="install it with: pip install insightface onnxruntime")
     from dhd_pack.dhumandiff.faces import InsightFaceAnalyzer

@@ -127,6 +127,15 @@ def test_the_bound_words_are_told_with_their_tokens(clip, adapter, people):
     assert "2 'man'" in text or "token 2" in text
 
 
+def test_the_next_prompt_asks_the_tokenizer_little(clip, adapter, people, monkeypatch):
+    asked = []
+    tokenize = clip.tokenize
+    encode(clip, adapter, people, SENTENCE)
+    monkeypatch.setattr(clip, "tokenize", lambda *args, **kwargs: asked.append(args) or tokenize(*args, **kwargs))
+    encode(clip, adapter, people, SENTENCE)
+    assert len(asked) == 3  # the prompt, and each person's word between sentinels
+
+
 # --- bad input ------------------------------------------------------------------------------------------------------
 
 

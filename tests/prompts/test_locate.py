@@ -95,7 +95,7 @@ def test_the_same_word_twice_is_told_apart(tokenize):
     assert indices("a woman, a woman@2 and a woman@1", tokenize) == [(2, 4), (1, 7)]
 
 
-def test_captions_longer_than_one_chunk_are_located_to_their_end(clip_tokenizer):
+def test_captions_longer_than_one_chunk(clip_tokenizer):
     def tokens(text):
         return clip_tokenizer(text, add_special_tokens=False)["input_ids"]
 

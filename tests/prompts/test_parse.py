@@ -111,7 +111,7 @@ def test_empty_lines_and_comments_are_left_out():
     assert split_sentences(text) == ["a man@1 on a beach", "a man@1 in the snow"]
 
 
-def test_a_number_sign_within_a_sentence_is_part_of_it():
+def test_a_number_sign_within_a_sentence():
     assert split_sentences("house #7") == ["house #7"]
 
 

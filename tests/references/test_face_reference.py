@@ -126,7 +126,7 @@ class TestFiles:
 
     def test_a_file_that_is_no_reference_is_named(self, tmp_path):
         path = tmp_path / "x.safetensors"
-        with refused("reference-missing", "x.safetensors"):
+        with refused("reference-file-missing", "x.safetensors"):
             FaceReference.load(path)
         path.write_bytes(b"junk")
         with refused("reference-unreadable", "x.safetensors"):

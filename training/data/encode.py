@@ -23,7 +23,8 @@ from dhumandiff.hosts.diffusers.loading import choose_device, choose_dtype, load
 from dhumandiff.hosts.diffusers.text import encode_prompt, token_places
 from dhumandiff.hosts.diffusers.vision import ClipVision
 from dhumandiff.prompts import Mention, Prompt
-from dhumandiff.references.encode import ImageEncoder, clip_pixels
+from dhumandiff.protocols import ImageEncoder
+from dhumandiff.references.encode import clip_pixels
 
 from ..plugins import is_plugin, make_plugin
 from .extract import ExtractedSample, SkippedSample
@@ -45,7 +46,7 @@ class EncodedSample:
 class Encoders:
     """The frozen encoders; `Encoders.load` gets them by the settings' names.
 
-    vae: AutoencoderKL. tokenizers, text_encoders: SDXL's two. vision: `encode.ImageEncoder`. name: of the base.
+    vae: AutoencoderKL. tokenizers, text_encoders: SDXL's two. vision: `protocols.ImageEncoder`. name: of the base.
     """
 
     def __init__(

@@ -38,7 +38,7 @@ class EvaluateConfig:
     clip: str = ""
     """CLIP for CLIP-T and CLIP-I: a folder, or an id such as openai/clip-vit-base-patch16. Left empty, neither is computed."""
     scorers: list[str] = field(default_factory=list)
-    """Further scores, such as aesthetics, each a module:function that makes a dhumandiff.metrics.PictureScorer."""
+    """Further scores, such as aesthetics, each a module:function that makes a dhumandiff.protocols.PictureScorer."""
     image_encoder: str = ""
     """Drawing cases: CLIP ViT-H/14, a folder or id; IP-Adapter's if left empty."""
     size: list[int] | None = None

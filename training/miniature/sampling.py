@@ -40,7 +40,8 @@ from dhumandiff.miniature.defaults import MINI
 from dhumandiff.miniature.faces import MiniFaces, mini_faces, mini_judge
 from dhumandiff.miniature.world import Identity, draw_reference
 from dhumandiff.prompts import parse_prompt
-from dhumandiff.references.encode import ImageEncoder, encode_reference
+from dhumandiff.protocols import ImageEncoder
+from dhumandiff.references.encode import encode_reference
 
 from .autoencoder import picture_of
 

@@ -18,7 +18,7 @@ IMAGE_ENCODER = f"{catalogue.IMAGE_ENCODER.repository}/{catalogue.IMAGE_ENCODER.
 
 
 class ClipVision:
-    """A CLIP vision model of transformers as `encode.ImageEncoder`: pixels [N, 3, S, S] -> hidden_states[-2] [N, T, C]."""
+    """A CLIP vision model of transformers as `protocols.ImageEncoder`: pixels [N, 3, S, S] -> hidden_states[-2] [N, T, C]."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
