@@ -63,6 +63,13 @@ def portrait():
     return Portrait.from_base("tiny", "cpu")
 
 
+def pytest_collection_modifyitems(items):
+    """Each test is in one tier: slow by its mark, host by its folder, fast if neither."""
+    for item in items:
+        if item.get_closest_marker("slow") is None and item.get_closest_marker("host") is None:
+            item.add_marker(pytest.mark.fast)
+
+
 def pytest_terminal_summary(terminalreporter):
     if why_not() is not None:
         terminalreporter.section("THE COMFYUI TESTS DID NOT RUN")
