@@ -3,6 +3,8 @@
 Knows `dhumandiff` and diffusers, never ComfyUI.
 """
 
+from __future__ import annotations
+
 from dhumandiff.errors import DHumanDiffError
 
 __all__ = ["TrainingError"]

@@ -4,7 +4,7 @@
     accelerate launch -m training train ...                            several GPUs or machines, same result
     python -m training train --config ... --dry_run                    sizes, memory and steps; trains nothing
 
-The same command goes on where the last one ended, for whatever reason.
+The same command resumes where the last one ended, for whatever reason.
 """
 
 from __future__ import annotations
@@ -20,12 +20,16 @@ __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Read the configuration, train, and say what was made. SystemExit 143 or 130 after a signal."""
+    """Read the configuration, train, and report what was made.
+
+    Raises:
+        SystemExit: 143 or 130 after a signal.
+    """
     config, given = parse(
         TrainConfig,
         "train",
         argv,
-        {"dry_run": "say what would be trained and how much memory it needs (an estimate); train nothing"},
+        {"dry_run": "report what would be trained and how much memory it needs (an estimate); train nothing"},
     )
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if given["dry_run"]:
@@ -36,17 +40,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from .run.loop import train
 
-    ended = train(config)
+    result = train(config)
     if int(os.environ.get("RANK", "0")) == 0:
-        if ended.signal:
+        if result.signal:
             print(
-                f"Ended at step {ended.step} of {config.steps}: {ended.checkpoint}.\nNext: the same command goes on from there."
+                f"Ended at step {result.step} of {config.steps}: {result.checkpoint}.\nNext: the same command resumes from there."
             )
         else:
-            also = [f"{path}" for path in (ended.plot, ended.grid) if path is not None]
+            also = [f"{path}" for path in (result.plot, result.grid) if path is not None]
             print(
-                f"Made {ended.checkpoint} (loss {ended.loss:.4f}){''.join(f', {path}' for path in also)}.\n"
-                f"Next: python -m training export --run {ended.run} --out {ended.run}/export"
+                f"Made {result.checkpoint} (loss {result.loss:.4f}){''.join(f', {path}' for path in also)}.\n"
+                f"Next: python -m training export --run {result.run} --out {result.run}/export"
             )
-    if ended.signal:
-        raise SystemExit(130 if ended.signal == signal.SIGINT else 143)
+    if result.signal:
+        raise SystemExit(130 if result.signal == signal.SIGINT else 143)

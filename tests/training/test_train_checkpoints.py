@@ -21,6 +21,7 @@ from training.run import checkpoint, loop
 from training.run.checkpoint import RunFolder, adapter_of_run
 from training.run.logging import Logger, read_log
 from training.run.loop import train
+from training.run.setup import setup
 from training.run.shutdown import SignalHandler
 
 pytestmark = pytest.mark.usefixtures("one_thread", "fresh_accelerate")
@@ -184,3 +185,38 @@ def test_what_a_killed_process_left_half_written_is_removed(config):
         (first.run / "checkpoints" / name).mkdir()
     train(config(steps=2))
     assert sorted(path.name for path in (first.run / "checkpoints").iterdir()) == ["step-00000001", "step-00000002"]
+
+
+def test_the_names_on_the_disk_stay_those_of_the_first_version(config):
+    """Runs made by any version are resumed; whoever renames a part of the state changes checkpoint.py's tables, not these."""
+    ended = train(config(steps=1))
+    assert sorted(path.name for path in ended.checkpoint.iterdir()) == [
+        "adapter.safetensors",
+        "average.safetensors",
+        "state.json",
+        "state.pt",
+    ]
+    info = json.loads((ended.checkpoint / "state.json").read_text())
+    assert {*info} == {"format", "version", "step", "smoothed", "positions", "score", "config", "agree"}
+    assert (info["format"], info["version"]) == ("dhumandiff-checkpoint", 1)
+    parts = {"base", "adapter", "learning", "shards", "seed", "optimiser.kind"}
+    assert {*info["agree"]} == parts | {"data.batch", "data.micro_batch", "data.shuffle"}
+    state = torch.load(ended.checkpoint / "state.pt", weights_only=True)
+    assert {*state} == {"optimiser", "scheduled", "averaged", "scaler", "random"}
+
+
+def test_a_state_that_is_loaded_is_the_state_that_was_given(config):
+    train(config(steps=2))
+    state = setup(config(steps=2))  # resumes
+    before = state.state_dict()
+    other = setup(config("other", steps=2))
+    assert not torch.equal(other.adapter.mapping.fc1.weight, state.adapter.mapping.fc1.weight)
+    other.load_state_dict(before)
+    after = other.state_dict()
+    assert {*after} == {*before}
+    for name in ("step", "smoothed_loss", "stream_positions", "ema_steps", "scheduler"):
+        assert after[name] == before[name]
+    for name in ("adapter", "ema"):
+        assert all(torch.equal(after[name][key], value) for key, value in before[name].items())
+    for number, moments in before["optimizer"].items():
+        assert all(torch.equal(after["optimizer"][number][key], value) for key, value in moments.items())

@@ -13,7 +13,8 @@ from typing import Any
 
 from dhumandiff.errors import PromptError
 from dhumandiff.prompts import parse_prompt
-from training import TrainingError
+
+from .. import TrainingError
 
 __all__ = ["Annotation", "Box", "CaptionWord", "Person", "read_annotation"]
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dhumandiff.errors import ImageError
-from training import TrainingError
 
+from .. import TrainingError
 from .annotation import read_annotation
 from .seeding import named_rng
 from .settings import Source

@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dhumandiff.layout.person_style import draw_box, person_color
-from training import TrainingError
 
+from .. import TrainingError
 from .encode import EncodedSample
 from .shards import read_plan, to_json, write_file
 

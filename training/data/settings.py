@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from training import TrainingError
+from .. import TrainingError
 
 __all__ = ["FaceSettings", "PrepareSettings", "ReferenceSettings", "Source"]
 

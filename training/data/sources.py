@@ -19,8 +19,8 @@ from PIL import Image, ImageOps
 
 from dhumandiff.errors import ImageError
 from dhumandiff.faces import PhotoPixels, as_photo, load_photo
-from training import TrainingError
 
+from .. import TrainingError
 from .settings import Source
 
 __all__ = ["Part", "Picture", "list_pictures", "reference_photos", "source_name"]

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from itertools import islice
 
 from dhumandiff.faces import FaceAnalyzer
-from training import TrainingError
 
+from .. import TrainingError
 from .encode import load_faces
 from .extract import ExtractedSample, SkippedSample, Task, extract
 from .settings import PrepareSettings

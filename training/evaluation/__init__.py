@@ -6,3 +6,5 @@ tables.py     records -> means with intervals, by group, pair by pair against an
 plots.py      identity against words, Copy-Paste against Sim_GT, distributions
 page.py       one HTML page with every picture, its faces boxed, named and scored
 """
+
+from __future__ import annotations

@@ -19,8 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from training import TrainingError
-
+from .. import TrainingError
 from ..data.sources import PICTURES
 
 __all__ = ["GROUPS", "Case", "read_bench", "read_cases", "with_pictures"]

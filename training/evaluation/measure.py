@@ -25,8 +25,8 @@ from dhumandiff.evaluation.metrics import PictureScorer, cosines, match
 from dhumandiff.evaluation.score import embed_faces, score_image
 from dhumandiff.faces import FaceAnalyzer, choose_face, load_photo
 from dhumandiff.prompts import try_parse_prompt
-from training import TrainingError
 
+from .. import TrainingError
 from ..data.shards import write_file
 from .cases import Case
 

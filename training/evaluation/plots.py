@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from training import TrainingError
-
+from .. import TrainingError
 from .tables import RANKED, measures_of, summarise_records, value_of
 
 __all__ = ["plot_copying", "plot_distributions", "plot_strengths"]

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dhumandiff import FaceReference
-from training import TrainingError
 
+from .. import TrainingError
 from ..data.encode import load_faces, load_vision
 from ..data.settings import FaceSettings
 from ..data.shards import write_file

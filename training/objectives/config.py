@@ -40,7 +40,7 @@ class LocalizationConfig:
     word_weight: float = 0.0
     """Factor of the mapped words' attention loss in the sum of all losses; 0 switches it off."""
     min_layer_size: int = 64
-    """Fewest spatial positions (width x height) of a layer that is looked at; in smaller layers a face is less than one."""
+    """Fewest spatial positions (width x height) of a layer that counts; in smaller layers a face is less than one position."""
 
     def __post_init__(self) -> None:
         for name in ("weight", "word_weight"):

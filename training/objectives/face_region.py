@@ -1,4 +1,4 @@
-"""The diffusion loss once more, inside the two faces: they are a small part of the picture and most of what is judged.
+"""The diffusion loss once more, inside the two faces: they are a small part of the picture and most of what people look at.
 
 This project's choice. (Whether the paper weighs faces is unknown.) The mean runs over the latent pixels of both faces, so
 a small face counts as much as a large one. Samples without a face region, and those whose face was dropped, add 0.

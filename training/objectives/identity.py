@@ -4,7 +4,7 @@ Source: arXiv 2510.14975 (docs/method.md#measures). The one-step clean predictio
 - identity: 1 - cos(f(align(prediction, lm)), f(align(truth, lm))), aligned by the truth's landmarks lm: at high noise a detector
   finds no face in a prediction, and where it finds one, its landmarks move with the face instead of correcting it.
 - infonce: InfoNCE at temperature 0.1. The positive is the truth's embedding; negatives are the other people of the batch and of a
-  bank, `negatives` in all, without whoever may be the same person.
+  bank, `negatives` in all, without those who may be the same person.
 Which timesteps count is said twice: the paper trains on all, its code on noise levels up to 0.6; `max_noise_level` chooses. A face
 is matched to its person by its position, never by a detector's order. The truth's embedding is the one in the shards, of the real
 pixels.

@@ -1,1 +1,3 @@
 """One training run: its config, loop, checkpoints, resume, and log."""
+
+from __future__ import annotations

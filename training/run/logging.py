@@ -49,7 +49,7 @@ class Logger:
         self._sums, self._steps = torch.zeros(len(self.loss_names)), 0
         _forget_after(self.log, step)
         self.board = _board(folder / "tensorboard", step) if config.logging.tensorboard else None
-        # A bar where somebody looks at a terminal; lines alone in a file.
+        # A progress bar on a terminal; only lines in a file.
         self.bar = tqdm(total=config.steps, initial=step, unit="step", dynamic_ncols=True, disable=None)
 
     def step(

@@ -64,7 +64,7 @@ class EMA:
 
     Args:
         module: its parameters with gradients are averaged.
-        decay: of the average; 0 keeps none, and the weights themselves take its place.
+        decay: of the average; 0 keeps no average, and the weights themselves are used.
         device: where the averages are kept; None: with the parameters.
 
     Attributes:

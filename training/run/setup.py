@@ -45,7 +45,7 @@ class TrainState:
         accelerator: Accelerate's; devices, processes and precision.
         run: the folder of checkpoints.
         data: what is trained on.
-        validation: what the validation loss is computed on; None: the training loss takes its place.
+        validation: what the validation loss is computed on; None: the training loss is the score.
         objectives: the parts of the loss.
         base: the frozen base.
         adapter: what is trained.
