@@ -41,10 +41,11 @@ def cascade(mode: str, masks: bool = False) -> Callable[[Base], Run]:
     """KSampler (DHumanDiff Cascade), scene 0.7 and faces 1.0."""
 
     def make(base: Base) -> Run:
+        from dhd_pack.dhumandiff.methods.paired.settings import CascadeSettings
         from dhd_pack.nodes.comfy.guider import CascadeGuider
 
         guider = base.guider(_with_pair(base, masks=base.masks if masks else ()), CascadeGuider)
-        guider.set_cascade(0.7, 1.0, 0.10, mode)
+        guider.set_cascade(CascadeSettings(mode, 0.7, 1.0, 0.10))
         return _run(base, guider)
 
     return make
@@ -157,9 +158,9 @@ def known(ip_adapter_plus: Path | None = None) -> dict[str, Callable[[Base], Run
 
 
 def _with_pair(base: Base, masks: Any = ()) -> Any:
-    from dhd_pack.nodes.comfy.patch import apply_pair
+    from dhd_pack.nodes.comfy.patch import apply_people
 
-    return apply_pair(base.model, base.adapter, base.people, 1.0, masks=masks)
+    return apply_people(base.model, base.adapter, base.people, 1.0, masks=masks)
 
 
 def _run(base: Base, guider: Any) -> Run:

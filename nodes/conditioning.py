@@ -7,9 +7,10 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..dhumandiff.errors import HostError
-from ..dhumandiff.methods.paired.cascade import FOCUS_SHARE, SCENE_STRENGTH
+from ..dhumandiff.methods.paired.cascade import FOCUS_FRACTION, SCENE_STRENGTH
+from ..dhumandiff.methods.paired.settings import CascadeSettings
 from ..dhumandiff.references.reference import same_person_warning
-from .comfy.patch import apply_pair
+from .comfy.patch import apply_people
 from .comfy.schema import ADVANCED, AdapterType, ReferenceType, schema, tell
 
 DURING: dict[str, tuple[float, float] | None] = {
@@ -90,7 +91,7 @@ class DHDApplyPair(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "focus_share",
-                    default=FOCUS_SHARE,
+                    default=FOCUS_FRACTION,
                     optional=True,
                     tooltip="Share of the picture that counts as face, with `cascade` one_pass.",
                     **share,
@@ -139,21 +140,27 @@ class DHDApplyPair(io.ComfyNode):
         mask_2: Any = None,
         cascade: str = "off",
         scene_strength: float = SCENE_STRENGTH,
-        focus_share: float = FOCUS_SHARE,
+        focus_share: float = FOCUS_FRACTION,
         focus: Any = None,
         during: str = "start and end",
     ) -> io.NodeOutput:
         start, end = DURING[during] or (start, end)
         if focus is not None and cascade == "off":
-            raise HostError("focus is connected, but cascade is off: set it to one_pass, or take the mask away.")
+            raise HostError(
+                "focus is connected, but cascade is off: set it to one_pass, or take the mask away.",
+                code="focus-without-cascade",
+            )
         if reference_2 is None and mask_2 is not None:
-            raise HostError("mask_2 is connected, but reference_2 is not: connect person 2, or take the mask away.")
+            raise HostError(
+                "mask_2 is connected, but reference_2 is not: connect person 2, or take the mask away.",
+                code="mask-without-person",
+            )
         references = [r for r in (reference_1, reference_2) if r is not None]
         warning = same_person_warning(*references) if len(references) == 2 else None
         if warning:
             tell(cls, warning)
         persons = len(references)
-        patched = apply_pair(
+        patched = apply_people(
             model,
             adapter,
             references,
@@ -162,8 +169,9 @@ class DHDApplyPair(io.ComfyNode):
             masks=(mask_1, mask_2)[:persons],
             start=start,
             end=end,
-            scene_strength=None if cascade == "off" else scene_strength,
-            focus_share=focus_share,
+            cascade=None
+            if cascade == "off"
+            else CascadeSettings(cascade, scene_strength, face_strength=strength, focus_fraction=focus_share),
             focus=focus,
         )
         return io.NodeOutput(patched)

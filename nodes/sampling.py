@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from comfy_api.latest import io, ui
 
-from ..dhumandiff.methods.paired.cascade import FACE_STRENGTH, FOCUS_SHARE, SCENE_STRENGTH
-from .comfy.guider import MODES, CascadeGuider
+from ..dhumandiff.methods.paired.cascade import FACE_STRENGTH, FOCUS_FRACTION, SCENE_STRENGTH
+from ..dhumandiff.methods.paired.settings import MODES, CascadeSettings
+from .comfy.guider import CascadeGuider
 from .comfy.schema import ADVANCED, progress_text, schema
 
 
@@ -39,7 +40,7 @@ def cascade_inputs() -> list[io.Input]:
         ),
         io.Float.Input(
             "focus_share",
-            default=FOCUS_SHARE,
+            default=FOCUS_FRACTION,
             min=0.0,
             max=1.0,
             step=0.01,
@@ -70,16 +71,13 @@ def make_guider(
     positive: Any,
     negative: Any,
     cfg: float,
-    scene: float,
-    face: float,
-    share: float,
-    mode: str,
+    settings: CascadeSettings,
     focus: Any,
 ) -> CascadeGuider:
     """A guider with everything set, which says on the node what it is at."""
     guider = CascadeGuider(model)
-    guider.say = progress_text(node)
-    guider.set_cascade(scene, face, share, mode, focus)
+    guider.report = progress_text(node)
+    guider.set_cascade(settings, focus)
     guider.set_conds(positive, negative)
     guider.set_cfg(cfg)
     return guider
@@ -121,8 +119,8 @@ class DHDCascadeGuider(io.ComfyNode):
         mode: str,
         focus: Any = None,
     ) -> io.NodeOutput:
-        settings = (cfg, scene_strength, face_strength, focus_share, mode, focus)
-        return io.NodeOutput(make_guider(cls, model, positive, negative, *settings))
+        settings = CascadeSettings(mode, scene_strength, face_strength, focus_fraction=focus_share)
+        return io.NodeOutput(make_guider(cls, model, positive, negative, cfg, settings, focus))
 
 
 class DHDCascadeKSampler(io.ComfyNode):
@@ -203,8 +201,8 @@ class DHDCascadeKSampler(io.ComfyNode):
         mode: str,
         focus: Any = None,
     ) -> io.NodeOutput:
-        settings = (cfg, scene_strength, face_strength, focus_share, mode, focus)
-        guider = make_guider(cls, model, positive, negative, *settings)
+        settings = CascadeSettings(mode, scene_strength, face_strength, focus_fraction=focus_share)
+        guider = make_guider(cls, model, positive, negative, cfg, settings, focus)
         samples = comfy.sample.fix_empty_latent_channels(model, latent_image["samples"])
         noise = comfy.sample.prepare_noise(samples, seed, latent_image.get("batch_index"))
         schedule = comfy.samplers.KSampler(

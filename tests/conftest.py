@@ -58,9 +58,9 @@ def people(adapter):
 @pytest.fixture(scope="module")
 def portrait():
     """The tiny SDXL that draws portraits; with diffusers only."""
-    from dhumandiff.hosts.diffusers.pipeline import Portrait
+    from dhumandiff.hosts.diffusers.pipeline import PortraitPipeline
 
-    return Portrait.from_base("tiny", "cpu")
+    return PortraitPipeline.from_base("tiny", "cpu")
 
 
 def pytest_collection_modifyitems(items):

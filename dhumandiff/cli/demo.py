@@ -14,7 +14,7 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +78,8 @@ def run(args: argparse.Namespace) -> None:
         require(name)
     from tqdm import tqdm
 
-    from ..hosts.diffusers.pipeline import Portrait
+    from ..hosts.diffusers.pipeline import PortraitPipeline
+    from ..methods.paired.settings import CascadeSettings, SamplingSettings
     from ..miniature import mini_adapter
     from ..miniature.faces import mini_judge
     from .demo_sheet import Row, draw_sheet
@@ -91,10 +92,9 @@ def run(args: argparse.Namespace) -> None:
     same, stranger = measure(judge, known, args.seed)
 
     adapter = mini_adapter()
-    base = Portrait.from_base("mini", "cpu")
-    base.use_sampler(MINI["sampler"])
+    base = PortraitPipeline.from_base("mini", "cpu")
     steps, cfg, size = MINI["steps"], MINI["cfg"], MINI["size"].split("x")
-    common = {"steps": steps, "cfg": cfg, "size": (int(size[0]), int(size[1]))}
+    sampling = SamplingSettings(steps, cfg, MINI["sampler"], size=(int(size[0]), int(size[1])))
     weights = {"portrait": adapter, "plain": without_people(adapter), "shared": with_one_for_both(adapter)}
     rows = []
     with tqdm(desc="drawing", unit="step", total=len(shots) * len(VERSIONS) * steps) as bar:
@@ -102,16 +102,15 @@ def run(args: argparse.Namespace) -> None:
             people = shot.script.people
             drawn = {}
             for name in VERSIONS:
-                settings = {"mode": "none", "strength": 0.0} if name == "plain" else {"mode": "one_pass"}
-                drawn[name] = base.generate(
+                cascade = CascadeSettings("none", strength=0.0) if name == "plain" else CascadeSettings("one_pass")
+                drawn[name] = base(
                     weights[name],
                     [references[who] for who in people],
                     shot.marked,
                     MINI["negative"],
-                    seed=shot.seed,
+                    cascade=cascade,
+                    sampling=replace(sampling, seed=shot.seed),
                     progress=lambda done, total: bar.update(),
-                    **settings,
-                    **common,
                 )
             pictures = {name: picture for name, (picture, _) in drawn.items()}
             embeddings = [known[who] for who in people]

@@ -28,8 +28,9 @@ from .files import check_writable
 from .people import Person, check_saves, people_of, read, read_mask, read_masks, references_of
 
 if TYPE_CHECKING:
-    from ..hosts.diffusers.pipeline import Portrait
+    from ..hosts.diffusers.pipeline import PortraitPipeline
     from ..methods.paired.adapter import Adapter
+    from ..methods.paired.settings import CascadeSettings, SamplingSettings
     from ..prompts import Prompt
     from ..references.reference import FaceReference
 
@@ -118,17 +119,26 @@ def run(args: argparse.Namespace) -> None:
         )
 
     from ..hosts.diffusers.loading import BUILT_IN, check_base, choose_device
-    from ..hosts.diffusers.pipeline import NEGATIVE, Portrait, check_settings
+    from ..hosts.diffusers.pipeline import NEGATIVE, PortraitPipeline, check_settings
+    from ..methods.paired.settings import CascadeSettings, SamplingSettings
     from ..prompts import parse_prompt
 
     built_in = args.base if args.base in BUILT_IN else None
     if built_in:
         print(_BUILT_IN_NOTES[built_in])
-    names = "seed steps cfg mode scene_strength face_strength focus_share strength start end"
-    settings = {"size": size, **{name: getattr(args, name) for name in names.split()}}
     factors = [1.0 if factor is None else factor for factor in (args.strength_1, args.strength_2)]
-    settings["person_strengths"] = factors[: len(people)]
-    check_settings(**settings)
+    cascade = CascadeSettings(args.mode, args.scene_strength, args.face_strength, args.focus_share, args.strength)
+    sampling = SamplingSettings(
+        steps=args.steps,
+        cfg=args.cfg,
+        sampler=args.sampler,
+        seed=args.seed,
+        size=size,
+        start=args.start,
+        end=args.end,
+        person_strengths=tuple(factors[: len(people)]),
+    )
+    check_settings(cascade, sampling)
     prompt = parse_prompt(args.prompt, persons=len(people), mentions=args.mentions)
     negative = NEGATIVE if args.negative is None else args.negative
     device = choose_device(args.device)
@@ -150,14 +160,13 @@ def run(args: argparse.Namespace) -> None:
         drawn=_is_drawn(pack, args),
     )
     _tell_warnings(adapter, references, prompt)
-    portrait = Portrait.from_base(args.base, device, args.dtype)
-    portrait.use_sampler(args.sampler)
+    portrait = PortraitPipeline.from_base(args.base, device, args.dtype)
     if adapter.has_subject_path:
         print(portrait.bound_words(prompt))
     started = time.monotonic()
-    more = {"masks": masks, "focus": focus}
-    image, focus = _with_progress(portrait, adapter, references, prompt, negative, **more, **settings)
-    record = _record(args, people, settings | {"negative": negative}, adapter, portrait)
+    settings = {"cascade": cascade, "sampling": sampling, "masks": masks, "focus": focus}
+    image, focus = _with_progress(portrait, adapter, references, prompt, negative, **settings)
+    record = _record(args, people, cascade, sampling, negative, adapter, portrait)
     write_png(image, args.out, record)
     if args.focus_out:
         write_png(_focus_picture(focus, size), args.focus_out, record)
@@ -256,21 +265,27 @@ def _tell_warnings(adapter: Adapter, references: list[FaceReference], prompt: Pr
         print(f"note: {note}")
 
 
-def _with_progress(portrait: Portrait, *inputs: Any, **settings: Any) -> tuple[Any, Any]:
-    """`Portrait.generate` with a bar."""
+def _with_progress(portrait: PortraitPipeline, *inputs: Any, **settings: Any) -> tuple[Any, Any]:
+    """`PortraitPipeline` with a bar."""
     from tqdm import tqdm
 
-    with tqdm(desc="sampling", unit="step", total=settings["steps"]) as bar:
+    with tqdm(desc="sampling", unit="step", total=settings["sampling"].steps) as bar:
 
         def progress(done: int, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
-        return portrait.generate(*inputs, progress=progress, **settings)
+        return portrait(*inputs, progress=progress, **settings)
 
 
 def _record(
-    args: argparse.Namespace, people: list[Person], settings: dict[str, Any], adapter: Adapter, portrait: Portrait
+    args: argparse.Namespace,
+    people: list[Person],
+    cascade: CascadeSettings,
+    sampling: SamplingSettings,
+    negative: str,
+    adapter: Adapter,
+    portrait: PortraitPipeline,
 ) -> dict[str, str]:
     """What the PNG says about how it was made. Names of files, not where they lay: pictures are passed on."""
     from .. import __version__
@@ -279,7 +294,19 @@ def _record(
         "version": __version__,
         "prompt": args.prompt,
         "mentions": args.mentions,
-        **settings,
+        "size": sampling.size,
+        "seed": sampling.seed,
+        "steps": sampling.steps,
+        "cfg": sampling.cfg,
+        "mode": cascade.mode,
+        "scene_strength": cascade.scene_strength,
+        "face_strength": cascade.face_strength,
+        "focus_share": cascade.focus_fraction,
+        "strength": cascade.strength,
+        "start": sampling.start,
+        "end": sampling.end,
+        "person_strengths": sampling.person_strengths,
+        "negative": negative,
         "persons": [[Path(source).name for source in person.sources] for person in people],
         "which_face": [person.which for person in people],
         "focus": args.focus and args.focus.name,
@@ -296,14 +323,14 @@ def _record(
         "Sampler": args.sampler,
         "CFG scale": args.cfg,
         "Seed": args.seed,
-        "Size": "x".join(map(str, settings["size"])),
+        "Size": "x".join(map(str, sampling.size)),
         "Model": made["base"],
         "DHumanDiff": f"{args.mode} {args.scene_strength} {args.face_strength} {args.focus_share}",
     }
     line = ", ".join(f"{name}: {value}" for name, value in readable.items())
     return {
         "dhumandiff": json.dumps(made, ensure_ascii=False),
-        "parameters": f"{args.prompt}\nNegative prompt: {settings['negative']}\n{line}",
+        "parameters": f"{args.prompt}\nNegative prompt: {negative}\n{line}",
     }
 
 

@@ -147,8 +147,8 @@ def read_mask(path: Path, size: tuple[int, int], where: str) -> Tensor:
     """A picture as a mask [1, 1, H, W] at the latent's size. ImageError when it is none; `where`: what white is for."""
     import torch
 
+    from ..conditioning.masks import resize_masks
     from ..faces.photos import load_photo
-    from ..methods.paired.attention import fit_masks
 
     try:
         photo = load_photo(path)
@@ -161,7 +161,7 @@ def read_mask(path: Path, size: tuple[int, int], where: str) -> Tensor:
             raise ImageError(
                 f"it has colours. A mask is greyscale: white where {where}, black elsewhere.", code="mask-not-gray"
             )
-        mask = fit_masks(
+        mask = resize_masks(
             torch.from_numpy(pixels.mean(axis=-1, dtype="float32"))[None, None] / 255, (size[1] // 8, size[0] // 8), 1
         )
         if not mask.any():

@@ -3,7 +3,7 @@
 For trying the machinery out in a second on a CPU, and for tests: the block types, layer order, tokenizer and tensor
 names are SDXL's and the released adapter's, only the widths are small. The same seed gives the same weights.
 
-    portrait = Portrait.from_base("tiny")                 # `tiny_pipeline` puts the base together
+    portrait = PortraitPipeline.from_base("tiny")                 # `tiny_pipeline` puts the base together
     adapter, vision, faces = tiny_adapter(), tiny_vision(), tiny_faces()
 
 `depth` says how many transformer blocks the UNet's attention blocks have: "tiny" makes 17 cross-attention layers,

@@ -15,7 +15,7 @@ from support.known_faces import detect
 from dhumandiff.__main__ import main
 from dhumandiff.cli import demo, demo_sheet
 from dhumandiff.cli.demo_sheet import Row, Seen, draw_sheet
-from dhumandiff.hosts.diffusers.pipeline import Portrait
+from dhumandiff.hosts.diffusers.pipeline import PortraitPipeline
 from dhumandiff.layout.person_style import person_color
 from dhumandiff.miniature import defaults, mini_adapter
 from dhumandiff.miniature.faces import MiniFaces
@@ -72,12 +72,12 @@ def test_without_people_nobody_s_face_reaches_the_picture(quick):
     shots = demo.plan(0)
     photos = {who: demo.photo_of(who, 0) for who in (*shots[0].script.people, *shots[3].script.people)}
     references = demo.encode(photos)
-    portrait, adapter = Portrait.from_base("mini", "cpu"), mini_adapter()
+    portrait, adapter = PortraitPipeline.from_base("mini", "cpu"), mini_adapter()
 
     def draw(adapter, shot, **settings):
         people = [references[who] for who in shot.script.people]
         return np.asarray(
-            portrait.generate(adapter, people, shots[0].marked, "", size=(128, 96), steps=2, mode="none", **settings)[0]
+            draw(portrait, adapter, people, shots[0].marked, "", size=(128, 96), steps=2, mode="none", **settings)[0]
         )
 
     bare = demo.without_people(adapter)

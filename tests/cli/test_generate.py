@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ pytest.importorskip("cv2", reason="photo quality is measured with OpenCV: pip in
 from dhumandiff import testing as tiny
 from dhumandiff.hosts.diffusers import pipeline as diffusers_pipeline
 from dhumandiff.hosts.diffusers.pipeline import NEGATIVE
-from dhumandiff.methods.paired.cascade import FACE_STRENGTH, FOCUS_SHARE, SCENE_STRENGTH
+from dhumandiff.methods.paired.cascade import FACE_STRENGTH, FOCUS_FRACTION, SCENE_STRENGTH
 from dhumandiff.references.encode import encode_reference
 from dhumandiff.references.reference import FaceReference
 
@@ -82,14 +83,14 @@ def test_the_settings_are_in_the_png_without_the_places_of_files(arguments, tmp_
 
 @pytest.fixture
 def asked(monkeypatch):
-    """What the command asks of `Portrait.generate`, which is interrupted before it samples."""
+    """What the command asks of `PortraitPipeline`, which is interrupted before it samples."""
     seen = {}
 
-    def stop(self, adapter, references, prompt, negative, *, progress, **settings):
-        seen.update(settings, references=references, negative=negative)
+    def stop(self, adapter, references, prompt, negative, *, progress, cascade, sampling, **more):
+        seen.update(asdict(cascade), **asdict(sampling), **more, references=references, negative=negative)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(diffusers_pipeline.Portrait, "generate", stop)
+    monkeypatch.setattr(diffusers_pipeline.PortraitPipeline, "__call__", stop)
     return seen
 
 
@@ -106,9 +107,10 @@ def test_the_command_s_defaults_are_the_library_s(arguments, asked):
         "mode": "one_pass",
         "scene_strength": SCENE_STRENGTH,
         "face_strength": FACE_STRENGTH,
-        "focus_share": FOCUS_SHARE,
+        "focus_fraction": FOCUS_FRACTION,
+        "sampler": "euler",
         "strength": 1.0,
-        "person_strengths": [1.0, 1.0],
+        "person_strengths": (1.0, 1.0),
         "masks": None,
         "focus": None,
         "start": 0.0,
@@ -209,7 +211,7 @@ def test_a_mask_is_white_where_the_person_may_be_at_any_size(arguments, asked, t
     assert (masks[0, 0, :, :4] > 0.99).all()
     assert (masks[0, 0, :, 4:] < 0.01).all()
     assert torch.equal(masks[1], torch.ones(1, 12, 8))
-    assert asked["person_strengths"] == [1.0, 1.5]  # masks and strengths stay with @1 and @2 when people are swapped
+    assert asked["person_strengths"] == (1.0, 1.5)  # masks and strengths stay with @1 and @2 when people are swapped
 
 
 def test_two_people_come_from_one_photo_by_choosing_faces(arguments, asked, photos, capsys, monkeypatch):

@@ -16,14 +16,15 @@ from comfy_extras.nodes_sag import SelfAttentionGuidance
 from dhd_pack.dhumandiff.hosts.diffusers.attention import attach
 from dhd_pack.dhumandiff.hosts.diffusers.parts import sdxl_tokenizer
 from dhd_pack.dhumandiff.hosts.diffusers.text import encode_prompt
-from dhd_pack.dhumandiff.methods.paired.attention import ReadyKeysValues
+from dhd_pack.dhumandiff.methods.paired.attention import KVCache
+from dhd_pack.dhumandiff.methods.paired.conditioning import PairedConditioning
+from dhd_pack.dhumandiff.methods.paired.settings import MODES, CascadeSettings
 from dhd_pack.dhumandiff.prompts import parse_prompt
 from dhd_pack.dhumandiff.references.encode import encode_reference
 from dhd_pack.nodes.adapter import DHDLoadAdapter
-from dhd_pack.nodes.comfy import pair as comfy_pair
 from dhd_pack.nodes.comfy.encoders import ClipVisionEncoder, encode_subject_prompt
-from dhd_pack.nodes.comfy.guider import MODES, CascadeGuider
-from dhd_pack.nodes.comfy.patch import apply_pair
+from dhd_pack.nodes.comfy.guider import CascadeGuider
+from dhd_pack.nodes.comfy.patch import apply_people
 from dhd_pack.nodes.conditioning import DHDApplyPair
 from dhd_pack.nodes.prompt import DHDSubjectPrompt
 from dhd_pack.nodes.references import DHDEncodeReference
@@ -39,7 +40,7 @@ SENTENCE = "A man@1 and a (woman@2:1.2) on a bench in a garden"
 
 def cascade(model, mode=MODES[0], scene=0.7, face=1.0, positive=POSITIVE, negative=NEGATIVE, cfg=5.0):
     made = CascadeGuider(model)
-    made.set_cascade(scene, face, 0.1, mode)
+    made.set_cascade(CascadeSettings(mode, scene, face, 0.1))
     made.set_conds(positive, negative)
     made.set_cfg(cfg)
     return made
@@ -94,7 +95,7 @@ def test_from_photos_and_a_sentence_both_hosts_predict_the_same(monkeypatch):
                 "time_ids": torch.tensor([[512, 512, 0, 0, 512, 512]] * 2),
             },
         ).sample
-    patched = apply_pair(model, adapter, here, 0.9)
+    patched = apply_people(model, adapter, here, 0.9)
     for cfg, expected in ((0.0, noise[:1]), (1.0, noise[1:])):
         got = predict(guider(patched, *conditionings, cfg), PICTURE, sigma)
         assert near(got, PICTURE - expected * sigma, sigma, 1e-4)
@@ -116,9 +117,9 @@ def test_the_chain_of_nodes_runs_on_all_seventy_layers_with_an_adapter_from_a_fi
     (adapter,) = DHDLoadAdapter.execute("deep.safetensors").args
     vision, faces = tiny_comfy.clip_vision(), tiny.tiny_faces()
     people = [DHDEncodeReference.execute(photo(n), vision, faces, "largest", 0, False).args[0] for n in (1, 2)]
-    reached, term = [], comfy_pair.PairedAttentionPatch._term
+    reached, residual = [], PairedConditioning.residual
     monkeypatch.setattr(
-        comfy_pair.PairedAttentionPatch, "_term", lambda self, *args: reached.append(self.layer) or term(self, *args)
+        PairedConditioning, "residual", lambda self, *args: reached.append(args[0]) or residual(self, *args)
     )
 
     def portrait(adapter, people):
@@ -185,7 +186,7 @@ def test_a_real_controlnet_guides_the_pair_and_never_reads_it(model, adapter, pe
     network = controlled[0][0][1]["control"].control_model
     hook = network.register_forward_hook(lambda _, __, out: said.append([t.clone() for t in out["output"]]))
     sigma = sigma_at(model, 500)
-    paired, muted = (apply_pair(model, adapter, people, strength) for strength in (1.0, 0.0))
+    paired, muted = (apply_people(model, adapter, people, strength) for strength in (1.0, 0.0))
     try:
         both, control_only, plain = (predict(guider(m, *controlled), PICTURE, sigma) for m in (paired, muted, model))
     finally:
@@ -209,13 +210,13 @@ def masked(conditioning, mask, bounds=False):
 def test_mask_prompts_each_draw_the_pair_in_their_own_half(model, adapter, people, bounds):
     other, sigma = tiny_comfy.conditioning(5), sigma_at(model, 500)
     left, right = halves(128, 128)
-    patched = apply_pair(model, adapter, people, masks=(left, right))
+    patched = apply_people(model, adapter, people, masks=(left, right))
     prompts = [*masked(POSITIVE, left, bounds), *masked(other, right, bounds)]
     joined = predict(guider(patched, prompts, NEGATIVE, 1.0), PICTURE, sigma)
     if bounds:  # each prompt sees only its half of the picture, in which one person may be
         ones, zeros = torch.ones(1, 128, 64), torch.zeros(1, 128, 64)
         alone = [
-            predict(guider(apply_pair(model, adapter, people, masks=m), p, NEGATIVE, 1.0), half, sigma)
+            predict(guider(apply_people(model, adapter, people, masks=m), p, NEGATIVE, 1.0), half, sigma)
             for p, half, m in zip((POSITIVE, other), PICTURE.chunk(2, -1), ((ones, zeros), (zeros, ones)), strict=True)
         ]
     else:
@@ -228,12 +229,12 @@ def test_the_cascade_blends_mask_prompts_as_plain_guiders_predict_them(model, ad
     left, right = halves(128, 128)
     prompts, sigma = [*masked(POSITIVE, left), *masked(tiny_comfy.conditioning(5), right, True)], sigma_at(model, 500)
     scene, face = (
-        predict(guider(apply_pair(model, adapter, people, s), prompts, NEGATIVE), PICTURE, sigma) for s in (0.7, 1.0)
+        predict(guider(apply_people(model, adapter, people, s), prompts, NEGATIVE), PICTURE, sigma) for s in (0.7, 1.0)
     )
-    made = cascade(apply_pair(model, adapter, people), "two_strength", positive=prompts)
+    made = cascade(apply_people(model, adapter, people), "two_strength", positive=prompts)
     joined = predict(made, PICTURE, sigma)
     assert near(joined, torch.where(made.focus[:, None], face, scene), sigma)
-    only_left = cascade(apply_pair(model, adapter, people), positive=masked(POSITIVE, left, True))
+    only_left = cascade(apply_people(model, adapter, people), positive=masked(POSITIVE, left, True))
     predict(only_left, PICTURE, sigma)
     assert only_left.focus[..., :8].any()
     assert not only_left.focus[..., 8:].any()
@@ -245,7 +246,7 @@ def test_the_cascade_blends_mask_prompts_as_plain_guiders_predict_them(model, ad
 @pytest.fixture
 def split(model, adapter, people):
     """The pair with person 1 on the left and person 2 on the right."""
-    return apply_pair(model, adapter, people, masks=halves())
+    return apply_people(model, adapter, people, masks=halves())
 
 
 @pytest.mark.parametrize("nested", [False, True])
@@ -279,8 +280,8 @@ def test_perturbed_attention_guidance_reads_the_people_inside_their_masks(model,
 
 
 def test_self_attention_guidance_keeps_the_masks_in_its_extra_call(model, split, monkeypatch):
-    seen, real = [], ReadyKeysValues.attend
-    monkeypatch.setattr(ReadyKeysValues, "attend", lambda *args: seen.append(args[-1]) or real(*args))
+    seen, real = [], KVCache.attend
+    monkeypatch.setattr(KVCache, "attend", lambda *args: seen.append(args[-1]) or real(*args))
     predict(guider(GUIDANCE["sag"](split), POSITIVE, NEGATIVE), PICTURE, sigma_at(model, 500))
     assert len(seen) == 17 * 2
     for weights in seen:
@@ -299,12 +300,12 @@ def beside(model, adapter, people, controlled):
     """(what is beside the pair, the pair's strength) -> MODEL, positive, negative."""
 
     def make(name, strength):
-        paired, left, right = apply_pair(model, adapter, people, strength, masks=halves()), *halves(128, 128)
+        paired, left, right = apply_people(model, adapter, people, strength, masks=halves()), *halves(128, 128)
         if name in GUIDANCE:
             return GUIDANCE[name](paired), POSITIVE, NEGATIVE
         if name == "second pair":
             others = [tiny_comfy.reference(3), tiny_comfy.reference(4)]
-            return apply_pair(paired, adapter, others, max(strength, 0.6)), POSITIVE, NEGATIVE
+            return apply_people(paired, adapter, others, max(strength, 0.6)), POSITIVE, NEGATIVE
         prompts = [*masked(POSITIVE, left), *masked(tiny_comfy.conditioning(5), right)], NEGATIVE
         return paired, *(controlled if name == "ControlNet" else prompts)
 
@@ -324,7 +325,7 @@ def test_equal_strengths_are_a_plain_run_and_unlike_ones_are_not(beside, name, m
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_second_pass_over_an_enlarged_latent_starts_afresh(model, adapter, people, mode):
-    patched = apply_pair(model, adapter, people, masks=(halves(64, 64)[0], None))
+    patched = apply_people(model, adapter, people, masks=(halves(64, 64)[0], None))
     made = cascade(patched, mode)
     small = sample(made, (1, 4, 8, 8), 2)
     large = torch.nn.functional.interpolate(small, scale_factor=2)
@@ -335,8 +336,8 @@ def test_a_second_pass_over_an_enlarged_latent_starts_afresh(model, adapter, peo
 
 def test_the_focus_holds_faces_of_both_pairs(model, adapter, people):
     (left, right), others = halves(), [tiny_comfy.reference(3), tiny_comfy.reference(4)]
-    first = apply_pair(model, adapter, people, masks=(left, left))
-    made = cascade(apply_pair(first, adapter, others, masks=(right, right)))
+    first = apply_people(model, adapter, people, masks=(left, left))
+    made = cascade(apply_people(first, adapter, others, masks=(right, right)))
     predict(made, PICTURE, sigma_at(model, 500))
     assert made.focus[..., :8].any()
     assert made.focus[..., 8:].any()
@@ -348,7 +349,7 @@ def test_the_focus_holds_faces_of_both_pairs(model, adapter, people):
 @pytest.fixture(scope="module")
 def pairs(model, adapter, people):
     """The pair at a strength of its own, at the scene's and at the face's."""
-    return [apply_pair(model, adapter, people, strength) for strength in (0.3, 0.7, 1.0)]
+    return [apply_people(model, adapter, people, strength) for strength in (0.3, 0.7, 1.0)]
 
 
 def between(made, sampler, first, last):

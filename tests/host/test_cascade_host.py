@@ -4,12 +4,13 @@ import comfy.model_management
 import pytest
 import torch
 import torch.nn.functional as F
-from dhd_pack.dhumandiff.errors import DHumanDiffError
-from dhd_pack.dhumandiff.methods.paired.attention_store import FocusListener
+from dhd_pack.dhumandiff.methods.paired.attention_store import AttentionStore
+from dhd_pack.dhumandiff.methods.paired.settings import CascadeSettings
 from dhd_pack.nodes.comfy.guider import CascadeGuider
-from dhd_pack.nodes.comfy.patch import apply_pair
+from dhd_pack.nodes.comfy.patch import apply_people
 from dhd_pack.nodes.sampling import DHDCascadeKSampler
 from support import tiny_comfy
+from support.refused import refused
 from support.sampling import guider, predict, sample, sigma_at
 
 POSITIVE, NEGATIVE = tiny_comfy.conditioning(1), tiny_comfy.conditioning(2)
@@ -17,12 +18,12 @@ POSITIVE, NEGATIVE = tiny_comfy.conditioning(1), tiny_comfy.conditioning(2)
 
 @pytest.fixture(scope="module")
 def paired(model):
-    return apply_pair(model, tiny_comfy.adapter_patcher(), [tiny_comfy.reference(1), tiny_comfy.reference(2)], 0.3)
+    return apply_people(model, tiny_comfy.adapter_patcher(), [tiny_comfy.reference(1), tiny_comfy.reference(2)], 0.3)
 
 
 def cascade(model, mode="two_strength", scene=0.7, face=1.0, share=0.1, cfg=5.0, positive=POSITIVE, focus=None):
     made = CascadeGuider(model)
-    made.set_cascade(scene, face, share, mode, focus)
+    made.set_cascade(CascadeSettings(mode, scene, face, share), focus)
     made.set_conds(positive, NEGATIVE)
     made.set_cfg(cfg)
     return made
@@ -31,7 +32,7 @@ def cascade(model, mode="two_strength", scene=0.7, face=1.0, share=0.1, cfg=5.0,
 def at(model, strength, **options):
     """The same people at a fixed strength, by ComfyUI's own guider."""
     people = [tiny_comfy.reference(1), tiny_comfy.reference(2)]
-    return guider(apply_pair(model, tiny_comfy.adapter_patcher(), people, strength, **options), POSITIVE, NEGATIVE)
+    return guider(apply_people(model, tiny_comfy.adapter_patcher(), people, strength, **options), POSITIVE, NEGATIVE)
 
 
 @pytest.mark.parametrize("mode", ["one_pass", "two_strength", "released"])
@@ -54,7 +55,7 @@ def test_a_prediction_is_the_face_s_where_the_focus_is_and_the_scene_s_elsewhere
 
 
 def test_one_pass_begins_at_the_scene_s_strength_and_goes_on_with_one_for_every_place(model, paired, monkeypatch):
-    from dhd_pack.dhumandiff.methods.paired import attention_store as listening
+    from dhd_pack.dhumandiff.methods.paired import cascade_modes as listening
 
     made, maps = cascade(paired, "one_pass", scene=0.2, face=0.9, share=0.25), []
     strength_map = listening.strength_map
@@ -69,7 +70,7 @@ def test_one_pass_begins_at_the_scene_s_strength_and_goes_on_with_one_for_every_
     assert field.amax() == pytest.approx(0.9)
     assert (field > 0.9 - 1e-5).float().mean(dim=(1, 2, 3)).tolist() == pytest.approx([0.25] * 2)
     people, both = [tiny_comfy.reference(1), tiny_comfy.reference(2)], [field[:, 0], field[:, 0]]
-    masked = apply_pair(model, tiny_comfy.adapter_patcher(), people, 1.0, masks=both)
+    masked = apply_people(model, tiny_comfy.adapter_patcher(), people, 1.0, masks=both)
     expected = predict(guider(masked, POSITIVE, NEGATIVE), picture, sigma)
     assert (second - expected).abs().max() / sigma < 1e-4
 
@@ -95,14 +96,14 @@ def test_one_pass_asks_the_model_as_often_as_a_plain_run(model, paired):
 
 def test_the_focus_is_heard_in_the_last_layer_of_each_of_sdxl_s_transformers(monkeypatch):
     model = tiny_comfy.model_patcher(depth="sdxl")
-    paired = apply_pair(model, tiny_comfy.adapter_patcher("sdxl"), [tiny_comfy.reference(1), tiny_comfy.reference(2)])
-    seen, take_in = {}, FocusListener.__call__
+    paired = apply_people(model, tiny_comfy.adapter_patcher("sdxl"), [tiny_comfy.reference(1), tiny_comfy.reference(2)])
+    seen, take_in = {}, AttentionStore.__call__
 
-    def note(self, observation):
-        seen[observation.layer] = observation.last
-        take_in(self, observation)
+    def note(self, record):
+        seen[record.layer] = record.is_last
+        take_in(self, record)
 
-    monkeypatch.setattr(FocusListener, "__call__", note)
+    monkeypatch.setattr(AttentionStore, "__call__", note)
     sample(cascade(paired, "one_pass"), (1, 4, 8, 8), steps=1)
     assert sorted(seen) == list(range(70))
     assert sorted(layer for layer, last in seen.items() if last) == [1, 3, 13, 23, 33, 43, 53, 55, 57, 59, 69]
@@ -137,18 +138,18 @@ def test_the_released_mask_is_that_of_the_last_step_s_unconditional_half(model, 
     from dhd_pack.dhumandiff.methods.paired.cascade import released_focus_mask
 
     seen = []
-    listen = listening.ReleasedListener.__call__
+    listen = listening.ReleasedAttentionStore.__call__
 
-    def spy(self, observation):
-        seen.append(observation)
-        listen(self, observation)
+    def spy(self, record):
+        seen.append(record)
+        listen(self, record)
 
-    monkeypatch.setattr(listening.ReleasedListener, "__call__", spy)
+    monkeypatch.setattr(listening.ReleasedAttentionStore, "__call__", spy)
     made = cascade(paired, "released")
     sample(made, (1, 4, 64, 64), steps=2)
     assert len(seen) == 17  # only the last step is heard, once
-    row = seen[0].roles.index(0)
-    seen.sort(key=lambda observation: observation.layer)
+    row = [sample.is_cond for sample in seen[0].layout.samples].index(False)
+    seen.sort(key=lambda record: record.layer)
     maps = [released_attention_map(o.query[row : row + 1], o.keys(row)[:1], o.heads)[0] for o in seen]
     assert torch.equal(made.focus[0], released_focus_mask(maps, size=(64, 64)))
 
@@ -182,17 +183,17 @@ def test_an_area_prompt_counts_for_the_focus_where_it_lies(paired):
 def test_released_mode_with_nothing_but_areas_says_what_to_choose(paired):
     area = [[POSITIVE[0][0], {**POSITIVE[0][1], "area": (8, 16, 8, 0), "strength": 1.0}]]
     made = CascadeGuider(paired)
-    made.set_cascade(mode="released")
+    made.set_cascade(CascadeSettings("released"))
     made.set_conds(area, area)
     made.set_cfg(5.0)
-    with pytest.raises(DHumanDiffError, match="Choose the mode `two_strength`"):
+    with refused("released-without-mask", "two_strength"):
         sample(made, (1, 4, 16, 16))
 
 
 def test_person_strengths_multiply_within_the_cascade(model):
     people, adapter = [tiny_comfy.reference(1), tiny_comfy.reference(2)], tiny_comfy.adapter_patcher()
-    muted = apply_pair(model, adapter, people, person_strengths=(1.0, 0.0))
-    alone = apply_pair(model, adapter, people[:1])
+    muted = apply_people(model, adapter, people, person_strengths=(1.0, 0.0))
+    alone = apply_people(model, adapter, people[:1])
     a, b = (sample(cascade(m, scene=0.7, face=0.7), (1, 4, 16, 16)) for m in (muted, alone))
     assert torch.allclose(a, b, atol=1e-3)
 
@@ -219,7 +220,7 @@ def test_image_to_image_starts_from_the_picture(paired):
 
 
 def test_a_model_without_people_is_refused(model):
-    with pytest.raises(DHumanDiffError, match="Apply Disparity-Aware Conditioning"):
+    with refused("cascade-without-people", "Apply Disparity-Aware Conditioning"):
         CascadeGuider(model).set_cascade()
 
 
@@ -230,17 +231,21 @@ def test_the_focus_is_found_also_when_the_scene_has_no_faces(paired):
 
 
 def test_released_mode_without_faces_in_the_scene_says_what_it_needs(paired):
-    with pytest.raises(DHumanDiffError, match="scene strength above 0"):
+    with refused("released-without-mask", "scene strength is 0"):
         sample(cascade(paired, "released", scene=0.0), (1, 4, 12, 12))
 
 
-@pytest.mark.parametrize("options", [{"end": 0.5}, {"person_strengths": (0.0, 0.0)}], ids=str)
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [({"end": 0.5}, "do not act in the last step"), ({"person_strengths": (0.0, 0.0)}, "All person strengths are 0")],
+    ids=str,
+)
 def test_released_mode_is_refused_before_sampling_when_the_people_do_not_count_at_the_end(
-    model, adapter, people, options
+    model, adapter, people, options, named
 ):
-    made = cascade(apply_pair(model, adapter, people, **options), "released")
+    made = cascade(apply_people(model, adapter, people, **options), "released")
     steps = []
-    with pytest.raises(DHumanDiffError, match="a pair that acts to the end"):
+    with refused("released-without-mask", named):
         sample(made, (1, 4, 12, 12), callback=lambda *step: steps.append(step))
     assert steps == []
 
@@ -253,10 +258,10 @@ def test_samplers_with_steps_of_their_own_run_in_released_mode(paired, name):
 
 
 def test_two_pairs_both_count_for_the_released_mask(paired, adapter):
-    both = apply_pair(paired, adapter, [tiny_comfy.reference(5), tiny_comfy.reference(6)])
+    both = apply_people(paired, adapter, [tiny_comfy.reference(5), tiny_comfy.reference(6)])
     one, two = cascade(paired, "released"), cascade(both, "released")
     sample(two, (1, 4, 16, 16))
-    last = cascade(apply_pair(paired.parent, adapter, [tiny_comfy.reference(5), tiny_comfy.reference(6)]), "released")
+    last = cascade(apply_people(paired.parent, adapter, [tiny_comfy.reference(5), tiny_comfy.reference(6)]), "released")
     sample(one, (1, 4, 16, 16))
     sample(last, (1, 4, 16, 16))
     assert not torch.equal(two.focus, one.focus)
@@ -311,7 +316,7 @@ def test_a_given_focus_stands_in_for_the_one_that_is_found(model, paired, mode, 
     if mode == "one_pass":
         people = [tiny_comfy.reference(1), tiny_comfy.reference(2)]
         field = 0.2 + 0.7 * made.focus
-        masked = apply_pair(model, tiny_comfy.adapter_patcher(), people, 1.0, masks=(field, field))
+        masked = apply_people(model, tiny_comfy.adapter_patcher(), people, 1.0, masks=(field, field))
         expected = predict(guider(masked, POSITIVE, NEGATIVE), picture, sigma)
     else:
         expected = torch.cat([face[..., :6], scene[..., 6:]], dim=-1)
@@ -319,19 +324,19 @@ def test_a_given_focus_stands_in_for_the_one_that_is_found(model, paired, mode, 
 
 
 def test_a_focus_of_another_shape_or_number_is_refused(paired):
-    with pytest.raises(DHumanDiffError, match=r"A focus mask is 96 x 32, but the picture is 96 x 128"):
+    with refused("mask-of-another-shape", "focus mask is 96 x 32", "96 x 128"):
         sample(cascade(paired, focus=torch.ones(1, 32, 96)), (1, 4, 16, 12))
-    with pytest.raises(DHumanDiffError, match=r"There are 3 focus masks for 2 pictures"):
+    with refused("mask-count", "3 focus masks for 2"):
         sample(cascade(paired, focus=torch.ones(3, 128, 96)), (2, 4, 16, 12))
-    with pytest.raises(DHumanDiffError, match=r"The focus mask holds values that are not between 0 and 1"):
+    with refused("mask-values", "focus mask"):
         cascade(paired, focus=torch.full((1, 128, 96), 2.0))
 
 
 def own_cascade(model, scene=0.2, face=0.9, share=0.25, **options):
     """The same people with `cascade` one_pass in Apply Disparity-Aware Conditioning."""
     people = [tiny_comfy.reference(1), tiny_comfy.reference(2)]
-    applied = {"scene_strength": scene, "focus_share": share, **options}
-    return apply_pair(model, tiny_comfy.adapter_patcher(), people, face, **applied)
+    settings = CascadeSettings("one_pass", scene, face, share)
+    return apply_people(model, tiny_comfy.adapter_patcher(), people, face, cascade=settings, **options)
 
 
 @pytest.mark.parametrize("sampler", ["euler", "euler_ancestral", "heun", "dpmpp_2m"])
@@ -355,17 +360,17 @@ def test_guidance_that_asks_again_is_not_heard(model, paired):
 
 
 def test_a_cascade_in_two_places_is_refused(model):
-    with pytest.raises(DHumanDiffError, match="The cascade is on in two places"):
+    with refused("cascade-twice"):
         CascadeGuider(own_cascade(model)).set_cascade()
 
 
 def test_two_pairs_may_each_have_a_cascade_or_not(model, adapter):
     others = [tiny_comfy.reference(5), tiny_comfy.reference(6)]
-    both = apply_pair(own_cascade(model), adapter, others, 0.5)
-    alone = apply_pair(model, adapter, others, 0.5)
+    both = apply_people(own_cascade(model), adapter, others, 0.5)
+    alone = apply_people(model, adapter, others, 0.5)
     people = [tiny_comfy.reference(1), tiny_comfy.reference(2)]
-    flat = apply_pair(alone, adapter, people, 0.4)
-    level = apply_pair(own_cascade(model, scene=0.4, face=0.4), adapter, others, 0.5)
+    flat = apply_people(alone, adapter, people, 0.4)
+    level = apply_people(own_cascade(model, scene=0.4, face=0.4), adapter, others, 0.5)
     shape = (1, 4, 12, 12)
     assert torch.isfinite(sample(guider(both, POSITIVE, NEGATIVE), shape)).all()
     seen, expected = (sample(guider(m, POSITIVE, NEGATIVE), shape) for m in (level, flat))

@@ -21,7 +21,7 @@ from dhd_pack.dhumandiff.references.encode import clip_pixels
 from dhd_pack.dhumandiff.references.reference import FaceReference
 from dhd_pack.nodes.comfy import miniature as comfy_mini
 from dhd_pack.nodes.comfy.encoders import ClipVisionEncoder, encode_subject_prompt
-from dhd_pack.nodes.comfy.patch import apply_pair
+from dhd_pack.nodes.comfy.patch import apply_people
 from dhd_pack.nodes.miniature import DHDDrawPerson, DHDLoadMiniature, drawn_person
 from dhd_pack.nodes.references import DHDEncodeReference
 from PIL import Image
@@ -102,7 +102,7 @@ def test_the_same_noise_is_predicted_as_in_diffusers(pipeline, loaded, strength)
                 "time_ids": torch.tensor([[96, 128, 0, 0, 96, 128]] * 2),  # what ComfyUI takes from the latent
             },
         ).sample
-    patched = apply_pair(model, adapter, people(), strength)
+    patched = apply_people(model, adapter, people(), strength)
     for cfg, expected in zip((0.0, 1.0), noisy - noise * sigma, strict=True):
         got = predict(guider(patched, positive, negative, cfg), noisy, sigma)
         assert (got - expected).abs().max() / sigma < 1e-4
@@ -123,7 +123,7 @@ def test_people_change_the_prediction(loaded):
     noisy, prompt = torch.randn(1, 16, 12, 16), stock(loaded[1], "a man and a woman")
     plain, paired = (
         predict(guider(m, prompt, cfg=1.0), noisy, sigma_at(model, 500))
-        for m in (model, apply_pair(model, adapter, people()))
+        for m in (model, apply_people(model, adapter, people()))
     )
     assert not torch.allclose(plain, paired, atol=1e-3)
 

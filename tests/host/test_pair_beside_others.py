@@ -6,11 +6,11 @@ import dhd_pack.dhumandiff.testing as tiny
 import pytest
 import torch
 from comfy.ldm.modules.attention import optimized_attention
-from dhd_pack.dhumandiff.errors import DHumanDiffError
+from dhd_pack.nodes.comfy.attention import people_of
 from dhd_pack.nodes.comfy.guider import CascadeGuider
-from dhd_pack.nodes.comfy.pair import pairs_of
-from dhd_pack.nodes.comfy.patch import apply_pair, check_fit
+from dhd_pack.nodes.comfy.patch import apply_people, check_compatible
 from support import tiny_comfy
+from support.refused import refused
 from support.sampling import guider, predict, sample, sigma_at
 
 POSITIVE, NEGATIVE = tiny_comfy.conditioning(1), tiny_comfy.conditioning(2)
@@ -74,34 +74,34 @@ def with_ip_adapter(model, keys, size=0.5):
 
 @pytest.mark.parametrize("other", [with_chain, with_ip_adapter], ids=["chaining replace", "IPAdapter_plus"])
 def test_another_attention_patch_works_before_and_after(model, adapter, people, other):
-    keys = check_fit(model, adapter.model.info)
-    before = run(apply_pair(other(model, keys), adapter, people))
-    after = run(other(apply_pair(model, adapter, people), keys))
-    pair_only, other_only = run(apply_pair(model, adapter, people)), run(other(model, keys))
+    keys = check_compatible(model, adapter.model.info)
+    before = run(apply_people(other(model, keys), adapter, people))
+    after = run(other(apply_people(model, adapter, people), keys))
+    pair_only, other_only = run(apply_people(model, adapter, people)), run(other(model, keys))
     assert torch.allclose(before, after, atol=1e-4)
     assert not torch.allclose(before, pair_only, atol=1e-2)
     assert not torch.allclose(before, other_only, atol=1e-2)
 
 
 def test_a_term_joined_to_a_clone_does_not_leak_back(model, adapter, people):
-    patched = apply_pair(model, adapter, people)
+    patched = apply_people(model, adapter, people)
     before = run(patched)
-    with_ip_adapter(patched, check_fit(model, adapter.model.info))
+    with_ip_adapter(patched, check_compatible(model, adapter.model.info))
     assert torch.equal(run(patched), before)
 
 
 def test_a_patch_that_overwrites_the_pair_is_noticed(model, adapter, people):
-    patched = apply_pair(model, adapter, people)
-    for key in check_fit(model, adapter.model.info)[:5]:
+    patched = apply_people(model, adapter, people)
+    for key in check_compatible(model, adapter.model.info)[:5]:
         patched.set_model_attn2_replace(Chaining(), *key)
-    with pytest.raises(DHumanDiffError, match=r"5 of 17 layers.* after that node"):
+    with refused("attention-replaced", "5 of 17 layers"):
         run(patched)
 
 
 def test_two_pairs_add_up(model, adapter, people):
-    halves = apply_pair(apply_pair(model, adapter, people, 0.5), adapter, people, 0.5)
-    assert len(pairs_of(halves)) == 2
-    assert torch.allclose(run(halves), run(apply_pair(model, adapter, people, 1.0)), atol=1e-2)
+    halves = apply_people(apply_people(model, adapter, people, 0.5), adapter, people, 0.5)
+    assert len(people_of(halves)) == 2
+    assert torch.allclose(run(halves), run(apply_people(model, adapter, people, 1.0)), atol=1e-2)
 
 
 def test_a_lora_on_the_same_layers_works_before_and_after(model, adapter, people):
@@ -113,9 +113,9 @@ def test_a_lora_on_the_same_layers_works_before_and_after(model, adapter, people
         assert m.add_patches({name: ("diff", change[name])}, 1.0) == [name]
         return m
 
-    before, after = run(apply_pair(lora(model), adapter, people)), run(lora(apply_pair(model, adapter, people)))
+    before, after = run(apply_people(lora(model), adapter, people)), run(lora(apply_people(model, adapter, people)))
     assert torch.equal(before, after)
-    assert not torch.allclose(before, run(apply_pair(model, adapter, people)), atol=1e-3)
+    assert not torch.allclose(before, run(apply_people(model, adapter, people)), atol=1e-3)
 
 
 def test_a_controlnet_s_residuals_reach_the_same_model(model, adapter, people):
@@ -146,7 +146,7 @@ def test_a_controlnet_s_residuals_reach_the_same_model(model, adapter, people):
 
     control = Control()
     positive, negative = ([[p[0][0], {**p[0][1], "control": control}]] for p in (POSITIVE, NEGATIVE))
-    patched = apply_pair(model, adapter, people)
+    patched = apply_people(model, adapter, people)
     out = predict(guider(patched, positive, negative), PICTURE, sigma_at(model, 500))
     assert torch.isfinite(out).all()
     assert not torch.allclose(out, run(patched), atol=1e-3)
@@ -157,7 +157,7 @@ def test_a_controlnet_s_residuals_reach_the_same_model(model, adapter, people):
 
 def test_start_and_end_are_shares_of_sampling(model, adapter, people):
     def last_half(share_start, share_end):
-        patched = apply_pair(model, adapter, people, start=share_start, end=share_end)
+        patched = apply_people(model, adapter, people, start=share_start, end=share_end)
         early = predict(guider(patched, POSITIVE, NEGATIVE), PICTURE, sigma_at(model, 900))
         late = predict(guider(patched, POSITIVE, NEGATIVE), PICTURE, sigma_at(model, 100))
         return early, late
@@ -173,7 +173,7 @@ def test_start_and_end_are_shares_of_sampling(model, adapter, people):
 
 @pytest.mark.parametrize("cascade", [False, True])
 def test_an_interrupted_run_leaves_everything_clean(model, adapter, people, cascade):
-    patched = apply_pair(model, adapter, people)
+    patched = apply_people(model, adapter, people)
     run_ = guider(patched, POSITIVE, NEGATIVE)
     if cascade:
         run_ = CascadeGuider(patched)
@@ -188,12 +188,12 @@ def test_an_interrupted_run_leaves_everything_clean(model, adapter, people, casc
 
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         sample(run_, (1, 4, 12, 12), callback=interrupt)
-    assert pairs_of(patched)[0]._ready == {}
+    assert people_of(patched)[0].people._kv == {}
     assert torch.equal(sample(run_, (1, 4, 12, 12)), whole)
 
 
 def test_a_second_pass_over_an_enlarged_picture_works(model, adapter, people):
-    patched = apply_pair(model, adapter, people, masks=(torch.ones(1, 96, 96), None))
+    patched = apply_people(model, adapter, people, masks=(torch.ones(1, 96, 96), None))
     small = sample(guider(patched, POSITIVE, NEGATIVE), (1, 4, 12, 12))
     large = torch.nn.functional.interpolate(small, scale_factor=2)
     out = sample(guider(patched, POSITIVE, NEGATIVE), tuple(large.shape), latent=large)
@@ -202,7 +202,7 @@ def test_a_second_pass_over_an_enlarged_picture_works(model, adapter, people):
 
 def test_adapter_weights_are_loaded_counted_and_offloaded_by_comfyui(model, people):
     adapter = tiny_comfy.adapter_patcher()
-    patched = apply_pair(model, adapter, people)
+    patched = apply_people(model, adapter, people)
     comfy.model_management.unload_all_models()
     assert adapter in patched.model_patches_models()
     run(patched)
@@ -217,7 +217,7 @@ def test_adapter_weights_are_loaded_counted_and_offloaded_by_comfyui(model, peop
 
 def test_keys_and_values_are_made_once_a_run_and_leave_with_it(model, people, monkeypatch):
     adapter = tiny_comfy.adapter_patcher()
-    patched = apply_pair(model, adapter, people)
+    patched = apply_people(model, adapter, people)
     made = []
     real = type(adapter.model).keys_values
     monkeypatch.setattr(
@@ -225,8 +225,10 @@ def test_keys_and_values_are_made_once_a_run_and_leave_with_it(model, people, mo
     )
     sample(guider(patched, POSITIVE, NEGATIVE), (1, 4, 12, 12), steps=3)
     assert sorted(made) == list(range(17))
-    assert pairs_of(patched)[0]._ready == {}
+    assert people_of(patched)[0].people._kv == {}
 
 
 def test_the_tiny_adapter_has_a_layer_for_each_of_the_model(model, adapter):
-    assert len(check_fit(model, adapter.model.info)) == adapter.model.info.layers == tiny.tiny_adapter().info.layers
+    assert (
+        len(check_compatible(model, adapter.model.info)) == adapter.model.info.layers == tiny.tiny_adapter().info.layers
+    )

@@ -17,22 +17,22 @@ import diffusers
 from dhumandiff import testing as tiny
 from dhumandiff.errors import HostError
 from dhumandiff.hosts.diffusers.loading import ClipVision, check_base, choose_device
-from dhumandiff.hosts.diffusers.pipeline import Portrait
+from dhumandiff.hosts.diffusers.pipeline import PortraitPipeline
 
 
 @pytest.fixture(scope="module")
 def portrait():
-    return Portrait.from_base("tiny", "cpu")
+    return PortraitPipeline.from_base("tiny", "cpu")
 
 
 @pytest.mark.parametrize("variant", [None, "fp16"])
 def test_a_folder_in_diffusers_layout_is_a_base(portrait, tmp_path, variant):
     portrait.pipeline.save_pretrained(tmp_path / "base", variant=variant)
-    loaded = Portrait.from_base(tmp_path / "base", "cpu")
+    loaded = PortraitPipeline.from_base(tmp_path / "base", "cpu")
     assert loaded.dtype == torch.float32
     adapter = tiny.tiny_adapter()
     given = (adapter, [random_reference(adapter.info, clip_tokens=50)], "a man@1")
-    pictures = [np.asarray(one.generate(*given, steps=2, size=(64, 64))[0]) for one in (loaded, portrait)]
+    pictures = [np.asarray(draw(one, *given, steps=2, size=(64, 64))[0]) for one in (loaded, portrait)]
     assert np.array_equal(*pictures)
 
 
@@ -57,7 +57,7 @@ def test_a_checkpoint_file_is_loaded_by_diffusers(portrait, tmp_path, monkeypatc
         lambda path, **settings: calls.append((path, settings)) or portrait.pipeline,
     )
     path = checkpoint(tmp_path / "base.safetensors")
-    Portrait.from_base(path, "cpu", "bf16")
+    PortraitPipeline.from_base(path, "cpu", "bf16")
     assert calls == [(str(path), {"torch_dtype": torch.bfloat16, "add_watermarker": False})]
 
 
@@ -67,7 +67,7 @@ def test_a_checkpoint_file_without_a_network_asks_for_the_folder(tmp_path, monke
 
     monkeypatch.setattr(diffusers.StableDiffusionXLPipeline, "from_single_file", offline)
     with refused("base-not-loaded", "base.safetensors", "We couldn't connect", "diffusers folder"):
-        Portrait.from_base(checkpoint(tmp_path / "base.safetensors"), "cpu")
+        PortraitPipeline.from_base(checkpoint(tmp_path / "base.safetensors"), "cpu")
 
 
 def test_a_base_that_is_not_there_is_refused(tmp_path):
@@ -131,7 +131,7 @@ def test_a_folder_with_a_damaged_part_is_refused(portrait, tmp_path):
     weights = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with refused("base-not-loaded", str(tmp_path)):
-        Portrait.from_base(tmp_path, "cpu")
+        PortraitPipeline.from_base(tmp_path, "cpu")
 
 
 def test_devices_and_dtypes_that_are_not_there_are_refused():
@@ -140,14 +140,14 @@ def test_devices_and_dtypes_that_are_not_there_are_refused():
     with refused("device-not-available", "'tpu'", "cpu"):
         choose_device("tpu")
     with refused("unknown-dtype", "'fp8'", "auto, fp16, bf16, fp32"):
-        Portrait.from_base("tiny", "cpu", "fp8")
+        PortraitPipeline.from_base("tiny", "cpu", "fp8")
 
 
 @pytest.mark.parametrize("name", ["diffusers", "transformers"])
 def test_a_missing_package_is_told_with_the_line_that_installs_it(monkeypatch, name):
     monkeypatch.setitem(sys.modules, name, None)
     with refused("package-missing", f"need {name} ", "pip install diffusers transformers accelerate"):
-        Portrait.from_base("tiny", "cpu")
+        PortraitPipeline.from_base("tiny", "cpu")
 
 
 def test_an_image_encoder_is_loaded_from_a_folder(tmp_path):

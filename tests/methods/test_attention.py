@@ -11,8 +11,9 @@ from support.tiny_pair import inputs, run
 pytest.importorskip("diffusers", reason="install it with: pip install diffusers transformers accelerate")
 
 from dhumandiff import testing as tiny
+from dhumandiff.conditioning.masks import downsample_masks, resize_masks
 from dhumandiff.hosts.diffusers.attention import attach
-from dhumandiff.methods.paired.attention import fit_masks, paired_attention, person_weights, released_attention_map
+from dhumandiff.methods.paired.attention import paired_attention, released_attention_map
 
 
 class ReferenceProcessor:
@@ -169,7 +170,7 @@ def test_all_70_layers_of_sdxl_s_layout_agree_with_the_reference(people):
     expected = reference_prediction(unet, adapter, people, given, constant(2, 1.0, 1.0))
     seen = {}
     with attach(unet, adapter, people) as attached:
-        attached.observe = lambda observation: seen.update({observation.layer: observation.last})
+        attached.record = lambda record: seen.update({record.layer: record.is_last})
         assert (run(unet, given) - expected).abs().max() < 1e-5
     assert sorted(seen) == list(range(70))
     # The last layers of two transformers of 2 and two of 10 on the way down, three of 10 and three of 2 up, one of 10 between.
@@ -245,15 +246,15 @@ def test_a_mask_for_each_picture_meets_that_picture_in_both_halves(unet, adapter
 def test_masks_of_the_picture_s_own_size_are_averaged_not_sampled():
     thin = torch.zeros(1, 1, 128, 128)
     thin[..., 60] = 1  # one pixel wide
-    fitted = fit_masks(thin, (16, 16), images=1)
+    fitted = resize_masks(thin, (16, 16), images=1)
     assert fitted.shape == (1, 1, 16, 16)
     assert fitted[0, 0, :, 7].tolist() == pytest.approx([1 / 8] * 16)
-    assert person_weights(fitted, (4, 4))[0, 0].sum().item() == pytest.approx(4 / 32)
+    assert downsample_masks(fitted, (4, 4))[0, 0].sum().item() == pytest.approx(4 / 32)
 
 
 def test_masks_smaller_than_the_latent_are_enlarged():
-    assert fit_masks(torch.ones(2, 1, 4, 4), (16, 16), images=3).shape == (1, 2, 16, 16)
-    assert person_weights(torch.ones(1, 2, 4, 4), (8, 8)).shape == (1, 2, 64)
+    assert resize_masks(torch.ones(2, 1, 4, 4), (16, 16), images=3).shape == (1, 2, 16, 16)
+    assert downsample_masks(torch.ones(1, 2, 4, 4), (8, 8)).shape == (1, 2, 64)
 
 
 @pytest.mark.parametrize(

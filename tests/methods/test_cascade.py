@@ -8,25 +8,25 @@ import pytest
 import torch
 import torch.nn.functional as F
 from support.layouts import TINY_HIDDEN, random_reference
+from support.refused import refused
 
-from dhumandiff.errors import HostError
+from dhumandiff.conditioning.batch_layout import BatchLayout, Sample, Tile
 from dhumandiff.methods.paired.attention import paired_attention, released_attention_map
 from dhumandiff.methods.paired.attention_store import (
-    FocusListener,
+    AttentionRecord,
+    AttentionStore,
     FocusMap,
-    Observation,
-    Place,
-    ReleasedListener,
+    ReleasedAttentionStore,
     last_layers,
     token_contrast,
 )
 from dhumandiff.methods.paired.cascade import (
     FACE_STRENGTH,
-    FOCUS_SHARE,
+    FOCUS_FRACTION,
     SCENE_STRENGTH,
     blend,
-    first_strength,
     focus_mask,
+    initial_strength,
     released_focus_mask,
     strength_map,
 )
@@ -96,14 +96,14 @@ def test_other_picture_shapes_take_the_layers_true_shapes(size):
 
 
 def test_a_layer_that_is_no_square_is_refused_without_shapes():
-    with pytest.raises(HostError, match="Layer 1 has 96 places, which is not 9 x 9"):
+    with refused("layer-not-square", "Layer 1 has 96 positions", "9 x 9"):
         released_focus_mask([torch.zeros(2, 64, 16), torch.zeros(2, 96, 16)])
-    with pytest.raises(HostError, match="Layer 0 has 64 places, which is not 8 x 9"):
+    with refused("layer-not-square", "Layer 0 has 64 positions", "8 x 9"):
         released_focus_mask([torch.zeros(2, 64, 16)], shapes=[(8, 9)])
 
 
 def test_no_maps_are_refused():
-    with pytest.raises(HostError, match="at least one layer"):
+    with refused("no-attention-maps"):
         released_focus_mask([])
 
 
@@ -160,7 +160,7 @@ def test_the_blend_takes_the_face_inside_and_the_scene_outside():
 
 
 def test_the_published_values_are_the_defaults():
-    assert (SCENE_STRENGTH, FACE_STRENGTH, FOCUS_SHARE) == (0.7, 1.0, 0.1)
+    assert (SCENE_STRENGTH, FACE_STRENGTH, FOCUS_FRACTION) == (0.7, 1.0, 0.1)
 
 
 def test_token_contrast_is_the_total_variation_from_the_picture_s_average():
@@ -179,8 +179,8 @@ def test_a_focus_map_lays_each_view_where_it_belongs_and_averages_where_they_ove
     random = torch.Generator().manual_seed(0)
     first, second = (torch.rand(2, 16, 1, 4, generator=random).softmax(dim=-1) for _ in range(2))
     focus = FocusMap(images=2, persons=1, size=(8, 12))
-    focus.add(first[None], (4, 4), [Place(image=0, top=0, left=0, height=8, width=8)])
-    focus.add(second[None], (4, 4), [Place(image=0, top=0, left=4, height=8, width=8)])
+    focus.add(first[None], (4, 4), [Tile(image=0, top=0, left=0, height=8, width=8)])
+    focus.add(second[None], (4, 4), [Tile(image=0, top=0, left=4, height=8, width=8)])
     parts = [
         F.interpolate(token_contrast(p[None]).view(1, 1, 4, 4), size=(8, 8), mode="bilinear", align_corners=False)[0, 0]
         for p in (first, second)
@@ -192,8 +192,8 @@ def test_a_focus_map_lays_each_view_where_it_belongs_and_averages_where_they_ove
     assert not maps[1].any()  # nothing was seen of the second picture
 
 
-class Pair:
-    """What a listener asks of a pair."""
+class People:
+    """What a store asks of the people whose attention it takes in."""
 
     def __init__(self, masks=None):
         self.masks = masks
@@ -202,82 +202,84 @@ class Pair:
         return self.masks
 
 
-def observation(pair, roles, places, size=(8, 8), shape=(4, 4), layer=0, seed=0, images=1):
+def record(people, is_cond, tiles, size=(8, 8), shape=(4, 4), layer=0, seed=0, images=1):
     generator = torch.Generator().manual_seed(seed)
-    rows = len(roles)
-    query = torch.randn(rows, shape[0] * shape[1], 8, generator=generator)
-    keys = torch.randn(rows, 2, 5, 8, generator=generator)
+    batch = len(is_cond)
+    query = torch.randn(batch, shape[0] * shape[1], 8, generator=generator)
+    keys = torch.randn(batch, 2, 5, 8, generator=generator)
     _, probabilities = paired_attention(query, keys, keys, 2)
-    return Observation(pair, layer, shape, 2, query, keys.__getitem__, probabilities, roles, places, size, images)
+    samples = tuple(Sample(bool(cond), tile) for cond, tile in zip(is_cond, tiles, strict=True))
+    layout = BatchLayout(samples, size, images)
+    return AttentionRecord(people, layer, shape, 2, query, keys.__getitem__, probabilities, layout, tiles)
 
 
-WHOLE = Place(0, 0, 0, 8, 8)
+WHOLE = Tile(0, 0, 0, 8, 8)
 
 
 def test_the_focus_listener_hears_conditional_rows_only():
-    both = observation(Pair(), [0, 1], [WHOLE, WHOLE])
-    listener = FocusListener()
-    assert listener.maps() is None
-    listener(both)
+    both = record(People(), [0, 1], [WHOLE, WHOLE])
+    store = AttentionStore()
+    assert store.maps() is None
+    store(both)
     alone = FocusMap(1, 2, (8, 8))
     alone.add(both.probabilities[1:], (4, 4), [WHOLE])
-    assert torch.equal(listener.maps(), alone.maps())
+    assert torch.equal(store.maps(), alone.maps())
 
 
 def test_the_focus_listener_keeps_each_person_inside_their_mask():
     masks = torch.zeros(1, 2, 8, 8)
     masks[:, 0, :, :4] = masks[:, 1, :, 4:] = 1
-    listener = FocusListener()
-    listener(observation(Pair(masks), [1], [WHOLE]))
-    maps = listener.maps()
+    store = AttentionStore()
+    store(record(People(masks), [1], [WHOLE]))
+    maps = store.maps()
     assert not maps[0, 0, :, 4:].any()
     assert not maps[0, 1, :, :4].any()
     assert maps[0, 0, :, :4].any()
 
 
 def test_the_focus_listener_hears_the_last_layer_of_each_transformer_only():
-    listener = FocusListener()
-    seen = observation(Pair(), [1], [WHOLE])
-    listener(dataclasses.replace(seen, last=False))
-    assert listener.maps() is None
-    listener(seen)
-    assert listener.maps().any()
+    store = AttentionStore()
+    seen = record(People(), [1], [WHOLE])
+    store(dataclasses.replace(seen, is_last=False))
+    assert store.maps() is None
+    store(seen)
+    assert store.maps().any()
     assert last_layers(["down", "down", "up", "mid", "mid", "mid"]) == {1, 2, 5}
 
 
 def test_the_focus_listener_passes_over_layers_whose_places_were_merged_and_rows_of_unknown_place():
-    listener = FocusListener()
-    listener(observation(Pair(), [1], [None]))
-    seen = observation(Pair(), [1], [WHOLE])
-    listener(Observation(**{**vars(seen), "shape": (4, 8)}))
-    assert not listener.maps().any()
+    store = AttentionStore()
+    store(record(People(), [1], [None]))
+    seen = record(People(), [1], [WHOLE])
+    store(dataclasses.replace(seen, shape=(4, 8)))
+    assert not store.maps().any()
 
 
 def test_the_released_listener_makes_the_released_mask_of_the_unconditional_rows():
-    listener = ReleasedListener()
-    pair, expected = Pair(), []
+    store = ReleasedAttentionStore()
+    people, expected = People(), []
     for layer, side in enumerate((4, 2, 4)):
-        seen = observation(pair, [0, 1], [WHOLE, WHOLE], shape=(side, side), layer=layer, seed=layer)
-        listener(observation(pair, [0, 1], [WHOLE, WHOLE], shape=(side, side), layer=layer, seed=99))  # a former step
-        listener(seen)
+        seen = record(people, [0, 1], [WHOLE, WHOLE], shape=(side, side), layer=layer, seed=layer)
+        store(record(people, [0, 1], [WHOLE, WHOLE], shape=(side, side), layer=layer, seed=99))  # a former step
+        store(seen)
         expected.append(released_attention_map(seen.query[:1], seen.keys(0)[:1], 2)[0])
-    mask = listener.mask(images=1, percentile=90)
+    mask = store.mask(images=1, percentile=90)
     assert torch.equal(mask[0], released_reference(expected, size=(8, 8)))
 
 
 def test_the_released_listener_takes_conditional_rows_where_there_are_no_others():
-    listener = ReleasedListener()
-    seen = observation(Pair(), [1], [WHOLE])
-    listener(seen)
+    store = ReleasedAttentionStore()
+    seen = record(People(), [1], [WHOLE])
+    store(seen)
     expected = [released_attention_map(seen.query, seen.keys(0)[:1], 2)[0]]
-    assert torch.equal(listener.mask(1, 90)[0], released_reference(expected, size=(8, 8)))
+    assert torch.equal(store.mask(1, 90)[0], released_reference(expected, size=(8, 8)))
 
 
 def test_the_released_listener_refuses_views_that_never_show_the_whole_picture():
-    listener = ReleasedListener()
-    listener(observation(Pair(), [0, 1], [Place(0, 0, 0, 8, 4)] * 2))
-    with pytest.raises(HostError, match=r"found nothing .*two_strength"):
-        listener.mask(1, 90)
+    store = ReleasedAttentionStore()
+    store(record(People(), [0, 1], [Tile(0, 0, 0, 8, 4)] * 2))
+    with refused("released-without-mask", "two_strength"):
+        store.mask(1, 90)
 
 
 def test_the_released_mask_of_a_diffusers_unet_is_that_of_its_own_queries_and_keys():
@@ -291,9 +293,9 @@ def test_the_released_mask_of_a_diffusers_unet_is_that_of_its_own_queries_and_ke
     queries, hooks = [], []
     for _, module in cross_attention_layers(unet):
         hooks.append(module.to_q.register_forward_hook(lambda module, _, out: queries.append((module, out[0]))))
-    listener = ReleasedListener()
+    store = ReleasedAttentionStore()
     with torch.no_grad(), attach(unet, adapter, people, 0.7) as attached:
-        attached.observe = listener
+        attached.record = store
         unet(
             torch.randn(1, 4, 64, 64, generator=generator).repeat(2, 1, 1, 1),
             500,
@@ -312,7 +314,7 @@ def test_the_released_mask_of_a_diffusers_unet_is_that_of_its_own_queries_and_ke
     assert [m.shape[1] for m in maps] == [side**2 for side in SIDES]
     assert len(maps) == len(TINY_HIDDEN)
     # A product of one row may be summed in another order than one of two, so a place on the edge may differ.
-    assert (listener.mask(1, 90)[0] != released_reference(maps)).float().mean() < 0.002
+    assert (store.mask(1, 90)[0] != released_reference(maps)).float().mean() < 0.002
 
 
 def test_strengths_go_softly_from_the_scene_s_to_the_face_s_where_the_focus_is():
@@ -329,7 +331,7 @@ def test_strengths_go_softly_from_the_scene_s_to_the_face_s_where_the_focus_is()
 
 
 def test_the_first_step_has_the_scene_s_strength_unless_nobody_would_be_heard_or_all_is_face():
-    assert first_strength(0.7, 1.0) == 0.7
-    assert first_strength(0.0, 1.0) == 1.0
-    assert first_strength(0.0, 1.0, 0.0) == 0.0
-    assert first_strength(0.7, 1.0, 1.0) == 1.0
+    assert initial_strength(0.7, 1.0) == 0.7
+    assert initial_strength(0.0, 1.0) == 1.0
+    assert initial_strength(0.0, 1.0, 0.0) == 0.0
+    assert initial_strength(0.7, 1.0, 1.0) == 1.0

@@ -14,7 +14,7 @@ from support.refused import refused
 
 from dhumandiff.errors import FaceError
 from dhumandiff.faces import FaceAnalyzer
-from dhumandiff.hosts.diffusers.attention import attach, check_fit, cross_attention_layers
+from dhumandiff.hosts.diffusers.attention import attach, check_compatible, cross_attention_layers
 from dhumandiff.hosts.diffusers.loading import BUILT_IN, check_base, load_pipeline
 from dhumandiff.miniature import base, mini_adapter, weights
 from dhumandiff.miniature.faces import MiniFaces, mini_faces, mini_judge
@@ -59,7 +59,7 @@ def test_the_base_is_an_sdxl_in_small(pipeline):
 
 def test_the_adapter_fits_the_base_and_holds_two_people(pipeline):
     info = mini_adapter().info
-    check_fit(cross_attention_layers(pipeline.unet), info)
+    check_compatible(cross_attention_layers(pipeline.unet), info)
     assert (info.layers, info.persons, info.shared) == (13, 2, False)
     assert info.clip_width == base.VISION_WIDTH
     assert info.text_width == base.TEXT_WIDTHS[0]

@@ -14,7 +14,7 @@ from PIL import Image
 from support.drawn_oracle import POOL, Oracle
 
 from dhumandiff.errors import AdapterError
-from dhumandiff.hosts.diffusers.pipeline import Portrait
+from dhumandiff.hosts.diffusers.pipeline import PortraitPipeline
 from dhumandiff.miniature import mini_adapter
 from dhumandiff.miniature.base import mini_pipeline, mini_vision
 from training import TrainingError, export
@@ -135,7 +135,7 @@ def test_a_folder_that_cannot_be_made_is_named(run, tmp_path):
 @pytest.fixture(scope="module")
 def renderer():
     oracle = Oracle(POOL[:60], (scoring.CONDITIONING_VIEW, scoring.SCORING_VIEW, *scoring.SIMILARITY_VIEWS))
-    return Renderer(Parts(Portrait(mini_pipeline()), mini_vision(), oracle, oracle))
+    return Renderer(Parts(PortraitPipeline(mini_pipeline()), mini_vision(), oracle, oracle))
 
 
 @pytest.fixture

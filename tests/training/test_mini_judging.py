@@ -14,9 +14,9 @@ from support.drawn_oracle import LOOKS, POOL, Oracle
 
 from dhumandiff import FaceReference
 from dhumandiff.errors import DHumanDiffError, FaceError, HostError, ImageError
-from dhumandiff.hosts.diffusers.pipeline import Portrait
+from dhumandiff.hosts.diffusers.pipeline import PortraitPipeline
 from dhumandiff.miniature import mini_adapter
-from dhumandiff.miniature.base import SIZE, mini_pipeline
+from dhumandiff.miniature.base import mini_pipeline
 from dhumandiff.miniature.world import draw_script
 from training.miniature import sampling, scoring
 from training.miniature.sampling import Sampling, Wish, encode_person, sample_portraits
@@ -207,7 +207,7 @@ def test_a_difference_is_taken_pair_by_pair():
 
 @pytest.fixture(scope="module")
 def portrait():
-    return Portrait(mini_pipeline())
+    return PortraitPipeline(mini_pipeline())
 
 
 @pytest.fixture(scope="module")
@@ -240,14 +240,12 @@ def wishes():
     ],
 )
 def test_a_batch_gives_the_pictures_that_generate_gives_one_by_one(portrait, adapter, wishes, mode, sampler):
-    how = Sampling(mode=mode, sampler=sampler, steps=3, scene_strength=0.5, face_strength=1.2, strength=0.8, cfg=3.0)
+    how = Sampling.of(mode=mode, sampler=sampler, steps=3, scene_strength=0.5, face_strength=1.2, strength=0.8, cfg=3.0)
     told = []
     made = sample_portraits(portrait, adapter, wishes, how, progress=told.append)
     for wish, picture in zip(wishes, made, strict=True):
-        settings = {name: getattr(how, name) for name in ("mode", "steps", "scene_strength", "face_strength", "cfg")}
-        alone, _ = portrait.generate(
-            adapter, wish.references, wish.text, "", seed=wish.seed, size=SIZE, strength=0.8, **settings
-        )
+        sampling = replace(how.sampling, seed=wish.seed)
+        alone, _ = portrait(adapter, wish.references, wish.text, "", cascade=how.cascade, sampling=sampling)
         # On average: a focus mask may choose another one of two places that are nearly alike.
         assert np.abs(np.asarray(alone).astype(int) - picture).mean() < 0.3
     assert sum(told) == how.all_steps * 2
@@ -261,7 +259,7 @@ def layers(portrait):
 
 
 def test_the_same_wishes_give_the_same_bytes_and_other_seeds_others(portrait, adapter, wishes):
-    how = Sampling(steps=2)
+    how = Sampling.of(steps=2)
     first, again = (sample_portraits(portrait, adapter, wishes, how) for _ in range(2))
     assert first.shape == (2, 96, 128, 3)
     assert (first == again).all()
@@ -270,13 +268,13 @@ def test_the_same_wishes_give_the_same_bytes_and_other_seeds_others(portrait, ad
 
 
 def test_without_an_adapter_references_change_nothing(portrait, wishes):
-    how = Sampling(steps=2)
+    how = Sampling.of(steps=2)
     exchanged = [Wish(wish.text, wish.references[::-1], wish.seed) for wish in wishes]
     assert (sample_portraits(portrait, None, wishes, how) == sample_portraits(portrait, None, exchanged, how)).all()
 
 
 def test_references_matter_to_the_adapter(portrait, adapter, wishes):
-    how = Sampling(mode="none", steps=2, cfg=1.0)
+    how = Sampling.of(mode="none", steps=2, cfg=1.0)
     exchanged = [Wish(wish.text, wish.references[::-1], wish.seed) for wish in wishes]
     made, other = (sample_portraits(portrait, adapter, some, how) for some in (wishes, exchanged))
     assert (made != other).any()
@@ -288,9 +286,9 @@ def test_no_wishes_give_no_pictures(portrait, adapter):
 
 def test_settings_that_make_no_picture_are_refused(portrait, adapter, wishes):
     with pytest.raises(HostError, match="modes none, one_pass, two_strength, released, not 'both'"):
-        sample_portraits(portrait, adapter, wishes, Sampling(mode="both"))
+        sample_portraits(portrait, adapter, wishes, Sampling.of(mode="both"))
     with pytest.raises(HostError, match="scene strength is 9"):
-        sample_portraits(portrait, adapter, wishes, Sampling(scene_strength=9))
+        sample_portraits(portrait, adapter, wishes, Sampling.of(scene_strength=9))
 
 
 def test_the_ceiling_is_one_picture_a_case(portrait):

@@ -8,17 +8,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from tqdm import tqdm
 
 from dhumandiff import Adapter, FaceReference
 from dhumandiff.errors import FaceError, ImageError, PromptError
-from dhumandiff.hosts.diffusers.pipeline import NEGATIVE, Portrait
+from dhumandiff.hosts.diffusers.pipeline import NEGATIVE, PortraitPipeline
 from dhumandiff.io import write_png
+from dhumandiff.methods.paired.settings import CascadeSettings, SamplingSettings
 from dhumandiff.prompts import parse_prompt
 
 from .cases import Case
@@ -31,27 +33,30 @@ KEPT = 64
 
 @dataclass(frozen=True)
 class Settings:
-    """How portraits are drawn; see `Portrait.generate` and `SAMPLERS`."""
+    """How portraits are drawn; see `PortraitPipeline`."""
 
-    size: tuple[int, int] = (512, 512)
-    steps: int = 50
-    cfg: float = 5.0
-    sampler: str = "euler"
+    cascade: CascadeSettings = field(default_factory=CascadeSettings)
+    sampling: SamplingSettings = field(default_factory=lambda: SamplingSettings(sampler="euler"))
     negative: str = NEGATIVE
-    mode: str = "one_pass"
-    scene_strength: float = 0.7
-    face_strength: float = 1.0
-    strength: float = 1.0
 
     def with_strength(self, factor: float) -> Settings:
         """All strengths times a factor."""
-        scene, face, plain = (factor * value for value in (self.scene_strength, self.face_strength, self.strength))
-        return replace(self, scene_strength=scene, face_strength=face, strength=plain)
+        names = ("scene_strength", "face_strength", "strength")
+        scaled = {name: factor * getattr(self.cascade, name) for name in names}
+        return replace(self, cascade=replace(self.cascade, **scaled))
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What a picture says about how it was drawn. Another record draws it anew, so names and order stay."""
+        cascade, sampling = asdict(self.cascade), asdict(self.sampling)
+        first = {name: sampling[name] for name in ("size", "steps", "cfg", "sampler")}
+        last = {name: cascade[name] for name in ("mode", "scene_strength", "face_strength", "strength")}
+        return {**first, "negative": self.negative, **last}
 
 
 def draw_cases(
     cases: Sequence[Case],
-    portrait: Portrait,
+    portrait: PortraitPipeline,
     adapter: Adapter,
     settings: Settings,
     encode: Callable[[Sequence[Path]], FaceReference],
@@ -69,7 +74,6 @@ def draw_cases(
         A case a picture, with the picture, or with the problem why there is none.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    portrait.use_sampler(settings.sampler)
     kept = lru_cache(KEPT)(encode)
     made_of = _digest(adapter)
     wanted = []
@@ -81,7 +85,7 @@ def draw_cases(
     drawn = []
     for case in tqdm(wanted, desc="drawing", unit="portrait", disable=None):
         how = settings if case.strength is None else settings.with_strength(case.strength)
-        told = {"prompt": case.sentence, "seed": case.seed, "adapter": made_of, **asdict(how)}
+        told = {"prompt": case.sentence, "seed": case.seed, "adapter": made_of, **how.record}
         told["references"] = [[photo.name for photo in photos] for photos in case.references]
         record = json.dumps(told, ensure_ascii=False)
         problem = case.problem
@@ -89,16 +93,14 @@ def draw_cases(
             try:
                 prompt = parse_prompt(case.sentence, persons=len(case.references))
                 references = [kept(photos) for photos in case.references]
-                made = portrait.generate(adapter, references, prompt, seed=case.seed, **_arguments(how))[0]
+                sampling = replace(how.sampling, seed=case.seed)
+                settings = {"cascade": how.cascade, "sampling": sampling}
+                made = portrait(adapter, references, prompt, how.negative, **settings)[0]
                 write_png(made, case.picture, {"dhumandiff-case": record})
             except (FaceError, ImageError, PromptError) as error:
                 problem = " ".join(str(error).split())
         drawn.append(replace(case, problem=problem))
     return drawn
-
-
-def _arguments(settings: Settings) -> dict:
-    return {name: getattr(settings, name) for name in asdict(settings) if name != "sampler"}
 
 
 def _made_as(path: Path) -> str | None:

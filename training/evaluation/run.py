@@ -119,11 +119,11 @@ def _judge(settings: FaceSettings, base: str) -> FaceAnalyzer:
 
 def _draw(config: EvaluateConfig, cases: Sequence[Case], adapter: Adapter, base: str, folder: Path) -> list[Case]:
     from dhumandiff.hosts.diffusers.loading import IMAGE_ENCODER
-    from dhumandiff.hosts.diffusers.pipeline import Portrait
+    from dhumandiff.hosts.diffusers.pipeline import PortraitPipeline
     from dhumandiff.references.encode import encode_reference
 
     drawn = base == "mini"
-    portrait = Portrait.from_base(base)
+    portrait = PortraitPipeline.from_base(base)
     vision = load_vision(
         config.image_encoder or ("mini" if drawn else IMAGE_ENCODER), str(portrait.device), portrait.dtype
     )
@@ -140,11 +140,15 @@ def _draw(config: EvaluateConfig, cases: Sequence[Case], adapter: Adapter, base:
 
 def settings_of(config: EvaluateConfig, base: str) -> Settings:
     """How portraits are drawn: as the configuration says, else as the base wants it."""
+    from dhumandiff.hosts.diffusers.pipeline import NEGATIVE
+    from dhumandiff.methods.paired.settings import split_settings
     from dhumandiff.miniature.base import SIZE
     from dhumandiff.miniature.defaults import MINI
 
     names = ("mode", "scene_strength", "face_strength", "strength", "cfg", "steps", "sampler")
     given = {name: getattr(config, name) for name in names}
     given |= {"size": tuple(config.size) if config.size else None}
-    usual = {**MINI, "size": SIZE} if base == "mini" else {}
-    return Settings(**{**usual, **{name: value for name, value in given.items() if value is not None}})
+    usual = {**MINI, "size": SIZE} if base == "mini" else {"sampler": "euler"}
+    chosen = {**usual, **{name: value for name, value in given.items() if value is not None}}
+    negative = chosen.pop("negative", NEGATIVE)
+    return Settings(*split_settings(**chosen), negative)

@@ -63,23 +63,23 @@ class Ablation:
 
 def _off(strength: float) -> Ablation:
     return Ablation(
-        f"off_{strength:g}", f"cascade off, strength {strength:g}", sampling=Sampling("none", strength=strength)
+        f"off_{strength:g}", f"cascade off, strength {strength:g}", sampling=Sampling.of(mode="none", strength=strength)
     )
 
 
 def _cascade(mode: str, scene: float, face: float) -> Ablation:
-    sampling = Sampling(mode, scene_strength=scene, face_strength=face)
+    sampling = Sampling.of(mode=mode, scene_strength=scene, face_strength=face)
     return Ablation(f"{mode}_{scene:g}_{face:g}", f"cascade {mode}, {scene:g} and {face:g}", sampling=sampling)
 
 
 def _during(start: float, end: float) -> Ablation:
     title = f"faces count from {start:.0%} to {end:.0%} of sampling"
-    return Ablation(f"during_{start:g}_{end:g}", title, sampling=Sampling(start=start, end=end))
+    return Ablation(f"during_{start:g}_{end:g}", title, sampling=Sampling.of(start=start, end=end))
 
 
 def _few(name: str, title: str, **changed: Any) -> Ablation:
     """As distilled bases draw: 4 steps, no guidance."""
-    return Ablation(name, f"4 steps without guidance, {title}", sampling=Sampling(steps=4, cfg=1.0, **changed))
+    return Ablation(name, f"4 steps without guidance, {title}", sampling=Sampling.of(steps=4, cfg=1.0, **changed))
 
 
 def _longer(name: str, title: str, **changed: Any) -> Ablation:
@@ -103,7 +103,7 @@ _PLAIN = {"objectives__identity__weight": 0.0, "objectives__identity__infonce_we
 
 _ALL = (
     Ablation("full", "the whole method (one_pass, 0.7 and 1)"),
-    Ablation("base", "base without adapter", sampling=Sampling("none"), what="base"),
+    Ablation("base", "base without adapter", sampling=Sampling.of(mode="none"), what="base"),
     Ablation("ceiling", "ceiling: fresh drawings through the autoencoder", what="oracle"),
     Ablation("shared", "one shared K/V for both people", {"init.shared": True}),
     Ablation("order_swapping", "order swapped: person 1 is any of the two", {"augment.swap_order": 0.5}),

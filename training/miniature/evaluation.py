@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from dhumandiff.errors import short_error
+from dhumandiff.hosts.diffusers.pipeline import check_settings
 
 from .. import TrainingError
 from ..evaluation.files import write_text
@@ -33,8 +34,8 @@ SECONDS = 0.25
 def _sampling(config: EvaluateConfig) -> Sampling:
     names = ("mode", "scene_strength", "face_strength", "strength", "cfg", "steps", "sampler")
     given = {name: getattr(config, name) for name in names}
-    sampling = Sampling(**{name: value for name, value in given.items() if value is not None})
-    sampling.check()
+    sampling = Sampling.of(**{name: value for name, value in given.items() if value is not None})
+    check_settings(sampling.cascade, sampling.sampling)
     return sampling
 
 
@@ -42,11 +43,11 @@ def describe(config: EvaluateConfig) -> str:
     """How many portraits would be drawn, how, and how long it takes."""
     sampling = _sampling(config)
     count = (config.pairs + config.hardest) * config.seeds
-    cost = {"none": 0.5, "one_pass": 0.5, "two_strength": 1.0, "released": 1.5}[sampling.mode]
-    minutes = max(1, round(count * SECONDS / 60 * cost * sampling.steps / 10))
+    cost = {"none": 0.5, "one_pass": 0.5, "two_strength": 1.0, "released": 1.5}[sampling.cascade.mode]
+    minutes = max(1, round(count * SECONDS / 60 * cost * sampling.sampling.steps / 10))
     return (
         f"{config.pairs} held-out pairs and the {config.hardest} hardest, {config.seeds} portraits each: {count} portraits "
-        f"(mode {sampling.mode}, {sampling.steps} steps, guidance {sampling.cfg:g}), about {minutes} min on one thread."
+        f"(mode {sampling.cascade.mode}, {sampling.sampling.steps} steps, guidance {sampling.sampling.cfg:g}), about {minutes} min on one thread."
     )
 
 

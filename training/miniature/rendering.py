@@ -6,7 +6,6 @@ result, pictures = render_and_score(Renderer(), adapter, Sampling(), pairs=20, s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any, Literal
 
 import numpy as np
@@ -118,7 +117,7 @@ def render_and_score(
     if hardest:
         lists["hardest"] = hardest_cases(renderer.evaluator, hardest)
     result: dict[str, Any] = {
-        "sampling": asdict(sampling) if what != "oracle" else None,
+        "sampling": sampling.record if what != "oracle" else None,
         "pairs": pairs,
         "seeds": seeds,
     }

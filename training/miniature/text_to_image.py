@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from dhumandiff.hosts.diffusers.attention import cross_attention_layers, layer_shape
+from dhumandiff.conditioning.masks import layer_shape
+from dhumandiff.hosts.diffusers.attention import cross_attention_layers
 from dhumandiff.hosts.diffusers.parts import sdxl_scheduler
 from dhumandiff.miniature.autoencoder import PATCH
 from dhumandiff.miniature.base import SIZE, build_unet

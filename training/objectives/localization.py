@@ -20,8 +20,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from dhumandiff.hosts.diffusers.attention import layer_shape
-from dhumandiff.methods.paired.attention import person_weights
+from dhumandiff.conditioning.masks import downsample_masks, layer_shape
 
 from .. import TrainingError
 from ..data.batch import SubjectTokens
@@ -88,7 +87,7 @@ class Localization:
             maps = getattr(layer, self.attention)
             if maps is None:
                 continue
-            masks = person_weights(batch.masks, layer_shape(tuple(batch.masks.shape[-2:]), maps.shape[-1]))
+            masks = downsample_masks(batch.masks, layer_shape(tuple(batch.masks.shape[-2:]), maps.shape[-1]))
             visible = counts & (masks.sum(dim=-1) > 0)
             losses.append((self.formula(maps, masks) * visible).sum() / visible.sum().clamp(min=1))
         if losses:

@@ -15,7 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from dhumandiff import Adapter
-from dhumandiff.hosts.diffusers.attention import PairedProcessor, check_fit, cross_attention_layers
+from dhumandiff.hosts.diffusers.attention import PairedProcessor, check_compatible, cross_attention_layers
 from dhumandiff.methods.paired.attention import paired_attention
 
 from ..data.batch import Batch, SubjectTokens
@@ -89,7 +89,7 @@ class TrainableModel(nn.Module):
         self._subject_columns: Tensor | None = None
         self._maps: dict[int, AttentionMaps] | None = None
         layers = cross_attention_layers(base.unet)
-        check_fit(layers, adapter.info)
+        check_compatible(layers, adapter.info)
         for number, (_, module) in enumerate(layers):
             module.processor = _RecordingProcessor(self, number)
 
@@ -220,8 +220,8 @@ class TrainableModel(nn.Module):
 class _RecordingProcessor(PairedProcessor):
     """`PairedProcessor` that also records the text's attention."""
 
-    pair: TrainableModel
+    conditioning: TrainableModel
 
     def attend_text(self, query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Any) -> Tensor:
-        self.pair.record_text(self.layer, query, key, heads)
+        self.conditioning.record_text(self.layer, query, key, heads)
         return super().attend_text(query, key, value, heads, mask)

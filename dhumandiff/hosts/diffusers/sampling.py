@@ -1,4 +1,4 @@
-"""Sampling with a pair attached: the scheduler's loop, guidance, and the two cascades (cascade.py)."""
+"""Sampling with people attached: the scheduler's loop, guidance, and the cascade's modes (methods/paired/cascade_modes.py)."""
 
 from __future__ import annotations
 
@@ -6,214 +6,143 @@ import inspect
 import logging
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ...conditioning.identity import Strength
 from ...errors import HostError
-from ...methods.paired.attention_store import FocusListener, OnePass, ReleasedListener, fit_focus
-from ...methods.paired.cascade import blend, focus_mask
-
-if TYPE_CHECKING:
-    from .attention import Attached
-    from .pipeline import Portrait
+from ...methods.paired.cascade_modes import CascadeMode, CascadeStep
+from ...methods.paired.settings import SamplingSettings, check_released
+from .attention import Attached
 
 log = logging.getLogger(__name__)
 
-__all__ = ["MASK_ADVICE", "NO_MASK", "Sampler", "check_finite", "first_noise", "one_pass", "released", "two_strength"]
-
-NO_MASK = (
-    "The mode released reads its mask from the faces in the last step of a run at scene strength, and there are none."
-)
-MASK_ADVICE = "Choose the mode two_strength, or let the faces count there."
+__all__ = ["DenoisingLoop", "advance_generator", "check_finite", "initial_noise"]
 
 
-class Sampler:
-    """Runs the scheduler, and predicts noise at a strength of the pair. One picture or a batch.
+class DenoisingLoop:
+    """From noise to latents, for one picture or a batch.
 
     Args:
-        portrait: its UNet and scheduler.
-        attached: the pair.
-        conditions: what the UNet gets beside latent and time; rows [negative; prompt], or the prompt's alone.
-        cfg: guidance.
+        unet: what predicts.
+        scheduler: any of diffusers' that steps on a noise prediction.
+        attached: the people on the UNet; None for the base alone.
+        conditions: what the UNet gets beside latent and time; samples [negative; prompt], or the prompt's alone.
+        settings: steps, guidance, and the share of sampling in which the people act. Size and seed are those of the noise.
         seeds: one a picture, of the noise it began with; a sampler that adds noise on the way goes on with theirs, so that a
             picture is the same alone and in a batch, and both runs of the mode released meet the same noise.
-        share: start and end of the pair, see `Portrait.generate`.
-        total: steps of all runs, for progress.
-        progress: called with (steps done, total).
-        joined: see below; of an `Attached` only.
-
-    Attributes:
-        acts: whether the pair acts in the step that is being sampled.
-        joined: whether both predictions of a step are made in one call. On a CPU that gains nothing.
+        progress: called with (steps done, all steps).
+        batched: whether both predictions of a step are made in one call, where memory allows. On a CPU that gains nothing.
     """
 
     def __init__(
         self,
-        portrait: Portrait,
-        attached: Attached,
+        unet: nn.Module,
+        scheduler: Any,
+        attached: Attached | None,
         conditions: dict[str, Any],
-        cfg: float,
+        settings: SamplingSettings,
         seeds: Sequence[int],
-        share: tuple[float, float],
-        total: int,
-        progress: Callable[[int, int], None] | None,
-        joined: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+        batched: bool = False,
     ) -> None:
-        self.portrait, self.attached, self.conditions = portrait, attached, conditions
-        self.cfg, self.seeds, self.total, self.progress, self.done = cfg, seeds, total, progress, 0
-        # Noise falls with the timestep, so comparing timesteps is comparing noise levels.
-        (start, end), last = share, portrait.scheduler.config.num_train_timesteps - 1
-        self._first_time = math.inf if start <= 0 else (1 - start) * last
-        self._last_time = -math.inf if end >= 1 else (1 - end) * last
-        self.acts = True
-        self.joined = joined
-        self._guided = cfg != 1
-        self._known = {1: conditions}
+        self.unet, self.scheduler, self.attached, self.settings = unet, scheduler, attached, settings
+        self.seeds, self.progress, self.batched, self.steps_done = seeds, progress, batched, 0
+        self._conditions = {1: conditions}
+        self._guided = settings.cfg != 1
+        self._acts = True
 
-    def acting(self, steps: int) -> list[bool]:
-        """For each step whether the pair acts in it. Sets the scheduler to its beginning."""
-        self.portrait.scheduler.set_timesteps(steps, device=self.portrait.device)
-        times = self.portrait.scheduler.timesteps.tolist()
-        return [self._last_time <= t <= self._first_time for t in times]
-
-    def sample(self, noise: Tensor, steps: int, predict: Callable[[Tensor, Any, bool], Tensor]) -> Tensor:
-        """From noise [N, C, H, W] of unit variance to latents, in float32.
-
-        `predict` gets the latent as it is, the time, and whether this is the last step.
+    def run(self, noise: Tensor, mode: CascadeMode) -> Tensor:
+        """Latents [N, C, H, W] in float32, from noise of unit variance.
 
         Raises:
-            HostError: the pair acts in no step, or NaN came out of one.
+            HostError: the people act in no step, there is nothing to make the mode's mask from, or NaN came out.
         """
-        scheduler, acting = self.portrait.scheduler, self.acting(steps)
+        mode.begin((noise.shape[-2], noise.shape[-1]), len(noise))
+        if mode.passes == 2:
+            check_released(mode.settings.scene_strength, self.settings.person_strengths, self._acting()[-1])
+        latent = noise
+        for _ in range(mode.passes):
+            latent = self._run_pass(noise, mode)
+            mode.end_pass()
+        return latent
+
+    def _run_pass(self, noise: Tensor, mode: CascadeMode) -> Tensor:
+        scheduler, acting = self.scheduler, self._acting()
         if not any(acting):
             raise HostError(
-                f"None of the {steps} steps lies between the pair's start and end, so the faces would be missing from the "
-                "picture. Move start and end apart, or take more steps."
+                f"None of the {self.settings.steps} steps lies between the start and end of the people, so the faces would be "
+                "missing from the picture. Move start and end apart, or take more steps.",
+                code="acts-in-no-step",
             )
-        x = noise.to(self.portrait.device) * scheduler.init_noise_sigma
-        adds = "generator" in inspect.signature(scheduler.step).parameters
-        more = {"generator": [after_first_noise(seed, noise.shape[1:]) for seed in self.seeds]} if adds else {}
+        x = noise.to(_device_of(self.unet)) * scheduler.init_noise_sigma
+        adds_noise = "generator" in inspect.signature(scheduler.step).parameters
+        more = {"generator": [advance_generator(seed, noise.shape[1:]) for seed in self.seeds]} if adds_noise else {}
         times = list(scheduler.timesteps)
         for i, t in enumerate(times):
-            self.acts = acting[i]
-            x = scheduler.step(predict(x, t, i == len(times) - 1), t, x, **more).prev_sample
+            self._acts = acting[i]
+            step = mode.begin_step(acting[i], is_last=i == len(times) - 1)
+            [prediction] = mode.combine([[made] for made in self._predict(step, x, t)])
+            x = scheduler.step(prediction, t, x, **more).prev_sample
             check_finite(x, f"step {i + 1} of {len(times)}")
-            self.done += 1
+            self.steps_done += 1
             if self.progress is not None:
-                self.progress(min(self.done, self.total), self.total)
+                total = self.settings.steps * mode.passes
+                self.progress(min(self.steps_done, total), total)
         return x
 
-    def predict(
-        self,
-        strength: float | Tensor | tuple[float, ...],
-        x: Tensor,
-        t: Any,
-        observe: Callable | None = None,
-        heard: int = 0,
-    ) -> Tensor:
-        """Guided noise at a strength of the pair (0 in a step in which it does not act), float32 [N, C, H, W]: a number, one for
-        every place, or several; then [copies * N, C, H, W], all pictures at the first, at the second ...
+    def _acting(self) -> list[bool]:
+        """For each step whether the people act in it. Sets the scheduler to its beginning."""
+        self.scheduler.set_timesteps(self.settings.steps, device=_device_of(self.unet))
+        start, end, last = self.settings.start, self.settings.end, self.scheduler.config.num_train_timesteps - 1
+        # Noise falls with the timestep, so comparing timesteps is comparing noise levels.
+        first_time = math.inf if start <= 0 else (1 - start) * last
+        last_time = -math.inf if end >= 1 else (1 - end) * last
+        return [last_time <= t <= first_time for t in self.scheduler.timesteps.tolist()]
 
-        `observe` hears every layer to which the pair adds something; of several strengths the one `heard`.
-        """
-        self.attached.strength, self.attached.observe = strength if self.acts else 0.0, observe
-        self.attached.heard = heard
-        conditions = self._conditions_of(len(strength) if isinstance(strength, tuple) else 1)
-        rows = len(conditions["encoder_hidden_states"])
-        scaled = self.portrait.scheduler.scale_model_input(x, t).to(self.portrait.dtype)
-        out = self.portrait.pipeline.unet(scaled.repeat(rows // len(x), 1, 1, 1), t, **conditions).sample.float()
-        if not self._guided:
-            return out
-        unconditional, conditional = out.chunk(2)
-        return unconditional + self.cfg * (conditional - unconditional)
-
-    def predict_both(
-        self, scene: float, face: float, x: Tensor, t: Any, listener: FocusListener | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """`predict` at both strengths of the cascade: in one call where that is faster and memory allows it.
-
-        The listener hears the scene's prediction, or the face's where the scene has no attention to hear.
-        """
-        if self.joined:
+    def _predict(self, step: CascadeStep, x: Tensor, t: Any) -> list[Tensor]:
+        """A prediction for each strength of the step: in one call where that is faster and memory allows it."""
+        if len(step.strengths) > 1 and self.batched:
             try:
-                return self.predict((scene, face), x, t, listener, int(scene == 0)).chunk(2)
+                return list(self._call(step.strength, x, t, step.store, step.recorded).chunk(len(step.strengths)))
             except RuntimeError as error:
                 if "out of memory" not in str(error):
                     raise
             log.info("No memory for both predictions of a step in one call: they are made one after the other.")
-            self.joined = False
-            if listener is not None:
-                listener.drop()
-        at_scene = self.predict(scene, x, t, listener if scene > 0 else None)
-        return at_scene, self.predict(face, x, t, None if scene > 0 else listener)
+            self.batched = False
+            if step.store is not None:
+                step.store.discard_pending()
+        return [
+            self._call(strength, x, t, step.store if number == step.recorded else None)
+            for number, strength in enumerate(step.strengths)
+        ]
+
+    def _call(self, strength: Strength, x: Tensor, t: Any, record: Any = None, recorded_strength: int = 0) -> Tensor:
+        """Guided noise at a strength of the people (0 in a step in which they do not act), float32 [N, C, H, W]; at several
+        [copies * N, C, H, W]: all pictures at the first, at the second ..."""
+        if self.attached is not None:
+            self.attached.strength = strength if self._acts else 0.0
+            self.attached.record, self.attached.recorded_strength = record, recorded_strength
+        conditions = self._conditions_of(len(strength) if isinstance(strength, tuple) else 1)
+        batch = len(conditions["encoder_hidden_states"])
+        scaled = self.scheduler.scale_model_input(x, t).to(conditions["encoder_hidden_states"].dtype)
+        out = self.unet(scaled.repeat(batch // len(x), 1, 1, 1), t, **conditions).sample.float()
+        if not self._guided:
+            return out
+        unconditional, conditional = out.chunk(2)
+        return unconditional + self.settings.cfg * (conditional - unconditional)
 
     def _conditions_of(self, copies: int) -> dict[str, Any]:
-        if copies not in self._known:
-            self._known[copies] = _map(self.conditions, lambda rows: _repeat_halves(rows, copies, 1 + self._guided))
-        return self._known[copies]
+        if copies not in self._conditions:
+            halves = 1 + self._guided
+            self._conditions[copies] = _map(self._conditions[1], lambda rows: _repeat_halves(rows, copies, halves))
+        return self._conditions[copies]
 
 
-def two_strength(
-    sampler: Sampler, noise: Tensor, steps: int, scene: float, face: float, share: float, given: Tensor | None = None
-) -> tuple[Tensor, Tensor | None]:
-    """One trajectory; at every step the focus gathered so far (or the given one [N, H, W]) joins both predictions."""
-    listener = FocusListener()
-    focus = None if given is None else fit_focus(given, _size(noise), len(noise)).to(sampler.portrait.device)
-
-    def predict(x: Tensor, t: Any, _: bool) -> Tensor:
-        nonlocal focus
-        if not sampler.acts:
-            return sampler.predict(scene, x, t)
-        at_scene, at_face = sampler.predict_both(scene, face, x, t, listener if given is None else None)
-        if given is None:
-            maps = listener.maps()
-            if maps is None:  # all persons are at strength 0
-                return at_scene
-            focus = focus_mask(maps, share)
-        return blend(at_scene, at_face, focus)
-
-    return sampler.sample(noise, steps, predict), focus
-
-
-def one_pass(
-    sampler: Sampler, noise: Tensor, steps: int, scene: float, face: float, share: float, given: Tensor | None = None
-) -> tuple[Tensor, Tensor | None]:
-    """One trajectory and one prediction a step; the focus gathered so far (or the given one) says which strength holds where."""
-    strengths = OnePass(scene, face, share, given)
-
-    def predict(x: Tensor, t: Any, _: bool) -> Tensor:
-        return sampler.predict(strengths.strength(_size(noise), len(noise)), x, t, strengths.listener)
-
-    return sampler.sample(noise, steps, predict), strengths.focus(_size(noise), len(noise))
-
-
-def released(
-    sampler: Sampler, noise: Tensor, steps: int, scene: float, face: float, share: float, given: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """One run for the mask, read at its last step; a second one from the same noise, with both predictions.
-
-    With a given mask this is `two_strength`.
-    """
-    if given is not None:
-        return two_strength(sampler, noise, steps, scene, face, share, given)
-    if not sampler.acting(steps)[-1]:
-        raise HostError(f"{NO_MASK} The pair starts after the last of the {steps} steps. {MASK_ADVICE}")
-    listener = ReleasedListener()
-    sampler.sample(noise, steps, lambda x, t, last: sampler.predict(scene, x, t, listener if last else None))
-    focus = listener.mask(len(noise), 100 * (1 - share))
-
-    def predict(x: Tensor, t: Any, _: bool) -> Tensor:
-        if not sampler.acts:
-            return sampler.predict(scene, x, t)
-        return blend(*sampler.predict_both(scene, face, x, t), focus)
-
-    return sampler.sample(noise, steps, predict), focus
-
-
-def _size(noise: Tensor) -> tuple[int, int]:
-    return noise.shape[-2], noise.shape[-1]
+def _device_of(unet: nn.Module) -> torch.device:
+    return next(unet.parameters()).device
 
 
 def _map(values: Any, change: Callable[[Tensor], Tensor]) -> Any:
@@ -226,13 +155,13 @@ def _repeat_halves(rows: Tensor, copies: int, halves: int) -> Tensor:
     return torch.cat([half.repeat(copies, *[1] * (rows.ndim - 1)) for half in rows.chunk(halves)])
 
 
-def first_noise(seed: int, shape: Sequence[int]) -> Tensor:
+def initial_noise(seed: int, shape: Sequence[int]) -> Tensor:
     """The noise [*shape] that a picture begins with, drawn on the CPU and so the same on every device."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def after_first_noise(seed: int, shape: Sequence[int]) -> torch.Generator:
-    """Where that seed's numbers go on. Beginning anew would add the first noise again."""
+def advance_generator(seed: int, shape: Sequence[int]) -> torch.Generator:
+    """Where that seed's numbers go on behind its `initial_noise`. Beginning anew would add the first noise again."""
     generator = torch.Generator().manual_seed(seed)
     torch.randn(*shape, generator=generator)
     return generator
@@ -243,5 +172,6 @@ def check_finite(values: Tensor, where: str) -> None:
     if not values.isfinite().all():
         raise HostError(
             f"NaN or infinite values came out of {where}. Run the base in another dtype (--dtype bf16, or fp32), lower "
-            "the strengths or the guidance, and check that base and adapter files are whole."
+            "the strengths or the guidance, and check that base and adapter files are whole.",
+            code="not-finite",
         )

@@ -5,7 +5,7 @@ says where the faces are. Two ways to get it live here:
 
 - `released_focus_mask`: as in the authors' released code, quirks included, bit for bit at 512 x 512.
 - `focus_mask`: this project's choice, from real attention probabilities of all persons, for any picture shape; gathered
-  by ``focus.FocusListener``.
+  by `attention_store.AttentionStore`.
 
 `strength_map` is this project's cheaper way to the same end: all that differs between the two predictions is a strength inside
 the cross-attention, so one prediction whose strength varies over the picture comes near, at the price of one (not equal:
@@ -29,11 +29,11 @@ from ...errors import HostError
 
 __all__ = [
     "FACE_STRENGTH",
-    "FOCUS_SHARE",
+    "FOCUS_FRACTION",
     "SCENE_STRENGTH",
     "blend",
-    "first_strength",
     "focus_mask",
+    "initial_strength",
     "released_focus_mask",
     "released_layer_map",
     "released_threshold",
@@ -43,7 +43,7 @@ __all__ = [
 # The published values (paper and released script).
 SCENE_STRENGTH = 0.7
 FACE_STRENGTH = 1.0
-FOCUS_SHARE = 0.10
+FOCUS_FRACTION = 0.10
 
 
 def blend(scene: Tensor, face: Tensor, mask: Tensor) -> Tensor:
@@ -84,19 +84,23 @@ def released_focus_mask(
         HostError: a layer is no square and no shapes were given, or there are no maps.
     """
     if not maps:
-        raise HostError("The focus mask needs the attention maps of at least one layer, but none were gathered.")
+        raise HostError(
+            "The focus mask needs the attention maps of at least one layer, but none were gathered.",
+            code="no-attention-maps",
+        )
     layers = []
     for i, attention in enumerate(maps):
-        places = attention.shape[1]
+        positions = attention.shape[1]
         if shapes is not None:
             shape = tuple(shapes[i])
         else:
-            side = math.isqrt(places)
+            side = math.isqrt(positions)
             shape = (side, side)
-        if shape[0] * shape[1] != places:
+        if shape[0] * shape[1] != positions:
             raise HostError(
-                f"Layer {i} has {places} places, which is not {shape[0]} x {shape[1]}: "
-                "give the height and width of each layer for pictures that are not square."
+                f"Layer {i} has {positions} positions, which is not {shape[0]} x {shape[1]}: "
+                "give the height and width of each layer for pictures that are not square.",
+                code="layer-not-square",
             )
         layers.append(released_layer_map(attention, shape, size))
     return released_threshold(torch.stack(layers).mean(dim=0)[0], percentile)
@@ -104,7 +108,7 @@ def released_focus_mask(
 
 def released_layer_map(attention: Tensor, shape: tuple[int, int], size: tuple[int, int]) -> Tensor:
     """One layer of the released focus mask: [heads, height * width, tokens] -> [tokens, *size] in float32."""
-    mean = reduce(attention, "heads places tokens -> places tokens", "mean")
+    mean = reduce(attention, "heads positions tokens -> positions tokens", "mean")
     picture = rearrange(mean, "(h w) tokens -> 1 tokens h w", h=shape[0]).float()
     return F.interpolate(picture, size=size, mode="bilinear", align_corners=False)[0].softmax(dim=0)
 
@@ -121,33 +125,33 @@ def released_threshold(picture: Tensor, percentile: float = 90) -> Tensor:
     return torch.from_numpy(kept).to(picture.device)
 
 
-def focus_mask(maps: Tensor, share: float = FOCUS_SHARE) -> Tensor:
-    """The places where faces are: the top ``share`` of the picture.
+def focus_mask(maps: Tensor, fraction: float = FOCUS_FRACTION) -> Tensor:
+    """Where the faces are: the top ``fraction`` of the picture.
 
     Each person's map is stretched to 0..1 first, so that the person with the fainter map gets a face too; then a place
     counts by whichever person it shows best.
 
     Args:
         maps: [images, P, H, W].
-        share: share of the picture, 0..1.
+        fraction: share of the picture, 0..1.
 
     Returns:
         bool [images, H, W]. Empty for a flat map, full for a share of 1.
     """
-    stretched = _stretched(maps)
-    if share <= 0:
+    stretched = _normalized_maps(maps)
+    if fraction <= 0:
         return torch.zeros_like(stretched, dtype=torch.bool)
     # Without the second condition a flat map (all zero) would count as all face.
-    return (stretched >= _least(stretched, share)) & ((stretched > 0) | (share >= 1))
+    return (stretched >= _threshold(stretched, fraction)) & ((stretched > 0) | (fraction >= 1))
 
 
-def first_strength(scene: float, face: float, share: float = FOCUS_SHARE) -> float:
+def initial_strength(scene: float, face: float, fraction: float = FOCUS_FRACTION) -> float:
     """The strength of a step before anything is known of the focus: the scene's, unless the picture is all face, or the faces,
     whose attention is to be heard, would not count at all."""
-    return face if share >= 1 or (scene == 0 and share > 0) else scene
+    return face if fraction >= 1 or (scene == 0 and fraction > 0) else scene
 
 
-def strength_map(maps: Tensor, scene: float, face: float, share: float = FOCUS_SHARE) -> Tensor | float:
+def strength_map(maps: Tensor, scene: float, face: float, fraction: float = FOCUS_FRACTION) -> Tensor | float:
     """The strength at every place, ``scene + (face - scene) * M`` with a soft M: 1 where `focus_mask` has its faces.
 
     Around them M falls with the square of how clearly a place reads a face. This project's choice: in one prediction there is
@@ -155,27 +159,27 @@ def strength_map(maps: Tensor, scene: float, face: float, share: float = FOCUS_S
 
     Args:
         maps: [images, P, H, W].
-        share: share of the picture where M is 1; 0 leaves the scene's strength everywhere.
+        fraction: share of the picture where M is 1; 0 leaves the scene's strength everywhere.
 
     Returns:
         [images, 1, H, W]; or the number, where it is the same everywhere.
     """
-    if scene == face or share <= 0 or share >= 1:
-        return face if share >= 1 else scene
-    stretched = _stretched(maps)
-    soft = (stretched / _least(stretched, share).clamp(min=torch.finfo(maps.dtype).tiny)).clamp(max=1).square()
+    if scene == face or fraction <= 0 or fraction >= 1:
+        return face if fraction >= 1 else scene
+    stretched = _normalized_maps(maps)
+    soft = (stretched / _threshold(stretched, fraction).clamp(min=torch.finfo(maps.dtype).tiny)).clamp(max=1).square()
     return (scene + (face - scene) * soft)[:, None]
 
 
-def _stretched(maps: Tensor) -> Tensor:
+def _normalized_maps(maps: Tensor) -> Tensor:
     """Every person's map from 0 to 1, and of all persons the highest: [images, P, H, W] -> [images, H, W]."""
     low = maps.amin(dim=(-2, -1), keepdim=True)
     high = maps.amax(dim=(-2, -1), keepdim=True)
     return ((maps - low) / (high - low).clamp(min=torch.finfo(maps.dtype).tiny)).amax(dim=1)
 
 
-def _least(stretched: Tensor, share: float) -> Tensor:
-    """What the top `share` of the places reach, [images, 1, 1]."""
-    places = stretched.flatten(1)
-    wanted = max(1, round(places.shape[1] * min(share, 1.0)))
-    return places.topk(wanted, dim=1).values[:, -1][:, None, None]
+def _threshold(stretched: Tensor, fraction: float) -> Tensor:
+    """What the top `fraction` of the positions reach, [images, 1, 1]."""
+    positions = stretched.flatten(1)
+    wanted = max(1, round(positions.shape[1] * min(fraction, 1.0)))
+    return positions.topk(wanted, dim=1).values[:, -1][:, None, None]

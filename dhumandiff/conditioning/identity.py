@@ -1,0 +1,183 @@
+"""People on a UNet, whatever the host and the method: how much each of them counts, at every position of every sample.
+
+    conditioning = IdentityConditioning(persons=2, masks=masks)
+    conditioning.weights(layout, shape, positions, device, strength=0.7)      # [B or 1, P, Q or 1], or a number
+
+A method adds what its people do with these weights: `methods.paired.conditioning.PairedConditioning` gives them keys and values.
+A host adds how its calls are batched (`BatchLayout`) and which strength holds in a step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..errors import HostError
+from .batch_layout import BatchLayout, Tile
+from .masks import downsample_masks, resize_masks
+
+__all__ = ["IdentityConditioning", "LayerConditioning", "Strength", "is_off"]
+
+Strength = float | Tensor | tuple[float, ...]
+"""Of all persons: a number; one for every position of the latent, [images or 1, 1, H, W]; or several, of which each sample has
+the one of its `strength_index`."""
+
+
+class LayerConditioning(Protocol):
+    """What a cross-attention layer asks of whoever conditions it: the two hosts', the trainer's, a test's."""
+
+    def residual(self, layer: int, query: Tensor, heads: int) -> Tensor | None:
+        """What the persons add to a layer before its `to_out`, [B, Q, C]; None for nothing."""
+        ...
+
+
+def is_off(strength: Strength) -> bool:
+    """Whether a strength is 0 for certain, without a look at the values of a map."""
+    return not isinstance(strength, Tensor) and strength in (0, (0, 0))
+
+
+class IdentityConditioning:
+    """Strengths and masks of the people on a UNet.
+
+    Args:
+        persons: P.
+        person_strengths: one a person, multiplied with the strength of a step; None: 1 each.
+        masks: where each person may be, [P, N, H, W] 0..1, N pictures or 1 for all; None: anywhere.
+
+    Raises:
+        HostError: nobody is there, or strengths or masks are those of another number of persons.
+    """
+
+    def __init__(
+        self, persons: int, person_strengths: Sequence[float] | None = None, masks: Tensor | None = None
+    ) -> None:
+        if persons == 0:
+            raise HostError("There is no reference to draw: give one for each person.", code="no-reference")
+        self.persons = persons
+        self.person_strengths = (1.0,) * persons if person_strengths is None else tuple(person_strengths)
+        self.masks = masks
+        if len(self.person_strengths) != persons:
+            raise HostError(
+                f"There are {len(self.person_strengths)} person strengths for {persons} references: give one a person.",
+                code="person-strength-count",
+            )
+        if masks is not None and (masks.ndim != 4 or len(masks) != persons):
+            raise HostError(
+                f"The person masks have the shape {list(masks.shape)}: [{persons}, pictures or 1, height, width] is "
+                "needed, one mask a person.",
+                code="person-mask-shape",
+            )
+        self._masks_at: dict[Any, Tensor] = {}
+        self._weights: dict[Any, Tensor | float] = {}
+        self._weights_of: tuple[BatchLayout | None, Strength] = (None, 0.0)
+
+    def clear_cache(self) -> None:
+        """Let go of what a run computed."""
+        self._masks_at.clear()
+        self._weights.clear()
+        self._weights_of = (None, 0.0)
+
+    def counts(self, strength: Strength) -> bool:
+        """Whether anybody adds anything at this strength."""
+        return not is_off(strength) and any(self.person_strengths)
+
+    def latent_masks(self, size: tuple[int, int], images: int) -> Tensor:
+        """Masks at the latent's size, [N, P, *size]; all ones where nobody has one."""
+        if self.masks is None:
+            return torch.ones(1, self.persons, *size)
+        return resize_masks(self.masks, size, images)
+
+    def weights(
+        self,
+        layout: BatchLayout,
+        shape: tuple[int, int],
+        positions: int,
+        device: torch.device,
+        strength: Strength,
+    ) -> Tensor | float:
+        """Strength of each person at each position of a layer.
+
+        Args:
+            layout: of the call.
+            shape: (height, width) of the layer.
+            positions: how many it has; another number than `shape` says where a node merges them.
+            device: of the layer.
+            strength: of the step.
+
+        Returns:
+            [B or 1, P, Q or 1] float32; a number where they are all the same.
+
+        Raises:
+            HostError: a person has a mask, or the strength varies over the picture, and it cannot be told where in the picture
+                the samples or the positions lie.
+        """
+        if self._weights_of[0] is not layout or self._weights_of[1] is not strength:
+            self._weights.clear()
+            self._weights_of = (layout, strength)
+        key = (shape, positions, device)
+        if key not in self._weights:
+            self._weights[key] = self._make_weights(layout, shape, positions, device, strength)
+        return self._weights[key]
+
+    def _make_weights(
+        self, layout: BatchLayout, shape: tuple[int, int], positions: int, device: torch.device, strength: Strength
+    ) -> Tensor | float:
+        per_sample: float | Tensor
+        if isinstance(strength, tuple):
+            per_sample = torch.tensor([strength[index] for index in layout.strength_indices], device=device)[
+                :, None, None
+            ]
+        elif isinstance(strength, Tensor):
+            advice = "choose the mode two_strength"
+            per_sample = _at_layer(strength.to(device), layout, shape, positions, "focus", advice)
+        elif self.masks is None and len(set(self.person_strengths)) == 1:
+            return strength * self.person_strengths[0]
+        else:
+            per_sample = strength
+        weights = torch.tensor(self.person_strengths, device=device)[None, :, None] * per_sample
+        if self.masks is None:
+            return weights
+        return weights * self._masks_of_layer(layout, shape, positions, device)
+
+    def _masks_of_layer(
+        self, layout: BatchLayout, shape: tuple[int, int], positions: int, device: torch.device
+    ) -> Tensor:
+        """Masks at the positions of a layer, [B or 1, P, Q]; made once a run and way of cutting the picture."""
+        key = (shape, positions, device, layout.size, layout.tiles)
+        if key not in self._masks_at:
+            masks = self.latent_masks(layout.size, layout.images).to(device)
+            what = ("person masks", "leave the masks out")
+            self._masks_at[key] = _at_layer(masks, layout, shape, positions, *what)
+        return self._masks_at[key]
+
+
+def _at_layer(
+    field: Tensor, layout: BatchLayout, shape: tuple[int, int], positions: int, what: str, advice: str
+) -> Tensor:
+    """What varies over the whole latent, [images or 1, n, *size], at the positions of a layer: [B or 1, n, Q]."""
+    if shape[0] * shape[1] != positions:
+        raise HostError(
+            f"A layer of {shape[0]} x {shape[1]} positions came with {positions}: another node merges positions (token "
+            f"merging, for instance), so the {what} cannot be laid over them. Remove that node, or {advice}.",
+            code="merged-positions",
+        )
+    tiles = [tile for tile in layout.tiles if tile is not None]
+    if len(tiles) < len(layout.tiles):
+        raise HostError(
+            "The sampler cut the picture into pieces that cannot be found again in the whole, so it is not known "
+            f"where the {what} belong{'s' if what == 'focus' else ''}. Sample without tiles, or {advice}.",
+            code="unknown-tiles",
+        )
+    parts = [dataclasses.replace(tile, image=tile.image if len(field) > 1 else 0) for tile in tiles]
+    if len(set(parts)) == 1:  # every sample alike
+        parts = parts[:1]
+    return downsample_masks(torch.stack([_crop(field[part.image], part) for part in parts]), shape)
+
+
+def _crop(field: Tensor, tile: Tile) -> Tensor:
+    """[n, H, W] -> [n, tile.height, tile.width]."""
+    return field[:, tile.top : tile.top + tile.height, tile.left : tile.left + tile.width]
