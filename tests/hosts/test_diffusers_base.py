@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from support.layouts import random_reference
+from support.portraits import draw
 from support.refused import refused
 
 pytest.importorskip("diffusers", reason="install it with: pip install diffusers transformers accelerate")
