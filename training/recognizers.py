@@ -73,31 +73,40 @@ class ArcFace(nn.Module):
 
     @classmethod
     def from_onnx(cls, path: str | Path) -> ArcFace:
-        """Convert an .onnx file with onnx2torch. TrainingError when that cannot be done."""
+        """Convert an .onnx file with onnx2torch.
+
+        Raises:
+            TrainingError: that cannot be done.
+        """
         path = Path(path).expanduser()
         if not path.is_file():
             raise TrainingError(
-                f"There is no recogniser {path}. Name the .onnx of a pack, such as buffalo_l/w600k_r50.onnx."
+                f"There is no recogniser {path}. Name the .onnx of a pack, such as buffalo_l/w600k_r50.onnx.",
+                code="no-such-recognizer",
             )
         try:
             import onnx
             from onnx2torch import convert
         except ImportError as error:
             raise TrainingError(
-                f"A recogniser as torch needs onnx2torch ({error}). Install it with: pip install --no-deps onnx2torch onnx"
+                f"A recogniser as torch needs onnx2torch ({error}). Install it with: pip install --no-deps onnx2torch onnx",
+                code="no-onnx2torch",
             ) from error
         try:
             model = onnx.load(str(path))
             network = convert(model)
         except Exception as error:  # onnx and the converter have a family of errors each
-            raise TrainingError(f"The recogniser {path} cannot be converted to torch: {error}") from error
+            raise TrainingError(
+                f"The recogniser {path} cannot be converted to torch: {error}", code="recognizer-not-converted"
+            ) from error
         weights = {tensor.name for tensor in model.graph.initializer}  # which old exporters list as inputs, too
         given = [one for one in model.graph.input if one.name not in weights]
         shape = [axis.dim_value for axis in given[0].type.tensor_type.shape.dim] if given else []
         if len(given) != 1 or len(shape) != 4 or shape[1:] != [3, cls.side, cls.side]:
             raise TrainingError(
                 f"{path} takes {shape or 'no picture'}, and an ArcFace recogniser faces of [N, 3, {cls.side}, {cls.side}]. Name "
-                "the pack's recogniser, such as w600k_r50.onnx, not its detector."
+                "the pack's recogniser, such as w600k_r50.onnx, not its detector.",
+                code="not-a-recognizer",
             )
         # As InsightFace tells them apart (model_zoo/arcface_onnx.py): models from MXNet begin with a normalisation.
         begin = [node.name for node in model.graph.node[:8]]
@@ -137,7 +146,11 @@ class MiniRecognizer(nn.Module):
 
 
 def load_recognizer(name: str) -> Recognizer:
-    """mini, an ArcFace .onnx, or module:function that makes a Recognizer. TrainingError when it cannot be had."""
+    """mini, an ArcFace .onnx, or module:function that makes a Recognizer.
+
+    Raises:
+        TrainingError: it cannot be had.
+    """
     if name == "mini":
         return MiniRecognizer()
     return make_plugin(name, "objectives.identity.recognizer") if is_plugin(name) else ArcFace.from_onnx(name)
@@ -172,7 +185,8 @@ def check_recognizer(recogniser: Recognizer, folders: Sequence[PreparedDataset])
         if same < SAME:
             raise TrainingError(
                 f"objectives.identity.recognizer is not the recogniser of {folder.path} ({name}): they see one picture "
-                f"differently (cosine {float(same):.3f}). Name that pack's own recogniser, or prepare the data with this one."
+                f"differently (cosine {float(same):.3f}). Name that pack's own recogniser, or prepare the data with this one.",
+                code="another-recognizer",
             )
 
 

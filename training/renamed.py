@@ -51,6 +51,13 @@ RENAMED_KEYS: dict[str, dict[str, str]] = {
         "start.tokens": "init.face_tokens",
         "watch": "logging",
     },
+    "prepare": {
+        "faces.third": "faces.third_face_ratio",
+        "references.colour": "references.color",
+    },
+    "evaluate": {
+        "faces.third": "faces.third_face_ratio",
+    },
     "export": {
         "base_licence": "base_license",
         "data_licence": "data_license",

@@ -78,7 +78,10 @@ def read_annotation(data: Any, size: tuple[int, int]) -> Annotation:
         TrainingError: it is no annotation at all.
     """
     if not isinstance(data, Mapping):
-        raise TrainingError(f"the annotation is a {type(data).__name__} where a JSON object {{...}} belongs")
+        raise TrainingError(
+            f"the annotation is a {type(data).__name__} where a JSON object {{...}} belongs",
+            code="annotation-no-object",
+        )
     notes: list[str] = []
     information = _mapping(_field(data, "information"))
     scale = _scale(information, size, notes)

@@ -15,6 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
+from dhumandiff.errors import short_error
+
 from .. import TrainingError
 from .config import FolderConfig
 from .contract import FORMAT, FORMAT_VERSION
@@ -51,7 +53,8 @@ class Sample:
             return load(self.raw)
         except SafetensorError as error:
             raise TrainingError(
-                f"{self.name}: its .safetensors cannot be read ({error}). Prepare the shard again."
+                f"{self.name}: its .safetensors cannot be read ({error}). Prepare the shard again.",
+                code="damaged-sample",
             ) from error
 
 
@@ -85,7 +88,8 @@ class PreparedDataset:
         most = max(weights.values(), default=1.0)
         if most <= 0:
             raise TrainingError(
-                f"{self.path}: every source has the weight 0, so nothing can be drawn. Correct dataset.json."
+                f"{self.path}: every source has the weight 0, so nothing can be drawn. Correct dataset.json.",
+                code="sources-without-weight",
             )
         return {name: weight / most for name, weight in weights.items()}
 
@@ -123,7 +127,7 @@ class PreparedDataset:
             metadata["bucket"] = [int(side) for side in metadata["bucket"]]
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise TrainingError(
-                f"{path}: the sample {key} cannot be read ({error!r}). Prepare the shard again."
+                f"{path}: the sample {key} cannot be read ({error!r}). Prepare the shard again.", code="damaged-sample"
             ) from error
         return metadata
 
@@ -139,22 +143,32 @@ def open_dataset(path: str) -> PreparedDataset:
         header = json.loads(_read(where))
         kind, version = header["format"], str(header["format_version"])
     except (ValueError, KeyError, TypeError) as error:
-        raise TrainingError(f"{where} cannot be read ({error!r}). {PREPARE}, or merge its slices.") from error
+        raise TrainingError(
+            f"{where} cannot be read ({error!r}). {PREPARE}, or merge its slices.", code="unreadable-dataset"
+        ) from error
     if (kind, version) != (FORMAT, FORMAT_VERSION):
         raise TrainingError(
-            f"{where}: it says {kind} {version}, this program reads {FORMAT} {FORMAT_VERSION}. Prepare the data again."
+            f"{where}: it says {kind} {version}, this program reads {FORMAT} {FORMAT_VERSION}. Prepare the data again.",
+            code="data-of-another-version",
         )
     where = _join(path, "common.safetensors")
     try:
         dataset = PreparedDataset(path, header, load(_read(where)))
     except SafetensorError as error:
-        raise TrainingError(f"{where} cannot be read ({error}). Prepare the data again.") from error
+        raise TrainingError(
+            f"{where} cannot be read ({error}). Prepare the data again.", code="unreadable-common"
+        ) from error
     if dataset.samples == 0:
-        raise TrainingError(f"{path}: there is no sample in it; report.md there says why. Prepare other data.")
+        raise TrainingError(
+            f"{path}: there is no sample in it; report.md there says why. Prepare other data.", code="no-samples"
+        )
     if not _is_url(path):
         for name, _ in dataset.shards:
             if not (Path(path) / name).is_file():
-                raise TrainingError(f"{path}: the shard {name} is missing. Bring it back, or prepare the data again.")
+                raise TrainingError(
+                    f"{path}: the shard {name} is missing. Bring it back, or prepare the data again.",
+                    code="shard-missing",
+                )
     return dataset
 
 
@@ -173,7 +187,8 @@ def open_datasets(configs: Sequence[FolderConfig]) -> tuple[list[PreparedDataset
             if dataset.header[part] != datasets[0].header[part]:
                 raise TrainingError(
                     f"{dataset.path} and {datasets[0].path} were prepared with different models ({part}: {dataset.header[part]} "
-                    f"and {datasets[0].header[part]}). Prepare both with the same ones."
+                    f"and {datasets[0].header[part]}). Prepare both with the same ones.",
+                    code="datasets-of-different-models",
                 )
     weights = [
         dataset.samples if config.weight is None else config.weight
@@ -181,7 +196,10 @@ def open_datasets(configs: Sequence[FolderConfig]) -> tuple[list[PreparedDataset
     ]
     given = [config.weight is not None for config in configs]
     if any(given) and not all(given):
-        raise TrainingError("Some of data.folders have a weight and others have none: give all of them one, or none.")
+        raise TrainingError(
+            "Some of data.folders have a weight and others have none: give all of them one, or none.",
+            code="folders-without-weight",
+        )
     return datasets, weights
 
 
@@ -203,7 +221,8 @@ def _entries(stream: BinaryIO) -> Iterator[tuple[str, dict[str, bytes]]]:
 def _cut_off(path: str, done: int, expected: int, why: str) -> TrainingError:
     return TrainingError(
         f"The shard {path} is damaged ({why}): {done} of {expected} samples could be read. Copy or prepare it again; "
-        "training then goes on from its last checkpoint."
+        "training then goes on from its last checkpoint.",
+        code="damaged-shard",
     )
 
 
@@ -217,13 +236,18 @@ def _join(folder: str, name: str) -> str:
 
 @contextmanager
 def _open(path: str) -> Iterator[BinaryIO]:
-    """A file or URL, open for reading. TrainingError names one that cannot be opened."""
+    """A file or URL, open for reading.
+
+    Raises:
+        TrainingError: it cannot be opened.
+    """
     gopen = import_module("webdataset.gopen")
     try:
         stream = gopen.gopen(path, "rb")
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise TrainingError(f"{path} cannot be opened ({reason}). {PREPARE}, or correct data.folders.") from error
+        raise TrainingError(
+            f"{path} cannot be opened ({short_error(error)}). {PREPARE}, or correct data.folders.", code="cannot-open"
+        ) from error
     try:
         yield stream
     finally:
@@ -236,4 +260,6 @@ def _read(path: str) -> bytes:
         try:
             return stream.read()
         except OSError as error:
-            raise TrainingError(f"{path} cannot be read ({error}). {PREPARE}, or correct data.folders.") from error
+            raise TrainingError(
+                f"{path} cannot be read ({error}). {PREPARE}, or correct data.folders.", code="unreadable-data"
+            ) from error

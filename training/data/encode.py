@@ -207,7 +207,10 @@ def _half(tensor: Tensor, what: str) -> Tensor:
     """fp16 for storage; HostError when the encoder's numbers do not fit, which no training could repair."""
     half = tensor.half().contiguous().clone()
     if not half.isfinite().all():
-        raise HostError(f"The {what} gave NaN, or numbers too large for fp16. Choose --dtype fp32, or another file.")
+        raise HostError(
+            f"The {what} gave NaN, or numbers too large for fp16. Choose --dtype fp32, or another file.",
+            code="encoder-not-finite",
+        )
     return half
 
 

@@ -129,13 +129,21 @@ def _extract(
     image, notes = photo.pixels, list(photo.notes)
     height, width = image.shape[:2]
     if min(height, width) < settings.min_side:
-        raise Unusable("tiny", f"the picture has {width} x {height} px; the shorter side needs {settings.min_side}.")
+        raise Unusable(
+            f"the picture has {width} x {height} px; the shorter side needs {settings.min_side}.",
+            reason="tiny",
+            code="picture-too-small",
+        )
     data = task.picture.read_annotation()
     annotation = Annotation() if data is None else read_annotation(data, (width, height))
     notes += annotation.notes
     if annotation.people and len(annotation.people) != 2:
         count = len(annotation.people)
-        raise Unusable("one person" if count < 2 else "three people", f"{count} people are annotated; 2 are needed.")
+        raise Unusable(
+            f"{count} people are annotated; 2 are needed.",
+            reason="one person" if count < 2 else "three people",
+            code="annotated-people-not-two",
+        )
 
     found = two_faces(image, annotation.people, faces, settings)
     people = annotation.people or tuple(Person(str(number)) for number in (1, 2))
@@ -147,14 +155,22 @@ def _extract(
     choices = buckets(settings.resolution, settings.bucket_step, settings.max_aspect)
     crop = choose_crop((height, width), [box_of(face) for face in found], bodies, choices)
     if crop is None:
-        raise Unusable("crop", "the two faces are too far apart for any bucket; a larger max_aspect may hold them.")
+        raise Unusable(
+            "the two faces are too far apart for any bucket; a larger max_aspect may hold them.",
+            reason="crop",
+            code="faces-too-far-apart",
+        )
 
     references = [
         _references(task, number, image, found[number], faces, settings, vision_size, notes) for number in (0, 1)
     ]
     alike = float(references[0].identity[0] @ references[1].identity[0])
     if alike >= settings.faces.same_person:
-        raise Unusable("same person", f"the two faces look like one person (similarity {alike:.2f}).")
+        raise Unusable(
+            f"the two faces look like one person (similarity {alike:.2f}).",
+            reason="same person",
+            code="one-person-twice",
+        )
     masks = _masks(task, crop, found, bodies, naming.order, latent_factor, notes)
     metadata = {
         "caption": naming.caption,
@@ -250,7 +266,7 @@ def _references(
     add(image, face, crop, moved, "target", False)
     rng = named_rng(settings.seed, task.key, index)
     for _ in range(wanted.augmented):
-        varied, turned = augment_face(crop, moved, rng, wanted.flip, wanted.light, wanted.colour)
+        varied, turned = augment_face(crop, moved, rng, wanted.flip, wanted.light, wanted.color)
         add(varied, turned, varied, turned, "target", True)
     for paired in task.paired[index] if index < len(task.paired) else ():
         try:
@@ -268,15 +284,27 @@ def _paired_face(paired: PairedPhoto, faces: FaceAnalyzer, settings: PrepareSett
     if paired.picture is None:
         found = faces.detect(image)
         if not found:
-            raise Unusable("no face", "no face was found in it.")
+            raise Unusable(
+                "no face was found in it.",
+                reason="no face",
+                code="no-face-in-photo",
+            )
         face = max(found, key=lambda one: one.size)
     else:
         annotation = read_annotation(paired.picture.read_annotation(), (image.shape[1], image.shape[0]))
         if len(annotation.people) != 2:
-            raise Unusable("one person", "two people are not annotated in it.")
+            raise Unusable(
+                "two people are not annotated in it.",
+                reason="one person",
+                code="annotated-people-not-two",
+            )
         face = two_faces(image, annotation.people, faces, settings)[paired.person]
     if face.size < settings.faces.min_size:
-        raise Unusable("small face", f"its face has {face.size:.0f} px.")
+        raise Unusable(
+            f"its face has {face.size:.0f} px.",
+            reason="small face",
+            code="small-face-in-photo",
+        )
     return image, face
 
 

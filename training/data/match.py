@@ -24,12 +24,13 @@ class Unusable(TrainingError):
     """This picture cannot be used.
 
     Args:
+        message: why, in words.
         reason: of the kinds in `report.REASONS`.
-        message: the reason in words.
+        code: as every error's.
     """
 
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message, code=f"unusable-{reason.replace(' ', '-')}")
+    def __init__(self, message: str, *, reason: str, code: str) -> None:
+        super().__init__(message, code=code)
         self.reason = reason
 
 
@@ -52,19 +53,27 @@ def two_faces(
         chosen = _match(image, people, found, faces)
     elif len(found) < 2:
         count = "1 face was" if found else "no face was"
-        raise Unusable("one person" if found else "no face", f"{count} found; two people are needed.")
+        raise Unusable(
+            f"{count} found; two people are needed.",
+            reason="one person" if found else "no face",
+            code="fewer-than-two-faces",
+        )
     else:
         chosen = sorted(found[:2], key=lambda face: face.center[0])
     smaller = min(face.size for face in chosen)
     if smaller < settings.faces.min_size:
         raise Unusable(
-            "small face", f"a face has {smaller:.0f} px, less than faces.min_size ({settings.faces.min_size:g})."
+            f"a face has {smaller:.0f} px, less than faces.min_size ({settings.faces.min_size:g}).",
+            reason="small face",
+            code="small-face",
         )
     others = [face for face in found if not any(_same(face, one) for one in chosen)]
     third = max((face.size for face in others), default=0.0)
-    if third >= settings.faces.third * smaller:
+    if third >= settings.faces.third_face_ratio * smaller:
         raise Unusable(
-            "three people", f"there is a third face of {third:.0f} px beside faces of {smaller:.0f} px and more."
+            f"there is a third face of {third:.0f} px beside faces of {smaller:.0f} px and more.",
+            reason="three people",
+            code="third-face",
         )
     return chosen
 
@@ -72,7 +81,11 @@ def two_faces(
 def _match(image: np.ndarray, people: Sequence[Person], found: list[Face], faces: FaceAnalyzer) -> list[Face]:
     """One face for each annotated person; a second look at the body of who has none."""
     if all(person.box is None and person.face_box is None for person in people):
-        raise Unusable("not matched", "the annotated people have no box inside the picture, so no face can be theirs.")
+        raise Unusable(
+            "the annotated people have no box inside the picture, so no face can be theirs.",
+            reason="not matched",
+            code="people-without-box",
+        )
     chosen: list[Face | None] = [None, None]
     costs = np.array([[_cost(person, face) for face in found] for person in people]).reshape(len(people), len(found))
     for row, column in zip(*linear_sum_assignment(np.minimum(costs, 1e3)), strict=True):
@@ -85,9 +98,17 @@ def _match(image: np.ndarray, people: Sequence[Person], found: list[Face], faces
             chosen[index] = min(closer, key=lambda face: _cost(person, face), default=None)
         if chosen[index] is None:
             seen = f"{len(found)} face{'' if len(found) == 1 else 's'} found in the picture"
-            raise Unusable("no face" if not found else "not matched", f"person {person.object_id} has no face; {seen}.")
+            raise Unusable(
+                f"person {person.object_id} has no face; {seen}.",
+                reason="no face" if not found else "not matched",
+                code="person-without-face",
+            )
     if _same(chosen[0], chosen[1]):
-        raise Unusable("not matched", "both annotated people got the same face: their boxes overlap too much.")
+        raise Unusable(
+            "both annotated people got the same face: their boxes overlap too much.",
+            reason="not matched",
+            code="one-face-for-both",
+        )
     return chosen
 
 

@@ -131,7 +131,8 @@ def _by_rules(
     named = [[m for m in prompt.mentions if m.person == number] for number in (1, 2)]
     if not all(named):
         raise PromptError(
-            "The caption does not name both people. Name them, or mark the words that mean them: man@1, woman@2."
+            "The caption does not name both people. Name them, or mark the words that mean them: man@1, woman@2.",
+            code="people-not-named",
         )
     spans = [[(mention.start, mention.end) for mention in mentions] for mentions in named]
     nouns = [[mention.word for mention in mentions] for mentions in named]
@@ -139,13 +140,17 @@ def _by_rules(
     crossed = sum(_contradictions(nouns[i], people[1 - i]) for i in (0, 1))
     if straight and crossed:
         seen = " and ".join(" ".join(filter(None, (person.age_group, person.gender))) for person in people)
-        raise PromptError(f"The caption speaks of {nouns[0][0]!r} and {nouns[1][0]!r}, the picture shows {seen}.")
+        raise PromptError(
+            f"The caption speaks of {nouns[0][0]!r} and {nouns[1][0]!r}, the picture shows {seen}.",
+            code="caption-contradicts-picture",
+        )
     if straight != crossed:
         return prompt.text, spans if crossed else spans[::-1], "noun"
     if _told_apart(nouns) and unknown_gender == "set_aside":
         raise PromptError(
             f"Nothing says which face is the {nouns[0][0]!r} and which the {nouns[1][0]!r}: the annotation has no "
-            "gender, and the face pack no genderage model. Use buffalo_l, or set unknown_gender to left_to_right."
+            "gender, and the face pack no genderage model. Use buffalo_l, or set unknown_gender to left_to_right.",
+            code="people-not-told-apart",
         )
     left_first = people[0].x <= people[1].x
     return prompt.text, spans if left_first else spans[::-1], "left_to_right"

@@ -189,7 +189,9 @@ def _plot(histograms: dict[str, dict[str, int]], path: Path) -> None:
     try:
         from matplotlib.figure import Figure  # without pyplot, which would look for a display
     except ImportError as error:
-        raise TrainingError("The report's plots need matplotlib. Install it with: pip install matplotlib") from error
+        raise TrainingError(
+            "The report's plots need matplotlib. Install it with: pip install matplotlib", code="no-matplotlib"
+        ) from error
     figure = Figure(figsize=(12, 7), layout="constrained")
     axes = figure.subplots(2, 3).ravel()
     for axis, (name, bins) in zip(axes, histograms.items(), strict=False):

@@ -52,7 +52,7 @@ class FaceSettings:
     """Of ONNX Runtime. CPU, because every worker has a copy of the models."""
     min_size: float = 64.0
     """Smallest face, px in the original picture. Below 64 the recogniser sees mostly interpolation."""
-    third: float = 0.5
+    third_face_ratio: float = 0.5
     """A third face is a third person when it is at least this share of the smaller of the two in size."""
     same_person: float = 0.8
     """Two faces of this cosine similarity or more are one person twice (a collage, a mirror); 1 or more: never."""
@@ -63,7 +63,7 @@ class ReferenceSettings:
     """The reference photos that are computed for each person."""
 
     augmented: int = 1
-    """Variants of the face in the picture itself, with other light and colour, and flipped or not."""
+    """Variants of the face in the picture itself, with other light and color, and flipped or not."""
     paired: int = 2
     """Photos of the same person from elsewhere, at most, where the data has them. They teach the adapter who somebody is
     instead of how this picture looks."""
@@ -73,7 +73,7 @@ class ReferenceSettings:
     """Chance that a variant is mirrored."""
     light: float = 1.0
     """How far light may change: stops between the halves of the face, and half as many in exposure."""
-    colour: float = 0.15
+    color: float = 0.15
     """How far the three channels and the saturation may change, as a share."""
 
 
@@ -139,26 +139,36 @@ class PrepareSettings:
         """(k, n) of "k/n"."""
         first, slash, second = self.slice.partition("/")
         if not slash or not first.strip().isdecimal() or not second.strip().isdecimal():
-            raise TrainingError(f"slice is {self.slice!r}; write which part of how many, for instance 3/16.")
+            raise TrainingError(
+                f"slice is {self.slice!r}; write which part of how many, for instance 3/16.", code="bad-slice"
+            )
         part, parts = int(first), int(second)
         if not 1 <= part <= parts:
-            raise TrainingError(f"slice is {self.slice!r}; the first number goes from 1 to the second.")
+            raise TrainingError(
+                f"slice is {self.slice!r}; the first number goes from 1 to the second.", code="bad-slice"
+            )
         return part, parts
 
     def check(self) -> None:
         """Refuse settings that cannot be; TrainingError names the field, its value and what it may be."""
         if not self.out:
-            raise TrainingError("out is not set: give the folder for the shards, --out FOLDER.")
+            raise TrainingError("out is not set: give the folder for the shards, --out FOLDER.", code="no-out")
         if not self.all_sources():
-            raise TrainingError("There is nothing to prepare: give --data FOLDER, or sources in the YAML file.")
+            raise TrainingError(
+                "There is nothing to prepare: give --data FOLDER, or sources in the YAML file.", code="no-source"
+            )
         for source in self.all_sources():
             if not source.path:
-                raise TrainingError("A source has no path: say where its pictures are.")
+                raise TrainingError("A source has no path: say where its pictures are.", code="source-without-path")
             _range(f"weight of the source {source.path}", source.weight, 0.0)
-        for name, low in _LEAST.items():
+        for name, low in _MINIMUM.items():
             value = getattr(self, name)
             _range(name, value, low)
-        for name, low, high in (("min_size", 1, math.inf), ("third", 0, math.inf), ("same_person", 0, math.inf)):
+        for name, low, high in (
+            ("min_size", 1, math.inf),
+            ("third_face_ratio", 0, math.inf),
+            ("same_person", 0, math.inf),
+        ):
             _range(f"faces.{name}", getattr(self.faces, name), low, high)
         for name, high in (
             ("augmented", 64),
@@ -166,14 +176,18 @@ class PrepareSettings:
             ("min_similarity", 1),
             ("flip", 1),
             ("light", 4),
-            ("colour", 0.9),
+            ("color", 0.9),
         ):
             _range(f"references.{name}", getattr(self.references, name), 0, high)
         if self.bucket_step % 8:
-            raise TrainingError(f"bucket_step is {self.bucket_step}; it has to be a multiple of 8, a latent's pixel.")
+            raise TrainingError(
+                f"bucket_step is {self.bucket_step}; it has to be a multiple of 8, a latent's pixel.",
+                code="setting-out-of-range",
+            )
         if self.resolution < self.bucket_step:
             raise TrainingError(
-                f"resolution is {self.resolution}, less than bucket_step ({self.bucket_step}): no bucket is that small."
+                f"resolution is {self.resolution}, less than bucket_step ({self.bucket_step}): no bucket is that small.",
+                code="setting-out-of-range",
             )
         self.slice_of()
 
@@ -182,12 +196,17 @@ class PrepareSettings:
         free = ("data", "sources", "out", "slice", "merge", "workers", "batch_size", "device", "dtype")
         kept = {name: value for name, value in asdict(self).items() if name not in free}
         kept["faces"] = {name: value for name, value in kept["faces"].items() if name not in ("root", "provider")}
+        kept["faces"] = {_ON_DISK.get(name, name): value for name, value in kept["faces"].items()}
+        kept["references"] = {_ON_DISK.get(name, name): value for name, value in kept["references"].items()}
         for part, name in ((kept, "base"), (kept, "vision"), (kept["faces"], "pack")):
             part[name] = Path(part[name]).name  # machines that share the work may keep their models in other places
         return kept
 
 
-_LEAST = {
+_ON_DISK = {"third_face_ratio": "third", "color": "colour"}
+"""Name of a setting -> its name in plan.json, which slices made by an earlier version have to agree with."""
+
+_MINIMUM = {
     "resolution": 8,
     "bucket_step": 8,
     "max_aspect": 1.0,
@@ -202,4 +221,4 @@ _LEAST = {
 def _range(name: str, value: float, low: float, high: float = math.inf) -> None:
     if not low <= value <= high:  # NaN fails this too
         allowed = f"{low:g} or more" if high == math.inf else f"from {low:g} to {high:g}"
-        raise TrainingError(f"{name} is {value:g}; it has to be {allowed}.")
+        raise TrainingError(f"{name} is {value:g}; it has to be {allowed}.", code="setting-out-of-range")

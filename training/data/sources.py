@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from dhumandiff.errors import ImageError
+from dhumandiff.errors import ImageError, short_error
 from dhumandiff.faces import PhotoPixels, as_photo, load_photo
 
 from .. import TrainingError
@@ -28,12 +28,20 @@ __all__ = ["Part", "Picture", "list_pictures", "reference_photos", "source_name"
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 _CAPTIONS = ("text", "caption", "prompt", "description")
 _ANNOTATIONS = ("annotation", "annotations", "json")
-_ROOMS = ("annotations", "masks", "references")  # folders inside a source that hold no pictures of two people
+_SUBFOLDERS = ("annotations", "masks", "references")  # folders inside a source that hold no pictures of two people
 
 
 @dataclass(frozen=True)
 class Part:
-    """A file, a stretch of one (a member of a tar), or a cell of a parquet file; cheap to hand to another process."""
+    """A file, a stretch of one (a member of a tar), or a cell of a parquet file; cheap to hand to another process.
+
+    Attributes:
+        path: of the file.
+        offset: of the stretch, bytes.
+        size: of the stretch, bytes; -1: the whole file.
+        row: of the parquet file; -1: it is none.
+        column: of the parquet file.
+    """
 
     path: str
     offset: int = 0
@@ -42,7 +50,11 @@ class Part:
     column: str = ""
 
     def read(self) -> bytes:
-        """Its bytes. ImageError when it cannot be read."""
+        """Its bytes.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
         try:
             if self.row >= 0:
                 return _cell(self.path, self.column, self.row)
@@ -50,13 +62,19 @@ class Part:
                 file.seek(self.offset)
                 data = file.read(self.size)
         except OSError as error:
-            raise ImageError(f"{self.path} cannot be read: {error.strerror or error}.") from error
+            raise ImageError(f"{self.path} cannot be read: {short_error(error)}.", code="unreadable-file") from error
         if 0 <= self.size != len(data):
-            raise ImageError(f"{self.path} is cut off: {len(data)} of {self.size} bytes are there.")
+            raise ImageError(
+                f"{self.path} is cut off: {len(data)} of {self.size} bytes are there.", code="file-cut-off"
+            )
         return data
 
     def photo(self) -> PhotoPixels:
-        """It as a picture, upright RGB. ImageError when it is none."""
+        """It as a picture, upright RGB.
+
+        Raises:
+            ImageError: it is none, or damaged.
+        """
         name = Path(self.path).name
         if self.row < 0 and self.size < 0:
             return load_photo(self.path)
@@ -77,15 +95,22 @@ class Part:
         ) as error:
             if isinstance(error, ImageError):
                 raise
-            raise ImageError(f"a picture in {name} is damaged or no picture: {error}.") from error
+            raise ImageError(
+                f"a picture in {name} is damaged or no picture: {error}.", code="damaged-picture"
+            ) from error
 
 
 @dataclass(frozen=True)
 class Picture:
     """One picture of two people, and what there is about it.
 
-    name: what reports call it; unique in its source. annotation: where its JSON is, or the JSON itself.
-    masks: of the first and the second annotated person.
+    Attributes:
+        source: the name of its source.
+        name: what reports call it; unique in its source.
+        image: where the picture is.
+        caption: "" if it has none of its own.
+        annotation: where its JSON is, or the JSON itself.
+        masks: of the first and the second annotated person.
     """
 
     source: str
@@ -96,19 +121,24 @@ class Picture:
     masks: tuple[Part, ...] = ()
 
     def read_annotation(self) -> Any:
-        """The parsed JSON, or None. TrainingError when it is no JSON."""
+        """The parsed JSON, or None.
+
+        Raises:
+            TrainingError: it is no JSON.
+        """
         if not isinstance(self.annotation, Part):
             return self.annotation
         try:
             return json.loads(self.annotation.read())
         except (ValueError, ImageError) as error:
-            raise TrainingError(f"the annotation cannot be read: {error}") from error
+            raise TrainingError(f"the annotation cannot be read: {error}", code="unreadable-annotation") from error
 
 
 def list_pictures(source: Source) -> tuple[list[Picture], list[str]]:
     """All pictures of a source, ordered by name, and notes on what could not be listed.
 
-    TrainingError when there are none, or when files beside them are wrong.
+    Raises:
+        TrainingError: there are none, or files beside them are wrong.
     """
     notes: list[str] = []
     paths = _expand(source.path)
@@ -121,7 +151,8 @@ def list_pictures(source: Source) -> tuple[list[Picture], list[str]]:
         pictures = list(itertools.chain.from_iterable(lister(source_name(source), file, notes) for file in files))
     if not pictures:
         raise TrainingError(
-            f"The source {source.path} has no pictures ({', '.join(PICTURES)}) in it. Correct its path."
+            f"The source {source.path} has no pictures ({', '.join(PICTURES)}) in it. Correct its path.",
+            code="source-without-pictures",
         )
     return sorted(pictures, key=lambda picture: picture.name), notes
 
@@ -137,7 +168,8 @@ def reference_photos(source: Source) -> dict[str, list[Part]]:
     if not root.is_dir():
         if source.references:
             raise TrainingError(
-                f"The source {source.path} has no folder of references at {root}. Correct `references`."
+                f"The source {source.path} has no folder of references at {root}. Correct `references`.",
+                code="no-references-folder",
             )
         return {}
     return {
@@ -160,7 +192,8 @@ def _expand(pattern: str) -> list[Path]:
     missing = [path for path in paths if not path.exists()]
     if missing or not paths:
         raise TrainingError(
-            f"The source {pattern} does not exist. Give a folder, .parquet or .tar files, or a pattern."
+            f"The source {pattern} does not exist. Give a folder, .parquet or .tar files, or a pattern.",
+            code="no-such-source",
         )
     return paths
 
@@ -170,7 +203,8 @@ def _guess(paths: list[Path]) -> str:
         kinds = {".parquet": "parquet", ".tar": "webdataset"}
         if paths[0].suffix not in kinds:
             raise TrainingError(
-                f"The source {paths[0]} is one file, but no .parquet or .tar. Give the folder it is in."
+                f"The source {paths[0]} is one file, but no .parquet or .tar. Give the folder it is in.",
+                code="source-is-a-file",
             )
         return kinds[paths[0].suffix]
     found = {path.suffix for path in paths[0].rglob("*") if path.suffix in (".parquet", ".tar")}
@@ -182,7 +216,9 @@ def _guess(paths: list[Path]) -> str:
 def _files(paths: list[Path], ending: str) -> list[Path]:
     files = [file for path in paths for file in (sorted(path.rglob(f"*{ending}")) if path.is_dir() else [path])]
     if not files:
-        raise TrainingError(f"The source {paths[0]} has no {ending} file in it. Correct its path or kind.")
+        raise TrainingError(
+            f"The source {paths[0]} has no {ending} file in it. Correct its path or kind.", code="source-without-files"
+        )
     return files
 
 
@@ -195,7 +231,7 @@ def _folder(source: Source, root: Path) -> list[Picture]:
     for path in sorted(root.rglob("*")):
         inside = path.relative_to(root)
         hidden = any(part.startswith(".") for part in inside.parts)
-        if path.suffix.lower() not in PICTURES or hidden or inside.parts[0] in _ROOMS:
+        if path.suffix.lower() not in PICTURES or hidden or inside.parts[0] in _SUBFOLDERS:
             continue
         # Beside the picture's own folders, or flat, as PairHuman's annotations are.
         places = ([masks / inside.with_name(f"{path.stem}_{number}.png") for number in (1, 2)],)
@@ -223,7 +259,9 @@ def _captions(source: Source, root: Path) -> dict[str, str]:
     if source.captions:
         wanted = [Path(source.captions).expanduser()]
         if not wanted[0].is_file():
-            raise TrainingError(f"There is no file of captions {wanted[0]}. Correct `captions` of {source.path}.")
+            raise TrainingError(
+                f"There is no file of captions {wanted[0]}. Correct `captions` of {source.path}.", code="no-captions"
+            )
     else:
         wanted = sorted([*root.rglob("captions.jsonl"), *root.rglob("metadata.jsonl")])
     found: dict[str, str] = {}
@@ -238,7 +276,8 @@ def _captions(source: Source, root: Path) -> dict[str, str]:
                 found[name] = str(next((row[key] for key in _CAPTIONS if row.get(key)), ""))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise TrainingError(
-                    f"{path}, line {number} is not a JSON object with file_name and text ({error!r}). Correct the line."
+                    f"{path}, line {number} is not a JSON object with file_name and text ({error!r}). Correct the line.",
+                    code="unreadable-captions",
                 ) from error
     return found
 
@@ -247,7 +286,9 @@ def _annotation_lookup(source: Source, root: Path) -> Any:
     """(path, path inside the source) -> where its annotation is, or None."""
     place = Path(source.annotations).expanduser() if source.annotations else root / "annotations"
     if source.annotations and not place.exists():
-        raise TrainingError(f"There are no annotations at {place}. Correct `annotations` of {source.path}.")
+        raise TrainingError(
+            f"There are no annotations at {place}. Correct `annotations` of {source.path}.", code="no-annotations"
+        )
     whole = place if place.is_file() else root / "annotations.json"
     every = _one_file(whole) if whole.is_file() else {}
 
@@ -268,7 +309,9 @@ def _one_file(path: Path) -> dict[str, Mapping]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise TrainingError(f"The annotations {path} cannot be read: {error}. Correct the file.") from error
+        raise TrainingError(
+            f"The annotations {path} cannot be read: {error}. Correct the file.", code="unreadable-annotation"
+        ) from error
     if isinstance(data, Mapping):
         return {str(name): one for name, one in data.items() if isinstance(one, Mapping)}
     names = ("file_name", "image", "image_name", "filename", "image_path", "image_id", "id")
@@ -288,7 +331,10 @@ def _parquet(source: str, path: Path, notes: list[str]) -> Iterator[Picture]:
     image = next((name for name, kind in columns.items() if types.is_struct(kind) or types.is_binary(kind)), None)
     image = next((name for name in ("image", "img", "picture", "jpg", "png") if name in columns), image)
     if image is None:
-        raise TrainingError(f"{path} has no column of pictures (it has {', '.join(columns)}). Name it `image`.")
+        raise TrainingError(
+            f"{path} has no column of pictures (it has {', '.join(columns)}). Name it `image`.",
+            code="no-picture-column",
+        )
     texts = {}
     for what, names in (("caption", _CAPTIONS), ("annotation", _ANNOTATIONS)):
         column = next((name for name in names if name in columns), None)
@@ -310,11 +356,15 @@ def _open_parquet(path: str) -> Any:
     try:
         parquet = import_module("pyarrow.parquet")
     except ImportError as error:
-        raise TrainingError("Parquet files need pyarrow. Install it with: pip install pyarrow") from error
+        raise TrainingError(
+            "Parquet files need pyarrow. Install it with: pip install pyarrow", code="no-pyarrow"
+        ) from error
     try:
         return parquet.ParquetFile(path)
     except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
-        raise TrainingError(f"{path} cannot be read as parquet: {error}. Download it again.") from error
+        raise TrainingError(
+            f"{path} cannot be read as parquet: {error}. Download it again.", code="unreadable-parquet"
+        ) from error
 
 
 @lru_cache(maxsize=1)
@@ -334,7 +384,7 @@ def _cell(path: str, column: str, row: int) -> bytes:
     if isinstance(value, Mapping):  # how Hugging Face stores pictures
         value = value.get("bytes")
     if not isinstance(value, bytes):
-        raise ImageError(f"row {row} of {Path(path).name} holds no picture.")
+        raise ImageError(f"row {row} of {Path(path).name} holds no picture.", code="row-without-picture")
     return value
 
 
@@ -350,7 +400,9 @@ def _tar(source: str, path: Path, notes: list[str]) -> Iterator[Picture]:
                     samples.setdefault(f"{folder}/{key}" if folder else key, {})[ending.lower()] = part
     except (tarfile.TarError, OSError) as error:
         if not samples:
-            raise TrainingError(f"{path} cannot be read as a tar: {error}. Download it again.") from error
+            raise TrainingError(
+                f"{path} cannot be read as a tar: {error}. Download it again.", code="unreadable-tar"
+            ) from error
         notes.append(f"{path} is cut off ({error}): only the pictures before the damage are used. Download it again.")
     for key, parts in samples.items():
         image = next((parts[ending[1:]] for ending in PICTURES if ending[1:] in parts), None)

@@ -48,7 +48,8 @@ def iter_extracted(
     except BrokenProcessPool as error:
         raise TrainingError(
             "A worker process died, most likely because memory ran out. Nothing finished is lost: run the same "
-            f"command with fewer --workers than {settings.workers}."
+            f"command with fewer --workers than {settings.workers}.",
+            code="worker-died",
         ) from error
     finally:
         pool.shutdown(wait=False, cancel_futures=True)

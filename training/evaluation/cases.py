@@ -19,6 +19,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from dhumandiff.errors import short_error
+
 from .. import TrainingError
 from ..data.sources import PICTURES
 
@@ -32,9 +34,20 @@ GROUPS = ("gender", "age_group", "skin_tone")
 class Case:
     """One picture: what it should show, and where it is or what is missing.
 
-    references: the photos of each person. picture: the finished one, None where it is still to be drawn. strength: that it was
-    drawn with, where a run compares several. groups: of each
-    person, by the names of `GROUPS`. problem: why it cannot be scored, "" if it can.
+    Attributes:
+        name: its id.
+        sentence: with or without tags such as @1.
+        references: the photos of each person.
+        picture: the finished one, None where it is still to be drawn.
+        truth: a real picture of these people.
+        boxes: where each person should be, x0 y0 x1 y1 px.
+        masks: where each person should be, a grayscale file each.
+        clothes: a few words on each person's.
+        seed: to draw it with.
+        strength: that it was drawn with, where a run compares several.
+        topic: for the tables.
+        groups: of each person, by the names of `GROUPS`.
+        problem: why it cannot be scored, "" if it can.
     """
 
     name: str
@@ -63,9 +76,9 @@ def read_cases(path: str | Path) -> list[Case]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
         raise TrainingError(
-            f"The cases {path} cannot be read: {reason}. Give a .jsonl file, one JSON object a line."
+            f"The cases {path} cannot be read: {short_error(error)}. Give a .jsonl file, one JSON object a line.",
+            code="unreadable-cases",
         ) from error
     cases, seen = [], set()
     for number, line in enumerate(lines, 1):
@@ -74,16 +87,21 @@ def read_cases(path: str | Path) -> list[Case]:
         try:
             data = json.loads(line)
             if not isinstance(data, dict):
-                raise TrainingError(f"it is a {type(data).__name__} where a JSON object {{...}} belongs")
+                raise TrainingError(
+                    f"it is a {type(data).__name__} where a JSON object {{...}} belongs", code="case-no-object"
+                )
             case = _case(data, path.parent, f"{len(cases):04d}")
         except (ValueError, TrainingError) as error:
-            raise TrainingError(f"Line {number} of {path} is no case: {error}.") from error
+            raise TrainingError(f"Line {number} of {path} is no case: {error}.", code="bad-case") from error
         if case.name in seen:
-            raise TrainingError(f'Line {number} of {path} has the id "{case.name}" of an earlier one. Ids are unique.')
+            raise TrainingError(
+                f'Line {number} of {path} has the id "{case.name}" of an earlier one. Ids are unique.',
+                code="case-id-twice",
+            )
         seen.add(case.name)
         cases.append(case)
     if not cases:
-        raise TrainingError(f"{path} holds no case. Write one JSON object a line.")
+        raise TrainingError(f"{path} holds no case. Write one JSON object a line.", code="no-cases")
     return cases
 
 
@@ -97,7 +115,9 @@ def read_bench(folder: str | Path) -> list[Case]:
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
-        raise TrainingError(f"There is no folder {folder}. Give the one that holds <id>/out.jpg and the rest.")
+        raise TrainingError(
+            f"There is no folder {folder}. Give the one that holds <id>/out.jpg and the rest.", code="no-such-folder"
+        )
     cases = [
         _bench_case(each) for each in sorted(folder.iterdir(), key=lambda path: _natural(path.name)) if each.is_dir()
     ]
@@ -105,7 +125,8 @@ def read_bench(folder: str | Path) -> list[Case]:
     if not cases:
         raise TrainingError(
             f"{folder} has no folder with a meta.json or ref_1.jpg in it. MultiID-Bench's layout is <id>/out.jpg, ori.jpg, "
-            "ref_1.jpg ..., meta.json."
+            "ref_1.jpg ..., meta.json.",
+            code="no-cases",
         )
     return cases
 
@@ -123,7 +144,7 @@ def with_pictures(cases: Sequence[Case], folder: str | Path) -> tuple[list[Case]
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
-        raise TrainingError(f"There is no folder {folder} with finished pictures.")
+        raise TrainingError(f"There is no folder {folder} with finished pictures.", code="no-such-folder")
     waiting: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir(), key=lambda path: _natural(path.name)):
         if path.suffix.lower() in PICTURES:
@@ -150,15 +171,15 @@ def with_pictures(cases: Sequence[Case], folder: str | Path) -> tuple[list[Case]
 def _case(data: Mapping[str, Any], folder: Path, number: str) -> Case:
     sentence = data.get("prompt")
     if not isinstance(sentence, str) or not sentence.strip():
-        raise TrainingError('"prompt" is missing: the sentence of the picture')
+        raise TrainingError('"prompt" is missing: the sentence of the picture', code="case-without-prompt")
     name = str(data.get("id", number))
     if not re.fullmatch(r"[^/\\:*?\"<>|\x00-\x1f]+", name) or name.startswith("."):
-        raise TrainingError(f'the id "{name}" cannot be the name of a file')
+        raise TrainingError(f'the id "{name}" cannot be the name of a file', code="bad-case-id")
     problems: list[str] = []
 
     def file(value: Any, what: str) -> Path:
         if not isinstance(value, str) or not value:
-            raise TrainingError(f"{what} is {value!r} where the name of a file belongs")
+            raise TrainingError(f"{what} is {value!r} where the name of a file belongs", code="bad-case-file")
         path = folder / Path(value).expanduser()
         if not path.is_file():
             problems.append(f"{what} is not there: {path}")
@@ -166,18 +187,23 @@ def _case(data: Mapping[str, Any], folder: Path, number: str) -> Case:
 
     people = data.get("references")
     if not isinstance(people, list) or not people:
-        raise TrainingError('"references" is missing: a list with the photo, or a list of photos, of each person')
+        raise TrainingError(
+            '"references" is missing: a list with the photo, or a list of photos, of each person',
+            code="case-without-references",
+        )
     references = tuple(
         tuple(file(photo, f"a photo of person {k}") for photo in (each if isinstance(each, list) else [each]))
         for k, each in enumerate(people, 1)
     )
     if not all(references):
-        raise TrainingError('"references" has a person without a photo')
+        raise TrainingError('"references" has a person without a photo', code="case-without-references")
 
     def each(name: str) -> list[Any] | None:
         value = data.get(name)
         if value is not None and (not isinstance(value, list) or len(value) != len(references)):
-            raise TrainingError(f'"{name}" needs one entry for each of {len(references)} people')
+            raise TrainingError(
+                f'"{name}" needs one entry for each of {len(references)} people', code="case-entries-not-people"
+            )
         return value
 
     annotated = _annotated(file(data["annotation"], "the annotation"), len(references)) if "annotation" in data else {}
@@ -185,7 +211,7 @@ def _case(data: Mapping[str, Any], folder: Path, number: str) -> Case:
     groups = each("people") or annotated.get("people") or ()
     seed = data.get("seed", 0)
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
-        raise TrainingError(f'"seed" is {seed!r}; it is a whole number from 0 on')
+        raise TrainingError(f'"seed" is {seed!r}; it is a whole number from 0 on', code="bad-case-seed")
     return Case(
         name=name,
         sentence=sentence,
@@ -243,16 +269,23 @@ def _annotated(path: Path, persons: int) -> dict[str, Any]:
         people = sorted(data["people"], key=lambda person: _natural(str(person.get("object_id", ""))))
         topic = (data.get("Information") or {}).get("Image category", "")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise TrainingError(f"the annotation {path} cannot be read ({error!r})") from error
+        raise TrainingError(
+            f"the annotation {path} cannot be read ({error!r})", code="unreadable-annotation"
+        ) from error
     if len(people) != persons:
-        raise TrainingError(f"the annotation {path} has {len(people)} people for {persons} references")
+        raise TrainingError(
+            f"the annotation {path} has {len(people)} people for {persons} references",
+            code="annotation-of-other-people",
+        )
     clothes = [str(person.get("details_of_clothes_and_shoes") or "") for person in people]
     return {"topic": topic, "people": people, "clothes": clothes if all(clothes) else None}
 
 
 def _groups(person: Any) -> dict[str, str]:
     if not isinstance(person, Mapping):
-        raise TrainingError(f'"people" holds {person!r} where an object with {", ".join(GROUPS)} belongs')
+        raise TrainingError(
+            f'"people" holds {person!r} where an object with {", ".join(GROUPS)} belongs', code="bad-case-people"
+        )
     return {name: str(person[name]).strip().lower() for name in GROUPS if str(person.get(name) or "").strip()}
 
 
@@ -263,7 +296,7 @@ def _box(values: Any) -> tuple[float, ...]:
         x0 = x1 = 0.0
         y0 = y1 = 0.0
     if not (x1 > x0 and y1 > y0):
-        raise TrainingError(f"the box {values!r} is not x0 y0 x1 y1 with x0 < x1 and y0 < y1")
+        raise TrainingError(f"the box {values!r} is not x0 y0 x1 y1 with x0 < x1 and y0 < y1", code="bad-case-box")
     return x0, y0, x1, y1
 
 

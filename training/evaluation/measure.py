@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from dhumandiff.errors import DHumanDiffError, FaceError, ImageError
+from dhumandiff.errors import DHumanDiffError, FaceError, ImageError, short_error
 from dhumandiff.evaluation.metrics import PictureScorer, cosines, match
 from dhumandiff.evaluation.score import embed_faces, score_image
 from dhumandiff.faces import FaceAnalyzer, choose_face, load_photo
@@ -47,16 +47,20 @@ class Clip:
 
     @classmethod
     def load(cls, source: str, device: str = "cpu") -> Clip:
-        """A folder or a Hugging Face id. TrainingError when it cannot be had."""
+        """A folder or a Hugging Face id.
+
+        Raises:
+            TrainingError: it cannot be had.
+        """
         from transformers import CLIPModel, CLIPProcessor
 
         try:
             model = CLIPModel.from_pretrained(source, use_safetensors=True).to(device)
             return cls(model, CLIPProcessor.from_pretrained(source), Path(source).name)
         except Exception as error:  # transformers, hub and network have a family of errors each
-            reason = str(error).splitlines()[0] if str(error) else repr(error)
             raise TrainingError(
-                f"CLIP cannot be loaded from {source}: {reason} Name a folder with CLIP, or leave it out."
+                f"CLIP cannot be loaded from {source}: {short_error(error, kind=True)}. Name a folder with CLIP, or leave it out.",
+                code="clip-not-loaded",
             ) from error
 
     @torch.no_grad()
@@ -124,7 +128,7 @@ class Measurer:
 
     def _measured(self, case: Case) -> dict[str, Any]:
         if case.picture is None:
-            raise TrainingError("it has no picture")
+            raise TrainingError("it has no picture", code="case-without-picture")
         references = np.stack([self._person(photos) for photos in case.references])
         truth = None if case.truth is None else self._in_order(case.truth, references)
         pixels = load_photo(case.picture).pixels
@@ -178,7 +182,9 @@ class Measurer:
         total = np.sum([self._reference(photo) for photo in photos], axis=0)
         length = np.linalg.norm(total)
         if length < 1e-6:
-            raise FaceError(f"The photos {', '.join(map(str, photos))} do not show one person.")
+            raise FaceError(
+                f"The photos {', '.join(map(str, photos))} do not show one person.", code="photos-of-several-people"
+            )
         return total / length
 
     def _reference_identity(self, path: Path) -> np.ndarray:
@@ -186,7 +192,7 @@ class Measurer:
         try:
             face = choose_face(self.faces.detect(pixels), minimum_size=0)
         except FaceError as error:
-            raise FaceError(f"The reference {path}: {error}") from error
+            raise FaceError(f"The reference {path}: {error}", code="reference-without-face") from error
         return self.faces.identity(pixels, face)
 
     def _truth_identities(self, path: Path) -> np.ndarray:
@@ -197,7 +203,8 @@ class Measurer:
         found = self._truth(path)
         if len(found) < len(references):
             raise FaceError(
-                f"The truth {path} shows {len(found)} faces of {len(references)} people. Choose another picture."
+                f"The truth {path} shows {len(found)} faces of {len(references)} people. Choose another picture.",
+                code="truth-with-few-faces",
             )
         return found[list(match(cosines(found, references)))]
 
@@ -222,7 +229,8 @@ def measure_all(cases: Sequence[Case], measurer: Measurer, path: Path) -> list[d
                 records.append(record)
     except OSError as error:
         raise TrainingError(
-            f"{path} cannot be written ({error.strerror or error}). Make room, or choose another folder."
+            f"{path} cannot be written ({short_error(error)}). Make room, or choose another folder.",
+            code="cannot-write",
         ) from error
     _write(path, records)
     return records
@@ -233,16 +241,22 @@ def _write(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """The records of a .jsonl. A last line that was cut off is left out. TrainingError for anything else that is none."""
+    """The records of a .jsonl; a last line that was cut off is left out.
+
+    Raises:
+        TrainingError: anything else that is no record.
+    """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise TrainingError(f"The scores {path} cannot be read ({error}).") from error
+        raise TrainingError(f"The scores {path} cannot be read ({error}).", code="unreadable-scores") from error
     records = [_record(line) for line in lines]
     if records and records[-1] is None:
         records.pop()
     if None in records:
-        raise TrainingError(f"Line {records.index(None) + 1} of {path} is no record. Remove the file to score anew.")
+        raise TrainingError(
+            f"Line {records.index(None) + 1} of {path} is no record. Remove the file to score anew.", code="bad-record"
+        )
     return records
 
 
@@ -271,14 +285,16 @@ def _score(scorer: PictureScorer, pixels: np.ndarray, sentence: str) -> float:
     except DHumanDiffError:
         raise
     except Exception as error:  # it is somebody else's code
-        raise TrainingError(f"{scorer.name} failed with {type(error).__name__}: {error}") from error
+        raise TrainingError(
+            f"{scorer.name} failed with {type(error).__name__}: {error}", code="scorer-failed"
+        ) from error
 
 
 def _digest(path: Path) -> str:
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     except OSError as error:
-        raise ImageError(f"{path} cannot be read: {error.strerror or error}.") from error
+        raise ImageError(f"{path} cannot be read: {short_error(error)}.", code="unreadable-file") from error
 
 
 def _read_masks(paths: Sequence[Path], size: tuple[int, int]) -> np.ndarray:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dhumandiff.errors import short_error
+
 from .. import TrainingError
 from .tables import RANKED, measures_of, summarise_records, value_of
 
@@ -85,7 +87,9 @@ def _figure(width: float, height: float) -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise TrainingError("Plots need matplotlib. Install it with: pip install '.[train]'") from error
+        raise TrainingError(
+            "Plots need matplotlib. Install it with: pip install '.[train]'", code="no-matplotlib"
+        ) from error
     return Figure(figsize=(width, height), layout="constrained")
 
 
@@ -93,5 +97,7 @@ def _save(figure: Any, path: Path) -> Path:
     try:
         figure.savefig(path, dpi=130)
     except OSError as error:
-        raise TrainingError(f"{path} cannot be written ({error.strerror or error}). Choose another folder.") from error
+        raise TrainingError(
+            f"{path} cannot be written ({short_error(error)}). Choose another folder.", code="cannot-write"
+        ) from error
     return path

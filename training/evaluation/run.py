@@ -103,7 +103,8 @@ def _other(folder: str) -> list[dict[str, Any]]:
     path = path / RECORDS if path.is_dir() else path
     if not path.is_file():
         raise TrainingError(
-            f"against: {path} is not there. Name the --out folder of another evaluation of the same cases."
+            f"against: {path} is not there. Name the --out folder of another evaluation of the same cases.",
+            code="no-such-scores",
         )
     return read_records(path)
 

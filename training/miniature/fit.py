@@ -97,7 +97,7 @@ def fit(
         if not loss.isfinite():
             raise TrainingError(
                 f"{name}: the loss of step {step} is {loss.item()}. Lower its rates in training/miniature.",
-                code="loss-not-finite",
+                code="part-not-finite",
             )
         optimizer.zero_grad()
         loss.backward()

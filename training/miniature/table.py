@@ -93,7 +93,11 @@ def table(rows: Mapping[str, Mapping[str, Any]], of: str = "full") -> str:
 
 
 def report(rows: Mapping[str, Mapping[str, Any]], path: str | Path) -> Path:
-    """Write all of it as a page. TrainingError when the file cannot be written."""
+    """Write all of it as a page.
+
+    Raises:
+        TrainingError: the file cannot be written.
+    """
     text = (
         "# What each part of the method is worth on the miniature\n\nMade by `python -m training mini --row table` from the JSON "
         "files beside this page; `python -m training mini --row NAME` trains and judges one of them. What the measures are: "
