@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from ..faces.face import Face, FaceAnalyzer
+from ..faces.face import Face
+from ..protocols import FaceAnalyzer
 from ..references.reference import FaceReference
 from .assignment import assign_faces
 from .metrics import PictureScore, cosines, match, score_picture

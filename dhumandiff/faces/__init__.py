@@ -7,7 +7,8 @@ before something needs it.
 
 from __future__ import annotations
 
-from .face import Face, FaceAnalyzer, choose_face
+from ..protocols import FaceAnalyzer
+from .face import Face, choose_face
 from .geometry import ARCFACE_TEMPLATE, align, crop_face
 from .insightface import InsightFaceAnalyzer, as_analyzer
 from .light import normalize_light

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import FaceError
-from ..protocols import FaceAnalyzer
 
-__all__ = ["MINIMUM_SIZE", "Face", "FaceAnalyzer", "choose_face"]
+__all__ = ["MINIMUM_SIZE", "Face", "choose_face"]
 
 MINIMUM_SIZE = 64
 """Default smallest face, px. The recognizer looks at 112 x 112 px: below 64 more than two thirds of what it sees would

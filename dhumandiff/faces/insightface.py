@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import FaceError
-from .face import Face, FaceAnalyzer
+from ..protocols import FaceAnalyzer
+from .face import Face
 from .geometry import align
 
 __all__ = ["DETECTION_SIZES", "PROVIDERS", "PROVIDER_ADVICE", "InsightFaceAnalyzer", "as_analyzer", "find_pack"]

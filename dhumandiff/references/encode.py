@@ -13,11 +13,11 @@ from torch import Tensor
 
 from ..errors import DHumanDiffError, FaceError, HostError, ImageError
 from ..faces import light
-from ..faces.face import MINIMUM_SIZE, Face, FaceAnalyzer, choose_face
+from ..faces.face import MINIMUM_SIZE, Face, choose_face
 from ..faces.geometry import crop_face
 from ..faces.photos import PhotoPixels, as_photo
 from ..faces.quality import PhotoQuality, QualityIssue, assess
-from ..protocols import ImageEncoder
+from ..protocols import FaceAnalyzer, ImageEncoder
 from .reference import SAME_PERSON_THRESHOLD, FaceReference
 
 __all__ = ["CLIP_MEAN", "CLIP_STD", "EncodeReport", "PhotoReport", "clip_pixels", "encode_reference"]
