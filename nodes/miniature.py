@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice
+from typing import Literal
 
 import torch
 from comfy_api.latest import io
@@ -104,12 +105,12 @@ class DHDDrawPerson(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, person: int, gender: str, view: int, size: int) -> io.NodeOutput:
+    def execute(cls, person: int, gender: Literal["any", "woman", "man"], view: int, size: int) -> io.NodeOutput:
         picture = draw_reference(drawn_person(person, gender), view, size).picture
         return io.NodeOutput(torch.from_numpy(picture.copy())[None].float() / 255)
 
 
-def drawn_person(number: int, gender: str = "any") -> Identity:
+def drawn_person(number: int, gender: Literal["any", "woman", "man"] = "any") -> Identity:
     """One of the people nobody trained on: the `number`-th of all, or of the grown-up women or men."""
     if gender == "any":
         return sample_identity(SPLITS["test"][number])

@@ -98,6 +98,10 @@ def run(args: argparse.Namespace) -> None:
     weights = {"portrait": adapter, "plain": without_people(adapter), "shared": with_one_for_both(adapter)}
     rows = []
     with tqdm(desc="drawing", unit="step", total=len(shots) * len(VERSIONS) * steps) as bar:
+
+        def step(done: int, total: int) -> None:
+            bar.update()
+
         for shot in shots:
             people = shot.script.people
             drawn = {}
@@ -110,7 +114,7 @@ def run(args: argparse.Namespace) -> None:
                     MINI["negative"],
                     cascade=cascade,
                     sampling=replace(sampling, seed=shot.seed),
-                    progress=lambda done, total: bar.update(),
+                    progress=step,
                 )
             pictures = {name: picture for name, (picture, _) in drawn.items()}
             embeddings = [known[who] for who in people]
@@ -143,10 +147,10 @@ def plan(seed: int) -> list[Shot]:
     shots = []
     for number, scene in enumerate(scenes):
         couple = friends if number == 3 else (woman, man)
-        colours = _several(dice, COLOURS, 2)
-        outfits = [Outfit(dice.pick(GARMENTS[who.gender]), c) for who, c in zip(couple, colours, strict=True)]
+        colours = _several(dice, tuple(COLOURS), 2)
+        first, second = (Outfit(dice.pick(GARMENTS[who.gender]), c) for who, c in zip(couple, colours, strict=True))
         actions = ("holding flowers", "arms down") if number == 2 else ("arms down", "arms down")
-        script = Script(couple, tuple(outfits), actions, scene, first_is_left=number != 1)
+        script = Script(couple, (first, second), actions, scene, first_is_left=number != 1)
         shots.append(Shot(script, write_caption(script, dice.number(1_000_000))[0], seed * 100 + number))
     return shots
 
@@ -192,7 +196,7 @@ def with_one_for_both(adapter: Adapter) -> Adapter:
     import torch
 
     tensors = {name: tensor for name, tensor in adapter.state_dict().items() if not name.startswith("attention.")}
-    for number, layer in enumerate(adapter.attention):
+    for number, layer in enumerate(adapter.layers):
         for kind in ("to_k_ip", "to_v_ip"):
             own = torch.stack([getattr(layer, f"{kind}{suffix}").weight for suffix in layer.suffixes])
             tensors[f"attention.{number}.{kind}.weight"] = own.mean(dim=0)

@@ -103,7 +103,8 @@ def references_of(
     from ..references.encode import encode_reference
     from ..references.reference import FaceReference
 
-    vision = faces = None
+    vision: Any = None
+    faces: Any = None
     if not all(isinstance(known, FaceReference) for known in found):
         vision, faces = load_models()
     references = []

@@ -88,7 +88,7 @@ def _comfyui(comfyui: str | None) -> Finding:
 
 def _torch(device: str | None) -> Finding:
     torch, error = attempt("torch")
-    if torch is None:
+    if error is not None:
         return _cannot(
             Package("torch", "computes everything"), error, "Install it: https://pytorch.org/get-started/locally/"
         )
@@ -137,11 +137,11 @@ def _runtime() -> Finding:
         text = f"{names}: more than one ONNX Runtime. They share a folder, so the CPU one hides the others."
         todo = f"python -m pip uninstall -y {' '.join(there)}, then {pip(keep)} (without a graphics card: onnxruntime)"
         return Finding(NOTE if module else DAMAGED, "ONNX Runtime", text, todo)
-    if module is None and there:
+    if error is not None and there:
         (name,) = there
         text = f"{names} is installed, but cannot be imported ({short_error(error, kind=True)}). It {package.purpose}."
         return Finding(DAMAGED, name, text, pip("--force-reinstall", "--no-deps", name))
-    if module is None:
+    if error is not None:
         return _cannot(package, error, _install_faces())
     return Finding(OK, "onnxruntime", names or f"onnxruntime {getattr(module, '__version__', 'of unknown version')}")
 
@@ -157,13 +157,13 @@ def _install_faces() -> str:
 
 def _package(package: Package, todo: str) -> Finding:
     module, error = attempt(package.module)
-    if module is None:
+    if error is not None:
         return _cannot(package, error, todo)
     number = version(package.name) or getattr(module, "__version__", "of unknown version")
     return Finding(OK, package.name, f"{package.name} {number}")
 
 
-def _cannot(package: Package, error: BaseException | None, todo: str) -> Finding:
+def _cannot(package: Package, error: BaseException, todo: str) -> Finding:
     number = version(package.name)
     absent = getattr(error, "name", None) if isinstance(error, ModuleNotFoundError) else None
     if absent == package.module and not number:

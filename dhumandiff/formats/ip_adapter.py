@@ -48,13 +48,11 @@ def fits(path: Path) -> bool:
         weights = load(read_tensor_file(path))
     except AdapterError:
         return False
-    tower = weights.tensors.get("face_projection.proj_in.weight")
+    encoder = weights.tensors.get("face_projection.proj_in.weight")
     keys = weights.tensors.get("attention.0.to_k_ip.weight")
-    return (
-        all(tensor is not None and tensor.ndim == 2 for tensor in (tower, keys))
-        and tower.shape[1] not in OTHER_TOWERS
-        and keys.shape[1] not in OTHER_BASES
-    )
+    if encoder is None or keys is None or encoder.ndim != 2 or keys.ndim != 2:
+        return False
+    return encoder.shape[1] not in OTHER_TOWERS and keys.shape[1] not in OTHER_BASES
 
 
 def load(file: TensorFile) -> Weights:

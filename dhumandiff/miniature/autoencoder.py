@@ -36,8 +36,8 @@ class Block(nn.Module):
         super().__init__()
         self.first = nn.Conv2d(width, width, 3, 1, 1)
         self.second = nn.Conv2d(width, width, 3, 1, 1)
-        nn.init.zeros_(self.second.weight)
-        nn.init.zeros_(self.second.bias)
+        for parameter in self.second.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, width, h, w] -> the same."""
@@ -83,8 +83,8 @@ class Autoencoder(nn.Module):
             nn.PixelShuffle(4),
         )
         for last in (self.encoder[-1], self.decoder[-2]):
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+            for parameter in last.parameters():
+                nn.init.zeros_(parameter)
 
     @property
     def dtype(self) -> torch.dtype:

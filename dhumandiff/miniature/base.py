@@ -107,7 +107,9 @@ def mini_pipeline() -> Any:
 
 def mini_vae() -> Autoencoder:
     """The trained autoencoder."""
-    return _fill(Autoencoder(), load_part("vae"))
+    vae = Autoencoder()
+    _fill(vae, load_part("vae"))
+    return vae
 
 
 def mini_vision() -> ClipVision:

@@ -67,7 +67,7 @@ class Detector(nn.Module):
         self.up = nn.ModuleList([nn.Conv2d(64, 48, 1), nn.Conv2d(48, 32, 1)])
         self.mix = nn.ModuleList([Block(48, 48), Block(32, 32)])
         self.out = nn.Conv2d(32, 15, 3, 1, 1)
-        nn.init.constant_(self.out.bias[:1], -4.0)
+        nn.init.constant_(self.out.get_parameter("bias")[:1], -4.0)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, 15, H / 4, W / 4]."""
@@ -111,7 +111,9 @@ def align_face(image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     back = np.linalg.inv(np.vstack([matrix, [0, 0, 1]]))[:2]
     # Pixel centres lie at halves for Pillow, at whole numbers for landmarks.
     back[:, 2] += 0.5 - back[:, :2] @ [0.5, 0.5]
-    turned = picture.transform((ALIGNED, ALIGNED), Image.Transform.AFFINE, back.ravel(), Image.Resampling.BILINEAR)
+    turned = picture.transform(
+        (ALIGNED, ALIGNED), Image.Transform.AFFINE, back.ravel().tolist(), Image.Resampling.BILINEAR
+    )
     return np.asarray(turned)
 
 

@@ -232,7 +232,7 @@ def _random(name: str, shape: torch.Size, random: torch.Generator) -> Tensor:
     return torch.randn(shape, generator=random) * math.prod(shape[1:]) ** -0.5
 
 
-def _pass_input_through(unet: nn.Module) -> nn.Module:
+def _pass_input_through(unet: Any) -> nn.Module:
     """Let the UNet predict its own input plus a little of what its layers make.
 
     A random network's prediction has nothing to do with the noise, and sampling would only add to it. Most of a noisy

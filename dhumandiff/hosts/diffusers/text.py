@@ -91,7 +91,7 @@ def encode_prompt(
     _check_persons(bound, references)
 
     with torch.no_grad():
-        if bound:
+        if bound and adapter is not None:
             with _mapped_words(first, chunks_l, bound, adapter, references):
                 states_l, _ = _run(first, chunks_l, tokenizers[0], tokenizers[0].eos_token_id, last=True)
         else:
@@ -172,10 +172,8 @@ def _lay_out(tokenizer: Any, text: str, padding: int) -> _Chunks:
     return _Chunks(torch.tensor(rows), torch.tensor(weights), tuple(places))
 
 
-def _run(
-    encoder: nn.Module, chunks: _Chunks, tokenizer: Any, padding: int, last: bool = False
-) -> tuple[Tensor, Tensor | None]:
-    """Hidden states [1, 77 * chunks, C] in float32, weighted; and CLIP-G's projected pooled embedding [1, P]."""
+def _run(encoder: Any, chunks: _Chunks, tokenizer: Any, padding: int, last: bool = False) -> tuple[Tensor, Any]:
+    """Hidden states [1, 77 * chunks, C] in float32, weighted; and CLIP-G's projected pooled embedding [1, P], else None."""
     ids = chunks.ids
     weighted = bool((chunks.weights != 1).any())
     if weighted:
@@ -194,7 +192,7 @@ def _run(
 
 @contextlib.contextmanager
 def _mapped_words(
-    encoder: nn.Module,
+    encoder: Any,
     chunks: _Chunks,
     bound: Sequence[SubjectToken],
     adapter: Adapter,
@@ -219,7 +217,7 @@ def _mapped_words(
         hook.remove()
 
 
-def _device(encoder: nn.Module) -> torch.device:
+def _device(encoder: Any) -> torch.device:
     return encoder.get_input_embeddings().weight.device
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ... import catalogue
 from ...errors import HostError, short_error
@@ -20,7 +21,7 @@ IMAGE_ENCODER = f"{catalogue.IMAGE_ENCODER.repository}/{catalogue.IMAGE_ENCODER.
 class ClipVision:
     """A CLIP vision model of transformers as `protocols.ImageEncoder`: pixels [N, 3, S, S] -> hidden_states[-2] [N, T, C]."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         self.model = model
         self.image_size = model.config.image_size
 

@@ -24,7 +24,7 @@ from ... import formats
 from ...errors import AdapterError, FaceReferenceError, HostError
 from ...formats.reading import OTHER_TOWERS
 from .adapter_checks import PartBuilder, PartError, check_agreement, check_names_and_shapes
-from .projections import FaceProjection, IdentityProjection, Shapes, SubjectMapping
+from .projections import FaceProjection, IdentityProjection, PairedKeysValues, Shapes, SubjectMapping
 
 if TYPE_CHECKING:
     from ...references.reference import FaceReference
@@ -91,6 +91,10 @@ class Adapter(nn.Module):
     use (a host's own). None: the weights' dtype, the reference's device. With torch.nn the weights decide both.
     """
 
+    face_projection: FaceProjection
+    identity_projection: IdentityProjection | None
+    mapping: SubjectMapping | None
+    attention: nn.ModuleList
     compute_dtype: torch.dtype | None = None
     compute_device: torch.device | None = None
 
@@ -152,6 +156,11 @@ class Adapter(nn.Module):
         formats.released.save(Path(folder), self.state_dict(), self.info.metadata)
 
     @property
+    def layers(self) -> list[PairedKeysValues]:
+        """`attention` as a list: one PairedKeysValues a cross-attention layer, in file order."""
+        return [layer for layer in self.attention if isinstance(layer, PairedKeysValues)]
+
+    @property
     def has_subject_path(self) -> bool:
         """Whether identity and subject tokens can be made."""
         return self.identity_projection is not None and self.mapping is not None
@@ -169,7 +178,7 @@ class Adapter(nn.Module):
 
         The identity is the spherical mean over the photos, the token the mean over their hidden states.
         """
-        self._need_subject_path()
+        projection, _ = self._subject_path()
         if reference.identity is None:
             raise FaceReferenceError(
                 f"{_called(reference)} has no identity: it was made without a face recogniser. "
@@ -188,11 +197,11 @@ class Adapter(nn.Module):
             )
         hidden = self._hidden(reference, reference.clip_hidden)
         identity = identity.to(hidden).expand(hidden.shape[0], -1)
-        return self.identity_projection(identity, hidden).mean(dim=0, keepdim=True)
+        return projection(identity, hidden).mean(dim=0, keepdim=True)
 
     def subject_token(self, word_embedding: Tensor, reference: FaceReference) -> Tensor:
         """Map a word's token embedding to the person: [K, text_width] -> [K, text_width] (K = 1 for one token)."""
-        self._need_subject_path()
+        _, mapping = self._subject_path()
         if word_embedding.ndim != 2 or word_embedding.shape[-1] != self.info.text_width:
             raise HostError(
                 f"The word embedding has the shape {list(word_embedding.shape)}, but the adapter was trained with "
@@ -201,7 +210,7 @@ class Adapter(nn.Module):
             )
         token = self.identity_token(reference)
         words = word_embedding.to(token)
-        return self.mapping(torch.cat([words, token.expand(words.shape[0], -1)], dim=-1))
+        return mapping(torch.cat([words, token.expand(words.shape[0], -1)], dim=-1))
 
     def keys_values(self, layer: int, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of the persons' face tokens in cross-attention layer `layer` (from 0, file order).
@@ -248,27 +257,28 @@ class Adapter(nn.Module):
             return hidden.to(device=self.compute_device or hidden.device, dtype=self.compute_dtype or weight.dtype)
         return hidden.to(weight)
 
-    def _need_subject_path(self) -> None:
-        if not self.has_subject_path:
+    def _subject_path(self) -> tuple[IdentityProjection, SubjectMapping]:
+        if self.identity_projection is None or self.mapping is None:
             raise AdapterError(
                 f"This adapter has no subject path (identity projection and subject mapping): {self.info.source}. "
                 "IP-Adapter files hold face tokens and paired attention only; "
                 "encode the prompt with the ordinary text encoder, or load DHumanDiff weights.",
                 code="no-subject-path",
             )
+        return self.identity_projection, self.mapping
 
     def _read_info(self, metadata: Mapping[str, str]) -> AdapterInfo:
-        first = self.attention[0]
+        first = self.layers[0]
         identity, mapping = self.identity_projection, self.mapping
         info = AdapterInfo(
             layers=len(self.attention),
-            hidden=tuple(layer.hidden for layer in self.attention),
+            hidden=tuple(layer.hidden for layer in self.layers),
             context_width=first.context_width,
             face_tokens=self.face_projection.latents.shape[1],
             clip_width=self.face_projection.proj_in.in_features,
-            identity_width=identity and identity.proj[0].in_features,
-            token_width=identity and identity.perceiver_resampler.proj_out.out_features,
-            text_width=mapping and mapping.fc2.out_features,
+            identity_width=identity.identity_width if identity else None,
+            token_width=identity.perceiver_resampler.proj_out.out_features if identity else None,
+            text_width=mapping.fc2.out_features if mapping else None,
             persons=len(first.suffixes),
             shared=first.shared,
             **{field_of(key): metadata[key] for key in formats.METADATA if key in metadata},

@@ -103,7 +103,8 @@ def check_agreement(adapter: Adapter, info: AdapterInfo) -> None:
     if info.shared:  # IP-Adapter exists for several bases and towers, under names that are easily mistaken
         _check_is_for_sdxl(info)
     face_width = adapter.face_projection.proj_out.out_features
-    for k, layer in enumerate(adapter.attention):
+    layers = adapter.layers
+    for k, layer in enumerate(layers):
         if layer.context_width != face_width:
             raise PartError(
                 "attention",
@@ -111,10 +112,10 @@ def check_agreement(adapter: Adapter, info: AdapterInfo) -> None:
                 f"width {face_width}; the parts come from different adapters",
                 code="parts-of-different-adapters",
             )
-        if layer.suffixes != adapter.attention[0].suffixes:
+        if layer.suffixes != layers[0].suffixes:
             raise PartError(
                 "attention",
-                f"layer {k} holds {len(layer.suffixes)} persons, layer 0 holds {len(adapter.attention[0].suffixes)}",
+                f"layer {k} holds {len(layer.suffixes)} persons, layer 0 holds {len(layers[0].suffixes)}",
                 code="layers-of-different-persons",
             )
     if (adapter.identity_projection is None) != (adapter.mapping is None):
@@ -124,7 +125,7 @@ def check_agreement(adapter: Adapter, info: AdapterInfo) -> None:
             f"{lacking} is missing; the subject path needs identity_projection and mapping",
             code="part-missing",
         )
-    if adapter.mapping is None:
+    if adapter.identity_projection is None or adapter.mapping is None:
         return
     clip_width = adapter.identity_projection.perceiver_resampler.proj_in.in_features
     if clip_width != info.clip_width:
@@ -134,7 +135,7 @@ def check_agreement(adapter: Adapter, info: AdapterInfo) -> None:
             "the parts come from different adapters",
             code="parts-of-different-adapters",
         )
-    if adapter.mapping.fc1.in_features != info.text_width + info.token_width:
+    if adapter.mapping.fc1.in_features != (info.text_width or 0) + (info.token_width or 0):
         raise PartError(
             "mapping",
             f"it reads {adapter.mapping.fc1.in_features} numbers, but word and identity token are {info.text_width} + "

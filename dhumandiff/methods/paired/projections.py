@@ -134,7 +134,8 @@ class Perceiver(nn.Module):
     def forward(self, hidden: Tensor, latents: Tensor) -> Tensor:
         """hidden [B, N, hidden_width] and latents [B, T, width] -> [B, T, out_width]."""
         hidden = self.proj_in(hidden)
-        for attention, feed_forward in self.layers:
+        for layer in self.layers:
+            attention, feed_forward = layer.children()
             latents = latents + attention(hidden, latents)
             latents = latents + feed_forward(latents)
         return self.norm_out(self.proj_out(latents))
@@ -156,7 +157,7 @@ class FaceProjection(Perceiver):
         """
         return cls(tokens=_size(shapes, "latents", 1, ndim=3), operations=operations, **cls.sizes(shapes))
 
-    def forward(self, hidden: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor) -> Tensor:  # pyrefly: ignore[bad-override] (released names ask for inheritance)
         """hidden [B, N, clip_width] -> face tokens [B, tokens, context_width]."""
         latents = self.latents.to(hidden).expand(hidden.shape[0], -1, -1)
         return super().forward(hidden, latents)
@@ -172,6 +173,7 @@ class IdentityProjection(nn.Module):
         self, identity_width: int, between: int, token_width: int, perceiver: Mapping[str, int], operations: Any = nn
     ) -> None:
         super().__init__()
+        self.identity_width = identity_width
         self.proj = nn.Sequential(
             operations.Linear(identity_width, between), nn.GELU(), operations.Linear(between, token_width)
         )
@@ -243,6 +245,9 @@ class PairedKeysValues(nn.Module):
     Each person has projections of their own; that is what keeps two people apart. With `persons=None` there is a single
     pair, `to_k_ip` and `to_v_ip`, which serves everyone (IP-Adapter files).
     """
+
+    to_k_ip: nn.Module
+    to_v_ip: nn.Module
 
     def __init__(self, context_width: int, hidden: int, persons: int | None = 2, operations: Any = nn) -> None:
         super().__init__()

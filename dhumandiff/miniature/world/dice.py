@@ -46,4 +46,4 @@ class Dice:
             at -= weight
             if at < 0:
                 return choice
-        return choice
+        return list(choices)[-1]

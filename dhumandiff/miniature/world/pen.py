@@ -23,16 +23,19 @@ _STEPS = 5  # straight pieces between two control points of a curve
 
 def mix(first: Colour, second: Colour, share: float) -> Colour:
     """A colour between two: `share` 0 is the first, 1 the second."""
-    return tuple(round(a + (b - a) * share) for a, b in zip(first, second, strict=True))
+    red, green, blue = (round(a + (b - a) * share) for a, b in zip(first, second, strict=True))
+    return red, green, blue
 
 
 def tint(colour: Colour, factor: float) -> Colour:
     """Darker (`factor` below 1, a little towards blue, as shadows are) or lighter (above 1)."""
     if factor >= 1:
         return mix(colour, (255, 250, 240), min(factor - 1, 1.0))
-    return tuple(
-        round(value * (1 - (1 - factor) * weight)) for value, weight in zip(colour, (1.0, 1.03, 0.9), strict=True)
+    weights = (1.0, 1.03, 0.9)
+    red, green, blue = (
+        round(value * (1 - (1 - factor) * weight)) for value, weight in zip(colour, weights, strict=True)
     )
+    return red, green, blue
 
 
 @cache

@@ -153,7 +153,7 @@ def sample_pair(
 def _annotation(
     script: Script, seed: int, size: tuple[int, int], portraits: tuple[Portrait, Portrait], marked: str
 ) -> dict[str, Any]:
-    matches = []
+    matches: list[dict[str, Any]] = []
     for number, sentence in enumerate(re.split(r"(?<=\.) ", marked), 1):
         if "@" in sentence:
             prompt = parse_prompt(sentence, mentions="all")
