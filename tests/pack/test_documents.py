@@ -166,3 +166,13 @@ def test_the_tables_of_what_it_costs_are_those_of_the_benchmarks_results():
     made = tables()
     assert len(made) == 4
     assert [table for table in made if table not in text("docs/benchmarks.md")] == []
+
+
+def test_training_s_page_has_every_old_setting_beside_its_new_name():
+    from training.renamed import RENAMED_KEYS
+
+    page = text("docs/training.md")
+    pairs = [(old, new) for command in RENAMED_KEYS.values() for old, new in command.items()]
+    assert [
+        old for old, new in pairs if not re.search(rf"^\| `{re.escape(old)}`[^|]* \| `{new}` \|$", page, re.M)
+    ] == []
