@@ -11,6 +11,7 @@ from PIL import Image, ImageColor
 pytest.importorskip("diffusers", reason="install it with: pip install diffusers transformers accelerate")
 
 from support.known_faces import detect
+from support.portraits import draw
 
 from dhumandiff.__main__ import main
 from dhumandiff.cli import demo, demo_sheet
@@ -74,16 +75,16 @@ def test_without_people_nobody_s_face_reaches_the_picture(quick):
     references = demo.encode(photos)
     portrait, adapter = PortraitPipeline.from_base("mini", "cpu"), mini_adapter()
 
-    def draw(adapter, shot, **settings):
+    def drawn(adapter, shot, **settings):
         people = [references[who] for who in shot.script.people]
         return np.asarray(
             draw(portrait, adapter, people, shots[0].marked, "", size=(128, 96), steps=2, mode="none", **settings)[0]
         )
 
     bare = demo.without_people(adapter)
-    assert np.array_equal(draw(bare, shots[0], strength=0.0), draw(bare, shots[3], strength=0.0))
+    assert np.array_equal(drawn(bare, shots[0], strength=0.0), drawn(bare, shots[3], strength=0.0))
     # With the subject path a word would still carry whose face it is.
-    assert not np.array_equal(draw(adapter, shots[0], strength=0.0), draw(adapter, shots[3], strength=0.0))
+    assert not np.array_equal(drawn(adapter, shots[0], strength=0.0), drawn(adapter, shots[3], strength=0.0))
 
 
 def test_the_demo_writes_a_sheet_that_says_how_it_was_made(quick, tmp_path, capsys):
