@@ -66,7 +66,8 @@ def train(config: TrainConfig) -> TrainResult:
         DHumanDiffError: something cannot be used or written, or the loss is NaN; the last checkpoint is intact in any case.
     """
     state = setup(config)
-    accelerator, objectives, model = state.accelerator, state.objectives, state.parallel_model
+    accelerator, device, model = state.accelerator, state.accelerator.device, state.parallel_model
+    objectives, diffusion = state.objectives, config.objectives.diffusion
     trained, max_grad_norm = state.trained, config.optimizer.max_grad_norm or math.inf
     logger, timer = _make_logger(state), StepTimer()
     checkpoint, grid, stopping = state.run.path(state.step), None, False
@@ -77,13 +78,12 @@ def train(config: TrainConfig) -> TrainResult:
                 data = _next_step(stream, state, logger)
 
             # Forward and backward: gradients accumulate over the micro batches of this process.
-            losses = torch.zeros(len(objectives), device=accelerator.device)
+            losses = torch.zeros(len(objectives), device=device)
             for number, batch in enumerate(data.batches, start=1):
                 last = number == len(data.batches)
                 with nullcontext() if last else accelerator.no_sync(model):
                     with timer("forward"):
-                        batch = batch.to(accelerator.device)
-                        parts = compute_losses(model, batch, state.base, objectives, config.objectives.diffusion)
+                        parts = compute_losses(model, batch.to(device), state.base, objectives, diffusion)
                         loss = weighted_sum(objectives, parts)
                     with timer("backward"):
                         accelerator.backward(loss / len(data.batches))
@@ -93,15 +93,11 @@ def train(config: TrainConfig) -> TrainResult:
             with timer("backward"):
                 grad_norm = accelerator.clip_grad_norm_(trained, max_grad_norm)
                 requested = losses.new_tensor([signals.requested > 0])
-                *means, stopping = accelerator.reduce(torch.cat([losses, requested]), "mean").tolist()
-            loss = weighted_sum(objectives, means)
-            finite_grad = accelerator.scaler is not None or bool(
-                grad_norm.isfinite()
-            )  # float16's scaler skips such steps
-            if not math.isfinite(loss) or not finite_grad:
-                raise _nan_error(
-                    state, means, float(grad_norm), write_nan_report(state, data.batches, means, grad_norm)
-                )
+                *parts, stopping = accelerator.reduce(torch.cat([losses, requested]), "mean").tolist()
+            loss = weighted_sum(objectives, parts)
+            if not _is_finite(state, loss, grad_norm):
+                report = write_nan_report(state, data.batches, parts, float(grad_norm))
+                raise _nan_error(state, parts, float(grad_norm), report)
 
             with timer("optimizer"):
                 state.optimizer.step()
@@ -112,21 +108,20 @@ def train(config: TrainConfig) -> TrainResult:
             state.advance(loss, data.positions)
 
             learning_rate = state.optimizer.param_groups[-1]["lr"]  # Muon's own comes first, where there is one
-            logger.step(state.step, [loss, *means], learning_rate, float(grad_norm), timer)
+            logger.step(state.step, [loss, *parts], learning_rate, float(grad_norm), timer)
             with timer("pause"):
                 if _samples_due(state):
                     grid = logger.samples(state.step, draw_samples(state))
                 if state.step % config.checkpoints.every == 0 or state.done or stopping:
                     checkpoint = save_checkpoint(state, logger)
 
-    interrupted = stopping and not state.done
-    number = (
-        (signals.requested or signal.SIGTERM) if interrupted else 0
-    )  # requested is 0 where another process was asked
+    ended_by = 0
+    if stopping and not state.done:
+        ended_by = signals.requested or signal.SIGTERM  # where another process got the signal
     plot = logger.plot()
     logger.close()
     accelerator.wait_for_everyone()
-    return TrainResult(state.run.folder, checkpoint, state.step, number, state.smoothed_loss, plot, grid)
+    return TrainResult(state.run.folder, checkpoint, state.step, ended_by, state.smoothed_loss, plot, grid)
 
 
 def save_checkpoint(state: TrainState, logger: Logger | NoLogger) -> Path:
@@ -157,9 +152,7 @@ def draw_samples(state: TrainState) -> object:
         )
 
 
-def write_nan_report(
-    state: TrainState, batches: Sequence[Batch], losses: Sequence[float], grad_norm: torch.Tensor
-) -> Path:
+def write_nan_report(state: TrainState, batches: Sequence[Batch], losses: Sequence[float], grad_norm: float) -> Path:
     """Write down which samples a step that came out as NaN was made of; the JSON file."""
     step, process = state.step + 1, state.accelerator.process_index
     path = state.run.folder / f"nan-step-{step:08d}-process-{process}.json"
@@ -170,9 +163,14 @@ def write_nan_report(
         for name, level in zip(batch.names, sample_timesteps(batch.levels, sampling).tolist(), strict=True)
     ]
     values = {part.name: str(value) for part, value in zip(state.objectives, losses, strict=True)}
-    report = {"step": step, "losses": values, "gradient": str(float(grad_norm)), "samples": samples}
+    report = {"step": step, "losses": values, "gradient": str(grad_norm), "samples": samples}
     path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return path
+
+
+def _is_finite(state: TrainState, loss: float, grad_norm: torch.Tensor) -> bool:
+    """Whether a step can be taken. float16's scaler deals with infinite gradients by itself."""
+    return math.isfinite(loss) and (state.accelerator.scaler is not None or bool(grad_norm.isfinite()))
 
 
 def _nan_error(state: TrainState, losses: Sequence[float], grad_norm: float, report: Path) -> TrainingError:
