@@ -2,13 +2,13 @@
 
 import pytest
 import torch
+from support.refused import refused
 from support.shards import make_shards
 
 pytest.importorskip("webdataset", reason="install it with: pip install webdataset")
 
 from dataclasses import replace
 
-from training import TrainingError
 from training.data.batch import NO_AUGMENTATION, BatchMaker
 from training.data.dataset import Sample, open_dataset
 from training.data.seeding import seeded_rng
@@ -196,5 +196,5 @@ def test_bases_without_a_pooled_embedding_have_none(tmp_path):
 
 def test_a_sample_that_lacks_something_is_named(folder, sample):
     metadata = {**sample.metadata, "persons": sample.metadata["persons"][:1]}
-    with pytest.raises(TrainingError, match=r"000000.tar, sample 00000000: it cannot be used .*1 persons instead of 2"):
+    with refused("damaged-sample", "000000.tar, sample 00000000", "1 persons instead of 2"):
         BatchMaker([folder], NO_AUGMENTATION, "identity", seeded_rng)([replace(sample, metadata=metadata)], [0], 0)

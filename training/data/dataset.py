@@ -139,8 +139,9 @@ def open_dataset(path: str) -> PreparedDataset:
         TrainingError: it is no prepared folder, or another version's.
     """
     where = _join(path, "dataset.json")
+    content = _read(where)
     try:
-        header = json.loads(_read(where))
+        header = json.loads(content)
         kind, version = header["format"], str(header["format_version"])
     except (ValueError, KeyError, TypeError) as error:
         raise TrainingError(

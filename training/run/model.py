@@ -52,7 +52,7 @@ def build_model(
         config: the settings of the objectives.
         base: the frozen base; its UNet gets the attention processors.
         adapter: what is trained.
-        data: a prepared folder, whose vision tower's unconditional answer is used.
+        data: a prepared folder, whose unconditional hidden states are used.
         objectives: what is computed; they say which attention is recorded.
     """
     recorded = frozenset(kind for objective in objectives for kind in objective.required_attention)
@@ -61,12 +61,12 @@ def build_model(
 
 
 class TrainableModel(nn.Module):
-    """Base and adapter as one module whose only parameters are the adapter's.
+    """Base and adapter as one module whose only parameters are the adapter's; a `conditioning.LayerConditioning`.
 
     Args:
         base: frozen; its UNet gets attention processors that add the persons' attention.
         adapter: what is trained.
-        uncond_clip_hidden: [1, T, C], the vision tower's answer to a normalized picture of zeros, for the unconditional tokens.
+        uncond_clip_hidden: [1, T, C], the image encoder's answer to a normalized picture of zeros, for the unconditional tokens.
         recorded: which attention `forward` hands out, of "faces" and "words".
         min_layer_size: attention of layers with fewer spatial positions is not recorded.
     """
@@ -186,8 +186,6 @@ class TrainableModel(nn.Module):
             lengths = rearrange(values.float(), "b p t (h d) -> b h p t d", h=heads).norm(dim=-1)
             self._maps_of(layer).faces = torch.einsum("bhqpt,bhpt->bpq", probabilities, lengths)
         return output
-
-    term = residual  # what PairedProcessor calls it today
 
     def record_text(self, layer: int, query: Tensor, key: Tensor, heads: int) -> None:
         """Record the text attention of a layer to the subject words, if an objective reads it."""
