@@ -36,10 +36,10 @@ function write(node, nodeId, text) {
   // The page shows such texts as HTML, and a message may quote what somebody typed.
   api.dispatchCustomEvent?.("progress_text", { nodeId, text: text.replaceAll("<", "‹").replaceAll(">", "›") });
   return () => {
-    const place = node.widgets?.findIndex((widget) => widget.name === TEXT) ?? -1;
-    if (place < 0) return;
-    node.widgets[place].onRemove?.();
-    node.widgets.splice(place, 1);
+    const index = node.widgets?.findIndex((widget) => widget.name === TEXT) ?? -1;
+    if (index < 0) return;
+    node.widgets[index].onRemove?.();
+    node.widgets.splice(index, 1);
     node.setDirtyCanvas?.(true, true);
   };
 }

@@ -105,8 +105,8 @@ export class LayoutView {
     set(label, { x: x + side / 2, y: top + side / 2, "font-size": 6.5 * unit });
     for (const corner of corners) {
       const edges = corner.dataset.edges;
-      const place = { cx: edges.includes("left") ? left : right, cy: edges.includes("top") ? top : bottom };
-      set(corner, { ...place, r: 1.6 * unit, "stroke-width": 0.6 * unit });
+      const center = { cx: edges.includes("left") ? left : right, cy: edges.includes("top") ? top : bottom };
+      set(corner, { ...center, r: 1.6 * unit, "stroke-width": 0.6 * unit });
     }
     const percent = box.map((edge, k) => `${EDGES[k]} ${Math.round(100 * edge)} %`).join(", ");
     group.setAttribute("aria-label", `Person ${person + 1}: ${percent}`);

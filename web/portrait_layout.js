@@ -20,10 +20,10 @@ app.registerExtension({
 
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 const round = (value) => Math.round(value * 1000) / 1000;
-const written = (boxes) => boxes.map((box) => box.map(round).join(" ")).join("; ");
+const formatBoxes = (boxes) => boxes.map((box) => box.map(round).join(" ")).join("; ");
 
 /** Two boxes [left, top, right, bottom] in shares, or null where the text does not say so. */
-function read(text) {
+function parseBoxes(text) {
   const rows = String(text).split(/[;\n]/).filter((row) => row.trim());
   const boxes = rows.map((row) => row.trim().split(/[\s,]+/).map(Number));
   const good = ([left, top, right, bottom, ...more]) =>
@@ -87,7 +87,7 @@ class LayoutCanvas {
       const source = this.node.getInputNode?.(slot);
       const [width, height] = ["width", "height"].map((name) => source?.widgets?.find((one) => one.name === name)?.value);
       if (width > 0 && height > 0) return [width, height];
-      if (this.ran) return [this.ran.width, this.ran.height];
+      if (this.lastRun) return [this.lastRun.width, this.lastRun.height];
     }
     return [Number(this.value("width")) || 1024, Number(this.value("height")) || 1024];
   }
@@ -98,7 +98,7 @@ class LayoutCanvas {
 
   boxes() {
     const preset = this.preset();
-    return preset ? preset[this.shape()] : read(this.value("boxes"));
+    return preset ? preset[this.shape()] : parseBoxes(this.value("boxes"));
   }
 
   shape() {
@@ -108,20 +108,20 @@ class LayoutCanvas {
   }
 
   front() {
-    const said = { "person 1": 1, "person 2": 2, neither: null }[this.value("in_front")];
-    return said === undefined ? this.preset()?.front ?? null : said;
+    const front = { "person 1": 1, "person 2": 2, neither: null }[this.value("in_front")];
+    return front === undefined ? this.preset()?.front ?? null : front;
   }
 
   /** Somebody changed an input by hand. */
   changed(name) {
     if (this.writing) return;
     const preset = this.preset();
-    if (name === "boxes" && preset && this.value("boxes") !== written(preset[this.shape()])) this.customise();
+    if (name === "boxes" && preset && this.value("boxes") !== formatBoxes(preset[this.shape()])) this.customize();
     this.refresh();
   }
 
   /** Boxes that are no preset's any more; who is in front stays. */
-  customise() {
+  customize() {
     const preset = this.preset();
     if (!preset) return;
     if (preset.front && this.value("in_front") === "as preset") this.write("in_front", `person ${preset.front}`);
@@ -130,19 +130,19 @@ class LayoutCanvas {
 
   /** Write a preset's boxes down, so that the text always says what holds; then draw. */
   refresh() {
-    if (this.preset()) this.write("boxes", written(this.boxes()));
+    if (this.preset()) this.write("boxes", formatBoxes(this.boxes()));
     this.draw();
   }
 
   draw() {
     this.view.element.dataset.node = this.node.id; // a new node learns its number late
-    const file = this.ran?.background;
+    const file = this.lastRun?.background;
     const background = file ? app.api.apiURL(`/view?${new URLSearchParams(file)}`) : "";
     this.view.draw({ size: this.size(), boxes: this.boxes(), front: this.front(), background });
   }
 
   executed(output) {
-    this.ran = output?.layout?.[0] ?? this.ran;
+    this.lastRun = output?.layout?.[0] ?? this.lastRun;
     this.refresh();
   }
 
@@ -182,7 +182,7 @@ class LayoutCanvas {
     event.stopPropagation();
     const { person, edges, from, boxes } = this.held;
     const to = this.view.share(event);
-    this.place(boxes, person, edges, [to[0] - from[0], to[1] - from[1]]);
+    this.moveBox(boxes, person, edges, [to[0] - from[0], to[1] - from[1]]);
   }
 
   release(event) {
@@ -197,12 +197,12 @@ class LayoutCanvas {
     if (!by || event.ctrlKey || event.metaKey || event.altKey || !this.boxes()) return;
     event.preventDefault();
     event.stopPropagation();
-    this.place(this.boxes(), person, event.shiftKey ? ["right", "bottom"] : [], by);
+    this.moveBox(this.boxes(), person, event.shiftKey ? ["right", "bottom"] : [], by);
     this.remember();
   }
 
   /** Move a box, or the edges named, by shares of the picture; it stays inside and keeps its smallest size. */
-  place(boxes, person, edges, by) {
+  moveBox(boxes, person, edges, by) {
     if (!by[0] && !by[1]) return;
     const moved = [...boxes[person]];
     for (const axis of [0, 1]) {
@@ -215,8 +215,8 @@ class LayoutCanvas {
       if (edges.includes(EDGES[axis])) moved[axis] = clamp(low + by[axis], 0, high - this.facts.min_box);
       if (edges.includes(EDGES[axis + 2])) moved[axis + 2] = clamp(high + by[axis], low + this.facts.min_box, 1);
     }
-    this.customise();
-    this.write("boxes", written(boxes.map((box, k) => (k === person ? moved : box))));
+    this.customize();
+    this.write("boxes", formatBoxes(boxes.map((box, k) => (k === person ? moved : box))));
     this.draw();
   }
 

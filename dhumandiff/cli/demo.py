@@ -176,7 +176,7 @@ def encode(photos: dict[Identity, Any]) -> dict[Identity, FaceReference]:
 
     vision, faces = mini_vision(), mini_faces()
     return {
-        who: encode_reference(photo, vision, faces, name=who.name, minimum_size=DRAWN_SIZE)[0]
+        who: encode_reference(photo, vision, faces, name=who.name, min_size=DRAWN_SIZE)[0]
         for who, photo in photos.items()
     }
 

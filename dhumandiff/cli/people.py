@@ -99,7 +99,7 @@ def references_of(
     `found`: what `read` gave for each. `load_models` makes vision tower and face analyzer, where there is anything to
     encode. `drawn`: the miniature's faces look, at drawn people of any size.
     """
-    from ..faces.face import MINIMUM_SIZE
+    from ..faces.face import MIN_FACE_SIZE
     from ..references.encode import encode_reference
     from ..references.reference import FaceReference
 
@@ -118,7 +118,7 @@ def references_of(
                 which=int(person.which) if person.which.isdecimal() else person.which,
                 normalize_light=normalize_light,
                 name=name,
-                minimum_size=DRAWN_SIZE if drawn else MINIMUM_SIZE,
+                min_size=DRAWN_SIZE if drawn else MIN_FACE_SIZE,
             )
             # What is a good photo was measured on photos: it says nothing about a drawing.
             for warning in [] if drawn else report.warnings():

@@ -9,9 +9,9 @@ import numpy as np
 
 from ..errors import FaceError
 
-__all__ = ["MINIMUM_SIZE", "Face", "choose_face"]
+__all__ = ["MIN_FACE_SIZE", "Face", "choose_face"]
 
-MINIMUM_SIZE = 64
+MIN_FACE_SIZE = 64
 """Default smallest face, px. The recognizer looks at 112 x 112 px: below 64 more than two thirds of what it sees would
 be interpolated, and identity similarity falls apart (this project's choice)."""
 
@@ -42,13 +42,13 @@ class Face:
         return (max(width, 0.0) * max(height, 0.0)) ** 0.5
 
 
-def choose_face(faces: Sequence[Face], which: str | int = "largest", minimum_size: float = MINIMUM_SIZE) -> Face:
+def choose_face(faces: Sequence[Face], which: str | int = "largest", min_size: float = MIN_FACE_SIZE) -> Face:
     """The face wanted among those found.
 
     Args:
         faces: of one photo.
         which: "largest", "left-most", "right-most" (by the center of the box), or an index by size, 0 being the largest.
-        minimum_size: px.
+        min_size: px.
 
     Raises:
         FaceError: there is no such face, or it is smaller.
@@ -81,9 +81,9 @@ def choose_face(faces: Sequence[Face], which: str | int = "largest", minimum_siz
             "largest).",
             code="unknown-choice-of-face",
         )
-    if face.size < minimum_size:
+    if face.size < min_size:
         raise FaceError(
-            f"The face is {face.size:.0f} px in size, less than the {minimum_size:.0f} px needed to tell who it is. "
+            f"The face is {face.size:.0f} px in size, less than the {min_size:.0f} px needed to tell who it is. "
             "Use a photo taken closer or of higher resolution; enlarging this one adds no detail.",
             code="face-too-small",
         )

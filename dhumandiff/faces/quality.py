@@ -18,31 +18,31 @@ from .light import measure_light
 
 __all__ = ["PhotoQuality", "QualityIssue", "assess", "estimate_yaw"]
 
-SMALL_FACE = 135.0
+GOOD_FACE_SIZE = 135.0
 """px. A head crop is shown to CLIP at 224 px, 0.60 of it face: a smaller face is enlarged for it, and has less detail
 than it could."""
 
-BLURRED = 0.006
+MIN_SHARPNESS = 0.006
 """Share of the face's contrast that lies in the finest detail CLIP can see. Sharp portraits measured 0.24 to 0.41 and
 small faces of an old group photo 0.026 and more; blurred so far that eyelids and lips run into each other (Gaussian of
 2.5 % of the face) none of them reached 0.005."""
 
-TURNED = 30.0
+MAX_YAW = 30.0
 """Degrees of yaw. Recognizers hold up to about 30; beyond, the far cheek is hidden, and a portrait has to invent it."""
 
-TILTED = 40.0
+MAX_ROLL = 40.0
 """Degrees of roll. The crop is not turned upright, and CLIP saw few faces on their side; people tilt their heads by 20 or so,
 so what is beyond 40 is most likely a photo on its side."""
 
-DARK, BRIGHT = 0.15, 0.85
+MIN_BRIGHTNESS, MAX_BRIGHTNESS = 0.15, 0.85
 """Mean display brightness of the inner face, 0..1. Wide on purpose: well exposed dark and pale skin lies inside, so
 what lies outside is the exposure, not the person."""
 
-CLIPPED = 0.10
+MAX_CLIPPED = 0.10
 """Share of the inner face lost to pure black or white. Pupils, nostrils and a glint on the nose make a few per cent; a
 tenth is skin."""
 
-UNEVEN = 1.0
+MAX_LIGHT_IMBALANCE = 1.0
 """Stops between the two halves of the face: one side gets twice the light of the other, which the method tends to take
 for the person's looks. Official portraits measured 0.2 to 0.4, a face lit from one side 1.0."""
 
@@ -83,52 +83,52 @@ class PhotoQuality:
         def add(label: str, advice: str) -> None:
             found.append(QualityIssue(label, advice))
 
-        if self.face_size < SMALL_FACE:
+        if self.face_size < GOOD_FACE_SIZE:
             add(
                 f"small: {self.face_size:.0f} px",
-                f"the face is small ({self.face_size:.0f} px, better {SMALL_FACE:.0f} or more): use a closer photo or "
+                f"the face is small ({self.face_size:.0f} px, better {GOOD_FACE_SIZE:.0f} or more): use a closer photo or "
                 "the file in full resolution",
             )
-        if self.sharpness < BLURRED:
+        if self.sharpness < MIN_SHARPNESS:
             add(
                 "blurred",
-                f"the face is blurred (sharpness {self.sharpness:.4f}, better {BLURRED} or more): use a sharper photo",
+                f"the face is blurred (sharpness {self.sharpness:.4f}, better {MIN_SHARPNESS} or more): use a sharper photo",
             )
-        if abs(self.yaw) > TURNED:
+        if abs(self.yaw) > MAX_YAW:
             add(
                 f"turned {abs(self.yaw):.0f}°",
-                f"the head is turned by about {abs(self.yaw):.0f} degrees (better below {TURNED:.0f}): use a photo "
+                f"the head is turned by about {abs(self.yaw):.0f} degrees (better below {MAX_YAW:.0f}): use a photo "
                 "from the front, or add one",
             )
-        if abs(self.roll) > TILTED:
+        if abs(self.roll) > MAX_ROLL:
             add(
                 f"tilted {abs(self.roll):.0f}°",
-                f"the head is tilted by {abs(self.roll):.0f} degrees (better below {TILTED:.0f}): turn the photo upright",
+                f"the head is tilted by {abs(self.roll):.0f} degrees (better below {MAX_ROLL:.0f}): turn the photo upright",
             )
-        if self.brightness < DARK:
+        if self.brightness < MIN_BRIGHTNESS:
             add(
                 "dark",
-                f"the face is very dark (brightness {self.brightness:.2f}, better above {DARK}): use a photo with more "
+                f"the face is very dark (brightness {self.brightness:.2f}, better above {MIN_BRIGHTNESS}): use a photo with more "
                 "light",
             )
-        if self.brightness > BRIGHT:
+        if self.brightness > MAX_BRIGHTNESS:
             add(
                 "overexposed",
-                f"the face is overexposed (brightness {self.brightness:.2f}, better below {BRIGHT}): use a photo with "
+                f"the face is overexposed (brightness {self.brightness:.2f}, better below {MAX_BRIGHTNESS}): use a photo with "
                 "softer light",
             )
-        if self.clipped > CLIPPED:
+        if self.clipped > MAX_CLIPPED:
             add(
                 f"{self.clipped:.0%} without detail",
-                f"{self.clipped:.0%} of the face is pure black or white (better below {CLIPPED:.0%}): use a photo with "
+                f"{self.clipped:.0%} of the face is pure black or white (better below {MAX_CLIPPED:.0%}): use a photo with "
                 "less harsh light",
             )
-        if abs(self.light_imbalance) > UNEVEN:
+        if abs(self.light_imbalance) > MAX_LIGHT_IMBALANCE:
             side = "left" if self.light_imbalance > 0 else "right"
             add(
                 f"light from the {side}",
                 f"the light is uneven: the {side} half of the face gets {2 ** abs(self.light_imbalance):.1f} times the "
-                f"light of the other (better below {2**UNEVEN:.0f}): use a photo with light from the front, or switch "
+                f"light of the other (better below {2**MAX_LIGHT_IMBALANCE:.0f}): use a photo with light from the front, or switch "
                 "light normalisation on",
             )
         return found

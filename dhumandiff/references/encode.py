@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import DHumanDiffError, FaceError, HostError, ImageError
 from ..faces import light
-from ..faces.face import MINIMUM_SIZE, Face, choose_face
+from ..faces.face import MIN_FACE_SIZE, Face, choose_face
 from ..faces.geometry import crop_face
 from ..faces.photos import PhotoPixels, as_photo
 from ..faces.quality import PhotoQuality, QualityIssue, assess
@@ -148,7 +148,7 @@ def encode_reference(
     which: str | int = "largest",
     normalize_light: bool = False,
     name: str = "",
-    minimum_size: float = MINIMUM_SIZE,
+    min_size: float = MIN_FACE_SIZE,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[FaceReference, EncodeReport]:
     """Encode one person from one or more photos.
@@ -163,7 +163,7 @@ def encode_reference(
         which: face of each photo, see `choose_face`.
         normalize_light: even out the light in the crops; the identity always comes from the photo as it is.
         name: what messages call the person.
-        minimum_size: least size of a face, px.
+        min_size: least size of a face, px.
         progress: called before each photo with its number, from 1 on, and how many there are.
 
     Returns:
@@ -187,7 +187,7 @@ def encode_reference(
             progress(number, len(listed))
         try:
             opened = as_photo(photo, name=f"image {number}")
-            extracted.append(_extract(opened, faces, which, minimum_size, normalize_light))
+            extracted.append(_extract(opened, faces, which, min_size, normalize_light))
         except (FaceError, ImageError) as error:
             failures.append((number, photo, error))
     if failures:
@@ -224,15 +224,15 @@ def _as_list(photos: Photo | Sequence[Photo]) -> list[Photo]:
 
 
 def _extract(
-    photo: PhotoPixels, faces: FaceAnalyzer, which: str | int, minimum_size: float, normalize_light: bool
+    photo: PhotoPixels, faces: FaceAnalyzer, which: str | int, min_size: float, normalize_light: bool
 ) -> _PhotoFeatures:
     height, width = photo.pixels.shape[:2]
-    if min(height, width) < minimum_size:
+    if min(height, width) < min_size:
         raise ImageError(
             f"The photo is {width} x {height} px, too small for a face. Use a larger photo.", code="photo-too-small"
         )
     found = faces.detect(photo.pixels)
-    face = choose_face(found, which, minimum_size)
+    face = choose_face(found, which, min_size)
     crop, face_in_crop, crop_note = crop_face(photo.pixels, face)
     notes = list(photo.notes)
     if len(found) > 1:

@@ -42,7 +42,7 @@ def test_a_choice_that_cannot_be_made():
 def test_a_face_too_small_is_refused_with_its_size():
     with refused("face-too-small", "48 px in size, less than the 64 px", error=FaceError):
         choose_face([face_at(100, 100, 48)])
-    assert choose_face([face_at(100, 100, 48)], minimum_size=40).size == pytest.approx(48)
+    assert choose_face([face_at(100, 100, 48)], min_size=40).size == pytest.approx(48)
 
 
 # --- alignment and crop

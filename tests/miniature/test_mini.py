@@ -71,7 +71,7 @@ def test_two_drawn_people_reach_the_unet(pipeline, monkeypatch):
     vision, faces = base.mini_vision(), mini_faces()
     assert isinstance(faces, FaceAnalyzer)
     photos = [draw_reference(sample_identity(seed), 0).picture for seed in (1, 2)]
-    references = [encode_reference(photo, vision, faces, minimum_size=32)[0] for photo in photos]
+    references = [encode_reference(photo, vision, faces, min_size=32)[0] for photo in photos]
     assert references[0].clip_hidden.shape == (1, 65, base.VISION_WIDTH)
     assert references[0].identity.shape == (1, 512)
     latents = torch.randn(1, 16, 12, 16, generator=torch.Generator().manual_seed(0))

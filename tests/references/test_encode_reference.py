@@ -143,7 +143,7 @@ class TestEncoding:
             error=FaceError,
         ):
             encode_reference(torch.stack([picture(3)] * 2), Encoder(), Analyzer(size=50))
-        encode_reference(picture(3), Encoder(), Analyzer(size=50), minimum_size=50)
+        encode_reference(picture(3), Encoder(), Analyzer(size=50), min_size=50)
         with refused("no-face-of-that-index", "index 2", error=FaceError):
             encode_reference(picture(3), Encoder(), Analyzer(), which=2)
         for nothing in ([], torch.zeros(0, 8, 8, 3)):

@@ -190,7 +190,7 @@ class Measurer:
     def _reference_identity(self, path: Path) -> np.ndarray:
         pixels = load_photo(path).pixels
         try:
-            face = choose_face(self.faces.detect(pixels), minimum_size=0)
+            face = choose_face(self.faces.detect(pixels), min_size=0)
         except FaceError as error:
             raise FaceError(f"The reference {path}: {error}", code="reference-without-face") from error
         return self.faces.identity(pixels, face)

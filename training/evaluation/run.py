@@ -132,7 +132,7 @@ def _draw(config: EvaluateConfig, cases: Sequence[Case], adapter: Adapter, base:
     smallest = 24.0 if drawn else config.faces.min_size
 
     def encode(photos: Sequence[Path]) -> FaceReference:
-        return encode_reference(list(photos), vision, faces, name=photos[0].stem, minimum_size=smallest)[0]
+        return encode_reference(list(photos), vision, faces, name=photos[0].stem, min_size=smallest)[0]
 
     return draw_cases(
         cases, portrait, adapter, settings_of(config, base), encode, folder, config.seeds, config.strengths

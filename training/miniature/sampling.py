@@ -116,7 +116,7 @@ def encode_person(
         photo = draw_reference(who, view + 1000 * attempt).picture
         pixels = torch.from_numpy(photo).float() / 255
         try:
-            reference, _ = encode_reference(pixels, vision, faces, name=who.name, minimum_size=SMALLEST_FACE)
+            reference, _ = encode_reference(pixels, vision, faces, name=who.name, min_size=SMALLEST_FACE)
         except FaceError as error:
             failed = error
             continue
