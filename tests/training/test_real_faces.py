@@ -8,6 +8,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
+from support.refused import refused
 
 for package in ("jsonargparse", "matplotlib", "scipy", "webdataset"):
     pytest.importorskip(package, reason="install it with: pip install '.[train]'")
@@ -117,10 +118,10 @@ def test_the_recogniser_of_the_data_is_known_again_and_another_refused(faces_roo
     data = SimpleNamespace(path="shards", header={"recogniser": {"name": "mini"}})
     data.common = {"recogniser_probe": torch.from_numpy(probe)}
     check_recognizer(ArcFace.from_onnx(path), [data])
-    with pytest.raises(TrainingError, match="not the recogniser of shards"):
+    with refused("another-recognizer", "shards", "cosine", error=TrainingError):
         build(IdentityConfig(weight=0.1, recognizer="mini"), [data])
     data.common = {"recogniser_probe": torch.ones(128)}
-    with pytest.raises(TrainingError, match="not the recogniser of shards"):
+    with refused("another-recognizer", "shards", "cosine", error=TrainingError):
         check_recognizer(ArcFace.from_onnx(path), [data])
     data.common = {}
     with pytest.warns(UserWarning, match="Prepare the data again to be sure"):
@@ -129,7 +130,7 @@ def test_the_recogniser_of_the_data_is_known_again_and_another_refused(faces_roo
 
 def test_a_detector_is_not_taken_for_a_recogniser(faces_root):
     pytest.importorskip("onnx2torch", reason="install it with: pip install --no-deps onnx2torch")
-    with pytest.raises(TrainingError, match="det_blaze_256"):
+    with refused("not-a-recognizer", "det_blaze_256", error=TrainingError):
         ArcFace.from_onnx(faces_root / "models" / "mini" / "det_blaze_256.onnx")
 
 

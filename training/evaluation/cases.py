@@ -92,7 +92,8 @@ def read_cases(path: str | Path) -> list[Case]:
                 )
             case = _case(data, path.parent, f"{len(cases):04d}")
         except (ValueError, TrainingError) as error:
-            raise TrainingError(f"Line {number} of {path} is no case: {error}.", code="bad-case") from error
+            code = error.code if isinstance(error, TrainingError) else "bad-case"
+            raise TrainingError(f"Line {number} of {path} is no case: {error}.", code=code) from error
         if case.name in seen:
             raise TrainingError(
                 f'Line {number} of {path} has the id "{case.name}" of an earlier one. Ids are unique.',

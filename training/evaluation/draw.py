@@ -94,8 +94,7 @@ def draw_cases(
                 prompt = parse_prompt(case.sentence, persons=len(case.references))
                 references = [kept(photos) for photos in case.references]
                 sampling = replace(how.sampling, seed=case.seed)
-                settings = {"cascade": how.cascade, "sampling": sampling}
-                made = portrait(adapter, references, prompt, how.negative, **settings)[0]
+                made = portrait(adapter, references, prompt, how.negative, cascade=how.cascade, sampling=sampling)[0]
                 write_png(made, case.picture, {"dhumandiff-case": record})
             except (FaceError, ImageError, PromptError) as error:
                 problem = " ".join(str(error).split())
