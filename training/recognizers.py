@@ -132,7 +132,7 @@ class MiniRecognizer(nn.Module):
         from dhumandiff.miniature.faces import SEEN, mini_faces
 
         faces = mini_faces()
-        self.side, self.network, self.find = SEEN, faces.recogniser, faces.detect
+        self.side, self.network, self.find = SEEN, faces.recognizer, faces.detect
 
     def matrix(self, landmarks: np.ndarray) -> np.ndarray:
         """Its alignment: ArcFace's at its scale, and a little more around it."""
@@ -163,7 +163,7 @@ def probe_picture() -> np.ndarray:
     return (127.5 + 127.5 * np.stack(waves, axis=-1)).round().astype(np.uint8)
 
 
-def check_recognizer(recogniser: Recognizer, folders: Sequence[PreparedDataset]) -> None:
+def check_recognizer(recognizer: Recognizer, folders: Sequence[PreparedDataset]) -> None:
     """Refuse a recogniser other than the one whose embeddings the data holds. TrainingError.
 
     Cosines between two recognisers mean nothing, and no number would tell. Data of one's own making may lack the probe
@@ -171,7 +171,7 @@ def check_recognizer(recogniser: Recognizer, folders: Sequence[PreparedDataset])
     """
     picture = rearrange(torch.from_numpy(probe_picture()), "h w c -> 1 c h w") / 127.5 - 1
     with torch.no_grad():
-        seen = recogniser(align_faces(picture, torch.from_numpy(ARCFACE_TEMPLATE)[None], recogniser))[0]
+        seen = recognizer(align_faces(picture, torch.from_numpy(ARCFACE_TEMPLATE)[None], recognizer))[0]
     for folder in folders:
         kept, name = folder.common.get("recogniser_probe"), folder.header["recogniser"]["name"]
         if kept is None:
@@ -190,14 +190,14 @@ def check_recognizer(recogniser: Recognizer, folders: Sequence[PreparedDataset])
             )
 
 
-def align_faces(pictures: Tensor, landmarks: Tensor, recogniser: Recognizer) -> Tensor:
+def align_faces(pictures: Tensor, landmarks: Tensor, recognizer: Recognizer) -> Tensor:
     """Faces as a recogniser wants them, differentiably: pictures [N, 3, H, W], landmarks [N, 5, 2] px -> [N, 3, side, side].
 
     Bilinear, the pixels of InsightFace's own warp, which made the truth's embeddings. Outside of the picture is black.
     """
     height, width = pictures.shape[-2:]
-    side = recogniser.side
-    matrices = [recogniser.matrix(points) for points in landmarks.detach().cpu().double().numpy()]
+    side = recognizer.side
+    matrices = [recognizer.matrix(points) for points in landmarks.detach().cpu().double().numpy()]
     places = torch.arange(side, dtype=torch.float64)  # whole numbers are px's middles
     y, x = torch.meshgrid(places, places, indexing="ij")
     corners = torch.stack([x, y, torch.ones_like(x)], dim=-1)

@@ -131,7 +131,7 @@ def run(args: argparse.Namespace) -> None:
 
 def plan(seed: int) -> list[Shot]:
     """Four sentences by the seed: three about a woman and a man, one about two people of one gender."""
-    from ..miniature.world import COLOURS, GARMENTS, SCENES, Outfit, Script, distance, people, write_caption
+    from ..miniature.world import COLORS, GARMENTS, SCENES, Outfit, Script, distance, people, write_caption
     from ..miniature.world.dice import Dice
 
     dice = Dice("demo", seed)
@@ -147,8 +147,8 @@ def plan(seed: int) -> list[Shot]:
     shots = []
     for number, scene in enumerate(scenes):
         couple = friends if number == 3 else (woman, man)
-        colours = _several(dice, tuple(COLOURS), 2)
-        first, second = (Outfit(dice.pick(GARMENTS[who.gender]), c) for who, c in zip(couple, colours, strict=True))
+        colors = _several(dice, tuple(COLORS), 2)
+        first, second = (Outfit(dice.pick(GARMENTS[who.gender]), c) for who, c in zip(couple, colors, strict=True))
         actions = ("holding flowers", "arms down") if number == 2 else ("arms down", "arms down")
         script = Script(couple, (first, second), actions, scene, first_is_left=number != 1)
         shots.append(Shot(script, write_caption(script, dice.number(1_000_000))[0], seed * 100 + number))

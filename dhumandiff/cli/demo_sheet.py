@@ -212,9 +212,9 @@ def _words(draw: ImageDraw.ImageDraw, place: tuple[int, int], words: Sequence[st
     x, y = float(place[0]), place[1]
     for word in words:
         person = re.search(r"@([12])", word)
-        colour = person_color(int(person[1]) - 1) if person else ink
+        color = person_color(int(person[1]) - 1) if person else ink
         # A stroke makes it bold: the font that Pillow brings has one weight.
-        draw.text((x, y), word, colour, _font(size), stroke_width=0.5 if person else 0)
+        draw.text((x, y), word, color, _font(size), stroke_width=0.5 if person else 0)
         x += _font(size).getlength(f"{word} ")
     return x
 

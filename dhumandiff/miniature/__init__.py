@@ -1,7 +1,7 @@
 """The miniature: a small drawn world in which the whole method really works on a CPU.
 
 `world` draws portraits of two people, with sentences, masks and reference photos, from integer seeds. `base` is a tiny
-SDXL that was trained on it, `faces` its detector, recogniser and judge; `mini_adapter` is the trained adapter. All weights
+SDXL that was trained on it, `faces` its detector, recognizer and judge; `mini_adapter` is the trained adapter. All weights
 ship in `weights/` and are made by `python -m training mini`.
 """
 
@@ -16,7 +16,7 @@ __all__ = ["mini_adapter"]
 
 
 def mini_adapter() -> Adapter:
-    """The adapter that was trained for the miniature's base, vision tower and recogniser.
+    """The adapter that was trained for the miniature's base, vision tower and recognizer.
 
     In float32: its file is in half precision, in which a CPU would compute otherwise than ComfyUI does.
     """

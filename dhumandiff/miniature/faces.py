@@ -1,9 +1,9 @@
-"""The drawn world's face models: a detector, a recogniser that conditions, and a judge that never does. Pure torch.
+"""The drawn world's face models: a detector, a recognizer that conditions, and a judge that never does. Pure torch.
 
     faces = mini_faces()                     # a `protocols.FaceAnalyzer`, as an InsightFace pack is
-    judge = mini_judge()                     # the same detector, another recogniser: other seed, other people
+    judge = mini_judge()                     # the same detector, another recognizer: other seed, other people
 
-Both recognisers see a little more than ArcFace's square, because in the drawn world hair tells most.
+Both recognizers see a little more than ArcFace's square, because in the drawn world hair tells most.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from ..faces.face import Face
 from ..faces.geometry import align_matrix
 from .weights import load_part
 
-__all__ = ["Detector", "MiniFaces", "Recogniser", "align_face", "aligned_matrix", "mini_faces", "mini_judge"]
+__all__ = ["Detector", "MiniFaces", "Recognizer", "align_face", "aligned_matrix", "mini_faces", "mini_judge"]
 
 SIDE = 128
 """Px of the longer side of a picture as the detector sees it."""
 
 ALIGNED = 64
-"""Px of an aligned face; the recognisers look at the middle `SEEN` of it."""
+"""Px of an aligned face; the recognizers look at the middle `SEEN` of it."""
 SEEN = 56
 SHARE = 0.62
 """Size of ArcFace's template within the aligned square."""
@@ -56,7 +56,7 @@ class Block(nn.Module):
 class Detector(nn.Module):
     """Pictures [B, 3, H, W] -1..1, sides multiples of 16 -> a map of faces at a quarter of the size.
 
-    15 channels: the logit of a face's centre, its box as distances to the four sides, five landmarks as shifts; in units
+    15 channels: the logit of a face's center, its box as distances to the four sides, five landmarks as shifts; in units
     of 16 px.
     """
 
@@ -81,7 +81,7 @@ class Detector(nn.Module):
         return self.out(x)
 
 
-class Recogniser(nn.Module):
+class Recognizer(nn.Module):
     """Aligned faces [B, 3, 56, 56] -1..1 -> embeddings [B, 512], of unit length."""
 
     def __init__(self, width: int = 24) -> None:
@@ -109,7 +109,7 @@ def align_face(image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
         matrix[:, 2] += matrix[:, :2].sum(axis=1) * (factor - 1) / 2
         matrix[:, :2] *= factor
     back = np.linalg.inv(np.vstack([matrix, [0, 0, 1]]))[:2]
-    # Pixel centres lie at halves for Pillow, at whole numbers for landmarks.
+    # Pixel centers lie at halves for Pillow, at whole numbers for landmarks.
     back[:, 2] += 0.5 - back[:, :2] @ [0.5, 0.5]
     turned = picture.transform(
         (ALIGNED, ALIGNED), Image.Transform.AFFINE, back.ravel().tolist(), Image.Resampling.BILINEAR
@@ -125,17 +125,17 @@ def _wide_matrix(landmarks: np.ndarray) -> np.ndarray:
 
 
 def aligned_matrix(landmarks: np.ndarray) -> np.ndarray:
-    """[2, 3] from a picture's px to those of the square of `SEEN` px that the recognisers look at."""
+    """[2, 3] from a picture's px to those of the square of `SEEN` px that the recognizers look at."""
     matrix = _wide_matrix(landmarks)
     matrix[:, 2] -= (ALIGNED - SEEN) // 2
     return matrix
 
 
 class MiniFaces:
-    """Detector and recogniser of drawn faces as a `protocols.FaceAnalyzer`."""
+    """Detector and recognizer of drawn faces as a `protocols.FaceAnalyzer`."""
 
-    def __init__(self, detector: Detector, recogniser: Recogniser, name: str = "mini") -> None:
-        self.detector, self.recogniser, self.name = detector.eval(), recogniser.eval(), name
+    def __init__(self, detector: Detector, recognizer: Recognizer, name: str = "mini") -> None:
+        self.detector, self.recognizer, self.name = detector.eval(), recognizer.eval(), name
 
     def detect(self, image: np.ndarray) -> list[Face]:
         """Faces in a uint8 RGB picture [H, W, 3], the surest first."""
@@ -164,7 +164,7 @@ class MiniFaces:
         edge = (ALIGNED - SEEN) // 2
         middle = np.ascontiguousarray(crops[:, edge:-edge, edge:-edge])
         pixels = torch.from_numpy(middle).permute(0, 3, 1, 2).float() / 127.5 - 1
-        return self.recogniser(pixels).numpy()
+        return self.recognizer(pixels).numpy()
 
 
 _FILTER = Image.Resampling.BILINEAR
@@ -194,17 +194,17 @@ def _overlap(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def mini_faces() -> MiniFaces:
-    """The detector, and the recogniser whose embeddings condition the adapter."""
+    """The detector, and the recognizer whose embeddings condition the adapter."""
     return _load("recogniser", 24, "mini")
 
 
 def mini_judge() -> MiniFaces:
-    """The detector, and a recogniser of other people that never conditions anything: it measures."""
+    """The detector, and a recognizer of other people that never conditions anything: it measures."""
     return _load("judge", 32, "mini judge")
 
 
 def _load(part: str, width: int, name: str) -> MiniFaces:
-    detector, recogniser = Detector(), Recogniser(width)
+    detector, recognizer = Detector(), Recognizer(width)
     detector.load_state_dict(load_part("detector"))
-    recogniser.load_state_dict(load_part(part))
-    return MiniFaces(detector.requires_grad_(False), recogniser.requires_grad_(False), name)
+    recognizer.load_state_dict(load_part(part))
+    return MiniFaces(detector.requires_grad_(False), recognizer.requires_grad_(False), name)

@@ -41,7 +41,7 @@ def test_the_sentences_are_about_adults_of_the_test_split_who_look_unlike(seed):
         assert {first.seed, second.seed} <= set(SPLITS["test"])
         assert "child" not in (first.age, second.age)
         assert distance(first, second) >= demo.APART
-        assert shot.script.outfits[0].colour != shot.script.outfits[1].colour
+        assert shot.script.outfits[0].color != shot.script.outfits[1].color
         assert {mention.person for mention in parse_prompt(shot.marked).mentions} == {1, 2}
     assert [{who.gender for who in shot.script.people} for shot in shots[:3]] == [{"woman", "man"}] * 3
     assert len({who.gender for who in shots[3].script.people}) == 1

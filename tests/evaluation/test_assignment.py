@@ -78,7 +78,7 @@ def test_sides_and_clothes_of_drawn_sentences_are_read():
         script = sample_script(seed, (sample_identity(2 * seed), sample_identity(2 * seed + 1)))
         _, prompt = write_caption(script, seed, looks=seed % 2 == 1)
         assert sides_of(prompt, 2) == (script.side(0), script.side(1))
-        assert garment_colors_of(prompt, 2) == tuple(outfit.colour for outfit in script.outfits)
+        assert garment_colors_of(prompt, 2) == tuple(outfit.color for outfit in script.outfits)
 
 
 def test_faces_from_left_to_right_are_people():
@@ -103,7 +103,7 @@ def test_clothes_assign_where_no_side_is_named():
         assert sides_of(prompt, 2) is None
         assert assign_faces(2, faces[::-1], sample.picture, prompt=prompt) == ((1, 0), "clothes")
         assert assign_faces(2, faces[:1], sample.picture, prompt=prompt) == ((None, None), "clothes")
-        worn = [f"a {outfit.colour} {outfit.garment}" for outfit in sample.script.outfits]
+        worn = [f"a {outfit.color} {outfit.garment}" for outfit in sample.script.outfits]
         assert assign_faces(2, faces, sample.picture, clothes=worn) == ((0, 1), "clothes")
 
 

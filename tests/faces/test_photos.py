@@ -101,7 +101,7 @@ def test_transparency_is_laid_on_white(tmp_path, mode):
 
 @pytest.mark.parametrize("ending", ["gif", "webp", "png"])
 def test_of_an_animation_the_first_frame_is_used(tmp_path, ending):
-    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue", "lime")]
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue", "lime")]
     path = tmp_path / f"moving.{ending}"
     frames[0].save(path, save_all=True, append_images=frames[1:], **({"lossless": True} if ending == "webp" else {}))
     photo = load_photo(path)

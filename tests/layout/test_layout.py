@@ -155,9 +155,9 @@ def test_the_preview_shows_each_box_s_color_and_dash():
     assert picture.shape == (height, width, 3)
     shares = []
     for person, (x0, y0, x1, y1) in enumerate(pixel_boxes(boxes, width, height)):
-        colour = torch.tensor(ImageColor.getrgb(person_color(person))) / 255
+        color = torch.tensor(ImageColor.getrgb(person_color(person))) / 255
         edge = picture[y1 - 1, x0:x1]
-        shares.append(float(((edge - colour).abs().amax(-1) < 0.01).float().mean()))
+        shares.append(float(((edge - color).abs().amax(-1) < 0.01).float().mean()))
         chip = picture[y0 : y0 + 27, x0 : x0 + 27] if person == 0 else picture[y0 : y0 + 27, x1 - 27 : x1]
         assert (chip == 1).all(-1).sum() > 20  # the number, white on the colour
     assert shares[0] == 1

@@ -65,8 +65,8 @@ def test_the_identity_token_takes_the_spherical_mean_and_averages_over_hidden_st
 
 
 def test_the_colour_order_follows_the_adapter(adapter, reference):
-    true_colours = Adapter.from_tensors(adapter.state_dict(), {**AS_RELEASED, "identity_channels": "bgr"})
-    for used, identity in ((adapter, reference.identity_swapped), (true_colours, reference.identity)):
+    true_colors = Adapter.from_tensors(adapter.state_dict(), {**AS_RELEASED, "identity_channels": "bgr"})
+    for used, identity in ((adapter, reference.identity_swapped), (true_colors, reference.identity)):
         expected = used.identity_projection(identity, reference.clip_hidden)
         torch.testing.assert_close(used.identity_token(reference), expected, atol=1e-5, rtol=0)
 

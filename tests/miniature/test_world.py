@@ -20,7 +20,7 @@ from dhumandiff.faces.geometry import crop_face
 from dhumandiff.miniature.world import (
     ACTIONS,
     APART,
-    COLOURS,
+    COLORS,
     GARMENTS,
     SCENE_WORDS,
     SCENES,
@@ -237,11 +237,11 @@ def test_captions_name_both_people_as_the_library_reads_them_without_marks():
         assert firsts[0].start < firsts[1].start
         assert list(parse_prompt(prompt.text).mentions) == firsts
         for k, outfit in enumerate(script.outfits):
-            assert f"{outfit.colour} {outfit.garment}" in prompt.text or f", the {firsts[k].word}" in prompt.text
+            assert f"{outfit.color} {outfit.garment}" in prompt.text or f", the {firsts[k].word}" in prompt.text
             assert f"on the {script.side(k)}" in prompt.text.lower()
-            assert outfit.colour in prompt.text
+            assert outfit.color in prompt.text
         assert any(words in prompt.text.lower() for words in SCENE_WORDS[script.scene])
-        assert script.outfits[0].colour != script.outfits[1].colour
+        assert script.outfits[0].color != script.outfits[1].color
 
 
 def test_captions_never_describe_a_face():
@@ -271,8 +271,8 @@ def test_captions_for_the_base_describe_the_people_in_their_place_in_the_sentenc
         for k, (who, look) in enumerate(zip(script.people, looks_of(script, seed), strict=True), 1):
             words = filter(None, (re.escape(look.before), rf"\w+@{k}", re.escape(look.after)))
             assert re.search(" ".join(words), marked)
-            own = {"age": who.age, "style": who.hair_style, "hair": who.hair_colour, "glasses": who.glasses}
-            own |= {"frame": who.frame_colour, "beard": who.beard, "headband": who.headband}
+            own = {"age": who.age, "style": who.hair_style, "hair": who.hair_color, "glasses": who.glasses}
+            own |= {"frame": who.frame_color, "beard": who.beard, "headband": who.headband}
             own |= {"skin": ("pale", "light", "tan", "brown", "dark")[int(who.skin * 5)]}
             assert look.said.items() <= own.items()
             for name in look.said:
@@ -301,7 +301,7 @@ def test_annotations_are_pairhumans_and_point_at_the_words(seed):
         assert person["object_id"] == k
         assert person["unique_coordinate"] == list(portrait.box)
         assert person["gender"] in ("female", "male")
-        assert sample.script.outfits[k - 1].colour in person["details_of_clothes_and_shoes"]
+        assert sample.script.outfits[k - 1].color in person["details_of_clothes_and_shoes"]
         assert len(person["keypoints"]) == 17
         assert all(0 <= x < 128 and 0 <= y < 96 for x, y, sure in person["keypoints"] if sure)
         assert person["identity"] == sample.script.people[k - 1].name
@@ -328,7 +328,7 @@ def test_every_scene_garment_and_style_can_be_drawn():
         for garment in GARMENTS["woman"]:
             for size in ((128, 96), (64, 64)):
                 pair = [
-                    dataclasses.replace(one, outfit=Outfit(garment, tuple(COLOURS)[len(seen) % 8])) for one in figures()
+                    dataclasses.replace(one, outfit=Outfit(garment, tuple(COLORS)[len(seen) % 8])) for one in figures()
                 ]
                 picture = draw_figures(pair, scene, 1, size=size).picture
                 seen.add(picture.tobytes())

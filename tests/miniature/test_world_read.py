@@ -8,11 +8,11 @@ from PIL import Image, ImageFilter
 from support.refused import refused
 
 from dhumandiff.miniature.world import (
-    COLOURS,
+    COLORS,
     SCENES,
     draw_script,
     people,
-    read_clothing_colour,
+    read_clothing_color,
     read_scene,
     sample_couple,
     sample_pair,
@@ -62,15 +62,15 @@ def pale(picture, chance):
 )
 def test_colours_and_scenes_are_read_as_they_were_drawn(samples, spoil, wanted):
     chance = np.random.default_rng(0)
-    colours, scenes = [], []
+    colors, scenes = [], []
     for sample in samples:
         picture = spoil(sample.picture, chance)
         boxes = [person.face_box for person in sample.people]
         for box, outfit in zip(boxes, sample.script.outfits, strict=True):
-            colours.append(read_clothing_colour(picture, box)[0] == outfit.colour)
+            colors.append(read_clothing_color(picture, box)[0] == outfit.color)
         scenes.append(read_scene(picture, boxes)[0] == sample.script.scene)
-    print(f"{spoil.__name__}: colours {np.mean(colours):.4f}, scenes {np.mean(scenes):.4f} of {COUNT} pictures")
-    assert np.mean(colours) >= wanted
+    print(f"{spoil.__name__}: colours {np.mean(colors):.4f}, scenes {np.mean(scenes):.4f} of {COUNT} pictures")
+    assert np.mean(colors) >= wanted
     assert np.mean(scenes) >= wanted
 
 
@@ -81,7 +81,7 @@ def test_a_box_that_is_a_little_off_changes_little(samples):
     for sample in samples:
         for person, outfit in zip(sample.people, sample.script.outfits, strict=True):
             right.append(
-                read_clothing_colour(sample.picture, person.face_box + chance.normal(0, 2, 4))[0] == outfit.colour
+                read_clothing_color(sample.picture, person.face_box + chance.normal(0, 2, 4))[0] == outfit.color
             )
     assert np.mean(right) >= 0.98
 
@@ -95,7 +95,7 @@ def test_other_sizes_are_read_too(size):
         drawn = draw_script(script, seed, size)
         boxes = [person.face_box for person in drawn.people]
         worn = script.outfits if script.first_is_left else script.outfits[::-1]
-        right += [read_clothing_colour(drawn.picture, box)[0] == w.colour for box, w in zip(boxes, worn, strict=True)]
+        right += [read_clothing_color(drawn.picture, box)[0] == w.color for box, w in zip(boxes, worn, strict=True)]
         right.append(read_scene(drawn.picture, boxes)[0] == script.scene)
     assert np.mean(right) >= 0.97
 
@@ -104,11 +104,11 @@ def test_scores_are_shares_and_fall_where_the_picture_says_nothing(samples):
     sample = samples[0]
     boxes = [person.face_box for person in sample.people]
     box = boxes[0]
-    colour, sure = read_clothing_colour(sample.picture, box)
-    assert colour in COLOURS
+    color, sure = read_clothing_color(sample.picture, box)
+    assert color in COLORS
     assert 0.5 < sure <= 1
     grey = np.random.default_rng(0).integers(0, 256, sample.picture.shape, dtype=np.uint8)
-    assert read_clothing_colour(grey, box)[1] < sure
+    assert read_clothing_color(grey, box)[1] < sure
     scene, certain = read_scene(sample.picture, boxes)
     assert scene in SCENES
     assert 0 <= read_scene(grey, boxes)[1] < certain <= 1
@@ -119,8 +119,8 @@ def test_what_cannot_be_read_is_refused_with_the_reason():
     with refused("picture-of-another-shape", "[96, 128]", "float32"):
         read_scene(np.zeros((96, 128), dtype=np.float32))
     with refused("box-not-clear"):
-        read_clothing_colour(picture, (30, 10, 10, 40))
+        read_clothing_color(picture, (30, 10, 10, 40))
     with refused("no-clothes-in-picture", "128 x 96"):
-        read_clothing_colour(picture, (40, 60, 70, 95))
+        read_clothing_color(picture, (40, 60, 70, 95))
     with refused("no-scene-in-picture"):
         read_scene(picture, [(0, 0, 128, 96)])

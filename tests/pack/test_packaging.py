@@ -148,23 +148,23 @@ def test_the_registry_s_pictures_are_files_of_the_repository_and_of_the_size_it_
     with Image.open(REPOSITORY / name) as picture:
         picture.load()
         width, height = picture.size
-        colours = {f"#{r:02x}{g:02x}{b:02x}" for _, (r, g, b) in picture.convert("RGB").getcolors(1 << 24)}
+        colors = {f"#{r:02x}{g:02x}{b:02x}" for _, (r, g, b) in picture.convert("RGB").getcolors(1 << 24)}
     if field == "Icon":
         assert width == height <= 400
     else:
         assert width * 9 == height * 21
         assert width >= 1000
-    assert set(PERSON_COLORS[:2]) <= colours
+    assert set(PERSON_COLORS[:2]) <= colors
     drawing = (REPOSITORY / name).with_suffix(".svg").read_text()
     assert f'width="{width}" height="{height}"' in drawing
-    assert all(colour in drawing for colour in PERSON_COLORS[:2])
+    assert all(color in drawing for color in PERSON_COLORS[:2])
 
 
 def test_the_icon_shows_two_people_at_the_size_of_a_list():
     with Image.open(REPOSITORY / "assets" / "icon.png") as picture:
         small = picture.convert("RGB").resize((32, 32), Image.Resampling.LANCZOS)
-    for colour in PERSON_COLORS[:2]:
-        away = np.abs(np.asarray(small, int) - list(bytes.fromhex(colour[1:]))).sum(-1)
+    for color in PERSON_COLORS[:2]:
+        away = np.abs(np.asarray(small, int) - list(bytes.fromhex(color[1:]))).sum(-1)
         assert (away < 60).mean() > 1 / 8
 
 

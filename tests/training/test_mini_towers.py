@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dhumandiff.hosts.diffusers.parts import sdxl_tokenizer
-from dhumandiff.miniature.world import COLOURS, SCENES
+from dhumandiff.miniature.world import COLORS, SCENES
 from dhumandiff.miniature.world.looks import LOOKS
 from training.miniature.towers import NOTHING, Sentences, TextEncoders, train_text_encoders
 
@@ -46,7 +46,7 @@ def test_garments_ask_for_their_wearer_s_side_and_a_green_field_for_nothing(said
 
 
 def test_sides_and_garments_ask_who_that_is(said):
-    red, green, blue, white = (list(COLOURS).index(name) for name in ("red", "green", "blue", "white"))
+    red, green, blue, white = (list(COLORS).index(name) for name in ("red", "green", "blue", "white"))
     degrade, gender, order, *looks = said.there
     looks = dict(zip(LOOKS, looks, strict=True))
     assert words_with(said, degrade, 0) == [("right", red), ("left", green), ("suit", red), ("dress", green)]
@@ -75,10 +75,10 @@ def test_a_garment_is_nobody_s_where_both_wear_one_colour():
 
 
 def test_a_sentence_s_end_asks_for_scene_and_both_colours_and_the_empty_sentence_for_nothing(said):
-    colours = list(COLOURS)
+    colors = list(COLORS)
     assert said.answers[:2].tolist() == [
-        [0, colours.index("green"), colours.index("red")],
-        [1, colours.index("blue"), colours.index("white")],
+        [0, colors.index("green"), colors.index("red")],
+        [1, colors.index("blue"), colors.index("white")],
     ]
     assert (said.answers[2] == NOTHING).all()
     assert said.ends[2] == 1

@@ -25,7 +25,7 @@ from training.evaluation.tables import compare, csv_text, groups_of, markdown, s
 RED, GREEN, BLUE = (220, 30, 40), (40, 160, 60), (40, 70, 200)
 
 
-class ColourFaces:
+class ColorFaces:
     """Faces are squares of 20 px on black; who it is, is the colour."""
 
     name = "colours"
@@ -46,12 +46,12 @@ class ColourFaces:
         return vector / np.linalg.norm(vector)
 
 
-def paint(path, *colours, width=120):
+def paint(path, *colors, width=120):
     """A picture with a face of each colour from left to right; None leaves a gap."""
     pixels = np.zeros((40, width, 3), dtype=np.uint8)
-    for place, colour in enumerate(colours):
-        if colour is not None:
-            pixels[0:20, 40 * place : 40 * place + 20] = colour
+    for place, color in enumerate(colors):
+        if color is not None:
+            pixels[0:20, 40 * place : 40 * place + 20] = color
     Image.fromarray(pixels).save(path)
 
 
@@ -67,10 +67,10 @@ LEFT_RIGHT = "A man@1 on the left and a woman@2 on the right."
 
 def cases_of(folder, *pictures, **more):
     lines = []
-    for number, (colours, prompt) in enumerate(pictures):
+    for number, (colors, prompt) in enumerate(pictures):
         name = f"made_{number}.png"
-        if colours is not None:
-            paint(folder / name, *colours)
+        if colors is not None:
+            paint(folder / name, *colors)
         line = {"id": f"c{number}", "prompt": prompt, "references": ["red.png", "green.png"], "picture": name, **more}
         lines.append(json.dumps(line))
     (folder / "cases.jsonl").write_text("\n".join(lines))
@@ -78,7 +78,7 @@ def cases_of(folder, *pictures, **more):
 
 
 def measure(folder, *pictures, **more):
-    return measure_all(cases_of(folder, *pictures, **more), Measurer(ColourFaces()), folder / "scores.jsonl")
+    return measure_all(cases_of(folder, *pictures, **more), Measurer(ColorFaces()), folder / "scores.jsonl")
 
 
 def test_right_swapped_and_undecidable_pairs_are_told_apart(folder):
@@ -150,7 +150,7 @@ def test_pictures_of_any_size_and_kind_are_scored(folder):
     paint(folder / "made_1.png", RED, GREEN, width=400)
     grey = Image.open(folder / "made_0.png").convert("RGBA")
     grey.save(folder / "made_0.png")
-    records = measure_all(cases, Measurer(ColourFaces()), folder / "scores.jsonl")
+    records = measure_all(cases, Measurer(ColorFaces()), folder / "scores.jsonl")
     assert [record["size"] for record in records] == [[120, 40], [400, 40]]
     assert all(record["scores"]["all_right"] for record in records)
 
@@ -158,7 +158,7 @@ def test_pictures_of_any_size_and_kind_are_scored(folder):
 def test_a_run_goes_on_where_it_was_and_measures_again_what_changed(folder):
     cases = cases_of(folder, *[((RED, GREEN), LEFT_RIGHT)] * 4)
     path = folder / "scores.jsonl"
-    counted = Measurer(ColourFaces())
+    counted = Measurer(ColorFaces())
     seen = []
     inner = counted.measure
     counted.measure = lambda case: seen.append(case.name) or inner(case)
@@ -183,11 +183,11 @@ def test_a_run_goes_on_where_it_was_and_measures_again_what_changed(folder):
 def test_a_run_killed_twice_loses_one_line(folder):
     cases = cases_of(folder, *[((RED, GREEN), LEFT_RIGHT)] * 3)
     path = folder / "scores.jsonl"
-    measure_all(cases[:1], Measurer(ColourFaces()), path)
+    measure_all(cases[:1], Measurer(ColorFaces()), path)
     for done in (1, 2):
         with path.open("a") as file:
             file.write('{"id": "c')
-        killed = Measurer(ColourFaces())
+        killed = Measurer(ColorFaces())
         inner = killed.measure
 
         def measure_one(case, inner=inner, last=cases[done]):
@@ -211,7 +211,7 @@ def test_scores_of_others_get_a_column_and_their_errors_set_the_picture_aside(fo
             return picture.mean()
 
     cases = cases_of(folder, ((RED, GREEN), LEFT_RIGHT), ((RED, GREEN), LEFT_RIGHT + " They smile at each other."))
-    fine, failed = measure_all(cases, Measurer(ColourFaces(), scorers=[Brightness()]), folder / "scores.jsonl")
+    fine, failed = measure_all(cases, Measurer(ColorFaces(), scorers=[Brightness()]), folder / "scores.jsonl")
     assert fine["scores"]["brightness"] > 0
     assert "brightness failed with KeyError" in failed["problem"]
     assert "| brightness ↑ |" in markdown([fine])
@@ -232,7 +232,7 @@ def test_groups_are_told_apart_by_their_own_people(folder):
 def test_two_runs_compare_picture_by_picture(folder):
     worse = [(BLUE, GREEN) if number % 2 else (RED, GREEN) for number in range(12)]
     ours = measure(folder, *[((RED, GREEN), LEFT_RIGHT)] * 12)
-    theirs = measure(folder, *[(colours, LEFT_RIGHT) for colours in worse])
+    theirs = measure(folder, *[(colors, LEFT_RIGHT) for colors in worse])
     found = compare(ours, theirs)
     assert found["sim_ref"].pictures == 12
     assert found["sim_ref"].low > 0
@@ -278,7 +278,7 @@ def test_clip_scores_fit_and_the_real_picture(folder, tmp_path):
     transformers.CLIPProcessor(images, sdxl_tokenizer()).save_pretrained(tmp_path / "clip")
     clip = Clip.load(str(tmp_path / "clip"))
     cases = cases_of(folder, ((RED, GREEN), LEFT_RIGHT + " word" * 200), truth="made_0.png")
-    (record,) = measure_all(cases, Measurer(ColourFaces(), clip), folder / "scores.jsonl")
+    (record,) = measure_all(cases, Measurer(ColorFaces(), clip), folder / "scores.jsonl")
     assert record["scores"]["clip_i"] == pytest.approx(1)
     assert -1 <= record["scores"]["clip_t"] <= 1
     with refused("clip-not-loaded", "nothing", error=TrainingError):
@@ -292,7 +292,7 @@ def test_memory_stays_flat_over_thousands_of_pictures(folder):
     paint(folder / "large.png", RED, GREEN)
     Image.open(folder / "large.png").resize((17 * 120, 17 * 40), Image.Resampling.NEAREST).save(folder / "large.png")
 
-    class Large(ColourFaces):
+    class Large(ColorFaces):
         def detect(self, image):
             return super().detect(self._small(image))
 

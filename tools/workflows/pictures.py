@@ -79,7 +79,7 @@ LIMBS = (
     *((1, 0), (0, 14), (14, 16), (0, 15), (15, 17)),
 )
 # Round the colour circle in steps of 20 degrees, as the ControlNets for it were trained.
-COLOURS = (
+COLORS = (
     *((255, 0, 0), (255, 85, 0), (255, 170, 0), (255, 255, 0), (170, 255, 0), (85, 255, 0), (0, 255, 0), (0, 255, 85)),
     *((0, 255, 170), (0, 255, 255), (0, 170, 255), (0, 85, 255), (0, 0, 255), (85, 0, 255), (170, 0, 255)),
     *((255, 0, 255), (255, 0, 170), (255, 0, 85)),
@@ -127,11 +127,11 @@ def poses(people: Sequence[Sequence[tuple[float, float] | None]] = DANCERS, side
         at = [point and tuple(scale * side * value for value in point) for point in points]
         for number, (a, b) in enumerate(LIMBS):
             if at[a] and at[b]:
-                draw.line((*at[a], *at[b]), tuple(round(0.6 * part) for part in COLOURS[number]), scale * 8)
+                draw.line((*at[a], *at[b]), tuple(round(0.6 * part) for part in COLORS[number]), scale * 8)
         for number, point in enumerate(at):
             if point:
                 x, y, r = *point, scale * 5
-                draw.ellipse((x - r, y - r, x + r, y + r), COLOURS[number])
+                draw.ellipse((x - r, y - r, x + r, y + r), COLORS[number])
     return picture.resize((side, side), Image.Resampling.LANCZOS)
 
 

@@ -124,27 +124,27 @@ def _figure(number: int, record: Mapping[str, Any], measures: Mapping[str, Any],
 
 def _box(box: Sequence[float], person: int | None, persons: Sequence[Mapping[str, Any]], height: float) -> str:
     x0, y0, x1, y1 = box
-    colour = "#888" if person is None else person_color(person)
+    color = "#888" if person is None else person_color(person)
     text = "?" if person is None else f"{person + 1}: {persons[person]['sim_ref']:.2f}"
     dash = None if person is None else PERSON_DASHES[person % len(PERSON_DASHES)]
     dashes = f' stroke-dasharray="{2 * dash[0]:g} {2 * dash[1]:g}"' if dash else ""  # the line is 2 px wide
     size = height / 18
     return (
-        f'<rect x="{x0}" y="{y0}" width="{x1 - x0:.1f}" height="{y1 - y0:.1f}" stroke="{colour}"{dashes}/>'
-        f'<text x="{x0}" y="{y0 - size / 4:.1f}" font-size="{size:.1f}" fill="{colour}" stroke="white" '
+        f'<rect x="{x0}" y="{y0}" width="{x1 - x0:.1f}" height="{y1 - y0:.1f}" stroke="{color}"{dashes}/>'
+        f'<text x="{x0}" y="{y0 - size / 4:.1f}" font-size="{size:.1f}" fill="{color}" stroke="white" '
         f'stroke-width="{size / 6:.2f}" paint-order="stroke">{text}</text>'
     )
 
 
 def _person(k: int, person: Mapping[str, Any], photos: Sequence[str], measures: Mapping[str, Any], folder: Path) -> str:
-    colour = person_color(k)
+    color = person_color(k)
     told = {True: "right", False: '<span class="bad">wrong</span>', None: '<span class="quiet">not decidable</span>'}
     figures = "".join(
         f"<div><dt>{html.escape(measure.title)}</dt> <dd>{person[name]:.3g}</dd></div>"
         for name, measure in measures.items()
         if measure.of == "person" and name != "right" and person.get(name) is not None
     )
-    photo = f'<img loading="lazy" src="{_link(photos[0], folder)}" alt="" style="border-color:{colour}">'
+    photo = f'<img loading="lazy" src="{_link(photos[0], folder)}" alt="" style="border-color:{color}">'
     return f'<div class="who">{photo}<div>person {k + 1}: {told[person["right"]]}<dl>{figures}</dl></div></div>'
 
 

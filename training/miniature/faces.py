@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dhumandiff.miniature.faces import ALIGNED, SEEN, SIDE, STRIDE, UNIT, Detector, Recogniser, align_face
+from dhumandiff.miniature.faces import ALIGNED, SEEN, SIDE, STRIDE, UNIT, Detector, Recognizer, align_face
 
 from .autoencoder import picture_of, pixels_of
 from .fit import fit
 from .renders import Renders
 
-__all__ = ["degrade", "faces_of", "through_autoencoder", "train_detector", "train_recogniser"]
+__all__ = ["degrade", "faces_of", "through_autoencoder", "train_detector", "train_recognizer"]
 
 SCALE, MARGIN = 24.0, 0.25
 """Of CosFace (arXiv 1801.09414)."""
@@ -51,12 +51,12 @@ def train_detector(folder: Path, pictures: Renders, people: Renders, steps: int,
     return model
 
 
-def train_recogniser(
+def train_recognizer(
     folder: Path, name: str, crops: np.ndarray, labels: Tensor, steps: int, width: int, seed: int, batch: int = 128
-) -> Recogniser:
+) -> Recognizer:
     """crops [N, 64, 64, 3] uint8, aligned; labels [N]. CosFace over all people."""
     torch.manual_seed(seed)
-    model = Recogniser(width)
+    model = Recognizer(width)
     centres = nn.Parameter(torch.randn(int(labels.max()) + 1, 512) * 0.05)
     both = nn.ModuleDict({"model": model, "centres": nn.ParameterList([centres])})
 

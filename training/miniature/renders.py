@@ -108,7 +108,7 @@ def describe_picture(script: Script, seed: int) -> dict[str, Any]:
     return {
         "caption": write_caption(script, seed, looks=True)[1].text,
         "scene": script.scene,
-        "colours": [outfit.colour for outfit in script.outfits],
+        "colours": [outfit.color for outfit in script.outfits],
         "sides": [script.side(k) for k in (0, 1)],
         "genders": [who.gender for who in script.people],
         "looks": [look.said for look in looks_of(script, seed)],

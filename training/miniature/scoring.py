@@ -31,7 +31,7 @@ from dhumandiff.miniature.world import (
     draw_reference,
     draw_script,
     people,
-    read_clothing_colour,
+    read_clothing_color,
     read_scene,
     sample_script,
     write_caption,
@@ -270,7 +270,7 @@ def _by_sentence(faces: Sequence[Face], script: Script) -> tuple[Face, Face]:
 def _as_written(picture: np.ndarray, placed: Sequence[Face], script: Script) -> tuple[list[bool], bool]:
     """Whether each person's colour, and the scene, are as written; what cannot be read is not."""
     clothes = [
-        _reads(read_clothing_colour, outfit.colour, picture, face.box)
+        _reads(read_clothing_color, outfit.color, picture, face.box)
         for face, outfit in zip(placed, script.outfits, strict=True)
     ]
     return clothes, _reads(read_scene, script.scene, picture, [face.box for face in placed])

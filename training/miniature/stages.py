@@ -92,14 +92,14 @@ def _detector(folder: Path) -> None:
     save_part("detector", detector.state_dict(), folder / "weights")
 
 
-def _recogniser(folder: Path) -> None:
+def _recognizer(folder: Path) -> None:
     from dhumandiff.miniature.weights import save_part
 
-    from .faces import faces_of, train_recogniser
+    from .faces import faces_of, train_recognizer
     from .renders import Renders
 
     crops, labels = faces_of(Renders(folder / "people_recogniser"), Renders(folder / "meetings_recogniser"))
-    model = train_recogniser(folder, "recogniser", crops, labels, 1100, 24, 4)
+    model = train_recognizer(folder, "recogniser", crops, labels, 1100, 24, 4)
     save_part("recogniser", model.state_dict(), folder / "weights")
 
 
@@ -107,12 +107,12 @@ def _judge(folder: Path) -> None:
     from dhumandiff.miniature.base import mini_vae
     from dhumandiff.miniature.weights import save_part
 
-    from .faces import faces_of, through_autoencoder, train_recogniser
+    from .faces import faces_of, through_autoencoder, train_recognizer
     from .renders import Renders
 
     people, pair_images = Renders(folder / "people_judge"), Renders(folder / "meetings_judge")
     crops, labels = faces_of(people, pair_images, through_autoencoder(mini_vae(), pair_images))
-    model = train_recogniser(folder, "judge", crops, labels, 1000, 32, 5)
+    model = train_recognizer(folder, "judge", crops, labels, 1000, 32, 5)
     save_part("judge", model.state_dict(), folder / "weights")
 
 
@@ -190,7 +190,7 @@ STAGES: dict[str, Stage] = {
     "crowd_judge": Stage((), _identities("judge", OTHERS, 8000), 4, "draw the judge's people"),
     "judge": Stage(("crowd_judge", "autoencoder"), _judge, 15, "train the judge"),
     "crowd_recogniser": Stage((), _identities("recogniser", OTHERS, 8000), 4, "draw the recogniser's people"),
-    "recogniser": Stage(("crowd_recogniser",), _recogniser, 11, "train the recogniser"),
+    "recogniser": Stage(("crowd_recogniser",), _recognizer, 11, "train the recogniser"),
     "towers": Stage(("pictures",), _towers, 7, "train the text towers"),
     "detector": Stage(("pictures", "crowd_train"), _detector, 6, "train the face detector"),
     "data": Stage((), _data, 3, "write the adapter's data set"),

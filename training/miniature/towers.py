@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from dhumandiff.hosts.diffusers.parts import sdxl_tokenizer
 from dhumandiff.miniature.base import TEXT_WIDTHS, build_text_encoders, compact_vocabulary
 from dhumandiff.miniature.weights import save_part
-from dhumandiff.miniature.world import COLOURS, GARMENTS, SCENES
+from dhumandiff.miniature.world import COLORS, GARMENTS, SCENES
 from dhumandiff.miniature.world.looks import LOOKS
 from dhumandiff.tokenizer import END
 
@@ -37,9 +37,9 @@ __all__ = ["Sentences", "TextEncoders", "hide_words", "save_text_encoders", "tra
 BATCH = 64
 NOTHING = -100
 """Where cross entropy asks nothing."""
-ENDS = (len(SCENES), len(COLOURS), len(COLOURS))
+ENDS = (len(SCENES), len(COLORS), len(COLORS))
 SIDES, GENDERS = ("left", "right"), ("woman", "man")
-ABOUT = (len(COLOURS), len(GENDERS), 2, *map(len, LOOKS.values()))
+ABOUT = (len(COLORS), len(GENDERS), 2, *map(len, LOOKS.values()))
 """How many answers there are to what is asked about a person: clothes, gender, whether named first, and looks."""
 AT_WORDS = 2.0
 """Weight of what is asked at the words."""
@@ -73,15 +73,15 @@ class Sentences:
             torch.tensor(tokenizer(captions, padding="max_length", max_length=77, truncation=True)["input_ids"])
             for tokenizer in (sdxl_tokenizer(), sdxl_tokenizer(second=True))
         )  # they differ in padding
-        colours, scenes = list(COLOURS), list(SCENES)
-        word = {name: _token(name) for name in (*colours, *SIDES)}
+        colors, scenes = list(COLORS), list(SCENES)
+        word = {name: _token(name) for name in (*colors, *SIDES)}
         garments = torch.tensor([_token(name) for name in sorted(set(chain.from_iterable(GARMENTS.values())))])
         side, there = torch.full_like(low, NOTHING), torch.full((len(ABOUT), *low.shape), NOTHING)
         answers = torch.full((len(captions), 3), NOTHING)
         for n, one in enumerate(told):
             who = [one["sides"].index(name) for name in SIDES]
             worn = [one["colours"][k] for k in who]
-            answers[n] = torch.tensor([scenes.index(one["scene"]), *(colours.index(name) for name in worn)])
+            answers[n] = torch.tensor([scenes.index(one["scene"]), *(colors.index(name) for name in worn)])
             garment = torch.isin(low[n], garments) & (worn[0] != worn[1])  # else it is not clear whose it is
             for place, (k, name) in enumerate(zip(who, SIDES, strict=True)):
                 own = garment & (low[n].roll(1) == word[worn[place]])

@@ -3,25 +3,25 @@
     pool = people("train", 2000)                      # people who look clearly different
     sample = sample_pair(7, sample_couple(7, pool))   # picture, sentence, annotation, masks, faces, references
     write_dataset("world", range(10_000), pool)       # as files, for `python -m training prepare`
-    colour, score = read_clothing_colour(sample.picture, sample.people[0].face_box)
+    color, score = read_clothing_color(sample.picture, sample.people[0].face_box)
 
 A person is an `Identity`: a face, which stays from picture to picture. Pose, expression, light, clothes, action and
 scene vary apart from it. No torch, no files: PIL and NumPy only. `python -m dhumandiff.miniature.world --help` draws a sheet.
 """
 
-from .body import ACTIONS, COLOURS, GARMENTS, Outfit
+from .body import ACTIONS, COLORS, GARMENTS, Outfit
 from .caption import SCENE_WORDS, Script, write_caption
 from .dataset import write_dataset
 from .identity import APART, SPLITS, Identity, distance, features, people, sample_identity
 from .picture import SIZE, Drawn, Figure, Portrait, draw_figures, draw_reference
-from .read import read_clothing_colour, read_scene
+from .read import read_clothing_color, read_scene
 from .sample import Sample, draw_script, sample_couple, sample_pair, sample_script
 from .scene import SCENES
 
 __all__ = [
     "ACTIONS",
     "APART",
-    "COLOURS",
+    "COLORS",
     "GARMENTS",
     "SCENES",
     "SCENE_WORDS",
@@ -40,7 +40,7 @@ __all__ = [
     "draw_script",
     "features",
     "people",
-    "read_clothing_colour",
+    "read_clothing_color",
     "read_scene",
     "sample_couple",
     "sample_identity",

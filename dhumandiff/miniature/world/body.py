@@ -9,11 +9,11 @@ import numpy as np
 
 from ...errors import DHumanDiffError
 from .identity import Identity
-from .pen import Colour, Frame, Pen, Points, mix, tint
+from .pen import Color, Frame, Pen, Points, mix, tint
 
 __all__ = [
     "ACTIONS",
-    "COLOURS",
+    "COLORS",
     "GARMENTS",
     "Build",
     "Outfit",
@@ -23,7 +23,7 @@ __all__ = [
     "draw_hood",
 ]
 
-COLOURS: dict[str, Colour] = {
+COLORS: dict[str, Color] = {
     "red": (208, 44, 50),
     "yellow": (248, 205, 58),
     "green": (52, 146, 82),
@@ -33,7 +33,7 @@ COLOURS: dict[str, Colour] = {
     "white": (246, 245, 242),
     "black": (46, 45, 52),
 }
-"""The eight colours of clothes, in plain light."""
+"""The eight colors of clothes, in plain light."""
 
 GARMENTS: dict[str, tuple[str, ...]] = {
     "woman": ("dress", "shirt", "suit", "hoodie", "sweater"),
@@ -45,10 +45,10 @@ ACTIONS = ("arms down", "waving", "holding flowers", "holding a cup", "arms cros
 
 @dataclass(frozen=True)
 class Outfit:
-    """A garment ("shirt", "dress", "suit", "hoodie", "sweater") in one of the eight colours."""
+    """A garment ("shirt", "dress", "suit", "hoodie", "sweater") in one of the eight colors."""
 
     garment: str
-    colour: str
+    color: str
 
     def __post_init__(self) -> None:
         if self.garment not in GARMENTS["woman"]:
@@ -56,9 +56,9 @@ class Outfit:
                 f"There is no garment {self.garment!r}; there are {', '.join(GARMENTS['woman'])}.",
                 code="unknown-garment",
             )
-        if self.colour not in COLOURS:
+        if self.color not in COLORS:
             raise DHumanDiffError(
-                f"There are no {self.colour!r} clothes; the colours are {', '.join(COLOURS)}.", code="unknown-color"
+                f"There are no {self.color!r} clothes; the colours are {', '.join(COLORS)}.", code="unknown-color"
             )
 
 
@@ -84,9 +84,9 @@ class Build:
 def draw_hood(pen: Pen, frame: Frame, who: Identity, outfit: Outfit) -> None:
     """What of a garment lies behind the neck."""
     if outfit.garment == "hoodie":
-        b, colour = Build.of(who), tint(COLOURS[outfit.colour], 0.80)
+        b, color = Build.of(who), tint(COLORS[outfit.color], 0.80)
         half = [(b.neck + 0.42, 1.05), (b.neck + 0.56, 1.34), (b.neck + 0.30, 1.60)]
-        pen.curve(frame, [(0, 1.0), *half, (0, 1.66), *[(-x, y) for x, y in half[::-1]]], colour)
+        pen.curve(frame, [(0, 1.0), *half, (0, 1.66), *[(-x, y) for x, y in half[::-1]]], color)
 
 
 def draw_body(pen: Pen, frame: Frame, who: Identity, outfit: Outfit, action: str, outer: int) -> np.ndarray:
@@ -95,7 +95,7 @@ def draw_body(pen: Pen, frame: Frame, who: Identity, outfit: Outfit, action: str
     Returns the joints [6, 2] px of shoulders, elbows, wrists (each left then right, as the viewer sees them).
     """
     b = Build.of(who)
-    skin, cloth = who.skin_rgb, COLOURS[outfit.colour]
+    skin, cloth = who.skin_rgb, COLORS[outfit.color]
     joints = {s: _arm(b, s, action, outer) for s in (-1, 1)}
     bare = outfit.garment == "dress"
     # Arms that hang stay behind the torso's edge; those that do something come before it.
@@ -112,7 +112,7 @@ def draw_body(pen: Pen, frame: Frame, who: Identity, outfit: Outfit, action: str
         if before[s]:
             _draw_arm(pen, frame, b, joints[s], skin, cloth, bare)
     if action == "holding flowers":
-        _bouquet(pen, frame, outfit.colour)
+        _bouquet(pen, frame, outfit.color)
     return frame([joints[s][i] for i in range(3) for s in (-1, 1)])
 
 
@@ -123,10 +123,10 @@ def draw_arm_behind(
     b = Build.of(who)
     start = (inner * (b.shoulder - b.arm), b.top + 0.24)
     elbow = (inner * (b.shoulder + 0.35), b.top + 0.42)
-    _draw_arm(pen, frame, b, [start, elbow, target], who.skin_rgb, COLOURS[outfit.colour], outfit.garment == "dress")
+    _draw_arm(pen, frame, b, [start, elbow, target], who.skin_rgb, COLORS[outfit.color], outfit.garment == "dress")
 
 
-def draw_hand_on(pen: Pen, frame: Frame, partner: Identity, side: int, skin: Colour) -> None:
+def draw_hand_on(pen: Pen, frame: Frame, partner: Identity, side: int, skin: Color) -> None:
     """The fingers of somebody else's hand on this figure's shoulder."""
     b = Build.of(partner)
     x, y = side * (b.shoulder - 0.16), b.top + 0.26
@@ -172,7 +172,7 @@ def _arm(b: Build, s: int, action: str, outer: int) -> list[tuple[float, float]]
     return [start, (s * (x - 0.02), 2.75), (s * (x + 0.03), 3.75)]
 
 
-def _draw_arm(pen: Pen, frame: Frame, b: Build, joints: Points, skin: Colour, cloth: Colour, bare: bool) -> None:
+def _draw_arm(pen: Pen, frame: Frame, b: Build, joints: Points, skin: Color, cloth: Color, bare: bool) -> None:
     (x0, y0), (x1, y1), (x2, y2) = joints
     length = float(np.hypot(x2 - x1, y2 - y1)) or 1.0
     dx, dy = (x2 - x1) / length, (y2 - y1) / length
@@ -186,7 +186,7 @@ def _draw_arm(pen: Pen, frame: Frame, b: Build, joints: Points, skin: Colour, cl
         pen.stroke(frame, [(x0, y0), (x0 + (x1 - x0) * 0.24, y0 + (y1 - y0) * 0.24)], 2.25 * b.arm, sleeve)
 
 
-def _torso(pen: Pen, frame: Frame, b: Build, skin: Colour, cloth: Colour, outfit: Outfit, who: Identity) -> None:
+def _torso(pen: Pen, frame: Frame, b: Build, skin: Color, cloth: Color, outfit: Outfit, who: Identity) -> None:
     fold = tint(cloth, 0.84)
     x, y, n = b.shoulder, b.top, b.neck
     pen.polygon(frame, [(-n, 0.55), (n, 0.55), (n + 0.05, y + 0.1), (-n - 0.05, y + 0.1)], skin)
@@ -210,7 +210,7 @@ def _torso(pen: Pen, frame: Frame, b: Build, skin: Colour, cloth: Colour, outfit
 
 
 def _dress(pen: Pen, frame: Frame, b: Build, outfit: Outfit, who: Identity, waist: float) -> None:
-    cloth = COLOURS[outfit.colour]
+    cloth = COLORS[outfit.color]
     edge = tint(cloth, 0.72)
     y, n = b.top, b.neck
     skin = who.skin_rgb
@@ -221,12 +221,12 @@ def _dress(pen: Pen, frame: Frame, b: Build, outfit: Outfit, who: Identity, wais
 
 
 def _suit(pen: Pen, frame: Frame, b: Build, outfit: Outfit, who: Identity, waist: float) -> None:
-    cloth = COLOURS[outfit.colour]
+    cloth = COLORS[outfit.color]
     fold, edge = tint(cloth, 0.84), tint(cloth, 0.72)
     y, n = b.top, b.neck
     skin = who.skin_rgb
-    inside = (176, 206, 240) if outfit.colour == "white" else (250, 250, 250)
-    tie = (150, 30, 48) if outfit.colour in ("black", "white", "blue") else (44, 44, 60)
+    inside = (176, 206, 240) if outfit.color == "white" else (250, 250, 250)
+    tie = (150, 30, 48) if outfit.color in ("black", "white", "blue") else (44, 44, 60)
     pen.polygon(frame, [(-n - 0.06, y - 0.26), (n + 0.06, y - 0.26), (0.0, 2.72)], inside)
     if who.gender == "man":
         pen.polygon(
@@ -252,18 +252,18 @@ def _suit(pen: Pen, frame: Frame, b: Build, outfit: Outfit, who: Identity, waist
             (s * 0.36, y + 0.46),
             (0, 2.74),
         ]
-        pen.polygon(frame, lapel, tint(cloth, 1.10) if outfit.colour == "black" else fold)
+        pen.polygon(frame, lapel, tint(cloth, 1.10) if outfit.color == "black" else fold)
     pen.stroke(frame, [(0, 2.72), (0.02, 4.2)], 0.04, edge)
     pen.oval(frame, 0.10, 2.95, 0.055, 0.055, edge)
 
 
 def _shirt(pen: Pen, frame: Frame, b: Build, outfit: Outfit, who: Identity, waist: float) -> None:
-    cloth = COLOURS[outfit.colour]
+    cloth = COLORS[outfit.color]
     fold, edge = tint(cloth, 0.84), tint(cloth, 0.72)
     y, n = b.top, b.neck
     skin = who.skin_rgb
     pen.polygon(frame, [(-n - 0.02, y - 0.30), (n + 0.02, y - 0.30), (0.0, y + 0.22)], skin)
-    light = tint(cloth, 1.16) if outfit.colour != "white" else fold
+    light = tint(cloth, 1.16) if outfit.color != "white" else fold
     for s in (-1, 1):
         pen.polygon(
             frame, [(s * n, y - 0.40), (s * (n + 0.24), y - 0.12), (s * (n + 0.02), y + 0.24), (0, y + 0.14)], light
@@ -274,7 +274,7 @@ def _shirt(pen: Pen, frame: Frame, b: Build, outfit: Outfit, who: Identity, wais
 
 
 def _hoodie(pen: Pen, frame: Frame, b: Build, outfit: Outfit, who: Identity, waist: float) -> None:
-    cloth = COLOURS[outfit.colour]
+    cloth = COLORS[outfit.color]
     fold = tint(cloth, 0.84)
     y, n = b.top, b.neck
     for s in (-1, 1):
@@ -287,13 +287,13 @@ def _hoodie(pen: Pen, frame: Frame, b: Build, outfit: Outfit, who: Identity, wai
             (s * (n - 0.02), y - 0.06),
         ]
         pen.curve(frame, roll, fold)
-        cord = (240, 240, 240) if outfit.colour != "white" else (150, 150, 160)
+        cord = (240, 240, 240) if outfit.color != "white" else (150, 150, 160)
         pen.stroke(frame, [(s * 0.17, y + 0.36), (s * 0.20, y + 0.95)], 0.055, cord)
     pen.curve(frame, [(-0.62, 2.75), (0.62, 2.75), (0.80, 3.3), (0.80, 4.0), (-0.80, 4.0), (-0.80, 3.3)], fold)
 
 
 def _sweater(pen: Pen, frame: Frame, b: Build, outfit: Outfit, who: Identity, waist: float) -> None:
-    cloth = COLOURS[outfit.colour]
+    cloth = COLORS[outfit.color]
     fold = tint(cloth, 0.84)
     x, y, n = b.shoulder, b.top, b.neck
     skin = who.skin_rgb
@@ -315,7 +315,7 @@ _GARMENTS: dict[str, Callable[[Pen, Frame, Build, Outfit, Identity, float], None
 """What makes a garment of a torso in plain cloth."""
 
 
-_FLOWERS: tuple[Colour, ...] = ((255, 246, 240), (255, 190, 90), (250, 130, 150), (255, 246, 240), (250, 130, 150))
+_FLOWERS: tuple[Color, ...] = ((255, 246, 240), (255, 190, 90), (250, 130, 150), (255, 246, 240), (250, 130, 150))
 
 
 def _bouquet_stems(pen: Pen, frame: Frame) -> None:
@@ -326,11 +326,11 @@ def _bouquet_stems(pen: Pen, frame: Frame) -> None:
 def _bouquet(pen: Pen, frame: Frame, cloth: str) -> None:
     leaf = (104, 170, 84) if cloth == "green" else (70, 140, 76)
     pen.oval(frame, 0, 2.28, 0.46, 0.34, leaf)
-    for (x, y), colour in zip(
+    for (x, y), color in zip(
         ((-0.28, 2.32), (0.28, 2.32), (0.0, 2.42), (-0.15, 2.08), (0.16, 2.10)), _FLOWERS, strict=True
     ):
-        pen.oval(frame, x, y, 0.175, 0.165, colour)
-        pen.oval(frame, x, y, 0.06, 0.06, (226, 150, 50) if colour[1] > 200 else mix(colour, (255, 255, 255), 0.5))
+        pen.oval(frame, x, y, 0.175, 0.165, color)
+        pen.oval(frame, x, y, 0.06, 0.06, (226, 150, 50) if color[1] > 200 else mix(color, (255, 255, 255), 0.5))
 
 
 def _cup(pen: Pen, frame: Frame, wrist: tuple[float, float]) -> None:

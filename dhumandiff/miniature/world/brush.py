@@ -6,14 +6,14 @@ from math import cos, pi, sin
 
 from .dice import Dice
 from .identity import Identity
-from .pen import Colour, Frame, Pen, Points, mix, tint
+from .pen import Color, Frame, Pen, Points, mix, tint
 from .shape import Shape
 
 __all__ = ["Brush"]
 
 
 class Brush:
-    """Pen, frame, face and colours of one head of hair, so that styles read as shapes."""
+    """Pen, frame, face and colors of one head of hair, so that styles read as shapes."""
 
     def __init__(self, pen: Pen, frame: Frame, shape: Shape, who: Identity) -> None:
         self.pen, self.frame, self.who = pen, frame, who
@@ -25,18 +25,16 @@ class Brush:
         self.light = mix(self.main, (255, 240, 215), 0.22)
         self.dice = Dice("hair", who.gender, who.seed)
 
-    def fill(self, points: Points, colour: Colour | None = None) -> None:
-        self.pen.curve(self.frame, points, colour or self.main)
+    def fill(self, points: Points, color: Color | None = None) -> None:
+        self.pen.curve(self.frame, points, color or self.main)
 
-    def oval(self, x: float, y: float, rx: float, ry: float, colour: Colour | None = None) -> None:
-        self.pen.oval(self.frame, x, y, rx, ry, colour or self.main)
+    def oval(self, x: float, y: float, rx: float, ry: float, color: Color | None = None) -> None:
+        self.pen.oval(self.frame, x, y, rx, ry, color or self.main)
 
-    def stroke(self, points: Points, width: float, colour: Colour, end: float | None = None) -> None:
-        self.pen.stroke(self.frame, points, width, colour, end)
+    def stroke(self, points: Points, width: float, color: Color, end: float | None = None) -> None:
+        self.pen.stroke(self.frame, points, width, color, end)
 
-    def cap(
-        self, hairline: Points, lift: float | None = None, drop: float = 0.05, colour: Colour | None = None
-    ) -> None:
+    def cap(self, hairline: Points, lift: float | None = None, drop: float = 0.05, color: Color | None = None) -> None:
         """Hair over the skull, from one temple to the other; `hairline` runs from the right temple to the left."""
         w, up = self.w, self.lift if lift is None else lift
         # `drop` is how far down it reaches before the ears. Doubled points make the corners there.
@@ -57,7 +55,7 @@ class Brush:
                 *hairline,
                 (-w + 0.05, drop - 0.06),
             ],
-            colour,
+            color,
         )
 
     def gloss(self, y: float = -0.86) -> None:

@@ -64,7 +64,7 @@ def category(script: Script) -> str:
 
 def _is_wedding(script: Script) -> bool:
     worn = {
-        who.gender: (outfit.garment, outfit.colour) for who, outfit in zip(script.people, script.outfits, strict=True)
+        who.gender: (outfit.garment, outfit.color) for who, outfit in zip(script.people, script.outfits, strict=True)
     }
     return worn.get("woman") == ("dress", "white") and worn.get("man", ("",))[0] == "suit"
 
@@ -79,7 +79,7 @@ def write_caption(script: Script, seed: int, looks: bool = False) -> tuple[str, 
     first, second = _nouns(script, dice)
     place = dice.pick(SCENE_WORDS[script.scene])
     sides = [f"on the {script.side(k)}" for k in (0, 1)]
-    worn = [f"a {outfit.colour} {outfit.garment}" for outfit in script.outfits]
+    worn = [f"a {outfit.color} {outfit.garment}" for outfit in script.outfits]
     described = looks_of(script, seed) if looks else (Looks(), Looks())
     a, b = (
         " ".join(filter(None, (look.before, f"{noun[0]}@{k + 1}", look.after)))

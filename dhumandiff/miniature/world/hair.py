@@ -130,7 +130,7 @@ def _knot_back(b: Brush) -> None:
 
 def _knot(b: Brush) -> None:
     # Shaved sides under the knot.
-    b.cap(b.back_combed(-0.6), 0.0, colour=mix(b.who.skin_rgb, b.main, 0.45))
+    b.cap(b.back_combed(-0.6), 0.0, color=mix(b.who.skin_rgb, b.main, 0.45))
     w = b.w
     half = [(w * 0.80, -0.62), (w * 0.62, -0.98), (w * 0.2, -1.14)]
     b.fill([*half, *[(-x, y) for x, y in half[::-1]], (-w * 0.4, -0.66), (0, -0.70), (w * 0.4, -0.66)])

@@ -10,7 +10,7 @@ import numpy as np
 from . import hair
 from .dice import Dice
 from .identity import EYES, FRAMES, METALS, Identity
-from .pen import CIRCLE, Colour, Frame, Pen, mix, tint
+from .pen import CIRCLE, Color, Frame, Pen, mix, tint
 from .shape import Light, Pose, Shape
 
 __all__ = ["draw_hair_behind", "draw_head", "head_frame", "landmarks"]
@@ -83,7 +83,7 @@ def draw_head(pen: Pen, frame: Frame, who: Identity, pose: Pose, light: Light) -
             pen.oval(frame, s * (shape.width + 0.06), y, 0.085, 0.10, METALS[who.earrings])
 
 
-def _shade(pen: Pen, frame: Frame, outline: np.ndarray, colour: Colour, light: Light) -> None:
+def _shade(pen: Pen, frame: Frame, outline: np.ndarray, color: Color, light: Light) -> None:
     """A crescent of shadow along the side away from the light."""
     away = -1 if light.side > 0 else 1
     half = outline[(outline[:, 0] * away >= -1e-6)]
@@ -91,7 +91,7 @@ def _shade(pen: Pen, frame: Frame, outline: np.ndarray, colour: Colour, light: L
     depth = (0.10 + 0.16 * abs(light.side)) * np.sin(np.clip((half[:, 1] + 1.0) / 2.0, 0, 1) * np.pi) ** 0.7
     inner = half - np.stack((away * depth, np.zeros_like(depth)), 1)
     inner[:, 0] = np.where(inner[:, 0] * away < 0, 0, inner[:, 0])
-    pen.polygon(frame, np.concatenate((half, inner[::-1])), colour)
+    pen.polygon(frame, np.concatenate((half, inner[::-1])), color)
 
 
 def _skin_marks(pen: Pen, frame: Frame, shape: Shape, who: Identity) -> None:
@@ -102,11 +102,11 @@ def _skin_marks(pen: Pen, frame: Frame, shape: Shape, who: Identity) -> None:
         pen.oval(frame, s * shape.width * 0.62, cheek, 0.16, 0.105, blush)
     if who.freckles:
         dots = Dice("freckles", who.seed)
-        colour = mix(skin, (150, 76, 40), 0.55)
+        color = mix(skin, (150, 76, 40), 0.55)
         for s in (-1, 1):
             for i in range(5):
                 x = s * (0.16 + 0.095 * i)
-                pen.oval(frame, x, cheek - 0.09 + dots.between(-0.07, 0.07), 0.034, 0.034, colour)
+                pen.oval(frame, x, cheek - 0.09 + dots.between(-0.07, 0.07), 0.034, 0.034, color)
     if who.mole:
         pen.oval(frame, who.part * shape.mouth * 1.25, shape.mouth_y - 0.12, 0.045, 0.045, (70, 44, 36))
     if who.age in ("middle", "old"):
@@ -245,7 +245,7 @@ def _eyes(pen: Pen, frame: Frame, shape: Shape, who: Identity, pose: Pose) -> No
         h = r * 0.80 * squint
         pen.oval(frame, x, y, r, h, (252, 251, 248))
         look = x + 0.05 * pose.yaw
-        pen.oval(frame, look, y + 0.008, r * 0.60, min(r * 0.68, h), EYES[who.eye_colour])
+        pen.oval(frame, look, y + 0.008, r * 0.60, min(r * 0.68, h), EYES[who.eye_color])
         pen.oval(frame, look, y + 0.008, r * 0.30, min(r * 0.34, h), (24, 20, 24))
         pen.oval(frame, look - r * 0.2, y - h * 0.34, r * 0.15, r * 0.15, (255, 255, 255))
         arch = [
@@ -261,22 +261,22 @@ def _eyes(pen: Pen, frame: Frame, shape: Shape, who: Identity, pose: Pose) -> No
 
 
 def _brows(pen: Pen, frame: Frame, shape: Shape, who: Identity, expression: str) -> None:
-    colour = tint(who.hair_rgb, 0.72)
-    if who.hair_colour in ("platinum", "white"):
-        colour = mix(colour, (140, 120, 100), 0.4)
+    color = tint(who.hair_rgb, 0.72)
+    if who.hair_color in ("platinum", "white"):
+        color = mix(color, (140, 120, 100), 0.4)
     thick = 0.045 + 0.085 * who.brow_thickness
     lift = 0.03 if expression == "laugh" else 0.0
     slope = 0.06 * who.brow_angle
     for s in (-1, 1):
         x, y, r = s * shape.eye_x, shape.brow_y - lift, shape.eye + 0.05
         points = [(x - s * (r - 0.05), y + slope * 0.8), (x, y - 0.035), (x + s * r, y + 0.03 - slope * 0.4)]
-        pen.stroke(frame, points, thick, colour, thick * 0.55)
+        pen.stroke(frame, points, thick, color, thick * 0.55)
 
 
 def _glasses(pen: Pen, frame: Frame, shape: Shape, who: Identity) -> None:
     if who.glasses == "none":
         return
-    colour = FRAMES[who.frame_colour]
+    color = FRAMES[who.frame_color]
     r = max(shape.eye + 0.075, 0.215)
     y = shape.eye_y + 0.02
     for s in (-1, 1):
@@ -288,7 +288,7 @@ def _glasses(pen: Pen, frame: Frame, shape: Shape, who: Identity) -> None:
             half = [(r + 0.03 - c, -h), (r + 0.03, c - h), (r, h - 1.6 * c), (r - 1.6 * c, h)]
             edge = np.array([*half, *[(-a, b) for a, b in half[::-1]]])
         temple = [(abs(x) + r - 0.02, y - 0.05), (shape.width + 0.02, y - 0.02)]
-        pen.stroke(frame, [(s * a, b) for a, b in temple], 0.06, colour)
-        pen.ring(frame, edge, (x, y), 0.075, colour)
+        pen.stroke(frame, [(s * a, b) for a, b in temple], 0.06, color)
+        pen.ring(frame, edge, (x, y), 0.075, color)
     inner = shape.eye_x * 1.04 - r
-    pen.stroke(frame, [(-inner - 0.02, y - 0.03), (0, y - 0.08), (inner + 0.02, y - 0.03)], 0.07, colour)
+    pen.stroke(frame, [(-inner - 0.02, y - 0.03), (0, y - 0.08), (inner + 0.02, y - 0.03)], 0.07, color)

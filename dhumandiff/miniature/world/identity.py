@@ -14,7 +14,7 @@ import numpy as np
 
 from ...errors import DHumanDiffError
 from .dice import Dice
-from .pen import Colour, mix, tint
+from .pen import Color, mix, tint
 
 __all__ = [
     "APART",
@@ -42,8 +42,8 @@ APART = 1.0
 
 AGES = {"child": 0.13, "young": 0.42, "middle": 0.25, "old": 0.20}
 
-_SKIN: tuple[Colour, ...] = ((255, 231, 214), (247, 208, 176), (226, 173, 130), (176, 120, 82), (116, 76, 54))
-HAIR: dict[str, Colour] = {
+_SKIN: tuple[Color, ...] = ((255, 231, 214), (247, 208, 176), (226, 173, 130), (176, 120, 82), (116, 76, 54))
+HAIR: dict[str, Color] = {
     "black": (38, 33, 40),
     "dark brown": (80, 52, 40),
     "brown": (128, 84, 52),
@@ -61,7 +61,7 @@ HAIR: dict[str, Colour] = {
 }
 _NATURAL = {"black": 5, "dark brown": 5, "brown": 4, "auburn": 3, "ginger": 3, "blond": 5, "platinum": 2}
 _DYED = {"pink": 1, "blue": 1, "teal": 1, "violet": 1, "red": 1}
-EYES: dict[str, Colour] = {
+EYES: dict[str, Color] = {
     "brown": (92, 58, 36),
     "dark": (44, 34, 34),
     "hazel": (146, 104, 44),
@@ -69,14 +69,14 @@ EYES: dict[str, Colour] = {
     "blue": (62, 124, 206),
     "grey": (118, 134, 150),
 }
-LIPS: dict[str, Colour] = {
+LIPS: dict[str, Color] = {
     "natural": (0, 0, 0),  # made from the skin
     "rose": (214, 92, 108),
     "red": (200, 36, 54),
     "plum": (140, 50, 92),
     "coral": (240, 110, 88),
 }
-FRAMES: dict[str, Colour] = {
+FRAMES: dict[str, Color] = {
     "black": (36, 34, 40),
     "brown": (120, 70, 38),
     "red": (198, 40, 52),
@@ -84,14 +84,14 @@ FRAMES: dict[str, Colour] = {
     "gold": (206, 158, 60),
     "white": (244, 244, 240),
 }
-BANDS: dict[str, Colour] = {
+BANDS: dict[str, Color] = {
     "red": (222, 50, 64),
     "yellow": (252, 208, 66),
     "blue": (48, 112, 216),
     "green": (60, 170, 104),
     "white": (250, 248, 244),
 }
-METALS: dict[str, Colour] = {"gold": (236, 190, 70), "silver": (214, 220, 228), "coral": (238, 96, 90)}
+METALS: dict[str, Color] = {"gold": (236, 190, 70), "silver": (214, 220, 228), "coral": (238, 96, 90)}
 
 _WOMEN = {
     "long": 4,
@@ -138,11 +138,11 @@ class Identity:
     face_length: float
     jaw: float  # pointed to broad
     hair_style: str
-    hair_colour: str
+    hair_color: str
     hair_tone: float
     hair_volume: float
     part: int  # on which side hair is parted and a mole sits, -1 or 1
-    eye_colour: str
+    eye_color: str
     eye_size: float
     eye_distance: float
     brow_thickness: float
@@ -151,14 +151,14 @@ class Identity:
     nose_width: float
     mouth_width: float
     lip_fullness: float
-    lip_colour: str
+    lip_color: str
     beard: str
     glasses: str
-    frame_colour: str
+    frame_color: str
     freckles: bool
     mole: bool
     earrings: str  # "none", or a metal
-    headband: str  # "none", or a colour
+    headband: str  # "none", or a color
 
     @property
     def name(self) -> str:
@@ -166,22 +166,22 @@ class Identity:
         return f"{self.seed:06d}{self.gender[0]}"
 
     @property
-    def skin_rgb(self) -> Colour:
-        """The colour of the skin in plain light."""
+    def skin_rgb(self) -> Color:
+        """The color of the skin in plain light."""
         at = self.skin * (len(_SKIN) - 1)
         low = min(int(at), len(_SKIN) - 2)
         base = mix(_SKIN[low], _SKIN[low + 1], at - low)
         return mix(base, (236, 150, 130) if self.undertone < 0 else (232, 186, 96), 0.14 * abs(self.undertone))
 
     @property
-    def hair_rgb(self) -> Colour:
-        """The colour of the hair in plain light."""
-        return tint(HAIR[self.hair_colour], 0.88 + 0.24 * self.hair_tone)
+    def hair_rgb(self) -> Color:
+        """The color of the hair in plain light."""
+        return tint(HAIR[self.hair_color], 0.88 + 0.24 * self.hair_tone)
 
     @property
-    def lip_rgb(self) -> Colour:
-        """The colour of the lips."""
-        return mix(self.skin_rgb, (176, 52, 60), 0.5) if self.lip_colour == "natural" else LIPS[self.lip_colour]
+    def lip_rgb(self) -> Color:
+        """The color of the lips."""
+        return mix(self.skin_rgb, (176, 52, 60), 0.5) if self.lip_color == "natural" else LIPS[self.lip_color]
 
 
 def sample_identity(seed: int, gender: Gender | None = None) -> Identity:
@@ -203,13 +203,13 @@ def sample_identity(seed: int, gender: Gender | None = None) -> Identity:
     style = dice.pick(_WOMEN if woman else _MEN)
     if child:
         style = {"bald": "bowl", "receding": "side part", "mohawk": "spiky"}.get(style, style)
-    colour = dice.pick(_NATURAL)
+    color = dice.pick(_NATURAL)
     if old:
-        colour = dice.pick({"grey": 4, "white": 4, colour: 1})
+        color = dice.pick({"grey": 4, "white": 4, color: 1})
     elif not child and dice.chance(0.2 if woman else 0.1):
-        colour = dice.pick(_DYED)
+        color = dice.pick(_DYED)
     elif age == "middle" and dice.chance(0.2):
-        colour = "grey"
+        color = "grey"
     beards = {"none": 5, "stubble": 2, "full": 3, "goatee": 2, "moustache": 2}
     return Identity(
         seed=seed,
@@ -221,12 +221,12 @@ def sample_identity(seed: int, gender: Gender | None = None) -> Identity:
         face_length=dice.between(0, 1),
         jaw=min(1.0, max(0.0, dice.near(0.4 if woman else 0.65, 0.5))),
         hair_style=style,
-        hair_colour=colour,
+        hair_color=color,
         hair_tone=dice.between(0, 1),
         hair_volume=dice.between(0, 1),
         part=dice.side(),
         # Dark skin with light eyes is rare among people, and so it is here.
-        eye_colour=dice.pick({"brown": 3, "dark": 3, "hazel": 2} if skin > 0.65 else dict.fromkeys(EYES, 1)),
+        eye_color=dice.pick({"brown": 3, "dark": 3, "hazel": 2} if skin > 0.65 else dict.fromkeys(EYES, 1)),
         eye_size=dice.between(0, 1),
         eye_distance=dice.between(0, 1),
         brow_thickness=dice.between(0, 0.7) if woman else dice.between(0.25, 1),
@@ -235,12 +235,12 @@ def sample_identity(seed: int, gender: Gender | None = None) -> Identity:
         nose_width=dice.between(0, 1),
         mouth_width=dice.between(0, 1),
         lip_fullness=dice.between(0.25, 1) if woman else dice.between(0, 0.6),
-        lip_colour="natural"
+        lip_color="natural"
         if child or not woman
         else dice.pick({"natural": 3, "rose": 2, "red": 2, "plum": 1, "coral": 2}),
         beard="none" if woman or child else dice.pick(beards),
         glasses=dice.pick({"none": 13, "round": 2, "square": 2} if child else {"none": 9, "round": 4, "square": 4}),
-        frame_colour=dice.pick({"black": 4, "brown": 2, "red": 2, "blue": 2, "gold": 2, "white": 1}),
+        frame_color=dice.pick({"black": 4, "brown": 2, "red": 2, "blue": 2, "gold": 2, "white": 1}),
         freckles=dice.chance(0.35 if skin < 0.5 else 0.1),
         mole=dice.chance(0.15),
         earrings=dice.pick({"none": 3, "gold": 2, "silver": 2, "coral": 1} if woman else {"none": 12, "gold": 1}),
@@ -248,7 +248,7 @@ def sample_identity(seed: int, gender: Gender | None = None) -> Identity:
     )
 
 
-# How much of the picture a hair style fills with its colour: a bald head's hair colour shows in the brows only.
+# How much of the picture a hair style fills with its color: a bald head's hair color shows in the brows only.
 _HAIR_MASS = {"bald": 0.05, "buzz": 0.4, "receding": 0.4, "mohawk": 0.5, "afro": 1.3, "long": 1.3, "wavy": 1.3}
 _AGE_SHOWS = {"child": 0.0, "young": 0.35, "middle": 0.5, "old": 1.0}
 
@@ -263,21 +263,21 @@ def features(identity: Identity) -> np.ndarray:
     def kind(value: str, kinds: Iterable[str], weight: float) -> list[float]:
         return [weight / 2**0.5 * (value == other) for other in kinds]
 
-    def colour(rgb: Colour, weight: float) -> list[float]:
+    def color(rgb: Color, weight: float) -> list[float]:
         return [weight * value / 128 for value in rgb]
 
     mass = _HAIR_MASS.get(identity.hair_style, 1.0)
     glasses = identity.glasses != "none"
     return np.array(
         [
-            *colour(identity.skin_rgb, 1.5),
-            *colour(identity.hair_rgb, 1.2 * mass),
+            *color(identity.skin_rgb, 1.5),
+            *color(identity.hair_rgb, 1.2 * mass),
             *kind(identity.hair_style, STYLES, 1.2),
             *kind(identity.beard, BEARDS, 1.0),
             *kind(identity.glasses, GLASSES, 1.0),
-            *(colour(FRAMES[identity.frame_colour], 0.3) if glasses else [0, 0, 0]),
-            *colour(EYES[identity.eye_colour], 0.3),
-            *colour(identity.lip_rgb, 0.3),
+            *(color(FRAMES[identity.frame_color], 0.3) if glasses else [0, 0, 0]),
+            *color(EYES[identity.eye_color], 0.3),
+            *color(identity.lip_rgb, 0.3),
             0.6 * _AGE_SHOWS[identity.age],
             0.8 * identity.face_width,
             0.6 * identity.face_length,
@@ -296,7 +296,7 @@ def features(identity: Identity) -> np.ndarray:
             0.2 * identity.mole,
             0.4 * (identity.earrings != "none"),
             0.5 * (identity.headband != "none"),
-            *(colour(BANDS[identity.headband], 0.4) if identity.headband != "none" else [0, 0, 0]),
+            *(color(BANDS[identity.headband], 0.4) if identity.headband != "none" else [0, 0, 0]),
         ]
     )
 

@@ -28,7 +28,7 @@ _HAIR_WORDS: dict[str, str] = {
     "receding": "thin {} hair",
     "mohawk": "a {} mohawk",
 }
-"""Words for each hair style, with room for the colour."""
+"""Words for each hair style, with room for the color."""
 
 _GLASSES_WORDS = {"round": "round {} glasses", "square": "square {} glasses"}
 _BEARDS = {"stubble": "stubble", "full": "a full beard", "goatee": "a goatee", "moustache": "a moustache"}
@@ -50,7 +50,7 @@ LOOKS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Looks:
-    """Words that go before the noun ("old tan"), and after it ("with long grey hair and a moustache"); either may be "".
+    """Words that go before the noun ("old tan"), and after it ("with long gray hair and a moustache"); either may be "".
 
     said: what they say, by the names of `LOOKS`.
     """
@@ -69,11 +69,11 @@ def describe(who: Identity, dice: Dice, most: int = 3) -> Looks:
     if dice.chance(0.7):
         said["skin"] = _SKINS[min(int(who.skin * len(_SKINS)), len(_SKINS) - 1)]
         before.append(said["skin"])
-    hair = {"style": who.hair_style} | ({} if who.hair_style == "bald" else {"hair": who.hair_colour})
-    traits = [(_HAIR_WORDS[who.hair_style].format(who.hair_colour), hair)]
+    hair = {"style": who.hair_style} | ({} if who.hair_style == "bald" else {"hair": who.hair_color})
+    traits = [(_HAIR_WORDS[who.hair_style].format(who.hair_color), hair)]
     if who.glasses != "none":
-        glasses = {"glasses": who.glasses, "frame": who.frame_colour}
-        traits.append((_GLASSES_WORDS[who.glasses].format(who.frame_colour), glasses))
+        glasses = {"glasses": who.glasses, "frame": who.frame_color}
+        traits.append((_GLASSES_WORDS[who.glasses].format(who.frame_color), glasses))
     if who.beard != "none":
         traits.append((_BEARDS[who.beard], {"beard": who.beard}))
     if who.headband != "none":

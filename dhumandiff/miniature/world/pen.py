@@ -1,6 +1,6 @@
 """A vector pen: smooth shapes in a frame of one's own, drawn large and shrunk, so that edges are soft.
 
-Every shape is drawn twice: in its colour, and in the number of whom it belongs to. The second picture becomes the
+Every shape is drawn twice: in its color, and in the number of whom it belongs to. The second picture becomes the
 persons' masks, so a mask is exactly what is seen of a person, whoever stands in front.
 """
 
@@ -13,27 +13,27 @@ from math import cos, pi, radians, sin
 import numpy as np
 from PIL import Image, ImageDraw
 
-__all__ = ["CIRCLE", "Colour", "Frame", "Pen", "Points", "closed", "mix", "opened", "tint"]
+__all__ = ["CIRCLE", "Color", "Frame", "Pen", "Points", "closed", "mix", "opened", "tint"]
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 Points = Sequence[tuple[float, float]]
 
 _STEPS = 5  # straight pieces between two control points of a curve
 
 
-def mix(first: Colour, second: Colour, share: float) -> Colour:
-    """A colour between two: `share` 0 is the first, 1 the second."""
+def mix(first: Color, second: Color, share: float) -> Color:
+    """A color between two: `share` 0 is the first, 1 the second."""
     red, green, blue = (round(a + (b - a) * share) for a, b in zip(first, second, strict=True))
     return red, green, blue
 
 
-def tint(colour: Colour, factor: float) -> Colour:
+def tint(color: Color, factor: float) -> Color:
     """Darker (`factor` below 1, a little towards blue, as shadows are) or lighter (above 1)."""
     if factor >= 1:
-        return mix(colour, (255, 250, 240), min(factor - 1, 1.0))
+        return mix(color, (255, 250, 240), min(factor - 1, 1.0))
     weights = (1.0, 1.03, 0.9)
     red, green, blue = (
-        round(value * (1 - (1 - factor) * weight)) for value, weight in zip(colour, weights, strict=True)
+        round(value * (1 - (1 - factor) * weight)) for value, weight in zip(color, weights, strict=True)
     )
     return red, green, blue
 
@@ -120,29 +120,29 @@ class Pen:
         self.owner = 0
         self._paint, self._note = ImageDraw.Draw(self.image), ImageDraw.Draw(self.owners)
 
-    def polygon(self, frame: Frame, points: np.ndarray | Points, colour: Colour) -> None:
+    def polygon(self, frame: Frame, points: np.ndarray | Points, color: Color) -> None:
         """Fill straight-edged points."""
         flat = (frame(points) * self.oversampling).ravel().tolist()
-        self._paint.polygon(flat, fill=colour)
+        self._paint.polygon(flat, fill=color)
         if self.owner:
             self._note.polygon(flat, fill=self.owner)
 
-    def curve(self, frame: Frame, points: Points, colour: Colour) -> None:
+    def curve(self, frame: Frame, points: Points, color: Color) -> None:
         """Fill the smooth closed curve through control points."""
-        self.polygon(frame, closed(points), colour)
+        self.polygon(frame, closed(points), color)
 
-    def oval(self, frame: Frame, x: float, y: float, rx: float, ry: float, colour: Colour) -> None:
+    def oval(self, frame: Frame, x: float, y: float, rx: float, ry: float, color: Color) -> None:
         """Fill an ellipse."""
-        self.polygon(frame, CIRCLE * (rx, ry) + (x, y), colour)
+        self.polygon(frame, CIRCLE * (rx, ry) + (x, y), color)
 
-    def ring(self, frame: Frame, points: np.ndarray, middle: tuple[float, float], width: float, colour: Colour) -> None:
+    def ring(self, frame: Frame, points: np.ndarray, middle: tuple[float, float], width: float, color: Color) -> None:
         """Draw the outline of a convex shape around (0, 0) of its own, `points` [N, 2], moved to `middle`."""
         reach = np.hypot(points[:, :1], points[:, 1:])
         outer, inner = points * (1 + width / 2 / reach), points * (1 - width / 2 / reach)
         # Out and back in one polygon: where it overlaps itself, it is not filled.
-        self.polygon(frame, np.concatenate((outer, outer[:1], inner[:1], inner[::-1])) + middle, colour)
+        self.polygon(frame, np.concatenate((outer, outer[:1], inner[:1], inner[::-1])) + middle, color)
 
-    def stroke(self, frame: Frame, points: Points, width: float, colour: Colour, end: float | None = None) -> None:
+    def stroke(self, frame: Frame, points: Points, width: float, color: Color, end: float | None = None) -> None:
         """A smooth line with round ends through control points, from `width` to `end` (units) thick."""
         path = opened(points) if len(points) > 2 else np.asarray(points, dtype=float)
         pieces = path[1:] - path[:-1]
@@ -154,15 +154,15 @@ class Pen:
         far = _HALF @ (np.stack((along[-1], across[-1])) * radius[-1]) + path[-1]
         near = _HALF @ (np.stack((-along[0], -across[0])) * radius[0]) + path[0]
         # One side, the far cap, back along the other side, the near cap.
-        self.polygon(frame, np.concatenate((path - side, far, (path + side)[::-1], near)), colour)
+        self.polygon(frame, np.concatenate((path - side, far, (path + side)[::-1], near)), color)
 
-    def gradient(self, top: float, bottom: float, colours: Sequence[Colour]) -> None:
-        """Fill the whole width between two heights (shares of the picture) with colours running downwards."""
+    def gradient(self, top: float, bottom: float, colors: Sequence[Color]) -> None:
+        """Fill the whole width between two heights (shares of the picture) with colors running downwards."""
         y0, y1 = round(top * self.image.height), round(bottom * self.image.height)
         if y1 <= y0:
             return
-        at = np.linspace(0, len(colours) - 1, y1 - y0)
-        column = np.stack([np.interp(at, range(len(colours)), channel) for channel in zip(*colours, strict=True)], -1)
+        at = np.linspace(0, len(colors) - 1, y1 - y0)
+        column = np.stack([np.interp(at, range(len(colors)), channel) for channel in zip(*colors, strict=True)], -1)
         strip = Image.fromarray(np.ascontiguousarray(column[:, None].round().astype(np.uint8)))
         self.image.paste(strip.resize((self.image.width, y1 - y0), Image.Resampling.NEAREST), (0, y0))
 

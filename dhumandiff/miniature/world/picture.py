@@ -139,14 +139,14 @@ def draw_figures(
 def draw_reference(who: Identity, seed: int, size: int = REFERENCE_SIZE) -> Drawn:
     """A photo of one person alone: head and neck in a square, plain background, pose, light, clothes by the seed.
 
-    The geometry is that of the released example references: the face box spans 0.60 to 0.65 of the side and its centre
+    The geometry is that of the released example references: the face box spans 0.60 to 0.65 of the side and its center
     lies at 0.65 to 0.68 of the height, up to a little play (docs/method.md#reference-pictures).
     """
     if not 16 <= size <= 4096:
         raise ImageError(f"A drawn reference is 16 to 4096 px wide, not {size}.", code="drawn-size-out-of-range")
     dice = Dice("reference", who.name, seed)
     pose, light = sample_pose(dice, 0.8), sample_light(dice)
-    outfit = Outfit(dice.pick(body.GARMENTS[who.gender]), dice.pick(tuple(body.COLOURS)))
+    outfit = Outfit(dice.pick(body.GARMENTS[who.gender]), dice.pick(tuple(body.COLORS)))
     pen = Pen(size, size, _oversampling(size))
     draw_plain(pen, dice.number(1_000_000))
     shape = Shape.of(who)

@@ -1,8 +1,8 @@
-"""Reading a picture back by rule: which colour somebody wears, which scene it is. For judging generated pictures.
+"""Reading a picture back by rule: which color somebody wears, which scene it is. For judging generated pictures.
 
-Both compare with what the world itself draws, so there is nothing to tune: a torso with the eight colours in light and
+Both compare with what the world itself draws, so there is nothing to tune: a torso with the eight colors in light and
 shadow, a background with a few drawings of each scene. Soft edges, noise and missing detail change little, because
-only colours of broad areas count.
+only colors of broad areas count.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import numpy as np
 from PIL import Image
 
 from ...errors import ImageError
-from .body import COLOURS
+from .body import COLORS
 from .picture import draw_figures
 from .scene import SCENES
 
-__all__ = ["read_clothing_colour", "read_scene"]
+__all__ = ["read_clothing_color", "read_scene"]
 
 _SHADES = (1.04, 0.92, 0.80)  # a cloth in the light, plain, and in its folds
-_BRIGHTNESS = 0.6  # how much lightness counts against colour: light varies it most
+_BRIGHTNESS = 0.6  # how much lightness counts against color: light varies it most
 _GRID = (16, 12)  # cells of a picture in which scenes are compared
 _EXAMPLES = 12  # drawings of each scene to compare with
 
@@ -32,15 +32,15 @@ def _opponent(rgb: np.ndarray) -> np.ndarray:
     return np.stack(((r + g + b) / 3 * _BRIGHTNESS, r - g, (r + g) / 2 - b), -1)
 
 
-_NAMES = tuple(COLOURS)
-_CLOTH = np.stack([_opponent(np.array(list(COLOURS.values()), dtype=np.float32) * shade) for shade in _SHADES])
+_NAMES = tuple(COLORS)
+_CLOTH = np.stack([_opponent(np.array(list(COLORS.values()), dtype=np.float32) * shade) for shade in _SHADES])
 
 
-def read_clothing_colour(picture: np.ndarray, face_box: Sequence[float] | np.ndarray) -> tuple[str, float]:
-    """The colour of what the person with this face wears: (one of `COLOURS`, score 0..1).
+def read_clothing_color(picture: np.ndarray, face_box: Sequence[float] | np.ndarray) -> tuple[str, float]:
+    """The color of what the person with this face wears: (one of `COLOURS`, score 0..1).
 
     Each px of the torso, left and right of its middle (where buttons, ties and flowers are), votes for the nearest
-    colour; the score is the share of votes.
+    color; the score is the share of votes.
 
     Args:
         picture: [H, W, 3] uint8 RGB.
@@ -59,7 +59,7 @@ def read_clothing_colour(picture: np.ndarray, face_box: Sequence[float] | np.nda
         patch = picture[rows, slice(*np.clip((round(ends[0]), round(ends[1])), 0, width))]
         if patch.size:
             apart = np.linalg.norm(_opponent(patch)[..., None, None, :] - _CLOTH, axis=-1).min(-2)
-            # Soft votes: a px between two colours counts for both.
+            # Soft votes: a px between two colors counts for both.
             weight = np.exp(-apart / 14)
             votes += (weight / (weight.sum(-1, keepdims=True) + 1e-4)).sum((0, 1))
     if votes.sum() == 0:
@@ -75,7 +75,7 @@ def read_clothing_colour(picture: np.ndarray, face_box: Sequence[float] | np.nda
 def read_scene(picture: np.ndarray, face_boxes: Sequence[Sequence[float] | np.ndarray] = ()) -> tuple[str, float]:
     """The scene behind the people: (one of `SCENES`, score 0..1, 0 when two are equally near or none is).
 
-    What head and body of a face cover is left out; the rest is compared, cell by cell and up to the colour of the
+    What head and body of a face cover is left out; the rest is compared, cell by cell and up to the color of the
     light, with drawings of every scene.
     """
     picture = _checked(picture)

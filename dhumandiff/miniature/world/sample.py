@@ -11,7 +11,7 @@ import numpy as np
 
 from ...errors import DHumanDiffError
 from ...prompts import parse_prompt
-from .body import ACTIONS, COLOURS, GARMENTS, Outfit
+from .body import ACTIONS, COLORS, GARMENTS, Outfit
 from .caption import Script, category, write_caption
 from .dice import Dice
 from .identity import Identity, sample_identity
@@ -62,18 +62,18 @@ def sample_couple(seed: int, pool: Sequence[Identity]) -> tuple[Identity, Identi
 
 
 def sample_script(seed: int, people: tuple[Identity, Identity]) -> Script:
-    """What the seed's picture of two people shows: two outfits of different colours, actions, the scene, who is left."""
+    """What the seed's picture of two people shows: two outfits of different colors, actions, the scene, who is left."""
     first, second = people
     if first == second:
         raise DHumanDiffError(f"A picture of two people needs two, not {first.name} twice.", code="same-person-twice")
     dice = Dice("script", seed)
-    colours = tuple(COLOURS)
-    one = dice.number(len(colours))
-    two = (one + 1 + dice.number(len(colours) - 1)) % len(colours)
-    worn = [Outfit(dice.pick(GARMENTS[who.gender]), colours[c]) for who, c in zip(people, (one, two), strict=True)]
+    colors = tuple(COLORS)
+    one = dice.number(len(colors))
+    two = (one + 1 + dice.number(len(colors) - 1)) % len(colors)
+    worn = [Outfit(dice.pick(GARMENTS[who.gender]), colors[c]) for who, c in zip(people, (one, two), strict=True)]
     adults = all(who.age != "child" for who in people)
     if adults and first.gender != second.gender and dice.chance(0.15):
-        groom = Outfit("suit", dice.pick([c for c in colours if c != "white"]))
+        groom = Outfit("suit", dice.pick([c for c in colors if c != "white"]))
         worn = [Outfit("dress", "white") if who.gender == "woman" else groom for who in people]
     actions = [dice.pick({name: 3 if name == "arms down" else 1 for name in ACTIONS}) for _ in people]
     if actions[0] == actions[1] == "arm around":
@@ -190,7 +190,7 @@ def _annotation(
                     "identity": script.people[k].name,
                     "side": script.side(k),
                     "garment": script.outfits[k].garment,
-                    "colour": script.outfits[k].colour,
+                    "colour": script.outfits[k].color,
                     "face_box": _rounded(portraits[k].face_box),
                     "landmarks": _rounded(portraits[k].landmarks),
                 }
@@ -207,12 +207,12 @@ def _person(script: Script, k: int, portrait: Portrait) -> dict[str, Any]:
     who, outfit = script.people[k], script.outfits[k]
     worn = []
     if who.glasses != "none":
-        worn.append(f"{who.glasses} {who.frame_colour} glasses")
+        worn.append(f"{who.glasses} {who.frame_color} glasses")
     if who.earrings != "none":
         worn.append(f"{who.earrings} earrings")
     if who.headband != "none":
         worn.append(f"a {who.headband} headband")
-    traits = [f"{who.eye_colour} eyes"]
+    traits = [f"{who.eye_color} eyes"]
     if who.beard != "none":
         traits.append({"full": "full beard"}.get(who.beard, who.beard))
     traits += ["freckles"] * who.freckles + ["a mole"] * who.mole
@@ -223,11 +223,11 @@ def _person(script: Script, k: int, portrait: Portrait) -> dict[str, Any]:
         "age_group": _AGES[who.age],
         "unique_coordinate": list(portrait.box),
         "facial_traits": ", ".join(traits),
-        "hair_detail": "bald" if who.hair_style == "bald" else f"{who.hair_colour}, {who.hair_style}",
+        "hair_detail": "bald" if who.hair_style == "bald" else f"{who.hair_color}, {who.hair_style}",
         "skin_tone": tone,
         "action": script.actions[k],
         "expression": "smiling" if script.both_smile else "",
-        "details_of_clothes_and_shoes": f"a {outfit.colour} {outfit.garment}",
+        "details_of_clothes_and_shoes": f"a {outfit.color} {outfit.garment}",
         "accessories": ", ".join(worn),
         "keypoints": _rounded(portrait.keypoints),
         "identity": who.name,

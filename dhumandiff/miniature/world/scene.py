@@ -1,6 +1,6 @@
-"""Where people stand: eight scenes, clearly different by colour and by shape. A share of the height is the unit.
+"""Where people stand: eight scenes, clearly different by color and by shape. A share of the height is the unit.
 
-Between and above two people little of a scene is seen, so each has its colours in broad bands and something upright.
+Between and above two people little of a scene is seen, so each has its colors in broad bands and something upright.
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .dice import Dice
-from .pen import Colour, Frame, Pen, mix, tint
+from .pen import Color, Frame, Pen, mix, tint
 
 __all__ = ["PLAIN", "SCENES", "draw_plain", "draw_scene"]
 
-PLAIN: tuple[Colour, ...] = (
+PLAIN: tuple[Color, ...] = (
     (226, 232, 236),
     (214, 226, 214),
     (236, 224, 210),
@@ -31,35 +31,35 @@ class _View:
         self.frame = Frame((0.0, 0.0), float(pen.height))
         self.aspect = pen.width / pen.height
 
-    def sky(self, *colours: Colour, top: float = 0.0, bottom: float = 1.0) -> None:
-        self.pen.gradient(top, bottom, colours)
+    def sky(self, *colors: Color, top: float = 0.0, bottom: float = 1.0) -> None:
+        self.pen.gradient(top, bottom, colors)
 
-    def oval(self, x: float, y: float, rx: float, ry: float, colour: Colour) -> None:
-        self.pen.oval(self.frame, x, y, rx, ry, colour)
+    def oval(self, x: float, y: float, rx: float, ry: float, color: Color) -> None:
+        self.pen.oval(self.frame, x, y, rx, ry, color)
 
-    def poly(self, points: list[tuple[float, float]], colour: Colour) -> None:
-        self.pen.polygon(self.frame, points, colour)
+    def poly(self, points: list[tuple[float, float]], color: Color) -> None:
+        self.pen.polygon(self.frame, points, color)
 
-    def box(self, x0: float, y0: float, x1: float, y1: float, colour: Colour) -> None:
-        self.poly([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], colour)
+    def box(self, x0: float, y0: float, x1: float, y1: float, color: Color) -> None:
+        self.poly([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], color)
 
-    def line(self, points: list[tuple[float, float]], width: float, colour: Colour, end: float | None = None) -> None:
-        self.pen.stroke(self.frame, points, width, colour, end)
+    def line(self, points: list[tuple[float, float]], width: float, color: Color, end: float | None = None) -> None:
+        self.pen.stroke(self.frame, points, width, color, end)
 
-    def hill(self, height: float, swing: float, colour: Colour) -> None:
+    def hill(self, height: float, swing: float, color: Color) -> None:
         """Land from a wavy line down."""
         a, d = self.aspect, self.dice
         ridge = [(a * i / 4, height + d.between(-swing, swing)) for i in range(-1, 6)]
-        self.pen.curve(self.frame, [(-a, 1.6), *ridge, (2 * a, 1.6)], colour)
+        self.pen.curve(self.frame, [(-a, 1.6), *ridge, (2 * a, 1.6)], color)
 
     def spots(self) -> list[float]:
         """Where something upright is seen: left of, between, and right of two people (x)."""
         a, d = self.aspect, self.dice
         return [a * d.between(0.02, 0.07), a * d.between(0.46, 0.54), a * d.between(0.93, 0.98)]
 
-    def cloud(self, x: float, y: float, size: float, colour: Colour) -> None:
+    def cloud(self, x: float, y: float, size: float, color: Color) -> None:
         for dx, dy, r in ((-0.9, 0.1, 0.5), (0.0, -0.1, 0.7), (0.85, 0.1, 0.48), (0.0, 0.25, 0.6)):
-            self.oval(x + dx * size, y + dy * size, 1.2 * r * size, 0.62 * r * size, colour)
+            self.oval(x + dx * size, y + dy * size, 1.2 * r * size, 0.62 * r * size, color)
 
 
 def _beach(v: _View) -> None:
@@ -244,9 +244,9 @@ def _field(v: _View) -> None:
     v.hill(0.74, 0.02, (92, 164, 58))
     for _ in range(34):
         x, y = v.dice.between(0, v.aspect), v.dice.between(0.56, 0.98)
-        colour = v.dice.pick(((240, 70, 70), (255, 226, 80), (255, 255, 255), (240, 70, 70)))
+        color = v.dice.pick(((240, 70, 70), (255, 226, 80), (255, 255, 255), (240, 70, 70)))
         r = 0.011 + 0.014 * (y - 0.5)
-        v.oval(x, y, r, r, colour)
+        v.oval(x, y, r, r, color)
 
 
 def _night(v: _View) -> None:
@@ -291,5 +291,5 @@ def draw_scene(pen: Pen, kind: str, seed: int) -> None:
 
 def draw_plain(pen: Pen, seed: int) -> None:
     """Fill the picture with the plain background of a reference photo."""
-    colour = Dice("plain", seed).pick(PLAIN)
-    pen.gradient(0, 1, (tint(colour, 1.06), tint(colour, 0.9)))
+    color = Dice("plain", seed).pick(PLAIN)
+    pen.gradient(0, 1, (tint(color, 1.06), tint(color, 0.9)))

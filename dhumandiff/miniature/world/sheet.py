@@ -49,12 +49,12 @@ def _pair(seed: int, zoom: int, boxes: bool) -> Image.Image:
     for k, portrait in enumerate(sample.people):
         if not boxes:
             break
-        colour = person_color(k)
+        color = person_color(k)
         box = [float(value) * zoom for value in portrait.face_box]
         draw_box(draw, box, k, 1)
-        draw.text((box[0] + 3, box[1] + 1), str(k + 1), fill=colour, font=_font(14))
+        draw.text((box[0] + 3, box[1] + 1), str(k + 1), fill=color, font=_font(14))
         for x, y in portrait.landmarks * zoom:
-            draw.ellipse([x - 2, y - 2, x + 2, y + 2], fill=colour)
+            draw.ellipse([x - 2, y - 2, x + 2, y + 2], fill=color)
     side = picture.height // 2
     photos = [_large(photos[0].picture, side / photos[0].picture.shape[0]) for photos in sample.references]
     tile = Image.new("RGB", (picture.width + side + _GAP, picture.height + _TEXT), "white")
