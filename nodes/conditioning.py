@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
@@ -12,6 +12,11 @@ from ..dhumandiff.methods.paired.settings import CascadeSettings
 from ..dhumandiff.references.reference import same_person_warning
 from .comfy.patch import apply_people
 from .comfy.schema import ADVANCED, AdapterType, ReferenceType, schema, tell
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..dhumandiff.references import FaceReference
 
 DURING: dict[str, tuple[float, float] | None] = {
     "start and end": None,
@@ -129,19 +134,19 @@ class DHDApplyPair(io.ComfyNode):
         cls,
         model: Any,
         adapter: Any,
-        reference_1: Any,
+        reference_1: FaceReference,
         strength: float,
         strength_1: float,
         strength_2: float,
         start: float,
         end: float,
-        reference_2: Any = None,
-        mask_1: Any = None,
-        mask_2: Any = None,
+        reference_2: FaceReference | None = None,
+        mask_1: Tensor | None = None,
+        mask_2: Tensor | None = None,
         cascade: str = "off",
         scene_strength: float = SCENE_STRENGTH,
         focus_share: float = FOCUS_FRACTION,
-        focus: Any = None,
+        focus: Tensor | None = None,
         during: str = "start and end",
     ) -> io.NodeOutput:
         start, end = DURING[during] or (start, end)

@@ -12,6 +12,7 @@ import latent_preview
 import torch
 import torch.nn.functional as F
 from comfy_api.latest import io, ui
+from torch import Tensor
 
 from ..dhumandiff.methods.paired.cascade import FACE_STRENGTH, FOCUS_FRACTION, SCENE_STRENGTH
 from ..dhumandiff.methods.paired.settings import MODES, CascadeSettings
@@ -72,7 +73,7 @@ def make_guider(
     negative: Any,
     cfg: float,
     settings: CascadeSettings,
-    focus: Any,
+    focus: Tensor | None,
 ) -> CascadeGuider:
     """A guider with everything set, which says on the node what it is at."""
     guider = CascadeGuider(model)
@@ -117,7 +118,7 @@ class DHDCascadeGuider(io.ComfyNode):
         face_strength: float,
         focus_share: float,
         mode: str,
-        focus: Any = None,
+        focus: Tensor | None = None,
     ) -> io.NodeOutput:
         settings = CascadeSettings(mode, scene_strength, face_strength, focus_fraction=focus_share)
         return io.NodeOutput(make_guider(cls, model, positive, negative, cfg, settings, focus))
@@ -199,7 +200,7 @@ class DHDCascadeKSampler(io.ComfyNode):
         face_strength: float,
         focus_share: float,
         mode: str,
-        focus: Any = None,
+        focus: Tensor | None = None,
     ) -> io.NodeOutput:
         settings = CascadeSettings(mode, scene_strength, face_strength, focus_fraction=focus_share)
         guider = make_guider(cls, model, positive, negative, cfg, settings, focus)
