@@ -197,7 +197,8 @@ def score_picture(
             )
     if people == 0:
         raise DHumanDiffError(
-            "A picture is scored against the people it should show; give one reference or more.", code="no-reference"
+            "A picture is scored against the people it should show; give one reference or more.",
+            code="no-reference-to-score",
         )
     faces = np.asarray(faces, dtype=np.float64) if len(faces) else np.empty((0, references.shape[1]))
     to_reference = cosines(faces, references)

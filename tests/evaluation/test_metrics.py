@@ -127,7 +127,7 @@ def test_truth_and_reference_are_matched_apart():
 @pytest.mark.parametrize(
     ("given", "code", "named"),
     [
-        ({"references": np.zeros((0, 8))}, "no-reference", "one reference or more"),
+        ({"references": np.zeros((0, 8))}, "no-reference-to-score", "one reference or more"),
         ({"assignment": (0,)}, "entries-for-other-people", "assignment has 1 entries for 2 people"),
         ({"truth": np.eye(8)[:3]}, "entries-for-other-people", "truth has 3 entries"),
         ({"references": np.eye(4)[:2]}, "recognizers-differ", "widths 8 and 4"),

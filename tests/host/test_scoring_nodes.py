@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 import torch
 from dhd_pack.dhumandiff.errors import FaceReferenceError, HostError, ImageError
-from dhd_pack.dhumandiff.evaluation.metrics import PersonScore, PictureScore
-from dhd_pack.dhumandiff.evaluation.score import ranking
 from dhd_pack.dhumandiff.faces import Face
 from dhd_pack.dhumandiff.miniature.faces import mini_faces
 from dhd_pack.dhumandiff.miniature.world import draw_script, sample_script, write_caption
@@ -118,21 +116,6 @@ def test_a_reference_without_identity_is_refused(scene, faces):
     plain = FaceReference(None, scene.references[0].clip_hidden, scene.references[0].clip_hidden_zero, name="nobody")
     with refused("no-identity", "nobody", error=FaceReferenceError):
         score(scene, faces, references=[plain, scene.references[1]])
-
-
-def person(sim, right=None):
-    return PersonScore(sim, assigned_correctly=right)
-
-
-def test_right_people_come_first_then_likeness_then_words():
-    both = PictureScore((person(0.3, True), person(0.3, True)), 2, 0.0)
-    one = PictureScore((person(0.9, True), person(0.9, False)), 2, 0.0)
-    nobody = PictureScore((person(0.9, False), person(0.0, False)), 1, 0.0)
-    closer = PictureScore((person(0.31, True), person(0.31, True)), 2, 0.0)
-    assert ranking([nobody, one, both, closer]) == [3, 2, 1, 0]
-    assert ranking([nobody, one, both, closer], [0.9, 0.9, 0.5, 0.2]) == [2, 3, 1, 0]
-    far = PictureScore((person(0.4, True), person(0.4, True)), 2, 0.0)
-    assert ranking([both, far], [1.0, 0.0]) == [1, 0]
 
 
 def test_the_best_of_a_batch_shows_both_people(scene, faces):
