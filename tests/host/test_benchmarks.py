@@ -31,7 +31,8 @@ def test_every_cascade_runs(base, name):
     assert torch.isfinite(known()[name](base)()).all()
 
 
-def test_the_tables_have_a_row_for_what_was_measured_and_a_column_for_each_setting():
+def test_tables_hold_what_was_measured():
+    """A row for each measurement, a column for each setting."""
     ratio = {"q1": 1.01, "median": 1.02, "q3": 1.04}
     settings = {"size": 512, "channels": 32, "steps": 20, "rounds": 15}
     told = sampling_table([{"settings": settings, "ratios": {"pair": ratio}}, {"settings": settings, "ratios": {}}])

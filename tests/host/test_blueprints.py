@@ -62,7 +62,8 @@ def test_the_server_serves_them_to_the_page(server):
 
 
 @every_blueprint
-def test_every_node_and_input_inside_exists_and_every_value_is_one_it_takes(known, blueprint):
+def test_everything_inside_exists_here(known, blueprint):
+    """Every node and input is there, and every value is one that it takes."""
     for node in subgraph(blueprint)["nodes"]:
         assert node["type"] in known
         info = known[node["type"]]
@@ -94,7 +95,7 @@ def without_links(node):
 
 
 @every_blueprint
-def test_what_a_blueprint_shows_has_the_types_that_the_nodes_inside_say(known, blueprint):
+def test_a_blueprint_shows_the_types_of_its_nodes(known, blueprint):
     inside = subgraph(blueprint)
     nodes = {node["id"]: node for node in inside["nodes"]}
     links = {link["id"]: link for link in inside["links"]}

@@ -47,7 +47,8 @@ def offered():
     return DHDLoadAdapter.define_schema().inputs[0].options
 
 
-def test_an_adapter_in_an_extra_folder_is_a_choice_and_loads(models, elsewhere):
+def test_an_adapter_in_an_extra_folder_loads(models, elsewhere):
+    """It is among the choices, too."""
     tiny.tiny_adapter().save_pretrained(elsewhere / "adapters" / "deep" / "mine.safetensors")
     layouts.released_folder(elsewhere / "adapters" / "DHumanDiff")
     assert offered() == ["DHumanDiff", "deep/mine.safetensors"]
@@ -59,13 +60,13 @@ def test_an_adapter_in_an_extra_folder_is_a_choice_and_loads(models, elsewhere):
     assert all(isinstance(m, comfy.ops.CastWeightBiasOp) for m in mine.model.modules() if hasattr(m, "weight"))
 
 
-def test_an_extra_folder_that_is_the_adapter_itself_is_a_choice(models, tmp_path):
+def test_an_extra_folder_may_be_the_adapter_itself(models, tmp_path):
     folder_paths.add_model_folder_path("dhumandiff", str(layouts.released_folder(tmp_path / "authors")))
     assert adapter_choices() == ["authors"]
     assert adapter_path("authors") == tmp_path / "authors"
 
 
-def test_the_first_folder_wins_where_two_have_a_name_in_common(models, elsewhere):
+def test_the_first_folder_of_a_name_wins(models, elsewhere):
     for folder in (models / "dhumandiff", elsewhere / "adapters"):
         tiny.tiny_adapter().save_pretrained(folder / "same.safetensors")
     assert adapter_choices() == ["same.safetensors"]
@@ -73,7 +74,7 @@ def test_the_first_folder_wins_where_two_have_a_name_in_common(models, elsewhere
     assert adapter_path("same.safetensors").parent == Path(first)
 
 
-def test_a_person_saved_by_the_node_is_found_and_so_are_those_elsewhere(models, elsewhere):
+def test_saved_persons_are_found_in_all_folders(models, elsewhere):
     anna, ben, carl = (tiny_comfy.reference(seed) for seed in (1, 2, 3))
     DHDSaveReference.execute(anna, "anna", False)
     assert new_reference_path("anna").is_file()
@@ -191,7 +192,8 @@ def test_what_does_not_fit_is_no_choice_and_hides_nothing(models, put):
 
 
 @pytest.mark.parametrize("put", [put_broken_link, put_link_to_itself, put_folders], ids=lambda put: put.__name__[4:])
-def test_links_and_folders_with_a_file_s_name_are_no_adapters(models, put):
+def test_links_and_folders_are_no_adapters(models, put):
+    """Even if they have a file's name."""
     tiny.tiny_adapter().save_pretrained(models / "dhumandiff" / "good.safetensors")
     put(models / "dhumandiff")
     assert offered() == ["good.safetensors"]

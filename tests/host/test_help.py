@@ -35,12 +35,14 @@ def code_texts():
                     yield "\0".join(part.value for part in node.values if isinstance(part, ast.Constant))
 
 
-def test_there_is_a_page_for_every_node_and_for_nothing_else():
+def test_there_is_a_page_for_every_node():
+    """And for nothing else."""
     assert {path.stem for path in DOCS.glob("*.md")} == set(INFOS)
 
 
 @pytest.mark.parametrize("node", INFOS)
-def test_a_page_begins_with_the_node_s_name_and_is_worth_reading(node):
+def test_a_page_begins_with_the_node_s_name(node):
+    """And is neither a line nor a book."""
     lines = page(node).splitlines()
     assert lines[0] == f"# {INFOS[node]['display_name']}"
     assert 25 <= len(lines) <= 60
@@ -70,14 +72,15 @@ def test_a_page_tells_limits_and_choices_as_they_are(node):
 
 
 @pytest.mark.parametrize("node", INFOS)
-def test_a_message_that_a_page_quotes_is_one_that_the_code_gives(node):
+def test_a_page_quotes_messages_that_the_code_gives(node):
     given = list(code_texts())
     for quoted in re.findall(r'\*\*"(.+?)"\*\*', page(node), re.DOTALL):
         for part in re.split(" ?… ?", " ".join(quoted.split())):
             assert any(part in text for text in given), part
 
 
-def test_every_picture_of_a_page_is_there_and_every_picture_there_is_shown():
+def test_every_picture_of_a_page_is_there():
+    """And every picture that is there is shown."""
     shown = {name for node in INFOS for name in PICTURE.findall(page(node))}
     assert shown == {path.name for path in DOCS.iterdir() if path.suffix != ".md"}
     for name in shown:
@@ -85,7 +88,8 @@ def test_every_picture_of_a_page_is_there_and_every_picture_there_is_shown():
             picture.load()
 
 
-def test_the_server_hands_out_pages_and_pictures_where_the_page_looks_for_them(server):
+def test_the_server_hands_out_pages_and_pictures(server):
+    """Where the page looks for them, byte for byte."""
     module = server.get("object_info/DHDLoadAdapter")["DHDLoadAdapter"]["python_module"].split(".")[-1]
     for path in DOCS.iterdir():
         with urllib.request.urlopen(f"{server.url}extensions/{module}/docs/{path.name}", timeout=30) as answer:

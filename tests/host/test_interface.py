@@ -90,7 +90,8 @@ def test_what_breaks_a_workflow_is_noticed(change):
     assert interface.breaks(FROZEN, changed) != []
 
 
-def test_new_nodes_choices_outputs_and_optional_inputs_at_the_end_break_nothing():
+def test_additions_at_the_end_break_nothing():
+    """New nodes, choices, outputs and optional inputs."""
     changed = copy.deepcopy(FROZEN)
     changed["DHDNew"] = changed["DHDSwapPersons"]
     changed["DHDApplyPair"]["optional"]["mask_3"] = "MASK"

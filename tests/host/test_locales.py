@@ -44,7 +44,8 @@ def test_english_is_what_the_schemas_say():
 
 
 @pytest.mark.parametrize("language", LANGUAGES[1:])
-def test_a_translation_has_every_text_and_no_other_in_the_order_of_the_nodes(language):
+def test_a_translation_has_every_text_in_order(language):
+    """And no other."""
     there, complete = [path for path, _ in texts(locale(language))], list(wanted())
     missing = [".".join(path) for path in complete if path not in there]
     superfluous = [".".join(path) for path in there if path not in complete]
@@ -76,7 +77,7 @@ def test_a_translation_is_one(language):
 
 
 @pytest.mark.parametrize("language", LANGUAGES[1:])
-def test_choices_and_files_keep_the_names_that_are_typed_and_shown(language):
+def test_choices_and_files_keep_their_names(language):
     """A translation says `one_pass`, `buffalo_l` and `models/dhumandiff` where English does: the page does not translate them."""
     word = re.compile(r"models/[\w/]+|buffalo_l|one_pass|two_strength|released:|by index|\.safetensors|ViT-\w+(?:/14)?")
     english, translated = dict(texts(interface.english(INFOS))), dict(texts(locale(language)))

@@ -160,7 +160,8 @@ def drawn(person=0, gender="any", view=0, size=384):
     return DHDDrawPerson.execute(person, gender, view, size).result[0]
 
 
-def test_a_number_is_always_the_same_person_whom_nobody_trained_on():
+def test_a_number_is_always_the_same_person():
+    """One whom nobody trained on."""
     assert torch.equal(drawn(3), drawn(3))
     assert not torch.equal(drawn(3), drawn(4))
     assert not torch.equal(drawn(3), drawn(3, view=1))
@@ -210,7 +211,8 @@ def test_the_example_photos_are_what_the_workflow_draws():
 
 @pytest.mark.parametrize("part", ["unet", "text_encoder_2", "vae", "vision", "adapter"])
 @pytest.mark.parametrize("harm", ["missing", "cut off", "another file"])
-def test_weights_that_cannot_be_used_are_named_with_what_to_do(monkeypatch, tmp_path, part, harm):
+def test_unusable_weights_are_named(monkeypatch, tmp_path, part, harm):
+    """With what to do."""
     for name in ("unet", "text_encoder", "text_encoder_2", "vae", "vision", "adapter"):
         (tmp_path / f"{name}.safetensors").symlink_to(FOLDER / f"{name}.safetensors")
     file = tmp_path / f"{part}.safetensors"
@@ -232,7 +234,7 @@ def test_weights_that_cannot_be_used_are_named_with_what_to_do(monkeypatch, tmp_
         make()
 
 
-def test_a_layer_that_is_not_in_the_file_is_not_left_to_chance(monkeypatch):
+def test_a_missing_layer_is_not_left_to_chance(monkeypatch):
     def without_one(name):
         tensors = load_part(name)
         del tensors[next(key for key in tensors if key.endswith(".bias"))]

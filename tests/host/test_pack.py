@@ -40,7 +40,8 @@ except ValueError as error:
     ],
     ids=",".join,
 )
-def test_without_face_recognition_the_pack_loads_and_the_node_says_how_to_install_it(blocked):
+def test_the_pack_loads_without_face_recognition(blocked):
+    """The node says how to install it."""
     code = LOAD.format(
         comfyui=str(COMFYUI), blocked=blocked, init=str(REPOSITORY / "__init__.py"), root=str(REPOSITORY)
     )

@@ -85,7 +85,8 @@ BOTH = ["scene", "scene and faces"]
         ("released", 8102, 2 * STEPS, ["scene", "faces"]),
     ],
 )
-def test_progress_and_previews_arrive_while_the_shipped_workflow_runs(server, portrait, mode, seed, total, told):
+def test_progress_and_previews_arrive_during_a_run(server, portrait, mode, seed, total, told):
+    """Of the shipped workflow, in every mode."""
     prompt = fresh(portrait, seed, mode=mode)
     sampler = node_of(prompt, "DHDCascadeKSampler")
     heard = watch(server, prompt)
@@ -119,7 +120,7 @@ def test_progress_and_previews_arrive_while_the_shipped_workflow_runs(server, po
 @pytest.mark.parametrize(
     ("mode", "told"), [("one_pass", BOTH), ("two_strength", BOTH), ("released", ["scene", "faces"])]
 )
-def test_the_guider_says_what_it_draws_and_the_stock_sampler_shows_it(server, portrait, mode, told):
+def test_the_stock_sampler_shows_what_the_guider_draws(server, portrait, mode, told):
     prompt = with_guider(fresh(portrait, 8110, mode=mode), steps=STEPS)
     heard = watch(server, prompt)
     assert heard[-1][0] == "execution_success"
@@ -129,7 +130,7 @@ def test_the_guider_says_what_it_draws_and_the_stock_sampler_shows_it(server, po
     assert pictures[0].tobytes() != pictures[-1].tobytes()
 
 
-def test_a_focus_that_is_given_counts_from_the_first_step_on(server, portrait):
+def test_a_given_focus_counts_from_the_first_step(server, portrait):
     prompt = fresh(portrait, 8111)
     sampler = node_of(prompt, "DHDCascadeKSampler")
     prompt["900"] = {"class_type": "SolidMask", "inputs": {"value": 1.0, "width": 256, "height": 256}}
@@ -137,7 +138,8 @@ def test_a_focus_that_is_given_counts_from_the_first_step_on(server, portrait):
     assert said(watch(server, prompt), sampler) == ["scene and faces", "faces: 100% of the picture"]
 
 
-def test_reading_photos_and_judging_pictures_say_which_of_how_many(server, portrait):
+def test_reading_and_judging_say_which_of_how_many(server, portrait):
+    """Photos that are read, pictures that are judged."""
     prompt = fresh(portrait, 8112)
     encode, photos = node_of(prompt, "DHDEncodeReference"), ("obama.jpg", "obama2.jpg")
     for number, photo in enumerate(photos):
@@ -169,7 +171,8 @@ def test_reading_photos_and_judging_pictures_say_which_of_how_many(server, portr
     assert said(heard, "905")[2:] == ["every face was found"]
 
 
-def test_what_a_node_showed_comes_again_for_a_page_that_was_reloaded_although_nothing_runs(server, portrait):
+def test_a_reloaded_page_gets_what_nodes_showed(server, portrait):
+    """Although nothing runs again."""
     if "has_intermediate_output" not in server.get("object_info/DHDSubjectPrompt")["DHDSubjectPrompt"]:
         pytest.skip("this ComfyUI knows no has_intermediate_output")
     prompt = fresh(portrait, 8113)
@@ -181,7 +184,8 @@ def test_what_a_node_showed_comes_again_for_a_page_that_was_reloaded_although_no
         assert shown[1][node_of(prompt, kind)] == shown[0][node_of(prompt, kind)] is not None
 
 
-def test_the_sentence_comes_to_the_page_in_pieces_with_who_is_named(server, portrait):
+def test_the_sentence_comes_in_pieces(server, portrait):
+    """Each with who is named by it."""
     prompt = fresh(portrait, 8114)
     node = node_of(prompt, "DHDSubjectPrompt")
     prompt[node]["inputs"]["text"] = "A <b>man@1</b> and a 女人@2; the man@1 sits"
@@ -200,7 +204,8 @@ def test_the_sentence_comes_to_the_page_in_pieces_with_who_is_named(server, port
     ]
 
 
-def test_a_run_that_is_interrupted_ends_and_the_next_one_is_whole(server, portrait):
+def test_an_interrupted_run_ends(server, portrait):
+    """And the next one is whole."""
     slow = fresh(portrait, 8103)
     slow[node_of(slow, "DHDCascadeKSampler")]["inputs"]["steps"] = 400
 
@@ -218,7 +223,8 @@ def test_a_run_that_is_interrupted_ends_and_the_next_one_is_whole(server, portra
     assert watch(server, fresh(portrait, 8104))[-1][0] == "execution_success"
 
 
-def test_a_provider_that_cannot_be_had_is_told_on_the_node_and_the_cpu_does_it(server, portrait):
+def test_a_provider_that_is_missing_is_told(server, portrait):
+    """On the node; the CPU does it."""
     onnxruntime = pytest.importorskip("onnxruntime", reason="install it with: pip install insightface onnxruntime")
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this ONNX Runtime has CUDA")

@@ -60,7 +60,8 @@ def test_the_shipped_workflow_ends_in_a_saved_picture(server, portrait):
     assert any("face" in text and "px" in text for text in texts)
 
 
-def test_the_same_seed_gives_the_same_file_and_a_new_reference_reruns_only_what_depends_on_it(server, portrait):
+def test_a_new_reference_reruns_what_depends_on_it(server, portrait):
+    """And nothing else; the same seed gives the same file."""
     first = server.run(portrait)
     assert first["error"] is None
     again = copy.deepcopy(portrait)
@@ -84,7 +85,8 @@ def test_a_second_picture_of_the_same_people_runs_no_encoder(server, portrait):
     assert ran == {"DHDCascadeKSampler", "MaskPreview", "VAEDecode", "SaveImage"}
 
 
-def test_the_cascade_runs_in_a_stock_ksampler_and_the_focus_of_one_run_serves_the_next(server, portrait):
+def test_the_cascade_runs_in_a_stock_ksampler(server, portrait):
+    """The focus of one run serves the next; two cascades at once are refused."""
     prompt = copy.deepcopy(portrait)
     cascade, apply = node_of(prompt, "DHDCascadeKSampler"), node_of(prompt, "DHDApplyPair")
     first = prompt[cascade]["inputs"]
@@ -219,7 +221,8 @@ def test_the_same_person_twice_is_warned_about(server, portrait):
 # --- the doctor -------------------------------------------------------------------------------------------------------
 
 
-def test_the_doctor_shows_and_hands_on_what_is_missing_and_looks_again_each_time(server):
+def test_the_doctor_tells_what_is_missing(server):
+    """It hands its report on, and looks again each time."""
     prompt = {
         "1": {"class_type": "DHDDoctor", "inputs": {}},
         "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}},

@@ -30,13 +30,14 @@ def test_the_shipped_files_are_what_the_builder_makes():
     assert differ == [], "made by hand, or not made anew: python -m tools.workflows"
 
 
-def test_building_twice_gives_the_same_text_and_every_file_an_id_of_its_own():
+def test_building_twice_gives_the_same_text():
+    """And every file has an id of its own."""
     assert shipped.texts() == TEXTS
     assert len({one["id"] for one in MADE.values()}) == len(BUILDERS)
 
 
 @pytest.mark.parametrize("name", MADE)
-def test_nodes_do_not_overlap_and_stand_within_the_frames_of_their_groups(name):
+def test_nodes_stand_apart_within_their_groups(name):
     frames = {(node["id"], node["type"]): frame(node) for node in MADE[name]["nodes"]}
     for (one, a), (other, b) in itertools.combinations(frames.items(), 2):
         assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1], (one, other)
@@ -67,7 +68,8 @@ def test_it_opens_with_everything_in_view(name):
 
 
 @pytest.mark.parametrize("name", MADE)
-def test_it_has_a_note_that_says_what_to_change_first_and_whom_to_ask(name):
+def test_a_note_says_what_to_change_first(name):
+    """And whom to ask."""
     (note,) = [node for node in MADE[name]["nodes"] if node["type"] == "MarkdownNote"]
     (text,) = note["widgets_values"]
     assert text.startswith("## ")
@@ -76,7 +78,8 @@ def test_it_has_a_note_that_says_what_to_change_first_and_whom_to_ask(name):
 
 
 @pytest.mark.parametrize("name", MADE)
-def test_downloads_are_safe_files_of_the_names_that_the_nodes_ask_for(name):
+def test_downloads_are_safe_files(name):
+    """Of the names that the nodes ask for."""
     offered = 0
     for node in MADE[name]["nodes"]:
         for one in node["properties"].get("models", ()):
@@ -96,7 +99,7 @@ def test_its_picture_is_small_and_its_file_too(name):
     assert len(TEXTS[name].encode()) < 60_000
 
 
-def test_the_nodes_of_this_comfyui_begin_with_the_inputs_that_the_files_count_on(workflow_server):
+def test_the_files_count_on_inputs_that_are_there(workflow_server):
     """Whatever version it is: values are kept by their place among the widgets, links by their output's place."""
     told = workflow_server.get("object_info")
     known = known_nodes()
@@ -113,7 +116,7 @@ def test_the_nodes_of_this_comfyui_begin_with_the_inputs_that_the_files_count_on
 
 
 @pytest.mark.parametrize("name", MADE)
-def test_the_server_accepts_every_value_and_link_as_it_is_shipped(workflow_server, name):
+def test_the_server_accepts_what_is_shipped(workflow_server, name):
     """Queued and at once deleted: the check of the inputs is what counts, the twins run."""
     answer = workflow_server.post("prompt", {"prompt": api_form(MADE[name])})
     workflow_server.post("queue", {"clear": True})

@@ -90,7 +90,8 @@ def test_the_right_people_are_on_it(run, judge, name):
     assert judge(name, pictures[-1]) == 2
 
 
-def test_the_wedding_saves_the_best_of_four_of_every_sentence_and_scores_it(run, judge):
+def test_the_wedding_saves_the_best_of_four(run, judge):
+    """Of every sentence, and scores it."""
     prompt, outputs, pictures = run("wedding_preview")
     sentences = CASTS["wedding_preview"].text.splitlines()[:3]
     assert len(pictures) == len(sentences)
@@ -112,7 +113,7 @@ def test_the_wedding_saves_ten_pictures_of_ten_sentences(run):
     assert len(run("wedding_preview", twin("wedding_preview"))[2]) == 10
 
 
-def test_a_comment_in_front_of_a_sentence_leaves_its_picture_out(run):
+def test_a_commented_sentence_has_no_picture(run):
     prompt = twin("wedding_preview", 2)
     (key,) = nodes_of(prompt, "DHDSentences")
     prompt[key]["inputs"]["text"] = "# " + prompt[key]["inputs"]["text"]
@@ -137,7 +138,7 @@ def test_repair_changes_both_faces_and_nothing_else(run, workflow_server, scale)
     assert centres[1] > 0.55
 
 
-def test_the_grid_holds_a_row_a_seed_and_a_column_an_adapter(run):
+def test_the_grid_has_seeds_as_rows_and_adapters_as_columns(run):
     prompt, outputs, (grid,) = run("compare_adapters")
     one = grid.width // 2, grid.height // 2
     parts = [grid.crop((x * one[0], y * one[1], (x + 1) * one[0], (y + 1) * one[1])) for y in (0, 1) for x in (0, 1)]

@@ -121,7 +121,8 @@ def test_a_folder_that_is_no_sdxl_base_is_refused(tmp_path, index, code, named):
         check_base(tmp_path)
 
 
-def test_a_folder_with_a_single_checkpoint_inside_says_to_give_the_file(tmp_path):
+def test_a_folder_with_one_checkpoint_is_refused(tmp_path):
+    """With the advice to give the file."""
     checkpoint(tmp_path / "base.safetensors")
     with refused("no-base-in-folder", "base.safetensors"):
         check_base(tmp_path)
@@ -145,7 +146,8 @@ def test_devices_and_dtypes_that_are_not_there_are_refused():
 
 
 @pytest.mark.parametrize("name", ["diffusers", "transformers"])
-def test_a_missing_package_is_told_with_the_line_that_installs_it(monkeypatch, name):
+def test_a_missing_package_is_told(monkeypatch, name):
+    """With the line that installs it."""
     monkeypatch.setitem(sys.modules, name, None)
     with refused("package-missing", f"need {name} ", "pip install diffusers transformers accelerate"):
         PortraitPipeline.from_base("tiny", "cpu")

@@ -116,7 +116,8 @@ def test_without_an_adapter_marked_words_stay_ordinary_words(parts):
     )
 
 
-def test_mapped_words_are_clip_l_on_edited_embeddings_and_the_rest_is_untouched(parts, adapter, references):
+def test_mapped_words_are_clip_l_on_edited_embeddings(parts, adapter, references):
+    """The rest is untouched."""
     tokenizers, encoders = parts
     prompt = parse_prompt("A man@1 and a woman@2 on a bench")
     embeds, pooled, bound = encode_prompt(*parts, prompt, adapter, references)
@@ -176,7 +177,8 @@ def test_people_change_places_with_their_references(parts, adapter, references):
     assert torch.allclose(encode_prompt(*parts, prompt, adapter, references)[0], swapped[0], atol=1e-6)
 
 
-def test_a_weight_scales_the_hidden_state_away_from_the_empty_prompt_s(parts):
+def test_a_weight_scales_away_from_the_empty_prompt(parts):
+    """Hidden states, as ComfyUI does."""
     embeds = encode_prompt(*parts, "a (man:1.5) on a bench")[0]
     stock, empty = encode_prompt(*parts, "a man on a bench")[0], encode_prompt(*parts, "")[0]
     expected = stock.clone()
@@ -247,7 +249,7 @@ def test_no_hook_stays_behind_even_after_an_error(parts, adapter, references):
     assert not embedding._forward_hooks
 
 
-def test_an_adapter_without_subject_path_is_refused_when_a_word_is_to_be_mapped(parts, references):
+def test_mapping_needs_an_adapter_with_a_subject_path(parts, references):
     ip_adapter = small_adapter(names=("",), context_width=192, clip_width=64)
     with refused("no-subject-path"):
         encode_prompt(*parts, parse_prompt("a man@1 and a woman@2"), ip_adapter, references)

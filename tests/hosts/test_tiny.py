@@ -17,7 +17,8 @@ from dhumandiff.tokenizer import TOKENIZER
 
 
 @pytest.mark.parametrize(("depth", "layers"), [("tiny", 17), ("sdxl", 70)])
-def test_adapter_fits_the_layers_of_the_unet_in_number_width_and_context(depth, layers):
+def test_the_adapter_fits_the_unet_s_layers(depth, layers):
+    """In number, width and context."""
     info = tiny.tiny_adapter(depth=depth).info
     with torch.device("meta"):  # only the layout counts here
         found = cross_attention_layers(tiny.tiny_unet(depth=depth))
@@ -27,7 +28,8 @@ def test_adapter_fits_the_layers_of_the_unet_in_number_width_and_context(depth, 
     assert all(module.inner_dim == 64 * module.heads for _, module in found)
 
 
-def test_full_depth_has_the_widths_of_sdxl_a_tenth_in_place():
+def test_full_depth_has_sdxl_s_layers_in_small():
+    """A tenth of its widths, each in its place."""
     from support.layouts import SDXL_HIDDEN
 
     assert tiny.tiny_adapter(depth="sdxl").info.hidden == tuple(width // 10 for width in SDXL_HIDDEN)
@@ -60,7 +62,8 @@ def test_same_seed_gives_the_same_weights_whatever_the_global_seed(build):
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
-def test_unet_predicts_mostly_its_input_so_that_sampling_ends_in_ordinary_latents():
+def test_sampling_ends_in_ordinary_latents():
+    """For the UNet predicts mostly its input."""
     unet = tiny.tiny_unet()
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, 4, 16, 24, generator=generator)
@@ -96,7 +99,8 @@ def test_vae_makes_eight_pixels_of_a_latent_pixel():
     assert vae.config.scaling_factor == 0.13025
 
 
-def test_references_come_out_of_the_tiny_vision_and_faces_and_fit_the_adapter():
+def test_tiny_references_fit_the_adapter():
+    """Out of the tiny vision tower and the tiny faces."""
     pytest.importorskip("cv2", reason="photo quality is measured with OpenCV: pip install opencv-python-headless")
     pixels = np.random.default_rng(0).integers(0, 256, (160, 200, 3), dtype=np.uint8)
     reference, _ = encode_reference(pixels, tiny.tiny_vision(), tiny.tiny_faces(), name="noise")
@@ -116,7 +120,8 @@ def test_vision_gives_the_hidden_states_before_the_last_layer():
     assert len(states) == 5
 
 
-def test_faces_find_the_middle_and_tell_pictures_and_channel_order_apart():
+def test_faces_tell_pictures_and_channels_apart():
+    """They are found in the middle."""
     faces = tiny.tiny_faces()
     assert isinstance(faces, FaceAnalyzer)
     random = np.random.default_rng(1)

@@ -91,7 +91,8 @@ def test_two_drawn_people_reach_the_unet(pipeline, monkeypatch):
     assert torch.equal(predict(), alone)
 
 
-def test_every_word_of_the_world_has_a_row_of_its_own_and_all_others_share_one(pipeline):
+def test_every_word_of_the_world_has_its_own_row(pipeline):
+    """All other words share one."""
     table = pipeline.text_encoder.get_input_embeddings().weight
     assert table.shape == (base.VOCABULARY, base.TEXT_WIDTHS[0])
     known = pipeline.tokenizer(parse_prompt(sample_pair(0).caption_marked, mentions="all").text).input_ids
@@ -160,7 +161,8 @@ def test_training_finds_the_miniature_under_its_name():
     assert load_faces(FaceSettings(pack="mini")).name == "mini"
 
 
-def test_with_a_root_a_pack_called_mini_is_somebody_s_own(tmp_path):
+def test_a_pack_called_mini_may_be_somebody_s_own(tmp_path):
+    """Where a root is given."""
     pytest.importorskip("insightface", reason="install it with: pip install insightface onnxruntime")
     from training.data.encode import load_faces
     from training.data.settings import FaceSettings
@@ -179,7 +181,8 @@ def test_with_a_root_a_pack_called_mini_is_somebody_s_own(tmp_path):
     ],
 )
 @pytest.mark.parametrize("damage", ["missing", "cut off"])
-def test_weights_that_are_not_there_or_damaged_are_named_with_what_to_do(elsewhere, part, load, damage):
+def test_missing_or_damaged_weights_are_named(elsewhere, part, load, damage):
+    """With what to do."""
     for path in weights.FOLDER.glob("*.safetensors"):
         if path.stem != part:
             shutil.copy(path, elsewhere)

@@ -79,7 +79,8 @@ def test_the_world_loads_no_optional_package():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env).stdout.strip() == "[]"
 
 
-def test_one_seed_is_one_person_and_the_gender_asked_for_is_given():
+def test_one_seed_is_one_person():
+    """Of the gender that is asked for."""
     who = sample_identity(123)
     assert who == sample_identity(123) == sample_identity(123, who.gender)
     assert distance(who, sample_identity(123)) == 0
@@ -178,7 +179,8 @@ def _grown(mask):
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_faces_lie_inside_the_picture_with_their_landmarks_inside_the_face(seed):
+def test_faces_lie_inside_the_picture(seed):
+    """And their landmarks inside the face."""
     sample = sample_pair(seed, references=0)
     for person in sample.people:
         x0, y0, x1, y1 = person.face_box
@@ -221,14 +223,16 @@ def test_references_are_drawn_anew_each_time_and_never_the_same():
         assert draw_reference(person, 0).picture.tobytes() not in {photo.picture.tobytes() for photo in photos}
 
 
-def test_a_script_drawn_with_other_seeds_says_the_same_and_looks_new():
+def test_a_script_drawn_anew_says_the_same():
+    """And looks new."""
     script = sample_script(3, (sample_identity(1), sample_identity(2)))
     first, second = draw_script(script, 1), draw_script(script, 2)
     assert first.picture.tobytes() != second.picture.tobytes()
     assert write_caption(script, 1) == write_caption(script, 1)
 
 
-def test_captions_name_both_people_as_the_library_reads_them_without_marks():
+def test_captions_name_both_people():
+    """As the library reads them without marks."""
     for seed in range(400):
         script = sample_script(seed, (sample_identity(2 * seed), sample_identity(2 * seed + 1)))
         marked, prompt = write_caption(script, seed)
@@ -263,7 +267,8 @@ def test_captions_fit_into_one_chunk_of_clip():
             assert len(tokenizer(write_caption(script, seed, looks)[1].text).input_ids) <= 77
 
 
-def test_captions_for_the_base_describe_the_people_in_their_place_in_the_sentence():
+def test_captions_for_the_base_describe_people():
+    """In their place in the sentence."""
     said = dict.fromkeys(LOOKS, 0)
     for seed in range(200):
         script = sample_script(seed, (sample_identity(2 * seed), sample_identity(2 * seed + 1)))
@@ -310,7 +315,7 @@ def test_annotations_are_pairhumans_and_point_at_the_words(seed):
         assert np.shape(own["landmarks"]) == (5, 2)
 
 
-def test_a_bride_is_called_so_only_in_white_beside_a_groom():
+def test_brides_wear_white_beside_a_groom():
     woman = next(who for who in map(sample_identity, range(99)) if who.gender == "woman" and who.age == "young")
     man = next(who for who in map(sample_identity, range(99)) if who.gender == "man" and who.age == "young")
     wedding = Script(

@@ -53,7 +53,8 @@ def test_the_page_can_read_it_as_a_blueprint(blueprint):
 
 
 @every_blueprint
-def test_every_link_has_two_ends_that_know_it_and_agree_on_its_type(blueprint):
+def test_both_ends_of_a_link_agree_on_it(blueprint):
+    """They know it, and its type."""
     _, inside = read(blueprint)
     nodes = {node["id"]: node for node in inside["nodes"]}
     seen_from_inputs, seen_from_outputs = set(), set()
@@ -96,7 +97,8 @@ def test_values_and_model_links_inside_are_the_workflow_s(blueprint):
             assert model["name"].endswith(".safetensors")
 
 
-def test_photos_sentence_and_names_of_files_are_outside_and_nothing_is_loaded_or_saved_inside():
+def test_photos_sentence_and_files_are_outside():
+    """And nothing is loaded or saved inside."""
     host, inside = read(DUAL_PORTRAIT)
     names = [slot["name"] for slot in host["inputs"]]
     assert names[:3] == ["photo_1", "photo_2", "sentence"]

@@ -43,7 +43,8 @@ def test_a_text_file_that_is_wrong_is_named(tmp_path, capsys, name, content, wha
     assert name in capsys.readouterr().out
 
 
-def test_the_workflow_runs_ci_on_the_oldest_and_the_newest_comfyui_promised():
+def test_the_workflow_runs_ci_on_both_comfyuis():
+    """The oldest and the newest that are promised."""
     workflow = text(".github/workflows/ci.yml")
     oldest, newest = re.search(r"comfyui: \[v([\d.]+), v([\d.]+)\]", workflow).groups()
     assert PROJECT["tool"]["comfy"]["requires-comfyui"] == f">={oldest}"

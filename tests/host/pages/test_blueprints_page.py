@@ -90,7 +90,8 @@ def wrong_nodes(opened, graph="window.app.graph"):
 
 
 @pytest.mark.parametrize("blueprint", [DUAL_PORTRAIT, MINIATURE], ids=lambda one: one.name)
-def test_a_blueprint_is_added_by_its_name_run_and_opened(page, blueprint):
+def test_a_blueprint_is_added_run_and_opened(page, blueprint):
+    """Found by its name, as a person does."""
     add_as_a_person_does(page, blueprint)
     page.evaluate(f"{HOST}.pos = [500, 0]")
     assert page.evaluate(f"{HOST}.title") == blueprint.name
@@ -133,7 +134,8 @@ def test_a_blueprint_is_added_by_its_name_run_and_opened(page, blueprint):
     assert problems(page, "blueprint", "Blueprint") == []
 
 
-def test_what_a_node_inside_refuses_can_be_read_on_the_blueprint(page):
+def test_refusals_inside_can_be_read_outside(page):
+    """What a node inside refuses can be read on the blueprint, and inside once it is opened."""
     page.evaluate(
         "workflow => window.app.loadGraphData(workflow)", json.loads(MINIATURE.path.read_text(encoding="utf-8"))
     )

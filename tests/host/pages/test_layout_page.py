@@ -87,7 +87,8 @@ def pictures(opened, server):
     return [Image.open(server.base / "temp" / one["subfolder"] / one["filename"]) for one in shown]
 
 
-def test_a_dragged_box_changes_the_mask_and_survives_saving_copying_and_undo(page, server):
+def test_a_dragged_box_changes_the_mask(page, server):
+    """By mouse and by keys; it survives copying, saving and opening again, and runs by API."""
     build(page)
     assert inputs(page)["preset"] == "side by side"
     assert inputs(page)["boxes"] == "0.03 0.18 0.5 1; 0.5 0.18 0.97 1"  # of a picture of this shape
@@ -171,7 +172,8 @@ def test_a_dragged_box_changes_the_mask_and_survives_saving_copying_and_undo(pag
     assert problems(page, "portrait_layout") == []
 
 
-def test_undo_takes_back_one_gesture_and_a_preset_comes_back_with_its_boxes(page):
+def test_undo_takes_back_one_gesture(page):
+    """And a preset that is chosen again brings its boxes."""
     build(page)
     remember(page)
     start = inputs(page)

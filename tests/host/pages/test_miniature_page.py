@@ -15,7 +15,8 @@ def people(opened):
 
 
 @pytest.mark.parametrize("name", ["mini_dual_portrait", "mini_score"])
-def test_the_miniature_s_workflows_open_without_red_nodes_and_run_as_they_are(page, name):
+def test_the_miniature_s_workflows_run_as_they_are(page, name):
+    """They open without red nodes, too."""
     workflow = json.loads((WORKFLOWS / f"{name}.json").read_text())
     open_workflow(page, workflow)
     page.wait_for_timeout(1500)

@@ -7,7 +7,8 @@ from support.page import MISSING, RUN, fit_view, nodes, open_page, open_workflow
 from support.server import PHOTOS, TINY
 
 
-def test_the_shipped_workflow_opens_without_red_nodes_and_runs(page, server):
+def test_the_shipped_workflow_opens_and_runs(page, server):
+    """No node is red, before and after."""
     workflow = json.loads((REPOSITORY / "workflows" / "dual_portrait.json").read_text())
     photos = iter(PHOTOS)
     for node in workflow["nodes"]:

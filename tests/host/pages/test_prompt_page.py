@@ -61,7 +61,8 @@ def sentence_shown(opened):
     )
 
 
-def test_a_run_shows_the_sentence_with_each_person_in_a_colour_a_dash_and_a_number(page):
+def test_a_run_shows_who_is_who(page):
+    """Each person has a colour, a dash and a number in the sentence."""
     build(page)
     assert page.locator(PANEL).count() == 0  # nothing before a run
     write(page, SENTENCE)
@@ -122,7 +123,8 @@ SENTENCES = {
 }
 
 
-def test_whatever_the_sentence_holds_is_shown_as_it_stands_and_wraps(page):
+def test_any_sentence_is_shown_as_it_stands(page):
+    """It wraps, and markup in it is text."""
     build(page)
     for name, (sentence, marked) in SENTENCES.items():
         write(page, sentence)
@@ -153,7 +155,8 @@ def test_one_person_and_another_text_after_the_run(page):
     assert problems(page, "who_is_who") == []
 
 
-def test_it_survives_undo_is_not_copied_and_leaves_no_trace_in_what_is_saved_or_queued(page):
+def test_what_is_shown_survives_undo_alone(page):
+    """It is not copied, and leaves no trace in what is saved or queued."""
     build(page)
     write(page, SENTENCE)
     before = page.evaluate("window.app.graph.serialize()")

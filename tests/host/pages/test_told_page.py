@@ -13,7 +13,8 @@ def details(opened):
         opened.wait_for_timeout(1500)
 
 
-def test_what_a_node_refuses_while_it_runs_can_be_read_on_the_page(page):
+def test_refusals_of_a_run_are_readable(page):
+    """On the node at once, with details behind a button, until a run succeeds."""
     empty_graph(page)
     page.evaluate(TWO_DRAWN_PEOPLE)
     page.wait_for_timeout(800)
@@ -44,7 +45,7 @@ def test_what_somebody_typed_is_no_markup_in_a_message(page):
     assert page.evaluate("window.hacked === undefined")
 
 
-def test_what_is_refused_before_a_run_can_be_read_on_the_page(page):
+def test_refusals_before_a_run_are_readable(page):
     empty_graph(page)
     page.evaluate(
         """() => {
@@ -68,7 +69,8 @@ def test_what_is_refused_before_a_run_can_be_read_on_the_page(page):
     assert readable(page, "boxes needs 2 boxes and has 1")
 
 
-def test_the_doctor_s_report_stands_on_its_node_and_can_be_marked(page):
+def test_the_doctor_s_report_stands_on_its_node(page):
+    """It can be marked and copied."""
     shows_widgets_of_extensions(page)
     empty_graph(page)
     page.evaluate(

@@ -64,7 +64,8 @@ def overlapping(drawn):
     ]
 
 
-def test_every_workflow_opens_whole_and_is_saved_as_it_was(page):
+def test_every_workflow_opens_and_is_saved_as_it_was(page):
+    """Nothing is missing, red, lost, covered or cut off."""
     wrong = {}
     for name in NAMES:
         workflow = shipped_file(name)
