@@ -81,7 +81,7 @@ def as_text(found: dict[str, Any]) -> str:
         "base": f"{found['base_family']}, {found['layers']} cross-attention layers ({widths})",
         "face tokens": f"{found['face_tokens']} x {found['context_width']} a face, keys and values: {persons}",
         "subject path": subject,
-        "vision tower": f"{found['clip_tower']}, width {found['clip_width']}",
+        "image encoder": f"{found['clip_tower']}, width {found['clip_width']}",
         "recogniser": f"{found['recogniser'] or 'none'}, channels {found['identity_channels']}",
         "parameters": f"{total / 1e6:,.1f} M ({parts})",
         "stored as": f"{', '.join(found['dtypes'])}, {found['bytes'] / 1e6:,.1f} MB",

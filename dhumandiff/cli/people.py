@@ -96,7 +96,7 @@ def references_of(
 ) -> list[FaceReference]:
     """Encode whoever is not a saved reference yet, and keep whom to keep. The models for it are let go afterwards.
 
-    `found`: what `read` gave for each. `load_models` makes vision tower and face analyzer, where there is anything to
+    `found`: what `read` gave for each. `load_models` makes image encoder and face analyzer, where there is anything to
     encode. `drawn`: the miniature's faces look, at drawn people of any size.
     """
     from ..faces.face import MIN_FACE_SIZE

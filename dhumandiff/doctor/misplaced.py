@@ -7,9 +7,9 @@ from pathlib import Path
 
 from .folders import Folders, files_in
 
-__all__ = ["adapter_elsewhere", "not_a_pack_yet", "tower_elsewhere"]
+__all__ = ["adapter_elsewhere", "encoder_elsewhere", "not_a_pack_yet"]
 
-TOWER_SIGNS = ("image_encoder", "clip", "vit-h", "vit_h")
+ENCODER_SIGNS = ("image_encoder", "clip", "vit-h", "vit_h")
 """What the path of an image encoder holds, in small letters; a look into every checkpoint would take too long."""
 
 
@@ -21,11 +21,11 @@ def adapter_elsewhere(folders: Folders, name: str) -> Path | None:
     return None
 
 
-def tower_elsewhere(folders: Folders, fits: Callable[[Path], bool]) -> Path | None:
-    """The first vision tower that fits, in a folder of other models."""
+def encoder_elsewhere(folders: Folders, fits: Callable[[Path], bool]) -> Path | None:
+    """The first image encoder that fits, in a folder of other models."""
     for folder in (*folders.ip_adapters, *folders.adapters, *folders.checkpoints):
         for path in files_in(folder, ".safetensors"):
-            if any(sign in path.relative_to(folder).as_posix().lower() for sign in TOWER_SIGNS) and fits(path):
+            if any(sign in path.relative_to(folder).as_posix().lower() for sign in ENCODER_SIGNS) and fits(path):
                 return path
     return None
 

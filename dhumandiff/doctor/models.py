@@ -13,7 +13,7 @@ from ..catalogue import BASE, DHUMANDIFF, FACE_PACKS, IMAGE_ENCODER
 from ..errors import AdapterError, FaceError
 from .findings import DAMAGED, MISSING, NOTE, OK, Finding
 from .folders import FACE_ROOT, PROJECT, Folders, files_in
-from .misplaced import adapter_elsewhere, not_a_pack_yet, tower_elsewhere
+from .misplaced import adapter_elsewhere, encoder_elsewhere, not_a_pack_yet
 from .onnx_bytes import why_damaged
 
 __all__ = ["adapters", "checkpoints", "face_packs", "image_encoder"]
@@ -22,7 +22,7 @@ PACK = FACE_PACKS[0].name
 
 
 def adapters(folders: Folders) -> tuple[list[Finding], set[int]]:
-    """Every adapter in words, and the widths of the vision towers that those which work were trained with."""
+    """Every adapter in words, and the widths of the image encoders that those which work were trained with."""
     found, widths = [], set()
     candidates = _candidates(folders)
     for path in candidates:
@@ -49,7 +49,7 @@ def adapters(folders: Folders) -> tuple[list[Finding], set[int]]:
 
 
 def _adapter(path: Path, todo: str) -> tuple[Finding, set[int]]:
-    """A file or folder in words, and the width of its vision tower if it works. `todo`: if it does not."""
+    """A file or folder in words, and the width of its image encoder if it works. `todo`: if it does not."""
     from ..describe import describe, in_a_sentence
 
     try:
@@ -191,23 +191,23 @@ def _get_pack(root: Path, comfyui: bool) -> str:
 
 
 def image_encoder(folders: Folders, widths: set[int]) -> list[Finding]:
-    """CLIP vision towers for ComfyUI. `widths`: of the towers that the adapters want; empty: CLIP ViT-H/14's."""
-    from ..formats.reading import OTHER_TOWERS
+    """CLIP image encoders for ComfyUI. `widths`: of the encoders that the adapters want; empty: CLIP ViT-H/14's."""
+    from ..formats.reading import OTHER_ENCODERS
 
     wanted = widths or {1280}
     found, fitting = [], False
     for path in _of(folders.clip_vision, ".safetensors", ".bin", ".pt", ".pth"):
         try:
-            width = _tower_width(path)
+            width = _encoder_width(path)
         except AdapterError as error:
             found.append(Finding(NOTE, path.name, str(error), "Get it again from where you had it, or remove it."))
             continue
         if width in wanted:
-            kind = "CLIP ViT-H/14" if width == 1280 else f"a tower of width {width}"
+            kind = "CLIP ViT-H/14" if width == 1280 else f"an image encoder of width {width}"
             found.append(Finding(OK, path.name, f"{path}: {kind}, which the adapter wants"))
             fitting = True
         else:
-            kind = OTHER_TOWERS.get(width, f"width {width}") if width else "no CLIP vision tower"
+            kind = OTHER_ENCODERS.get(width, f"width {width}") if width else "no CLIP image encoder"
             found.append(Finding(OK, path.name, f"{path}: {kind}; not for this pack"))
     if not fitting:
         text = (
@@ -215,7 +215,7 @@ def image_encoder(folders: Folders, widths: set[int]) -> list[Finding]:
         )
         text += f"Licence: {IMAGE_ENCODER.license}."
         todo = f"Get {IMAGE_ENCODER.inside}/model.safetensors from {IMAGE_ENCODER.url} and put it there."
-        if lies := tower_elsewhere(folders, lambda path: _fits(path, wanted)):
+        if lies := encoder_elsewhere(folders, lambda path: _fits(path, wanted)):
             text = (
                 f"The image encoder CLIP ViT-H/14 lies in {lies.parent}, but is looked for in {folders.clip_vision[0]}."
             )
@@ -224,8 +224,8 @@ def image_encoder(folders: Folders, widths: set[int]) -> list[Finding]:
     return found
 
 
-def _tower_width(path: Path) -> int | None:
-    """Width of a CLIP vision tower, as transformers, open_clip or whoever names its first layer; None for others."""
+def _encoder_width(path: Path) -> int | None:
+    """Width of a CLIP image encoder, as transformers, open_clip or whoever names its first layer; None for others."""
     from ..formats.reading import read_tensor_file
 
     names = ("embeddings.patch_embedding.weight", "visual.conv1.weight")
@@ -237,7 +237,7 @@ def _tower_width(path: Path) -> int | None:
 
 def _fits(path: Path, wanted: set[int]) -> bool:
     try:
-        return _tower_width(path) in wanted
+        return _encoder_width(path) in wanted
     except AdapterError:  # not whole, or no tensor file: not what is looked for
         return False
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from ..errors import AdapterError
 from .reading import (
     OTHER_BASES,
-    OTHER_TOWERS,
+    OTHER_ENCODERS,
     TensorFile,
     Weights,
     check_dtypes,
@@ -52,7 +52,7 @@ def fits(path: Path) -> bool:
     keys = weights.tensors.get("attention.0.to_k_ip.weight")
     if encoder is None or keys is None or encoder.ndim != 2 or keys.ndim != 2:
         return False
-    return encoder.shape[1] not in OTHER_TOWERS and keys.shape[1] not in OTHER_BASES
+    return encoder.shape[1] not in OTHER_ENCODERS and keys.shape[1] not in OTHER_BASES
 
 
 def load(file: TensorFile) -> Weights:

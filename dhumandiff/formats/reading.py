@@ -22,7 +22,7 @@ __all__ = [
     "FAMILIES",
     "METADATA",
     "OTHER_BASES",
-    "OTHER_TOWERS",
+    "OTHER_ENCODERS",
     "TensorFile",
     "Weights",
     "check_dtypes",
@@ -34,12 +34,12 @@ __all__ = [
 METADATA = ("base_family", "clip_tower", "recogniser", "identity_channels", "licence", "source")
 """What a file must say about an adapter because no tensor tells it."""
 
-# What a context width or a vision tower's width gives away about where a file belongs.
+# What a context width or an image encoder's width gives away about where a file belongs.
 FAMILIES = {2048: "sdxl", 768: "sd15", 1024: "sd2"}
 """Context width -> name of the base's family in metadata."""
 
 OTHER_BASES = {768: "Stable Diffusion 1.5", 1024: "Stable Diffusion 2"}
-OTHER_TOWERS = {
+OTHER_ENCODERS = {
     512: "a face recogniser's embedding (InstantID is built so)",
     1024: "CLIP ViT-L/14",
     1664: "CLIP ViT-bigG/14",
@@ -270,7 +270,7 @@ _LOOKS = (
     ),
     (r"^(down_blocks|input_blocks)\.", "the UNet of a base model"),
     (r"^(double_blocks|transformer_blocks|joint_blocks)\.", "the diffusion transformer of a base model"),
-    (r"^(vision_model|visual)\.", "a CLIP vision tower"),
+    (r"^(vision_model|visual)\.", "a CLIP image encoder"),
     (r"^(text_model|transformer\.text_model|text_projection)\b", "a text encoder"),
     (r"^(encoder|decoder|quant_conv)\.", "a VAE"),
     (r"^(string_to_param\.|emb_params$|clip_[lg]$|<.*>$)", "a textual-inversion embedding"),

@@ -16,7 +16,7 @@ __all__ = ["mini_adapter"]
 
 
 def mini_adapter() -> Adapter:
-    """The adapter that was trained for the miniature's base, vision tower and recognizer.
+    """The adapter that was trained for the miniature's base, image encoder and recognizer.
 
     In float32: its file is in half precision, in which a CPU would compute otherwise than ComfyUI does.
     """

@@ -83,7 +83,7 @@ def build_text_encoders() -> tuple[nn.Module, nn.Module]:
 
 
 def build_vision() -> nn.Module:
-    """The CLIP vision tower, untrained: 64 patches of 12 px and a class token, 128 wide."""
+    """The CLIP image encoder, untrained: 64 patches of 12 px and a class token, 128 wide."""
     transformers = require("transformers")
     return transformers.CLIPVisionModelWithProjection(transformers.CLIPVisionConfig(**VISION))
 
@@ -113,7 +113,7 @@ def mini_vae() -> Autoencoder:
 
 
 def mini_vision() -> ClipVision:
-    """The trained vision tower as `protocols.ImageEncoder`: 96 px, hidden states [N, 65, 128]."""
+    """The trained image encoder as `protocols.ImageEncoder`: 96 px, hidden states [N, 65, 128]."""
     return ClipVision(_fill(build_vision(), load_part("vision")))
 
 

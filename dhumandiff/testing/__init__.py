@@ -1,4 +1,4 @@
-"""A tiny SDXL, adapter, vision tower and face analyzer of random weights. Their pictures are noise.
+"""A tiny SDXL, adapter, image encoder and face analyzer of random weights. Their pictures are noise.
 
 For trying the machinery out in a second on a CPU, and for tests: the block types, layer order, tokenizer and tensor
 names are SDXL's and the released adapter's, only the widths are small. The same seed gives the same weights.
@@ -124,7 +124,7 @@ def tiny_pipeline() -> Any:
 
 
 def tiny_vision(seed: int = 0) -> ClipVision:
-    """A CLIP vision tower (width 64, four layers, 50 tokens of 32 px at 224 px) as `protocols.ImageEncoder`."""
+    """A CLIP image encoder (width 64, four layers, 50 tokens of 32 px at 224 px) as `protocols.ImageEncoder`."""
     transformers = require("transformers")
     config = transformers.CLIPVisionConfig(
         hidden_size=VISION_WIDTH,

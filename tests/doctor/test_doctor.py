@@ -72,7 +72,7 @@ def test_nothing_stands_in_the_way_when_all_is_there(folder, capsys):
         "none stated by the authors",
         "det_10g.onnx, w600k_r50.onnx",
         "non-commercial research only",
-        "tower.safetensors: a tower of width 80, which the adapter wants",
+        "tower.safetensors: an image encoder of width 80, which the adapter wants",
         "1 checkpoint in",
     ):
         assert words in text

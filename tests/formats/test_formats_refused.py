@@ -166,7 +166,7 @@ T = torch.zeros(2, 2)
         (["double_blocks.0.img_attn.qkv.weight"], "the diffusion transformer of a base model"),
         (["controlnet_cond_embedding.conv_in.weight", "down_blocks.0.resnets.0.conv1.weight"], "a ControlNet"),
         (["control_model.input_blocks.0.0.weight"], "a ControlNet"),
-        (["vision_model.embeddings.class_embedding"], "a CLIP vision tower"),
+        (["vision_model.embeddings.class_embedding"], "a CLIP image encoder"),
         (["text_model.embeddings.token_embedding.weight"], "a text encoder"),
         (["encoder.conv_in.weight", "decoder.conv_in.weight"], "a VAE"),
         (["clip_l", "clip_g"], "a textual-inversion embedding"),

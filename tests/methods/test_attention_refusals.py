@@ -55,7 +55,7 @@ def test_an_adapter_for_another_base_is_refused(unet, people):
 
 
 def test_a_reference_of_another_vision_tower_is_refused(unet, adapter):
-    with pytest.raises(FaceReferenceError, match="vision tower of width 80"):
+    with pytest.raises(FaceReferenceError, match="image encoder of width 80"):
         attach(unet, adapter, [random_reference(clip_width=80)])
 
 

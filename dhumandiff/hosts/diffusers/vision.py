@@ -1,4 +1,4 @@
-"""CLIP's vision tower with transformers, and the packages that this host needs."""
+"""CLIP's image encoder with transformers, and the packages that this host needs."""
 
 from __future__ import annotations
 

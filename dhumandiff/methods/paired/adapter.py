@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ... import formats
 from ...errors import AdapterError, FaceReferenceError, HostError
-from ...formats.reading import OTHER_TOWERS
+from ...formats.reading import OTHER_ENCODERS
 from .adapter_checks import PartBuilder, PartError, check_agreement, check_names_and_shapes
 from .projections import FaceProjection, IdentityProjection, PairedKeysValues, Shapes, SubjectMapping
 
@@ -45,7 +45,7 @@ class AdapterInfo:
     face_tokens: int
     """Tokens a face (16)."""
     clip_width: int
-    """Width of the vision tower's hidden states (CLIP ViT-H/14: 1280)."""
+    """Width of the image encoder's hidden states (CLIP ViT-H/14: 1280)."""
     identity_width: int | None
     """Width of the recogniser's embedding (512); None without a subject path."""
     token_width: int | None
@@ -246,10 +246,10 @@ class Adapter(nn.Module):
         """Hidden states at the door: width checked, device and dtype as the projections compute."""
         if hidden.ndim != 3 or hidden.shape[-1] != self.info.clip_width:
             raise FaceReferenceError(
-                f"{_called(reference)} was encoded by a CLIP vision tower of width {hidden.shape[-1]} "
-                f"({OTHER_TOWERS.get(hidden.shape[-1], 'which one is unknown')}), but the adapter was trained with "
+                f"{_called(reference)} was encoded by a CLIP image encoder of width {hidden.shape[-1]} "
+                f"({OTHER_ENCODERS.get(hidden.shape[-1], 'which one is unknown')}), but the adapter was trained with "
                 f"{self.info.clip_tower or 'CLIP ViT-H/14'}, width {self.info.clip_width}. "
-                "Load that tower and encode the photos again.",
+                "Load that encoder and encode the photos again.",
                 code="reference-of-another-encoder",
             )
         weight = self.face_projection.latents

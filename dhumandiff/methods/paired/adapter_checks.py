@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from ...errors import AdapterError
-from ...formats.reading import OTHER_BASES, OTHER_TOWERS
+from ...formats.reading import OTHER_BASES, OTHER_ENCODERS
 from .projections import PairedKeysValues, Shapes
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def check_agreement(adapter: Adapter, info: AdapterInfo) -> None:
     Raises:
         PartError: naming the part.
     """
-    if info.shared:  # IP-Adapter exists for several bases and towers, under names that are easily mistaken
+    if info.shared:  # IP-Adapter exists for several bases and encoders, under names that are easily mistaken
         _check_is_for_sdxl(info)
     face_width = adapter.face_projection.proj_out.out_features
     layers = adapter.layers
@@ -131,7 +131,7 @@ def check_agreement(adapter: Adapter, info: AdapterInfo) -> None:
     if clip_width != info.clip_width:
         raise PartError(
             "identity_projection",
-            f"it reads a CLIP tower of width {clip_width}, the face projection one of width {info.clip_width}; "
+            f"it reads an image encoder of width {clip_width}, the face projection one of width {info.clip_width}; "
             "the parts come from different adapters",
             code="parts-of-different-adapters",
         )
@@ -152,10 +152,10 @@ def _check_is_for_sdxl(info: AdapterInfo) -> None:
             f"{OTHER_BASES[info.context_width]}; SDXL's is 2048. Choose the file made for SDXL",
             code="made-for-another-base",
         )
-    if info.clip_width in OTHER_TOWERS:
+    if info.clip_width in OTHER_ENCODERS:
         raise PartError(
             "face_projection",
-            f"it was trained on features of width {info.clip_width}: {OTHER_TOWERS[info.clip_width]}; "
+            f"it was trained on features of width {info.clip_width}: {OTHER_ENCODERS[info.clip_width]}; "
             "CLIP ViT-H/14 has 1280. Choose the file with vit-h in its name",
             code="made-for-another-encoder",
         )
