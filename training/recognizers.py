@@ -1,7 +1,7 @@
-"""Face recognisers that gradients pass through, and the alignment before them: what identity losses look with.
+"""Face recognizers that gradients pass through, and the alignment before them: what identity losses look with.
 
-    recogniser = load_recogniser("mini")                     # or buffalo_l/w600k_r50.onnx, or module:function
-    embeddings = recogniser(align_faces(pictures, landmarks, recogniser))    # [N, 3, H, W] -1..1 -> [N, 512]
+    recognizer = load_recognizer("mini")                     # or buffalo_l/w600k_r50.onnx, or module:function
+    embeddings = recognizer(align_faces(pictures, landmarks, recognizer))    # [N, 3, H, W] -1..1 -> [N, 512]
 
 Pictures are RGB from -1 to 1 everywhere, truth and prediction alike (WithAnyone's released code mixes two ranges).
 """
@@ -36,14 +36,17 @@ __all__ = [
 ]
 
 SAME = 0.98
-"""Cosine from which two looks at the probe are one recogniser's: the same face aligned here and there has 0.99 and more."""
+"""Cosine from which two looks at the probe are one recognizer's: the same face aligned here and there has 0.99 and more."""
 
 
 class Recognizer(Protocol):
     """Aligned faces [N, 3, side, side], RGB -1..1 -> embeddings [N, D] of unit length, differentiably.
 
-    side: px of an aligned face. matrix: five landmarks [5, 2] px -> [2, 3], what takes a picture's px to an aligned face's.
     One that finds faces, too, has find: uint8 [H, W, 3] -> faces.
+
+    Attributes:
+        side: px of an aligned face.
+        matrix: five landmarks [5, 2] px -> [2, 3], what takes a picture's px to an aligned face's.
     """
 
     side: int
@@ -60,7 +63,7 @@ class ArcFace(nn.Module):
 
     Args:
         network: [N, 3, 112, 112] RGB -> [N, 512] of any length.
-        raw: the network wants 0..255 and normalises by itself.
+        raw: the network wants 0..255 and normalizes by itself.
         one_by_one: it was exported for a single face at a time.
     """
 
@@ -81,7 +84,7 @@ class ArcFace(nn.Module):
         path = Path(path).expanduser()
         if not path.is_file():
             raise TrainingError(
-                f"There is no recogniser {path}. Name the .onnx of a pack, such as buffalo_l/w600k_r50.onnx.",
+                f"There is no recognizer {path}. Name the .onnx of a pack, such as buffalo_l/w600k_r50.onnx.",
                 code="no-such-recognizer",
             )
         try:
@@ -89,7 +92,7 @@ class ArcFace(nn.Module):
             from onnx2torch import convert
         except ImportError as error:
             raise TrainingError(
-                f"A recogniser as torch needs onnx2torch ({error}). Install it with: pip install --no-deps onnx2torch onnx",
+                f"A recognizer as torch needs onnx2torch ({error}). Install it with: pip install --no-deps onnx2torch onnx",
                 code="no-onnx2torch",
             ) from error
         try:
@@ -97,18 +100,18 @@ class ArcFace(nn.Module):
             network = convert(model)
         except Exception as error:  # onnx and the converter have a family of errors each
             raise TrainingError(
-                f"The recogniser {path} cannot be converted to torch: {error}", code="recognizer-not-converted"
+                f"The recognizer {path} cannot be converted to torch: {error}", code="recognizer-not-converted"
             ) from error
         weights = {tensor.name for tensor in model.graph.initializer}  # which old exporters list as inputs, too
         given = [one for one in model.graph.input if one.name not in weights]
         shape = [axis.dim_value for axis in given[0].type.tensor_type.shape.dim] if given else []
         if len(given) != 1 or len(shape) != 4 or shape[1:] != [3, cls.side, cls.side]:
             raise TrainingError(
-                f"{path} takes {shape or 'no picture'}, and an ArcFace recogniser faces of [N, 3, {cls.side}, {cls.side}]. Name "
-                "the pack's recogniser, such as w600k_r50.onnx, not its detector.",
+                f"{path} takes {shape or 'no picture'}, and an ArcFace recognizer faces of [N, 3, {cls.side}, {cls.side}]. Name "
+                "the pack's recognizer, such as w600k_r50.onnx, not its detector.",
                 code="not-a-recognizer",
             )
-        # As InsightFace tells them apart (model_zoo/arcface_onnx.py): models from MXNet begin with a normalisation.
+        # As InsightFace tells them apart (model_zoo/arcface_onnx.py): models from MXNet begin with a normalization.
         begin = [node.name for node in model.graph.node[:8]]
         raw = all(any(name.startswith(kinds) for name in begin) for kinds in (("Sub", "_minus"), ("Mul", "_mul")))
         return cls(network, raw, one_by_one=shape[0] == 1)
@@ -125,7 +128,7 @@ class ArcFace(nn.Module):
 
 
 class MiniRecognizer(nn.Module):
-    """The miniature's recogniser, the one that conditions."""
+    """The miniature's recognizer, the one that conditions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -157,17 +160,24 @@ def load_recognizer(name: str) -> Recognizer:
 
 
 def probe_picture() -> np.ndarray:
-    """A smooth coloured picture, uint8 [112, 112, 3]: what `prepare` shows its recogniser, so that `train` knows it again."""
+    """A smooth colored picture, uint8 [112, 112, 3]: what `prepare` shows its recognizer, so that `train` knows it again."""
     y, x = np.mgrid[0:112, 0:112] / 112
     waves = [np.sin(2 * np.pi * (a * x + b * y)) for a, b in ((1, 0.5), (0.5, -1), (-1.5, 1))]
     return (127.5 + 127.5 * np.stack(waves, axis=-1)).round().astype(np.uint8)
 
 
 def check_recognizer(recognizer: Recognizer, folders: Sequence[PreparedDataset]) -> None:
-    """Refuse a recogniser other than the one whose embeddings the data holds. TrainingError.
+    """Refuse a recognizer other than the one whose embeddings the data holds.
 
-    Cosines between two recognisers mean nothing, and no number would tell. Data of one's own making may lack the probe
-    (`recogniser_probe` of common.safetensors); then a warning says that nobody looked.
+    Cosines between two recognizers mean nothing, and no number would tell. Data of one's own making may lack the probe
+    (`recogniser_probe` of common.safetensors); then a warning says that it was not checked.
+
+    Args:
+        recognizer: of the losses.
+        folders: the data.
+
+    Raises:
+        TrainingError: its embedding of the probe picture is another one.
     """
     picture = rearrange(torch.from_numpy(probe_picture()), "h w c -> 1 c h w") / 127.5 - 1
     with torch.no_grad():
@@ -176,7 +186,7 @@ def check_recognizer(recognizer: Recognizer, folders: Sequence[PreparedDataset])
         kept, name = folder.common.get("recogniser_probe"), folder.header["recogniser"]["name"]
         if kept is None:
             warnings.warn(
-                f"{folder.path} does not tell how its recogniser ({name}) sees, so whether objectives.identity.recognizer is "
+                f"{folder.path} does not tell how its recognizer ({name}) sees, so whether objectives.identity.recognizer is "
                 "the same one is not known. Prepare the data again to be sure.",
                 stacklevel=2,
             )
@@ -184,16 +194,24 @@ def check_recognizer(recognizer: Recognizer, folders: Sequence[PreparedDataset])
         same = len(kept) == len(seen) and float(F.cosine_similarity(kept.float(), seen.cpu(), dim=0))
         if same < SAME:
             raise TrainingError(
-                f"objectives.identity.recognizer is not the recogniser of {folder.path} ({name}): they see one picture "
-                f"differently (cosine {float(same):.3f}). Name that pack's own recogniser, or prepare the data with this one.",
+                f"objectives.identity.recognizer is not the recognizer of {folder.path} ({name}): they see one picture "
+                f"differently (cosine {float(same):.3f}). Name that pack's own recognizer, or prepare the data with this one.",
                 code="another-recognizer",
             )
 
 
 def align_faces(pictures: Tensor, landmarks: Tensor, recognizer: Recognizer) -> Tensor:
-    """Faces as a recogniser wants them, differentiably: pictures [N, 3, H, W], landmarks [N, 5, 2] px -> [N, 3, side, side].
+    """Faces as a recognizer wants them, differentiably.
 
     Bilinear, the pixels of InsightFace's own warp, which made the truth's embeddings. Outside of the picture is black.
+
+    Args:
+        pictures: [N, 3, H, W] RGB -1..1.
+        landmarks: [N, 5, 2] px.
+        recognizer: that they are for.
+
+    Returns:
+        [N, 3, side, side].
     """
     height, width = pictures.shape[-2:]
     side = recognizer.side

@@ -112,3 +112,28 @@ def test_face_models_that_cannot_be_had_stop_before_anything_is_written(data, tm
     with refused("plugin-failed", "support.drawn:broken", "RuntimeError: no such detector", error=TrainingError):
         prepare(settings_for(data, tmp_path / "out", faces__pack="support.drawn:broken"))
     assert not (tmp_path / "out").exists()
+
+
+def test_old_names_are_read_and_named(tmp_path, capsys):
+    """The names of 0.1: they mean the same, one line says what replaced them, and a folder begun with them goes on."""
+    data = world(tmp_path / "data", good=2, refused=False)
+    words = [
+        "prepare",
+        "--data",
+        str(data),
+        "--out",
+        str(tmp_path / "out"),
+        "--base",
+        "tiny",
+        "--vision",
+        "tiny",
+        "--dry_run",
+    ]
+    assert main([*words, "--faces.third", "0.4", "--references.colour", "0.1"]) == 0
+    said = capsys.readouterr()
+    assert "faces.third is now faces.third_face_ratio" in said.err
+    assert "references.colour is now references.color" in said.err
+    assert said.err.count("notice:") == 1
+    kept = PrepareSettings(faces=FaceSettings(third_face_ratio=0.4)).fingerprint()
+    assert (kept["faces"]["third"], kept["references"]["colour"]) == (0.4, 0.15)
+    assert {"third_face_ratio", "color"}.isdisjoint({*kept["faces"], *kept["references"]})

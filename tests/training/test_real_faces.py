@@ -130,7 +130,7 @@ def test_the_recogniser_of_the_data_is_known_again_and_another_refused(faces_roo
 
 def test_a_detector_is_not_taken_for_a_recogniser(faces_root):
     pytest.importorskip("onnx2torch", reason="install it with: pip install --no-deps onnx2torch")
-    with refused("not-a-recognizer", "det_blaze_256", error=TrainingError):
+    with refused("recognizer-not-converted", "det_blaze_256", error=TrainingError):
         ArcFace.from_onnx(faces_root / "models" / "mini" / "det_blaze_256.onnx")
 
 

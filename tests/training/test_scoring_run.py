@@ -20,7 +20,7 @@ from training.__main__ import main as training_main
 from training.evaluation.cases import read_cases
 from training.evaluation.measure import Clip, Measurer, measure_all, read_records
 from training.evaluation.page import page
-from training.evaluation.tables import compare, csv_text, groups_of, markdown, summarise_records
+from training.evaluation.tables import compare, csv_text, groups_of, markdown, summarize_records
 
 RED, GREEN, BLUE = (220, 30, 40), (40, 160, 60), (40, 70, 200)
 
@@ -114,7 +114,7 @@ def test_faces_that_miss_or_are_too_many_count_as_failed(folder):
         assert [person["right"] for person in record["persons"]] == [False, False]
     assert [person["sim_ref"] for person in none["persons"]] == [0, 0]
     assert [person["sim_ref"] for person in one["persons"]] == pytest.approx([1, 0])
-    assert summarise_records([none, one, three])["right"].mean == 0
+    assert summarize_records([none, one, three])["right"].mean == 0
     assert "Too few faces: 2 pictures, too many: 1." in markdown([none, one, three])
 
 
@@ -142,7 +142,7 @@ def test_pictures_that_cannot_be_used_are_told_and_set_aside(folder):
     text = markdown([nobody, damaged, missing])
     assert text.startswith("0 pictures scored, 3 set aside")
     assert all(f"- c{number}: " in text for number in range(3))
-    assert summarise_records([nobody]) == {}
+    assert summarize_records([nobody]) == {}
 
 
 def test_pictures_of_any_size_and_kind_are_scored(folder):
@@ -223,8 +223,8 @@ def test_groups_are_told_apart_by_their_own_people(folder):
     records = measure(folder, ((RED, BLUE), LEFT_RIGHT), ((RED, GREEN), LEFT_RIGHT), people=people)
     groups = groups_of(records)
     assert {value: len(found) for value, found in groups["gender"].items()} == {"female": 2, "male": 2}
-    assert summarise_records(records, ("gender", "male"))["sim_ref"].mean == pytest.approx(1)
-    assert summarise_records(records, ("gender", "female"))["sim_ref"].mean < 0.9
+    assert summarize_records(records, ("gender", "male"))["sim_ref"].mean == pytest.approx(1)
+    assert summarize_records(records, ("gender", "female"))["sim_ref"].mean < 0.9
     assert "By gender:" in markdown(records)
 
 

@@ -1,7 +1,9 @@
 """From pictures of two people to shards, and from shards to batches.
 
-sources.py lists pictures, annotation.py reads what is known of them, naming.py says which words mean whom, people.py
-looks at one picture, encode.py runs the frozen encoders, shards.py writes, report.py tells.
+To shards: pipeline.py, and what it uses: plan.py and sources.py list pictures, annotation.py reads what is known of them,
+naming.py says which words mean whom, extract.py and match.py take one picture apart, encode.py runs the frozen encoders,
+shards.py writes, report.py says what was made. From shards: dataset.py opens them, stream.py orders samples, batch.py
+makes batches. contract.py and settings.py belong to both.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ _CHILD = re.compile(r"child|kid|baby|toddler|infant|newborn|boy|girl")
 
 @dataclass(frozen=True)
 class PersonAttributes:
-    """What is known of one of the two people: gender "male", "female" or "", age group in words, centre x in px."""
+    """What is known of one of the two people: gender "male", "female" or "", age group in words, center x in px."""
 
     gender: str = ""
     age_group: str = ""

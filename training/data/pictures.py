@@ -188,7 +188,7 @@ def provided_mask(mask: np.ndarray, crop: Crop, factor: int) -> np.ndarray:
 
 
 def _centers(bucket: tuple[int, int], factor: int) -> tuple[np.ndarray, np.ndarray]:
-    """Centres of the latent pixels, px of the crop."""
+    """Centers of the latent pixels, px of the crop."""
     y, x = np.mgrid[: bucket[0] // factor, : bucket[1] // factor]
     return (y + 0.5) * factor, (x + 0.5) * factor
 

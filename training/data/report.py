@@ -259,12 +259,12 @@ def _tile(metadata: dict[str, Any], jpeg: bytes) -> Image.Image:
 
 
 def _write_caption(tile: Image.Image, metadata: dict[str, Any], top: int) -> int:
-    """The caption, its bound words in their person's colour; gives the place below it."""
+    """The caption, its bound words in their person's color; gives the place below it."""
     draw, font, caption = ImageDraw.Draw(tile), _font(), metadata["caption"]
-    colours: dict[int, str] = {}
+    colors: dict[int, str] = {}
     for number, person in enumerate(metadata["persons"]):
         for words in person["words"]:
-            colours |= dict.fromkeys(range(words["start"], words["end"]), person_color(number))
+            colors |= dict.fromkeys(range(words["start"], words["end"]), person_color(number))
     x, y, line = 6.0, float(top), font.size * 1.3
     for start, word in _split(caption):
         width = draw.textlength(word, font=font)
@@ -273,7 +273,7 @@ def _write_caption(tile: Image.Image, metadata: dict[str, Any], top: int) -> int
         if y + 2 * line > tile.height:
             break
         for place, letter in enumerate(word):
-            draw.text((x, y), letter, font=font, fill=colours.get(start + place, (40, 40, 40)))
+            draw.text((x, y), letter, font=font, fill=colors.get(start + place, (40, 40, 40)))
             x += draw.textlength(letter, font=font)
     return round(y + line) + 6
 

@@ -51,7 +51,7 @@ class FaceSettings:
     provider: str = "CPU"
     """Of ONNX Runtime. CPU, because every worker has a copy of the models."""
     min_size: float = 64.0
-    """Smallest face, px in the original picture. Below 64 the recogniser sees mostly interpolation."""
+    """Smallest face, px in the original picture. Below 64 the recognizer sees mostly interpolation."""
     third_face_ratio: float = 0.5
     """A third face is a third person when it is at least this share of the smaller of the two in size."""
     same_person: float = 0.8

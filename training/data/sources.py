@@ -373,7 +373,7 @@ def _row_group(path: str, column: str, group: int) -> Any:
 
 
 def _cell(path: str, column: str, row: int) -> bytes:
-    """The bytes of one picture; neighbours come from the row group read last."""
+    """The bytes of one picture; neighbors come from the row group read last."""
     file, first = _open_parquet(path), 0
     for group in range(file.metadata.num_row_groups):
         rows = file.metadata.row_group(group).num_rows

@@ -1,4 +1,4 @@
-"""Scoring pictures of several people: what they should show (cases), how well they do (measure), and telling it (report).
+"""Scoring pictures of several people: what they should show (cases), how well they do (measure), and reports of it.
 
 cases.py      reference pairs and sentences from a .jsonl, finished pictures in a folder, MultiID-Bench's folders
 measure.py    one case -> one record: faces, likeness, right person, Copy-Paste, Blending, CLIP, scores of your own

@@ -5,7 +5,7 @@ One JSON object a line; paths are relative to the file:
     {"id": "0001", "prompt": "A man@1 on the left and a woman@2 on the right.", "references": ["a.jpg", ["b1.jpg", "b2.jpg"]]}
 
 and, where known: "picture" (the finished one), "seed", "truth" (a real picture of these people), "boxes" (of each person in
-the picture to come, x0 y0 x1 y1 px) or "masks" (a greyscale file a person), "clothes" (a few words a person), "topic", and
+the picture to come, x0 y0 x1 y1 px) or "masks" (a grayscale file a person), "clothes" (a few words a person), "topic", and
 "people" (an object each with gender, age_group, skin_tone), or "annotation": PairHuman's JSON, for the last three. Boxes,
 masks and clothes say who should be where, as words such as left and right in the prompt do.
 """

@@ -14,13 +14,13 @@ __all__ = ["EvaluateConfig"]
 
 @dataclass
 class EvaluateConfig:
-    """Judge an adapter, or any system's pictures: by who is on them, where cases say who should be."""
+    """Score an adapter, or any system's pictures: by who is on them, where cases say who should be."""
 
     run: str = ""
-    """Folder of a run; the averaged weights of its best checkpoint are judged."""
+    """Folder of a run; the averaged weights of its best checkpoint are scored."""
     adapter: str = ""
     """Weights instead of a run: a native .safetensors, or a folder with the four released files. With neither, the miniature
-    that ships is judged."""
+    that ships is scored."""
     base: str = ""
     """The base model to draw with; if left empty the run's, and without cases mini."""
     out: str = "evaluation"
@@ -34,7 +34,7 @@ class EvaluateConfig:
     against: str = ""
     """The --out folder of another evaluation of the same cases, to compare with picture by picture."""
     faces: FaceSettings = field(default_factory=FaceSettings)
-    """Who recognises. Best another recogniser than the adapter was trained with: it would be its own judge."""
+    """Who recognizes. Best another recognizer than the adapter was trained with: it would be its own judge."""
     clip: str = ""
     """CLIP for CLIP-T and CLIP-I: a folder, or an id such as openai/clip-vit-base-patch16. Left empty, neither is computed."""
     scorers: list[str] = field(default_factory=list)
@@ -50,7 +50,7 @@ class EvaluateConfig:
     seeds: int = 3
     """Portraits of each pair or case."""
     hardest: int = 50
-    """mini: pairs of one gender that look most alike, judged beside the others; 0: none."""
+    """mini: pairs of one gender that look most alike, scored beside the others; 0: none."""
     sheet: int = 8
     """mini: pairs in the picture sheet.png; 0: no such picture."""
     mode: Literal["none", "one_pass", "two_strength", "released"] = "one_pass"

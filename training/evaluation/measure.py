@@ -83,10 +83,10 @@ def _pooled(found: Any) -> np.ndarray:
 
 
 class Measurer:
-    """Measures cases with one face recogniser and whatever else is there.
+    """Measures cases with one face recognizer and whatever else is there.
 
     Args:
-        faces: finds and recognises; it should not be the recogniser that an adapter was trained with.
+        faces: finds and recognizes; it should not be the recognizer that an adapter was trained with.
         clip: for CLIP-T and CLIP-I, or None.
         scorers: further scores of a picture, by somebody else's models.
     """
@@ -135,8 +135,8 @@ class Measurer:
         masks = None if case.masks is None else _read_masks(case.masks, pixels.shape[:2])
         prompt = try_parse_prompt(case.sentence, len(references))
         said = {"prompt": prompt, "boxes": case.boxes, "masks": masks, "clothes": case.clothes}
-        judged = score_image(pixels, references, self.faces, truth, **said)
-        score = judged.score
+        scored = score_image(pixels, references, self.faces, truth, **said)
+        score = scored.score
         persons = [
             {
                 "face": face,
@@ -148,15 +148,15 @@ class Measurer:
                 **dict(groups),
             }
             for face, person, groups in zip(
-                judged.face_of_person, score.persons, case.groups or [{}] * len(references), strict=True
+                scored.face_of_person, score.persons, case.groups or [{}] * len(references), strict=True
             )
         ]
         return {
             "digest": _digest(case.picture),
             "size": list(pixels.shape[1::-1]),
             "found": score.faces,
-            "said_by": judged.assigned_by,
-            "boxes": [[round(float(value), 1) for value in face.box] for face in judged.faces],
+            "said_by": scored.assigned_by,
+            "boxes": [[round(float(value), 1) for value in face.box] for face in scored.faces],
             "persons": persons,
             "scores": {
                 "present": score.face_count_correct,
@@ -269,7 +269,7 @@ def _record(line: str) -> dict[str, Any] | None:
 
 
 def _holds(record: dict[str, Any], case: Case, measurer: Measurer) -> bool:
-    """Whether a record is what measuring would give again: the same picture, people, sentence and recogniser."""
+    """Whether a record is what measuring would give again: the same picture, people, sentence and recognizer."""
     same = all(record.get(name) == value for name, value in measurer.about(case).items())
     if case.problem or case.picture is None or "problem" in record or not same:
         return False

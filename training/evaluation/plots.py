@@ -9,7 +9,7 @@ from typing import Any
 from dhumandiff.errors import short_error
 
 from .. import TrainingError
-from .tables import RANKED, measures_of, summarise_records, value_of
+from .tables import RANKED, measures_of, summarize_records, value_of
 
 __all__ = ["plot_copying", "plot_distributions", "plot_strengths"]
 
@@ -19,7 +19,7 @@ def plot_strengths(records: Sequence[Mapping[str, Any]], path: Path) -> Path | N
     CLIP-T."""
     strengths = sorted({record["strength"] for record in records if record.get("strength") is not None})
     found = {
-        strength: summarise_records([record for record in records if record.get("strength") == strength])
+        strength: summarize_records([record for record in records if record.get("strength") == strength])
         for strength in strengths
     }
     if len(strengths) < 2 or not all("clip_t" in summaries for summaries in found.values()):

@@ -24,7 +24,7 @@ from .draw import Settings, draw_cases
 from .measure import Clip, Measurer, measure_all, read_records
 from .page import page
 from .plots import plot_copying, plot_distributions, plot_strengths
-from .tables import csv_text, markdown, summarise_records
+from .tables import csv_text, markdown, summarize_records
 
 if TYPE_CHECKING:
     from dhumandiff import Adapter
@@ -67,7 +67,7 @@ def score(
     """
     cases, notes = gather(config)
     against = _other(config.against) if config.against else None
-    faces, clip = _judge(config.faces, base), Clip.load(config.clip) if config.clip else None
+    faces, clip = _scoring_faces(config.faces, base), Clip.load(config.clip) if config.clip else None
     scorers = [make_plugin(name, "scorers") for name in config.scorers]
     waiting = (
         [case for case in cases if case.picture is None and not case.problem]
@@ -82,7 +82,7 @@ def score(
     table = markdown(records, against, other)
     made = [out / RECORDS]
     title = f"Scores of {config.bench or config.cases}"
-    plain = {name: asdict(summary) for name, summary in summarise_records(records).items()}
+    plain = {name: asdict(summary) for name, summary in summarize_records(records).items()}
     texts = {
         "scores.md": f"# {title}\n\n{table}",
         "scores.csv": csv_text(records),
@@ -109,8 +109,8 @@ def _other(folder: str) -> list[dict[str, Any]]:
     return read_records(path)
 
 
-def _judge(settings: FaceSettings, base: str) -> FaceAnalyzer:
-    """Who scores: of the miniature's two recognisers the one that never conditions anything."""
+def _scoring_faces(settings: FaceSettings, base: str) -> FaceAnalyzer:
+    """Who scores: of the miniature's two recognizers the one that never conditions anything."""
     if base == "mini" and settings == FaceSettings():
         from dhumandiff.miniature.faces import mini_judge
 

@@ -1,6 +1,6 @@
 """Records told in figures: means with intervals, by group, and pair by pair against another run.
 
-    summaries = summarise_records(records)            # {"right": Summary, ...}
+    summaries = summarize_records(records)            # {"right": Summary, ...}
     print(markdown(records))
 
 Two people of one picture are no independent evidence, so a picture counts with the mean over its people, and intervals come
@@ -30,7 +30,7 @@ __all__ = [
     "groups_of",
     "markdown",
     "measures_of",
-    "summarise_records",
+    "summarize_records",
     "value_of",
 ]
 
@@ -95,7 +95,7 @@ def value_of(record: Mapping[str, Any], name: str, group: tuple[str, str] | None
     return None if value is None else float(value)
 
 
-def summarise_records(records: Iterable[Mapping[str, Any]], group: tuple[str, str] | None = None) -> dict[str, Summary]:
+def summarize_records(records: Iterable[Mapping[str, Any]], group: tuple[str, str] | None = None) -> dict[str, Summary]:
     """The summary of every measure over the pictures that could be scored."""
     scored = [record for record in records if "problem" not in record]
     if group is not None:
@@ -156,7 +156,7 @@ def markdown(
     lines = [f"{len(scored)} pictures scored" + (f", {len(aside)} set aside (below)." if aside else ".")]
     if scored:
         lines[0] += f" Recogniser: {scored[0]['measured_with']}."
-        lines += ["", *_summary_table(summarise_records(scored), scored), "", *_failures(scored)]
+        lines += ["", *_summary_table(summarize_records(scored), scored), "", *_failures(scored)]
     for kind, values in groups_of(records).items():
         lines += ["", f"By {kind.replace('_', ' ')}:", "", *_group_table(kind, values)]
     if against is not None:
@@ -200,7 +200,7 @@ def _failures(scored: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _group_table(kind: str, values: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
     found = {
-        value: summarise_records(records, None if kind == "topic" else (kind, value))
+        value: summarize_records(records, None if kind == "topic" else (kind, value))
         for value, records in values.items()
     }
     measures = measures_of([record for records in values.values() for record in records])

@@ -1,16 +1,18 @@
-"""The miniature, from nothing: `python -m training mini` draws its world and trains everything that ships in dhumandiff/mini.
+"""The miniature, from nothing: `python -m training mini` draws its world and trains everything that ships in dhumandiff/miniature.
 
-    drawings.py      pictures, people and references of the world, drawn once by many processes
-    fit.py           the one small training loop that all frozen parts share: resumable, with averages and a log
+    renders.py       pictures, people and references of the world, drawn once by many processes
+    fit.py           the one small training loop that all frozen parts share: resumable, with EMA and a log
     autoencoder.py   8 px a latent, 16 channels
-    faces.py         detector, recogniser, and the judge, which conditions nothing
+    faces.py         detector, recognizer, and the judge, which conditions nothing
     vision.py        a CLIP-like tower
     towers.py        two text towers, which learn what a sentence says, and of whom
     text_to_image.py the UNet: with the towers the base, which knows clothes, scenes and places but nobody's face
     build.py         all of it in order, then prepare and train for the adapter
 
     stages.py        the stages, each a process
-    sampling.py, judging.py, rows.py, table.py   portraits in batches, what the judge says of them, and the table of it
+    sampling.py, scoring.py, rendering.py        portraits in batches, and how good they are
+    ablations.py, table.py                       what each part of the method is worth, and the table of it
+    evaluation.py                                the miniature's part of `python -m training evaluate`
 
 The adapter is not trained here: `python -m training prepare` and `train` do that, with the config a user would copy.
 """

@@ -1,4 +1,4 @@
-"""`python -m training mini`: rebuild the miniature that ships, or train and judge one row of its table.
+"""`python -m training mini`: rebuild the miniature that ships, or train and score one row of its table.
 
     python -m training mini --dry_run                       the stages, and about how long each takes
     python -m training mini                                 everything from nothing, 113 minutes on two cores
@@ -36,13 +36,13 @@ CORES = 2
 
 @dataclass
 class MiniConfig:
-    """Rebuild the miniature from nothing, or train and judge one row of its table."""
+    """Rebuild the miniature from nothing, or train and score one row of its table."""
 
     out: str = "runs/mini"
     """Folder of the run: drawings, checkpoints, logs, shards and weights, about 6 GB."""
     row: str = ""
-    """A row of the table to train and judge; all: every row that has no figures yet; table: make the table and its plot from
-    the rows that were judged. Rows stand on the data of this run, or on new data made with the miniature that ships."""
+    """A row of the table to train and score; all: every row that has no figures yet; table: make the table and its plot from
+    the rows that were scored. Rows stand on the data of this run, or on new data made with the miniature that ships."""
     stage: str = ""
     """Only this stage and what it needs; see --dry_run."""
     install: bool = True

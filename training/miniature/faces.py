@@ -1,4 +1,4 @@
-"""Detector, recogniser and judge of drawn faces. The judge is the recogniser's architecture, wider, with another seed and
+"""Detector, recognizer and judge of drawn faces. The judge is the recognizer's architecture, wider, with another seed and
 other people, and it also sees faces that went through the autoencoder, because it judges what a decoder made.
 """
 
@@ -95,7 +95,7 @@ def through_autoencoder(vae: nn.Module, pair_images: Renders, batch: int = 64) -
 
 
 def augment_crops(crops: Tensor, random: torch.Generator) -> Tensor:
-    """Aligned faces uint8 [B, 64, 64, 3] as a recogniser may meet them, [B, 3, 56, 56]: not quite in place, not quite sharp."""
+    """Aligned faces uint8 [B, 64, 64, 3] as a recognizer may meet them, [B, 3, 56, 56]: not quite in place, not quite sharp."""
     count = len(crops)
     pixels = crops.permute(0, 3, 1, 2).float() / 127.5 - 1
 
@@ -148,7 +148,7 @@ def _placed(
 
 
 def _targets(faces: list[list[np.ndarray]], side: int) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor], Tensor]:
-    """Heat [B, h, w]; the places next to centres, and what the map should say there [places, 14]."""
+    """Heat [B, h, w]; the places next to centers, and what the map should say there [places, 14]."""
     heat = torch.zeros(len(faces), side, side)
     axis = torch.arange(side, dtype=torch.float32)
     rows, ys, xs, values = [], [], [], []
@@ -172,7 +172,7 @@ def _targets(faces: list[list[np.ndarray]], side: int) -> tuple[Tensor, tuple[Te
 
 
 def _focal(logits: Tensor, heat: Tensor) -> Tensor:
-    """CornerNet's loss for maps of centres (arXiv 1808.01244)."""
+    """CornerNet's loss for maps of centers (arXiv 1808.01244)."""
     likely = logits.sigmoid()
     centre = heat == 1
     right = (1 - likely) ** 2 * F.logsigmoid(logits)

@@ -1,10 +1,10 @@
 """Pictures of the world as arrays on disk, drawn once by several processes and read by every stage.
 
 pictures/  images.npy [N, 96, 128, 3], boxes.npy [N, 2, 4] and landmarks.npy [N, 2, 5, 2] (people in the order of the
-           sentence), captions.json, and what the rules need to judge: colours, sides, scenes
+           sentence), told.json, and what the rules need to judge: colors, sides, scenes
 people/    references: images.npy [people, views, 96, 96, 3], boxes, landmarks, and aligned.npy [people, views, 64, 64, 3]
 meetings/  pictures of people of a pool: images, landmarks, people.npy [N, 2], heads.npy [N, 2, 96, 96, 3] as CLIP sees
-           them, aligned.npy [N, 2, 64, 64, 3] as recognisers do
+           them, aligned.npy [N, 2, 64, 64, 3] as recognizers do
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def render_people(folder: Path, split: str, count: int, views: int, workers: int
 
 
 def render_pair_images(folder: Path, split: str, count: int, pictures: int, workers: int) -> Renders:
-    """Pictures of two of the first `count` people of a split; their faces as CLIP and recognisers see them."""
+    """Pictures of two of the first `count` people of a split; their faces as CLIP and recognizers see them."""
     width, height = SIZE
     shapes = {
         "images": (height, width, 3),

@@ -268,7 +268,7 @@ def _by_sentence(faces: Sequence[Face], script: Script) -> tuple[Face, Face]:
 
 
 def _as_written(picture: np.ndarray, placed: Sequence[Face], script: Script) -> tuple[list[bool], bool]:
-    """Whether each person's colour, and the scene, are as written; what cannot be read is not."""
+    """Whether each person's color, and the scene, are as written; what cannot be read is not."""
     clothes = [
         _reads(read_clothing_color, outfit.color, picture, face.box)
         for face, outfit in zip(placed, script.outfits, strict=True)

@@ -24,7 +24,7 @@ PICTURES = 24_000
 PEOPLE, MEETINGS = 3_000, 6_000
 """Training identities, and pictures of two of them, for the vision tower and the adapter."""
 OTHERS = 4_000
-"""Identities of the recogniser, and as many others of the judge."""
+"""Identities of the recognizer, and as many others of the judge."""
 TOWER_STEPS = 1000
 
 
@@ -103,7 +103,7 @@ def _recognizer(folder: Path) -> None:
     save_part("recogniser", model.state_dict(), folder / "weights")
 
 
-def _judge(folder: Path) -> None:
+def _evaluator(folder: Path) -> None:
     from dhumandiff.miniature.base import mini_vae
     from dhumandiff.miniature.weights import save_part
 
@@ -188,7 +188,7 @@ STAGES: dict[str, Stage] = {
     "vision": Stage(("crowd_train",), _vision, 18, "train the vision tower"),
     "autoencoder": Stage(("pictures",), _autoencoder, 14, "train the autoencoder"),
     "crowd_judge": Stage((), _identities("judge", OTHERS, 8000), 4, "draw the judge's people"),
-    "judge": Stage(("crowd_judge", "autoencoder"), _judge, 15, "train the judge"),
+    "judge": Stage(("crowd_judge", "autoencoder"), _evaluator, 15, "train the judge"),
     "crowd_recogniser": Stage((), _identities("recogniser", OTHERS, 8000), 4, "draw the recogniser's people"),
     "recogniser": Stage(("crowd_recogniser",), _recognizer, 11, "train the recogniser"),
     "towers": Stage(("pictures",), _towers, 7, "train the text towers"),

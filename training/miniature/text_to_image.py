@@ -42,7 +42,7 @@ HEAD = 5.0
 
 ASTRAY, ASTRAY_FROM = 0.05, 0.5
 """Weight of `TextAttention.astray`, and the share of the steps after which it begins. From the first step on it does harm:
-layers learn where words belong before they learn to read them, and after 1,200 steps clothes had no clear colours."""
+layers learn where words belong before they learn to read them, and after 1,200 steps clothes had no clear colors."""
 
 
 def sizes(count: int) -> Tensor:
@@ -75,7 +75,7 @@ class TextAttention:
         """The share of the attention to words about one side that comes from the other side of the picture.
 
         As FastComposer localises its subjects (arXiv 2305.10431), but for the base's own words: without it the UNet draws
-        both colours long before it learns whose is which. placed [B, L]: 0 left, 1 right, else neither; middle [B]: where
+        both colors long before it learns whose is which. placed [B, L]: 0 left, 1 right, else neither; middle [B]: where
         the one side ends, 0..1 of the width.
         """
         words = torch.stack([placed == 0, placed == 1], dim=-1).float()  # [B, L, sides]

@@ -1,12 +1,12 @@
 """The two text towers, before the UNet meets them: they learn what a sentence says, as CLIP's know it before SDXL.
 
 The hard part is whose: "the man on the left a green sweater" binds three words over half a sentence. Asked only at a
-sentence's end, towers of this size name both colours and stay at chance about which is on the left (measured: 1,400 steps
+sentence's end, towers of this size name both colors and stay at chance about which is on the left (measured: 1,400 steps
 beside the UNet, cross entropy at ln 2). Asked at the words themselves, too, they know it after 300 steps. So heads read
-- off the pooled state: scene and the two colours,
+- off the pooled state: scene and the two colors,
 - off the layer before the last, which is what the UNet reads, and off CLIP-L's last, which subject prompting reads: at every garment its wearer's side; at every garment and every
-  "left" and "right" who that is: colour of clothes, gender, whether the sentence named them first, and all that it says of
-  their looks. Garments come after all that is said of a face, and are where the UNet looks for a person's colour: what they know,
+  "left" and "right" who that is: color of clothes, gender, whether the sentence named them first, and all that it says of
+  their looks. Garments come after all that is said of a face, and are where the UNet looks for a person's color: what they know,
   it finds.
 The heads are thrown away with the run.
 """
@@ -51,10 +51,10 @@ UNKNOWN = 0.02
 class Sentences:
     """What all captions say, and the empty one at the end: token ids [N + 1, 77] for either tower, and the answers.
 
-    ends [N + 1] is the place of the end token. At the end: scene, colour on the left, colour on the right [N + 1, 3].
+    ends [N + 1] is the place of the end token. At the end: scene, color on the left, color on the right [N + 1, 3].
     At the words, `NOTHING` elsewhere: the wearer's side at a garment [N + 1, 77]; at garments and sides, for each of `ABOUT`,
     what holds for that person [11, N + 1, 77]. placed [N + 1, 77]: the side that a word is about, at sides, garments and their
-    colours.
+    colors.
     """
 
     low: Tensor
@@ -90,7 +90,7 @@ class Sentences:
                 looks = (words.index(said[name]) if name in said else NOTHING for name, words in LOOKS.items())
                 known = (int(answers[n, 1 + place]), GENDERS.index(one["genders"][k]), k, *looks)
                 there[:, n, own | (low[n] == word[name])] = torch.tensor(known)[:, None]
-        placed = torch.where(side.roll(-1) == NOTHING, side, side.roll(-1))  # a colour comes before its garment
+        placed = torch.where(side.roll(-1) == NOTHING, side, side.roll(-1))  # a color comes before its garment
         for place, name in enumerate(SIDES):
             placed[low == word[name]] = place
         ends = (low == END).int().argmax(dim=1)

@@ -53,7 +53,7 @@ def train_image_encoder(
                     views.append(heads[at])
                 else:
                     views.append(photos[who, int(torch.randint(photos.shape[1], (), generator=random))])
-        out = tower(normalised(_moved(np.stack(views), random)), output_hidden_states=True)
+        out = tower(normalized(_moved(np.stack(views), random)), output_hidden_states=True)
         embeddings = F.normalize(out.image_embeds, dim=-1)
         likeness = embeddings[0::2] @ embeddings[1::2].T / TEMPERATURE
         same = torch.arange(len(chosen))
@@ -67,7 +67,7 @@ def train_image_encoder(
     return tower
 
 
-def normalised(pixels: Tensor) -> Tensor:
+def normalized(pixels: Tensor) -> Tensor:
     """[B, 3, S, S] -1..1 -> as CLIP wants them."""
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
     return ((pixels + 1) / 2 - mean) / std
