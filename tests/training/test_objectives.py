@@ -17,8 +17,7 @@ from training.objectives.config import DiffusionConfig, FaceRegionConfig, Locali
 from training.objectives.diffusion import min_snr_weights, sample_timesteps
 from training.objectives.localization import face_leakage, word_balance
 from training.objectives.losses import OBJECTIVES, build_objectives, check_data
-from training.objectives.protocol import ForwardOutput
-from training.run.model import AttentionMaps
+from training.objectives.protocol import AttentionMaps, ForwardOutput
 
 
 def scheduler(prediction="epsilon"):

@@ -1,4 +1,7 @@
-"""What every part of the loss has, and what it gets to see."""
+"""What every part of the loss has, and what it gets to see.
+
+Letters in shapes: B samples, P persons, Q spatial positions of a layer, c latent channels, h x w latent pixels.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,27 @@ from torch import Tensor
 
 from ..data.batch import Batch
 from ..run.base import BaseModel
-from ..run.model import AttentionMaps
 
-__all__ = ["ForwardOutput", "Objective"]
+__all__ = ["AttentionMaps", "ForwardOutput", "Objective"]
+
+
+@dataclass
+class AttentionMaps:
+    """The attention of one cross-attention layer to each person, for the objectives that read it.
+
+    Attributes:
+        faces: [B, P, Q], attention to each person's face tokens, weighted by the length of each token's value; None where not
+            recorded.
+        words: [B, P, Q], attention to the person's mapped words, mean over the heads; None where not recorded.
+    """
+
+    faces: Tensor | None = None
+    words: Tensor | None = None
 
 
 @dataclass
 class ForwardOutput:
-    """One forward pass, for the objectives. Letters in shapes: B samples, c latent channels, h x w latent pixels.
+    """One forward pass, for the objectives.
 
     Attributes:
         batch: what went in.

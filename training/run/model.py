@@ -7,7 +7,6 @@ tokens, C channels; and W subject tokens, L text tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,30 +20,17 @@ from dhumandiff.methods.paired.attention import paired_attention
 from ..data.batch import Batch, SubjectTokens
 from ..data.dataset import PreparedDataset
 from ..objectives.config import ObjectivesConfig
+from ..objectives.protocol import AttentionMaps, Objective
 from .base import BaseModel
 
-__all__ = ["AttentionMaps", "TrainableModel", "build_model"]
+__all__ = ["TrainableModel", "build_model"]
 
 CHUNK_LENGTH = 77
 """Tokens of a chunk of text."""
 
 
-@dataclass
-class AttentionMaps:
-    """The attention of one cross-attention layer to each person, for the objectives that read it.
-
-    Attributes:
-        faces: [B, P, Q], attention to the person's face tokens, each weighted by the length of its value; None where not
-            recorded.
-        words: [B, P, Q], attention to the person's mapped words, mean over the heads; None where not recorded.
-    """
-
-    faces: Tensor | None = None
-    words: Tensor | None = None
-
-
 def build_model(
-    config: ObjectivesConfig, base: BaseModel, adapter: Adapter, data: PreparedDataset, objectives: Sequence[Any]
+    config: ObjectivesConfig, base: BaseModel, adapter: Adapter, data: PreparedDataset, objectives: Sequence[Objective]
 ) -> TrainableModel:
     """The model that training, validation and the estimate of memory run, on the device of the adapter.
 
