@@ -151,9 +151,10 @@ class DHDEncodeReference(io.ComfyNode):
 
 def drawn_crops(reference: FaceReference, report: EncodeReport) -> Tensor:
     """The crops with the face's box and the report's quality issues drawn in, [N, S, S, 3] float 0..1."""
+    crops = () if reference.crop is None else reference.crop
     drawn = [
         draw_crop((crop * 255).round().byte().numpy(), photo.face_in_crop, [one.label for one in photo.issues()])
-        for crop, photo in zip(reference.crop, report.photos, strict=True)
+        for crop, photo in zip(crops, report.photos, strict=True)
     ]
     return torch.from_numpy(np.stack(drawn)).float() / 255
 
@@ -199,9 +200,7 @@ def saved_as(path: Path, reference: FaceReference) -> bool:
     except FaceReferenceError:  # damaged, or something else: not ours to write over unasked
         return False
     pairs = [(there.identity, reference.identity), (there.clip_hidden, reference.clip_hidden)]
-    return all(
-        (a is None) == (b is None) and (a is None or (a.shape == b.shape and torch.equal(a, b))) for a, b in pairs
-    )
+    return all(a is b if a is None or b is None else (a.shape == b.shape and torch.equal(a, b)) for a, b in pairs)
 
 
 class DHDLoadReference(io.ComfyNode):

@@ -124,7 +124,7 @@ class DHDIdentityScore(io.ComfyNode):
                 "mask_2 is connected, but reference_2 is not: connect person 2, or take the mask away.",
                 code="mask-of-nobody",
             )
-        masks = resize_person_masks((mask_1, mask_2)[: len(references)], tuple(image.shape[1:3]), len(image))
+        masks = resize_person_masks((mask_1, mask_2)[: len(references)], (image.shape[1], image.shape[2]), len(image))
         show = progress_text(cls)
         scored, names = _score(show, image, face_analysis, references, text, masks), _names(references)
         drawn = [draw_score(pixels, one, names) for pixels, one in zip(_bytes(image), scored, strict=True)]
@@ -253,7 +253,7 @@ class DHDFaceMasks(io.ComfyNode):
         references = _people(reference_1, reference_2)
         show = progress_text(cls)
         scored = _score(show, image, face_analysis, references, text)
-        size = tuple(image.shape[1:3])
+        size = (image.shape[1], image.shape[2])
         masks, missing = [], []
         for person in (0, 1):
             own = []

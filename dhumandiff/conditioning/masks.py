@@ -115,8 +115,10 @@ def resize_masks(masks: Tensor, size: tuple[int, int], images: int, name: str = 
             f"There are {count} {name}s for {images} pictures: give one for all, or one a picture.", code="mask-count"
         )
     check_shape((height, width), size, name, scale=8)
-    mode = {"mode": "area"} if height >= size[0] else {"mode": "bilinear", "align_corners": False}
-    return F.interpolate(masks.transpose(0, 1).float(), size=size, **mode)
+    masks = masks.transpose(0, 1).float()
+    if height >= size[0]:
+        return F.interpolate(masks, size=size, mode="area")
+    return F.interpolate(masks, size=size, mode="bilinear", align_corners=False)
 
 
 def downsample_masks(masks: Tensor, shape: tuple[int, int]) -> Tensor:

@@ -75,8 +75,8 @@ def assign_faces(
         return assign_by_sides(sides, faces), "sides"
     colors = None
     if clothes is not None:
-        found = [garment_color(words) for words in clothes]
-        colors = tuple(found) if None not in found and len({*found}) == persons else None
+        found = [garment_color(words) or "" for words in clothes]
+        colors = tuple(found) if "" not in found and len({*found}) == persons else None
     elif prompt is not None:
         colors = garment_colors_of(prompt, persons)
     assignment = assign_by_clothes(colors, faces, picture) if colors is not None else None

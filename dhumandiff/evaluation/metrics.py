@@ -190,9 +190,10 @@ def score_picture(
     references = np.asarray(references, dtype=np.float64)
     people = len(references)
     for name, given in (("truth", truth), ("assignment", assignment)):
-        if given is not None and len(given) != people:
+        entries = people if given is None else len(np.asarray(given, dtype=object))
+        if entries != people:
             raise DHumanDiffError(
-                f"{name} has {len(given)} entries for {people} people; one each is needed.",
+                f"{name} has {entries} entries for {people} people; one each is needed.",
                 code="entries-for-other-people",
             )
     if people == 0:
@@ -200,7 +201,8 @@ def score_picture(
             "A picture is scored against the people it should show; give one reference or more.",
             code="no-reference-to-score",
         )
-    faces = np.asarray(faces, dtype=np.float64) if len(faces) else np.empty((0, references.shape[1]))
+    found = np.asarray(faces, dtype=np.float64)
+    faces = found if len(found) else np.empty((0, references.shape[1]))
     to_reference = cosines(faces, references)
     by_reference = match(to_reference)
     sim_ref = _of(to_reference, by_reference, FAILED["sim_ref"])

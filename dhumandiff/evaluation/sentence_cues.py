@@ -127,7 +127,7 @@ def garment_colors_of(prompt: Prompt, persons: int) -> tuple[str, ...] | None:
             before = [mention for mention in mentions if mention.end <= found.start()]
             near = before[-1:] or mentions[:1]
             if near:
-                said[near[0].person - 1].append(garment_color(found[0]))
+                said[near[0].person - 1].append(garment_color(found[0]) or "")
     worn = [each[0] if each else "" for each in said]
     if "" in worn or len(set(worn)) < persons:
         return None
@@ -137,7 +137,9 @@ def garment_colors_of(prompt: Prompt, persons: int) -> tuple[str, ...] | None:
 def garment_color(words: str) -> str | None:
     """The color of the first garment that a few words name, one of `GARMENT_COLORS`: "a red wool coat, jeans" -> "red"."""
     found = _WORN.search(words)
-    color = found["color"].lower() if found else None
+    if found is None:
+        return None
+    color = found["color"].lower()
     return _SAME.get(color, color)
 
 

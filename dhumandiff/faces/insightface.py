@@ -53,8 +53,8 @@ class InsightFaceAnalyzer:
     def __init__(self, app: Any, name: str | None = None, note: str | None = None) -> None:
         models = getattr(app, "models", None)
         models = models if isinstance(models, dict) else {}
-        self.detector = getattr(app, "det_model", None) or models.get("detection")
-        self.recognizer = models.get("recognition")
+        self.detector: Any = getattr(app, "det_model", None) or models.get("detection")
+        self.recognizer: Any = models.get("recognition")
         if self.detector is None or self.recognizer is None:
             part = "face detector" if self.detector is None else "face recognizer"
             raise FaceError(

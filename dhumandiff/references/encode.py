@@ -212,6 +212,7 @@ def encode_reference(
 
 
 def _as_list(photos: Photo | Sequence[Photo]) -> list[Photo]:
+    listed: list[Photo]
     if isinstance(photos, (Tensor, np.ndarray)):
         listed = list(photos) if photos.ndim == 4 else [photos]
     elif isinstance(photos, (str, os.PathLike, PhotoPixels)):

@@ -201,7 +201,7 @@ class FaceReference:
                 code="reference-incomplete",
             )
         try:
-            return cls(**{"identity": None, **tensors}, name=metadata.get("name", ""))
+            return cls(tensors.pop("identity", None), **tensors, name=metadata.get("name", ""))
         except FaceReferenceError as error:
             raise FaceReferenceError(f"{path} is damaged. {error}", code="reference-damaged") from error
 

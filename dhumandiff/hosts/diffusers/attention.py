@@ -38,7 +38,7 @@ _HOW_TO_DETACH = {
 _PLAIN = ("AttnProcessor", "AttnProcessor2_0", "XFormersAttnProcessor", "SlicedAttnProcessor")
 
 
-def cross_attention_layers(unet: nn.Module) -> list[tuple[str, nn.Module]]:
+def cross_attention_layers(unet: Any) -> list[tuple[str, Any]]:
     """(name, attention module) of all cross-attention layers, in the adapter's order: down, up, mid."""
     names = [name.removesuffix(".processor") for name in unet.attn_processors if name.endswith("attn2.processor")]
     return [(name, unet.get_submodule(name)) for name in names]
@@ -98,7 +98,8 @@ def attach_couples(
 
     def keys_values(layer: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         made = adapter.keys_values(layer, rearrange(tokens, "half couples p t c -> (half couples) p t c"))
-        return tuple(rearrange(t.to(device, dtype), "(half c) ... -> half c ...", half=2) for t in made)
+        keys, values = (rearrange(t.to(device, dtype), "(half c) ... -> half c ...", half=2) for t in made)
+        return keys, values
 
     transformers = [name.split(".transformer_blocks.")[0] for name, _ in layers]
     people = PairedConditioning(keys_values, persons, person_strengths, masks, last_layers(transformers))
@@ -130,7 +131,7 @@ class Attached:
     def __init__(
         self,
         unet: nn.Module,
-        layers: Sequence[tuple[str, nn.Module]],
+        layers: Sequence[tuple[str, Any]],
         people: PairedConditioning,
         couples: int,
         guidance: bool,
@@ -201,7 +202,7 @@ class PairedProcessor:
 
     def __call__(
         self,
-        attn: nn.Module,
+        attn: Any,
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
