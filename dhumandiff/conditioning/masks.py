@@ -24,8 +24,8 @@ __all__ = [
     "stack_masks",
 ]
 
-SHAPE_TOLERANCE = 0.03
-"""How far a mask's aspect ratio may be from the picture's: what rounding to latent pixels explains."""
+SHAPE_TOLERANCE = 0.05
+"""How far a mask's aspect ratio may be from the picture's: what rounding to latent pixels and to photos' own shapes explains."""
 
 
 def check_mask(mask: Tensor, name: str) -> Tensor:
@@ -88,7 +88,7 @@ def check_shape(mask: tuple[int, int], picture: tuple[int, int], name: str, scal
     ratio = (mask[1] / mask[0]) / (picture[1] / picture[0])
     if not 1 - SHAPE_TOLERANCE < ratio < 1 + SHAPE_TOLERANCE:
         raise HostError(
-            f"A {name} is {mask[1]} x {mask[0]}, but the picture is {picture[1] * scale} x {picture[0] * scale}: "
+            f"The {name} is {mask[1]} x {mask[0]}, but the picture is {picture[1] * scale} x {picture[0] * scale}: "
             "draw the mask on a canvas of the picture's shape, or crop it to that shape.",
             code="mask-of-another-shape",
         )

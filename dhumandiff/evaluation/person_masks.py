@@ -9,12 +9,10 @@ import torch
 from PIL import Image, ImageDraw, ImageFilter
 from torch import Tensor
 
+from ..conditioning.masks import check_shape
 from ..errors import ImageError
 
 __all__ = ["face_mask", "resize_person_masks"]
-
-MAX_SHAPE_DIFFERENCE = 0.05
-"""How far the ratio of a mask's sides may lie from that of the picture's."""
 
 
 def resize_person_masks(masks: Sequence[Tensor | None], size: tuple[int, int], pictures: int) -> Tensor | None:
@@ -29,7 +27,8 @@ def resize_person_masks(masks: Sequence[Tensor | None], size: tuple[int, int], p
         [P, N or 1, *size], or None without any mask.
 
     Raises:
-        ImageError: a person's mask is missing, has another shape than the pictures, or is for another number of them.
+        ImageError: a person's mask is missing, or is for another number of pictures.
+        HostError: it has another shape than they.
     """
     provided = [mask for mask in masks if mask is not None]
     if not provided:
@@ -42,15 +41,11 @@ def resize_person_masks(masks: Sequence[Tensor | None], size: tuple[int, int], p
     resized = []
     for number, mask in enumerate(provided, 1):
         mask = mask.reshape(-1, *mask.shape[-2:]).float().cpu()
-        if abs(mask.shape[-1] / mask.shape[-2] / (width / height) - 1) > MAX_SHAPE_DIFFERENCE:
-            raise ImageError(
-                f"mask_{number} is {mask.shape[-1]} x {mask.shape[-2]}, of another shape than the picture of {width} x {height}.",
-                code="mask-of-another-shape",
-            )
+        check_shape((mask.shape[-2], mask.shape[-1]), size, f"mask_{number}")
         if len(mask) not in (1, pictures):
             raise ImageError(
                 f"mask_{number} holds {len(mask)} masks for {pictures} pictures: give one, or one each.",
-                code="masks-of-another-count",
+                code="mask-count",
             )
         resized.append(torch.nn.functional.interpolate(mask[:, None], (height, width), mode="bilinear")[:, 0])
     most = max(map(len, resized))

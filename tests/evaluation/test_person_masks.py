@@ -25,7 +25,7 @@ def test_masks_are_brought_to_the_picture_s_size():
     [
         ([torch.ones(48, 64), None], "one-mask-of-two", "for each person"),
         ([torch.ones(48, 64), torch.ones(64, 64)], "mask-of-another-shape", "mask_2 is 64 x 64"),
-        ([torch.ones(2, 48, 64), torch.ones(48, 64)], "masks-of-another-count", "mask_1 holds 2 masks for 3"),
+        ([torch.ones(2, 48, 64), torch.ones(48, 64)], "mask-count", "mask_1 holds 2 masks for 3"),
     ],
 )
 def test_masks_that_cannot_be_used_are_refused(masks, code, named):

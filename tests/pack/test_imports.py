@@ -80,8 +80,9 @@ def test_no_circle():
         ),
         *[
             (f"dhumandiff.{room}", ("dhumandiff.methods", "dhumandiff.hosts", "dhumandiff.conditioning"), ())
-            for room in ("formats", "references", "faces", "prompts", "layout", "evaluation")
+            for room in ("formats", "references", "faces", "prompts", "layout")
         ],
+        ("dhumandiff.evaluation", ("dhumandiff.methods", "dhumandiff.hosts"), ()),
         ("dhumandiff.miniature", ("dhumandiff.testing",), ()),
     ],
 )

@@ -121,7 +121,9 @@ def encode_person(
             failed = error
             continue
         return reference, photo
-    raise FaceError(f"The detector found no face in {TRIES} drawings of {who.name}. {failed}") from failed
+    raise FaceError(
+        f"The detector found no face in {TRIES} drawings of {who.name}. {failed}", code="no-face-in-drawings"
+    ) from failed
 
 
 @torch.no_grad()
@@ -189,7 +191,10 @@ def decode(vae: nn.Module, latents: Tensor, batch: int = 64) -> np.ndarray:
     for some in latents.split(batch):
         pixels = vae.decode((some / vae.config.scaling_factor).to(vae.dtype)).sample.float()
         if not pixels.isfinite().all():
-            raise HostError("NaN or infinite values came out of decoding. Check that the autoencoder's file is whole.")
+            raise HostError(
+                "NaN or infinite values came out of decoding. Check that the autoencoder's file is whole.",
+                code="not-finite",
+            )
         rows.append(picture_of(pixels.cpu()))
     return np.concatenate(rows)
 
