@@ -49,7 +49,8 @@ def test_equal_words_without_usable_indices_are_different_places():
     assert found(told(caption, [("woman", 0, 0), ("woman", 0, 0)])) == [("woman", 2), ("woman", 15)]
 
 
-def test_words_that_do_not_occur_are_left_out_with_a_note():
+def test_unknown_words_are_left_out():
+    """Words that do not occur are left out with a note."""
     annotation = read_annotation(told(words=[("a unicorn", 0, 9), ("A man", 0, 5)]), SIZE)
     assert [word.word for word in annotation.words] == ["man"]
     assert any("'a unicorn' at 0..9, which does not occur" in note for note in annotation.notes)
@@ -78,7 +79,8 @@ def test_words_of_later_sentences_lie_in_the_caption():
     assert found(data) == [("man", 2), ("man", 17)]
 
 
-def test_a_sentence_that_is_worded_otherwise_is_searched_in_the_whole_caption():
+def test_a_reworded_sentence_searches_the_caption():
+    """A sentence that is worded otherwise is searched in the whole caption."""
     data = told("A man and a woman hug.", [("a woman", 8, 15)])
     data["image_caption"]["match_info"][0]["sentence"] = "A man & a woman hug."
     annotation = read_annotation(data, SIZE)
@@ -119,7 +121,8 @@ def test_boxes_are_clipped_to_the_picture_with_a_note():
 
 
 @pytest.mark.parametrize("box", [[300, 10, 400, 90], [50, 10, 50, 90], [90, 10, 40, 90], [-1000, 0, 10, 100]])
-def test_boxes_outside_or_without_area_are_left_out_with_a_note(box):
+def test_useless_boxes_are_left_out(box):
+    """Boxes outside or without area are left out with a note."""
     found, notes = boxes(box)
     assert found == [None]
     assert "lies outside the picture or has no area" in notes
@@ -130,7 +133,8 @@ def test_broken_boxes_are_left_out(box):
     assert boxes(box)[0] == [None]
 
 
-def test_boxes_of_a_picture_that_was_scaled_are_scaled_too():
+def test_boxes_scale_with_the_picture():
+    """Boxes of a picture that was scaled are scaled too."""
     found, notes = boxes([100, 20, 200, 180], Information={"width": 400, "height": 200})
     assert found == [(50, 10, 100, 90)]
     assert "boxes were scaled" in notes
@@ -152,7 +156,8 @@ def naming(data, people, unknown_gender="set_aside"):
     return named, [[mention.word for mention in named.mentions if mention.person == number] for number in (1, 2)]
 
 
-def test_nouns_tell_a_man_from_a_woman_whatever_their_order():
+def test_nouns_tell_gender_in_any_order():
+    """Nouns tell a man from a woman whatever their order."""
     caption = "A woman and a man hug. The groom smiles."
     data = told(caption, [("A woman", 0, 7), ("a man", 12, 17), ("The groom", 23, 32)])
     named, words = naming(data, (MAN, WOMAN))
@@ -169,12 +174,14 @@ def test_an_object_id_beside_the_words_decides():
     assert (named.order, words, named.how) == ((1, 0), [["woman"], ["woman"]], "object_id")
 
 
-def test_two_entries_that_fit_both_are_the_people_in_their_order():
+def test_undecided_entries_follow_the_order():
+    """Two entries that fit both are the people in their order."""
     named, words = naming(told("A woman hugs a friend.", [("A woman", 0, 7), ("a friend", 13, 21)]), (WOMAN, WOMAN))
     assert (named.order, words, named.how) == ((0, 1), [["woman"], ["friend"]], "order")
 
 
-def test_a_noun_that_meant_one_of_them_means_the_same_one_later():
+def test_a_noun_keeps_its_person():
+    """A noun that meant one of them means the same one later."""
     caption = "A bride hugs a friend. The friend smiles."
     data = told(caption)
     sentences = (
@@ -205,13 +212,15 @@ def test_marks_in_a_caption_are_read_and_taken_out():
     assert words == [["president"], ["minister"]]
 
 
-def test_people_whom_the_caption_does_not_tell_apart_are_named_from_left_to_right():
+def test_alike_people_are_named_left_to_right():
+    """People whom the caption does not tell apart are named from left to right."""
     right_first = PersonAttributes(x=150), PersonAttributes(x=50)
     named, _ = naming({"caption": "A woman hugs another woman."}, right_first)
     assert (named.order, named.how) == ((1, 0), "left_to_right")
 
 
-def test_a_man_and_a_woman_of_whom_nothing_is_known_are_not_guessed():
+def test_unknown_genders_are_not_guessed():
+    """A man and a woman of whom nothing is known are not guessed."""
     with refused("people-not-told-apart", "'man'", "'woman'", error=PromptError):
         naming({"caption": "A man and a woman."}, NOBODY)
     named, _ = naming({"caption": "A man and a woman."}, NOBODY, "left_to_right")
@@ -223,12 +232,14 @@ def test_a_caption_about_other_people_is_refused():
         naming({"caption": "A man and a woman."}, (MAN, MAN))
 
 
-def test_a_caption_that_names_one_of_them_only_is_refused():
+def test_a_caption_naming_one_person_is_refused():
+    """A caption that names one of them only is refused."""
     with refused("too-few-people-named", "2 people", error=PromptError):
         naming({"caption": "A man on a bench."}, (MAN, WOMAN))
 
 
-def test_words_of_scripts_without_blanks_are_parted_from_their_neighbours():
+def test_scripts_without_blanks_get_blanks():
+    """Words of scripts without blanks are parted from their neighbors."""
     caption = "一个男人和一个女人在公园"
     named, words = naming(told(caption, [("男人", 2, 4), ("女人", 7, 9)]), (WOMAN, MAN))
     assert named.caption == "一个 男人 和一个 女人 在公园"

@@ -73,7 +73,8 @@ def test_other_data_can_be_named_and_gives_another_loss(run, tmp_path, capsys):
     assert json.loads((tmp_path / "out" / "scores.json").read_text())["validation loss"] != f"{score:.4f}"
 
 
-def test_an_adapter_file_is_judged_on_a_base_and_data_that_are_named(run, tmp_path):
+def test_an_adapter_file_is_scored(run, tmp_path):
+    """An adapter file is judged on a base and data that are named."""
     adapter = tmp_path / "pair.safetensors"
     shutil.copy(RunFolder(run).path(3) / "average.safetensors", adapter)
     base = run.parent / "base"
@@ -84,7 +85,8 @@ def test_an_adapter_file_is_judged_on_a_base_and_data_that_are_named(run, tmp_pa
     assert "Validation loss: " in said
 
 
-def test_a_dry_run_says_what_would_be_done_and_does_nothing(run, tmp_path, capsys):
+def test_a_dry_run_does_nothing(run, tmp_path, capsys):
+    """A dry run says what would be done and does nothing."""
     out = tmp_path / "out"
     assert main(["evaluate", "--run", str(run), "--out", str(out), "--dry_run"]) == 0
     assert "Validation loss over 2 batches of 2 out of 4 samples" in capsys.readouterr().out
@@ -202,7 +204,8 @@ def quick_right_person(pairs, renderer=None):
     return summarize(scores)["measures"]["right"]
 
 
-def test_the_quick_figure_is_right_person_on_a_few_pairs(few, renderer):
+def test_the_quick_figure_is_right_person(few, renderer):
+    """The quick figure is right person on a few pairs."""
     assert quick_right_person(2, renderer) == {"mean": 0.0, "low": 0.0, "high": 0.0}
 
 
@@ -225,7 +228,8 @@ def test_base_and_ceiling_have_no_adapter(few, renderer, tmp_path):
     assert told["sampling"] is None
 
 
-def test_rows_that_do_not_exist_or_have_no_weights_are_refused(tmp_path):
+def test_unusable_ablations_are_refused(tmp_path):
+    """Rows that do not exist or have no weights are refused."""
     with refused("no-such-ablation", "'best'", "full, base, ceiling", error=TrainingError):
         score_ablation("best", out=tmp_path)
     with refused("ablation-without-weights", "shared", "--init.shared true", error=TrainingError):
@@ -233,7 +237,8 @@ def test_rows_that_do_not_exist_or_have_no_weights_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", [name for name, row in ABLATIONS.items() if row.training])
-def test_what_a_row_changes_is_a_field_of_the_configuration(name):
+def test_ablations_change_fields_of_the_configuration(name):
+    """What a row changes is a field of the configuration."""
     words = ["--data.folders+", "{path: shards}", *ABLATIONS[name].arguments]
     config, _ = parse(TrainConfig, "train", words)
     usual = TrainConfig(data=config.data)
@@ -293,7 +298,8 @@ def test_the_table_is_made_from_the_files(judged):
     assert "| one shared K/V for both people | 0.600 (0.580 to 0.620) |" in text
 
 
-def test_the_document_shows_the_goals_and_each_part_and_the_page_shows_all_rows(judged, tmp_path):
+def test_document_and_page_show_the_results(judged, tmp_path):
+    """The document shows the goals and each part and the page shows all rows."""
     text = brief(judged)
     assert text.startswith("40 held-out pairs")
     assert "| one shared K/V for both people | 60.0 % (58.0 to 62.0) |" in text
@@ -305,7 +311,8 @@ def test_the_document_shows_the_goals_and_each_part_and_the_page_shows_all_rows(
         report(judged, tmp_path / "no" / "README.md")
 
 
-def test_what_the_documents_and_the_page_say_is_what_the_shipped_rows_say(tmp_path):
+def test_documents_match_the_shipped_results(tmp_path):
+    """What the documents and the page say is what the shipped rows say."""
     shipped = load_results()
     assert report(shipped, tmp_path / "README.md").read_text() == (FOLDER / "README.md").read_text()
     document = (FOLDER.parents[2] / "docs" / "miniature.md").read_text()

@@ -44,7 +44,8 @@ def weights_of(model):
     return torch.cat([parameter.flatten() for parameter in model.parameters()])
 
 
-def test_fit_lowers_the_loss_notes_it_and_freezes_the_model(tmp_path):
+def test_fit_lowers_the_loss(tmp_path):
+    """Fit lowers the loss notes it and freezes the model."""
     model = small_model()
     fit(tmp_path, "part", model, losses_of(model), steps=200)
     rows = [line.split(",") for line in (tmp_path / "part.csv").read_text().splitlines()]
@@ -69,7 +70,8 @@ def _fit_with_others(folder):
 
 
 @pytest.mark.slow
-def test_processes_that_share_a_fit_end_in_one_processs_weights_and_the_first_keeps_them(tmp_path):
+def test_processes_share_a_fit(tmp_path):
+    """Processes that share a fit end in one process's weights and the first keeps them."""
     context = multiprocessing.get_context("spawn")
     for processes, name in ((1, "one"), (2, "two")):
         (tmp_path / name).mkdir()
@@ -84,7 +86,8 @@ def test_processes_that_share_a_fit_end_in_one_processs_weights_and_the_first_ke
     assert not (tmp_path / "two" / "1" / "part.pt").exists()
 
 
-def test_a_fit_that_was_interrupted_ends_in_the_same_weights(tmp_path):
+def test_an_interrupted_fit_ends_alike(tmp_path):
+    """A fit that was interrupted ends in the same weights."""
     whole = small_model()
     fit(tmp_path / "whole", "part", whole, losses_of(whole), steps=40, save_every=10)
 
@@ -107,7 +110,8 @@ def test_a_fit_that_was_interrupted_ends_in_the_same_weights(tmp_path):
     assert (tmp_path / "run" / "part.csv").read_text() == (tmp_path / "whole" / "part.csv").read_text()
 
 
-def test_a_loss_that_is_no_number_ends_the_fit_and_names_part_and_step(tmp_path):
+def test_a_nan_loss_ends_the_fit(tmp_path):
+    """A loss that is no number ends the fit and names part and step."""
     model = small_model()
     with refused("part-not-finite", "part", "step 3", "nan", error=TrainingError):
         fit(
@@ -133,7 +137,8 @@ def test_pictures_are_drawn_once_and_are_the_worlds(tmp_path):
     assert (tmp_path / "pictures" / "images.npy").stat().st_mtime_ns == before
 
 
-def test_heads_are_counted_where_the_boxes_are_and_a_little_above():
+def test_heads_are_where_boxes_are():
+    """Heads are counted where the boxes are and a little above."""
     heads = heads_of(np.array([[[16, 24, 40, 56], [80, 24, 104, 56]]] * 300, dtype=np.float32))
     assert heads.shape == (300, 12, 16)
     assert (heads[:, 2:7, 2:5] == 1).all()
@@ -142,7 +147,8 @@ def test_heads_are_counted_where_the_boxes_are_and_a_little_above():
 
 
 @torch.no_grad()
-def test_attention_astray_is_what_a_sides_words_get_from_the_other_side():
+def test_attention_astray_is_of_the_other_side():
+    """Attention astray is what a sides words get from the other side."""
     torch.manual_seed(0)
     unet = build_unet()
     attention, placed = TextAttention(unet), torch.full((2, 77), -100)
@@ -189,7 +195,8 @@ def test_every_stage_comes_after_what_it_needs():
         assert 1 <= stage.cores <= build.CORES
 
 
-def test_one_stage_asks_for_what_it_stands_on_and_nothing_else():
+def test_a_stage_asks_for_its_needs():
+    """One stage asks for what it stands on and nothing else."""
     assert build._wanted("vision") == ["crowd_train", "vision"]
     assert build._wanted("") == list(STAGES)
 
@@ -198,7 +205,8 @@ def _counting(folder):
     (folder / "count").write_text((folder / "count").read_text() + "x" if (folder / "count").exists() else "x")
 
 
-def test_stages_run_once_in_order_and_a_failure_names_its_log(tmp_path, monkeypatch):
+def test_stages_run_once_in_order(tmp_path, monkeypatch):
+    """Stages run once in order and a failure names its log."""
     order = []
 
     def start(folder, name, weights, arguments=()):
@@ -264,7 +272,8 @@ def test_what_does_not_exist_is_refused_with_what_does(words, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_the_dry_run_of_a_row_says_what_is_trained_otherwise(capsys):
+def test_the_dry_run_of_an_ablation(capsys):
+    """The dry run of a row says what is trained otherwise."""
     assert training_main(["mini", "--row", "order_swapping", "--dry_run"]) == 0
     assert "--augment.swap_order 0.5" in capsys.readouterr().out
 

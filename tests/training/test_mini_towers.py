@@ -40,7 +40,8 @@ def words_with(said, answers, row):
     return [(tokenizer.decode([said.low[row, place]]).strip(), int(answers[row, place])) for place in places]
 
 
-def test_garments_ask_for_their_wearer_s_side_and_a_green_field_for_nothing(said):
+def test_garments_ask_for_their_wearers_side(said):
+    """Garments ask for their wearer's side and a green field for nothing."""
     assert words_with(said, said.side, 0) == [("suit", 1), ("dress", 0)]
     assert words_with(said, said.side, 1) == [("hoodie", 0), ("shirt", 1)]
 
@@ -67,14 +68,16 @@ def test_sides_garments_and_their_colours_have_a_place(said):
     assert (said.placed[2] == NOTHING).all()
 
 
-def test_a_garment_is_nobody_s_where_both_wear_one_colour():
+def test_garments_of_one_color_ask_nothing():
+    """A garment is nobody's where both wear one color."""
     told = {**TOLD[0], "caption": TOLD[0]["caption"].replace("green dress", "red suit"), "colours": ["red", "red"]}
     said = Sentences.of([told])
     assert words_with(said, said.side, 0) == []
     assert words_with(said, said.placed, 0) == [("right", 1), ("left", 0)]
 
 
-def test_a_sentence_s_end_asks_for_scene_and_both_colours_and_the_empty_sentence_for_nothing(said):
+def test_the_end_asks_for_scene_and_colors(said):
+    """A sentence's end asks for scene and both colors and the empty sentence for nothing."""
     colors = list(COLORS)
     assert said.answers[:2].tolist() == [
         [0, colors.index("green"), colors.index("red")],
@@ -104,7 +107,8 @@ def test_hidden_words_read_as_the_row_for_unknown_ones(said):
 
 
 @pytest.mark.slow
-def test_training_makes_the_heads_answer_and_a_finished_run_is_only_loaded(said, tmp_path):
+def test_training_makes_the_heads_answer(said, tmp_path):
+    """Training makes the heads answer and a finished run is only loaded."""
     rows, last = torch.tensor([0, 1]), torch.zeros(2, dtype=torch.bool)
     torch.manual_seed(6)
     with torch.no_grad():

@@ -109,7 +109,8 @@ def test_tokens_are_those_of_the_words(out):
             assert one["tokens_first"] == one["tokens_all"][:1]
 
 
-def test_text_is_the_stock_encoding_with_brackets_as_plain_ones(out):
+def test_text_is_the_stock_encoding(out):
+    """Text is the stock encoding with brackets as plain ones."""
     _, tensors = samples(out)["00000000"]
     escaped = CAPTION.replace("(", "\\(").replace(")", "\\)")
     text, pooled, _ = encode_prompt(encoders().tokenizers, encoders().text_encoders, escaped)
@@ -127,7 +128,8 @@ def test_latents_are_the_scaled_posterior(data, out):
     torch.testing.assert_close(tensors["latent_std"].float(), posterior.std[0] * 0.13025, atol=2e-3, rtol=2e-3)
 
 
-def test_masks_lie_on_their_person_and_leave_the_other_out(out):
+def test_masks_lie_on_their_person(out):
+    """Masks lie on their person and leave the other out."""
     for told, tensors in samples(out).values():
         for number, one in enumerate(told["persons"], 1):
             x, y = (int((one["face_box"][i] + one["face_box"][i + 2]) / 16) for i in (0, 1))
@@ -160,7 +162,8 @@ def test_photos_of_somebody_else_are_left_out_when_asked(tmp_path):
     assert any("too unlike the person" in note for one in noted for note in one["notes"])
 
 
-def test_the_same_identity_on_another_picture_is_a_paired_photo(tmp_path):
+def test_an_identity_elsewhere_is_a_paired_photo(tmp_path):
+    """The same identity on another picture is a paired photo."""
     for number in (0, 1):
         path = couple(tmp_path / "data", number)
         told = json.loads(path.with_suffix(".json").read_text())
@@ -173,7 +176,8 @@ def test_the_same_identity_on_another_picture_is_a_paired_photo(tmp_path):
         assert [row["origin"] for row in woman["references"]] == ["target", "target"]
 
 
-def test_variants_differ_from_each_other_and_can_be_switched_off(tmp_path):
+def test_variants_differ(tmp_path):
+    """Variants differ from each other and can be switched off."""
     data = couple(tmp_path / "data", 0).parent
     prepared(data, tmp_path / "three", references__augmented=3, references__paired=0)
     hidden = samples(tmp_path / "three")["00000000"][1]["ref_1.clip_hidden"].float()
@@ -198,12 +202,14 @@ def test_variants_differ_from_each_other_and_can_be_switched_off(tmp_path):
         ("909_twins.png", "same person", "the two faces look like one person"),
     ],
 )
-def test_what_cannot_be_used_is_set_aside_with_the_reason(out, picture, reason, message):
+def test_unusable_pictures_are_set_aside(out, picture, reason, message):
+    """What cannot be used is set aside with the reason."""
     assert reasons(out)[picture][0] == reason
     assert message in reasons(out)[picture][1]
 
 
-def test_long_captions_take_several_chunks_and_words_are_found_in_the_later_ones(tmp_path):
+def test_long_captions_take_several_chunks(tmp_path):
+    """Long captions take several chunks and words are found in the later ones."""
     caption = CAPTION + " There are flowers," * 20 + " and the groom smiles."
     sentences = {caption: ["A man", "a woman", "the groom smiles"]}
     couple(tmp_path / "data", 0, caption=caption, words=sentences)
@@ -224,14 +230,16 @@ def test_a_caption_in_another_script_is_bound(tmp_path):
     assert all(one["tokens_first"] for one in told["persons"])
 
 
-def test_a_caption_that_the_tokenizer_cannot_serve_is_set_aside(tmp_path):
+def test_a_caption_without_tokens_is_set_aside(tmp_path):
+    """A caption that the tokenizer cannot serve is set aside."""
     caption = "A man and a woman, embedding:mystyle"
     couple(tmp_path / "data", 0, caption=caption, words={caption: ["A man", "a woman"]})
     prepared(tmp_path / "data", tmp_path / "out")
     assert reasons(tmp_path / "out")["000.png"][0] == "words"
 
 
-def test_a_detector_that_fails_on_a_picture_does_not_stop_the_run(data, tmp_path):
+def test_a_failing_detector_stops_no_run(data, tmp_path):
+    """A detector that fails on a picture does not stop the run."""
     from support.drawn import DrawnFaces
 
     from training.data.pipeline import prepare
@@ -248,7 +256,8 @@ def test_a_detector_that_fails_on_a_picture_does_not_stop_the_run(data, tmp_path
     assert reasons(tmp_path / "out") == {"bad.png": ("failed", "RuntimeError: bad mood")}
 
 
-def test_attributes_of_the_detector_fill_in_what_the_annotation_leaves_open(tmp_path):
+def test_the_detectors_attributes_fill_gaps(tmp_path):
+    """Attributes of the detector fill in what the annotation leaves open."""
     from support.drawn import DrawnFaces
 
     from training.data.pipeline import prepare
@@ -278,13 +287,15 @@ def test_reports_tell_what_was_made(out):
         assert np.asarray(Image.open(out / name).convert("RGB")).std() > 10
 
 
-def test_the_contact_sheet_has_a_box_in_the_colour_of_each_persons_word(out):
+def test_the_contact_sheet_has_persons_colors(out):
+    """The contact sheet has a box in the color of each persons word."""
     sheet = np.asarray(Image.open(out / "contact_sheet.png").convert("RGB")).reshape(-1, 3)
     for person in (0, 1):
         assert (sheet == ImageColor.getrgb(person_color(person))).all(axis=-1).sum() > 1000
 
 
-def test_the_end_says_what_to_look_at_and_what_to_run_next(tmp_path):
+def test_the_end_says_what_to_run_next(tmp_path):
+    """The end says what to look at and what to run next."""
     couple(tmp_path / "data", 0)
     draw(tmp_path / "data" / "a.png", [])
     out = tmp_path / "out"

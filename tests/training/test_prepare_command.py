@@ -104,7 +104,8 @@ def test_without_a_command_the_commands_are_listed(capsys):
     assert "there is no command 'prepair'" in capsys.readouterr().err
 
 
-def test_face_models_that_cannot_be_had_stop_before_anything_is_written(data, tmp_path):
+def test_missing_face_models_write_nothing(data, tmp_path):
+    """Face models that cannot be had stop before anything is written."""
     from training.data.pipeline import prepare
 
     with refused("no-such-plugin", "faces.pack", "nowhere:analyzer", error=TrainingError):
@@ -114,7 +115,7 @@ def test_face_models_that_cannot_be_had_stop_before_anything_is_written(data, tm
     assert not (tmp_path / "out").exists()
 
 
-def test_old_names_are_read_and_named(tmp_path, capsys):
+def test_old_names_are_read(tmp_path, capsys):
     """The names of 0.1: they mean the same, one line says what replaced them, and a folder begun with them goes on."""
     data = world(tmp_path / "data", good=2, refused=False)
     words = [

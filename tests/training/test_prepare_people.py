@@ -26,7 +26,8 @@ from support.drawn import (
 )
 
 
-def test_people_without_a_face_of_their_own_are_set_aside(tmp_path):
+def test_people_without_a_face_are_set_aside(tmp_path):
+    """People without a face of their own are set aside."""
     path = couple(tmp_path / "data", 0)
     told = json.loads(path.with_suffix(".json").read_text())
     told["people"][0]["unique_coordinate"] = [52, 60, 60, 96]
@@ -44,7 +45,8 @@ def test_people_without_a_face_of_their_own_are_set_aside(tmp_path):
     assert reasons(tmp_path / "out")["001.png"][1].startswith("the annotated people have no box inside the picture")
 
 
-def test_a_person_whose_box_is_unusable_gets_the_face_that_is_left(tmp_path):
+def test_an_unusable_box_gets_the_remaining_face(tmp_path):
+    """A person whose box is unusable gets the face that is left."""
     path = couple(tmp_path / "data", 0)
     told = json.loads(path.with_suffix(".json").read_text())
     told["people"][0]["unique_coordinate"] = [500, 500, 600, 600]
@@ -72,7 +74,8 @@ def test_keypoints_of_the_head_decide_where_boxes_overlap(tmp_path):
     assert man["face_box"][0] > woman["face_box"][0]
 
 
-def test_small_faces_of_whole_figures_are_looked_for_more_closely(tmp_path):
+def test_small_faces_of_whole_figures_are_found(tmp_path):
+    """Small faces of whole figures are looked for more closely."""
     from support.drawn import DrawnFaces
 
     from training.data.pipeline import prepare
@@ -87,7 +90,8 @@ def test_small_faces_of_whole_figures_are_looked_for_more_closely(tmp_path):
     assert [one["face_box"] for one in told["persons"]] == [[20.0, 22.0, 45.0, 47.0], [84.0, 28.0, 109.0, 53.0]]
 
 
-def test_a_further_photo_that_cannot_be_used_is_left_out_and_noted(tmp_path):
+def test_an_unusable_further_photo_is_noted(tmp_path):
+    """A further photo that cannot be used is left out and noted."""
     data = world(tmp_path / "data", good=1, refused=False)
     (data / "references" / "anna" / "0.png").write_bytes(b"no picture")
     draw(data / "references" / "anna" / "1.png", [], (80, 80))

@@ -65,7 +65,7 @@ def wait_for(there, process, seconds=90):
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_several_moments_writes_what_one_that_was_not_killed_does(data, whole, tmp_path):
+def test_a_killed_run_writes_the_same(data, whole, tmp_path):
     """SIGKILL: while a shard is being written, between a shard and its journal or so, and at a random moment."""
     chance = random.Random(3)
     finished = 0
@@ -102,7 +102,7 @@ def test_workers_end_with_a_parent_that_was_killed(data, whole, tmp_path):
     assert contents(tmp_path) == whole
 
 
-def test_a_run_that_stops_at_any_file_goes_on_from_there(data, whole, tmp_path, monkeypatch):
+def test_a_run_resumes_at_any_file(data, whole, tmp_path, monkeypatch):
     """Stopped before and after every single file gets its name, one run after the other into one folder."""
 
     class Stopped(BaseException):
@@ -141,7 +141,8 @@ def test_a_finished_folder_is_not_made_again(data, whole, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.tar")} == before
 
 
-def test_a_shard_that_was_lost_or_cut_off_is_made_again(data, whole, tmp_path):
+def test_a_damaged_shard_is_made_again(data, whole, tmp_path):
+    """A shard that was lost or cut off is made again."""
     prepared(data, tmp_path, **BUSY)
     (tmp_path / "000000.tar").unlink()
     (tmp_path / "000001.tar").write_bytes(b"cut off")
@@ -184,7 +185,7 @@ def test_a_worker_that_dies_stops_the_run_with_advice(data, tmp_path):
     assert not list(tmp_path.rglob("*.part"))
 
 
-def test_a_full_disk_stops_with_a_message_and_loses_nothing(data, whole, tmp_path, capsys):
+def test_a_full_disk_loses_nothing(data, whole, tmp_path, capsys):
     """The system's own limit on file sizes stands in for the full disk: it stops a write in the middle alike."""
     prepared(data, tmp_path, slice="1/8", **BUSY)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -199,7 +200,8 @@ def test_a_full_disk_stops_with_a_message_and_loses_nothing(data, whole, tmp_pat
     assert contents(tmp_path) == whole
 
 
-def test_a_folder_that_was_begun_with_other_settings_is_left_alone(data, tmp_path):
+def test_a_folder_of_other_settings_is_left_alone(data, tmp_path):
+    """A folder that was begun with other settings is left alone."""
     prepared(data, tmp_path, slice="1/8", **BUSY)
     with refused("begun-with-other-settings", "references.augmented: 1 -> 2", error=TrainingError):
         prepared(data, tmp_path, references__augmented=2, **BUSY)
@@ -239,7 +241,8 @@ def test_an_interrupted_command_says_that_it_goes_on(monkeypatch, capsys):
     assert "the same command goes on from there" in capsys.readouterr().err
 
 
-def test_the_order_does_not_depend_on_the_order_of_the_disk(data, whole, tmp_path):
+def test_the_order_is_not_the_disks(data, whole, tmp_path):
+    """The order does not depend on the order of the disk."""
     copied = tmp_path / "world"
     for path in sorted(data.rglob("*"), reverse=True):
         if path.is_file():

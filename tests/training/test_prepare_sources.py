@@ -36,7 +36,8 @@ def test_a_caption_lies_in_a_text_beside_the_picture(tmp_path):
     assert (picture.name, picture.caption, picture.annotation) == ("a.png", TWO_WOMEN, None)
 
 
-def test_a_hugging_face_image_folder_has_its_captions_in_metadata(tmp_path):
+def test_hugging_face_image_folders_have_captions(tmp_path):
+    """A hugging face image folder has its captions in metadata."""
     two(tmp_path / "train" / "a.png")
     two(tmp_path / "train" / "b.png")
     rows = [{"file_name": "b.png", "text": TWO_WOMEN}, {"file_name": "a.png", "caption": "A man and a boy"}]
@@ -83,7 +84,8 @@ def test_annotations_lie_in_a_folder_or_in_one_file(tmp_path, way):
     assert picture.read_annotation()["people"] == told["people"]
 
 
-def test_folders_of_references_masks_and_hidden_files_hold_no_pictures_of_two(tmp_path):
+def test_side_folders_hold_no_pictures(tmp_path):
+    """Folders of references masks and hidden files hold no pictures of two."""
     couple(tmp_path, 0)
     for name in ("references/anna/1.png", "masks/000_1.png", "annotations/x.png", ".cache/a.png", ".hidden.png"):
         two(tmp_path / name)
@@ -145,7 +147,8 @@ def packed(folder, numbers):
     return files
 
 
-def test_tars_give_the_same_samples_as_the_folder_they_were_made_of(tmp_path):
+def test_tars_give_the_folders_samples(tmp_path):
+    """Tars give the same samples as the folder they were made of."""
     tar(tmp_path / "tars" / "000.tar", packed(tmp_path / "raw", (0, 1)))
     tar(tmp_path / "tars" / "001.tar", {**packed(tmp_path / "raw", (2,)), "9.txt": b"no picture"})
     prepared(str(tmp_path / "tars" / "{000..001}.tar"), tmp_path / "a")
@@ -157,7 +160,8 @@ def test_tars_give_the_same_samples_as_the_folder_they_were_made_of(tmp_path):
         assert all((tensors[name] == theirs[key][1][name]).all() for name in tensors)
 
 
-def test_a_tar_that_is_cut_off_is_used_up_to_the_damage_and_noted(tmp_path):
+def test_a_cut_off_tar_is_used(tmp_path):
+    """A tar that is cut off is used up to the damage and noted."""
     path = tmp_path / "data" / "a.tar"
     tar(path, packed(tmp_path / "raw", (0, 1)))
     path.write_bytes(path.read_bytes()[:2900])  # in the middle of the second picture or its annotation
@@ -229,7 +233,8 @@ def test_a_dry_run_needs_no_models_and_writes_nothing(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_drawn_world_s_folder_is_read_with_annotations_masks_and_references(tmp_path):
+def test_the_drawn_worlds_folder_is_read(tmp_path):
+    """The drawn world's folder is read with annotations masks and references."""
     from dhumandiff.miniature.world import people, write_dataset
     from training.data.sources import reference_photos
 

@@ -59,14 +59,16 @@ def references(photos, face_analyzer):
     )
 
 
-def test_one_person_s_photos_are_alike_and_two_people_s_are_not(photos, references, face_analyzer):
+def test_photos_of_one_person_are_alike(photos, references, face_analyzer):
+    """One person's photos are alike and two people's are not."""
     _, found = embed_faces(pixels(photos / "right.png"), face_analyzer)
     similar = cosines(found, references)
     assert np.diag(similar).min() > 0.6
     assert similar[~np.eye(2, dtype=bool)].max() < 0.3
 
 
-def test_real_people_where_the_sentence_has_them_are_right_and_exchanged_ones_wrong(photos, references, face_analyzer):
+def test_exchanged_real_people_are_wrong(photos, references, face_analyzer):
+    """Real people where the sentence has them are right and exchanged ones wrong."""
     prompt = parse_prompt(SENTENCE, mentions="all")
     for name, right in (("right", True), ("swapped", False)):
         judged = score_image(pixels(photos / f"{name}.png"), references, face_analyzer, prompt=prompt)
@@ -109,7 +111,8 @@ def test_a_real_recogniser_as_torch_sees_what_insightface_sees(photos, faces_roo
         ).min() > 0.9  # large faces: theirs are sampled without averaging
 
 
-def test_the_recogniser_of_the_data_is_known_again_and_another_refused(faces_root, face_analyzer):
+def test_another_recognizer_is_refused(faces_root, face_analyzer):
+    """The recognizer of the data is known again and another refused."""
     pytest.importorskip("onnx2torch", reason="install it with: pip install --no-deps onnx2torch")
     from types import SimpleNamespace
 
@@ -128,7 +131,8 @@ def test_the_recogniser_of_the_data_is_known_again_and_another_refused(faces_roo
         check_recognizer(ArcFace.from_onnx(path), [data])
 
 
-def test_a_detector_is_not_taken_for_a_recogniser(faces_root):
+def test_a_detector_is_no_recognizer(faces_root):
+    """A detector is not taken for a recognizer."""
     pytest.importorskip("onnx2torch", reason="install it with: pip install --no-deps onnx2torch")
     with refused("recognizer-not-converted", "det_blaze_256", error=TrainingError):
         ArcFace.from_onnx(faces_root / "models" / "mini" / "det_blaze_256.onnx")
@@ -213,7 +217,8 @@ def compare(photos, face_analyzer):
 
 
 @pytest.mark.parametrize("batch", ["None", 1])
-def test_an_arcface_of_the_released_layout_converts_exactly_and_lets_gradients_through(tmp_path, compare, batch):
+def test_an_arcface_converts_exactly(tmp_path, compare, batch):
+    """An arcface of the released layout converts exactly and lets gradients through."""
     pytest.importorskip("onnx2torch", reason="install it with: pip install --no-deps onnx2torch")
     path = iresnet(tmp_path / "small.onnx", (1, 2, 1, 1), (8, 8, 16, 32), batch)
     found, recogniser = compare(path)
@@ -235,9 +240,7 @@ def test_an_arcface_of_full_size_converts_exactly(tmp_path, compare):
 
 
 @pytest.mark.parametrize("raw", [False, True])
-def test_a_pack_with_a_recogniser_of_the_released_layout_recognises_alike_as_insightface(
-    tmp_path, faces_root, photos, raw
-):
+def test_a_pack_equals_insightface(tmp_path, faces_root, photos, raw):
     """The whole road of a user: a pack's folder for prepare, its .onnx for the identity loss."""
     pytest.importorskip("onnx2torch", reason="install it with: pip install --no-deps onnx2torch")
     pack = tmp_path / "models" / "made"

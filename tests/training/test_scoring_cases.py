@@ -34,7 +34,8 @@ def test_a_case_is_photos_and_a_sentence(folder):
     assert (second.name, second.seed) == ("wedding", 7)
 
 
-def test_a_case_tells_who_should_be_where_and_of_which_group_people_are(folder):
+def test_a_case_says_who_should_be_where(folder):
+    """A case tells who should be where and of which group people are."""
     given = {
         "picture": "made.png",
         "truth": "truth.jpg",
@@ -70,7 +71,8 @@ def test_pairhumans_annotation_tells_groups_clothes_and_topic(folder):
     assert case.groups == ({"gender": "male", "skin_tone": "light"}, {"gender": "female", "age_group": "young adult"})
 
 
-def test_a_missing_file_is_the_case_s_problem_not_the_file_s(folder):
+def test_a_missing_file_is_the_cases_problem(folder):
+    """A missing file is the case's problem not the file s."""
     (case,) = read_cases(write(folder, {**PAIR, "references": ["a.jpg", "gone.jpg"], "truth": "lost.jpg"}))
     assert "person 2 is not there" in case.problem
     assert "lost.jpg" in case.problem
@@ -122,7 +124,8 @@ def test_finished_pictures_are_found_by_id_and_seed(folder):
         with_pictures(cases, folder / "nowhere")
 
 
-def test_multi_id_bench_folders_are_read_and_what_they_lack_is_told(tmp_path):
+def test_multi_id_bench_folders_are_read(tmp_path):
+    """Multi id bench folders are read and what they lack is told."""
     for name, files in {
         "10": ("out.jpg", "ori.jpg", "ref_1.jpg", "ref_2.jpg"),
         "9": ("out.png", "ref_1.jpg"),

@@ -107,7 +107,8 @@ def test_masks_and_boxes_of_a_case_decide(folder):
     assert by_masks["scores"]["all_right"]
 
 
-def test_faces_that_miss_or_are_too_many_count_as_failed(folder):
+def test_too_few_or_many_faces_fail(folder):
+    """Faces that miss or are too many count as failed."""
     none, one, three = measure(folder, ((), LEFT_RIGHT), ((RED,), LEFT_RIGHT), ((RED, GREEN, BLUE), LEFT_RIGHT))
     for record in (none, one, three):
         assert not record["scores"]["present"]
@@ -132,7 +133,8 @@ def test_truth_gives_sim_gt_and_copy_paste(folder):
     assert "shows 1 faces of 2 people" in record["problem"]
 
 
-def test_pictures_that_cannot_be_used_are_told_and_set_aside(folder):
+def test_unusable_pictures_are_reported(folder):
+    """Pictures that cannot be used are told and set aside."""
     (folder / "made_1.png").write_bytes(b"not a picture")
     paint(folder / "green.png")
     nobody, damaged, missing = measure(folder, ((RED, GREEN), LEFT_RIGHT), (None, LEFT_RIGHT), (None, LEFT_RIGHT))
@@ -155,7 +157,8 @@ def test_pictures_of_any_size_and_kind_are_scored(folder):
     assert all(record["scores"]["all_right"] for record in records)
 
 
-def test_a_run_goes_on_where_it_was_and_measures_again_what_changed(folder):
+def test_a_run_resumes_and_measures_changes(folder):
+    """A run goes on where it was and measures again what changed."""
     cases = cases_of(folder, *[((RED, GREEN), LEFT_RIGHT)] * 4)
     path = folder / "scores.jsonl"
     counted = Measurer(ColorFaces())
@@ -201,7 +204,9 @@ def test_a_run_killed_twice_loses_one_line(folder):
         assert len(read_records(path)) == done + 1
 
 
-def test_scores_of_others_get_a_column_and_their_errors_set_the_picture_aside(folder):
+def test_plugin_scores_get_a_column(folder):
+    """Scores of others get a column and their errors set the picture aside."""
+
     class Brightness:
         name = "brightness"
 
@@ -252,7 +257,8 @@ def test_figures_come_as_rows_for_a_spreadsheet(folder):
     assert rows[2][head.index("problem")]
 
 
-def test_the_page_shows_every_picture_and_escapes_what_people_wrote(folder):
+def test_the_page_shows_every_picture(folder):
+    """The page shows every picture and escapes what people wrote."""
     records = measure(folder, ((RED, GREEN), '<b>"A man@1"</b> on the left & a woman@2.'), (None, LEFT_RIGHT))
     (folder / "out").mkdir()
     text = page(records, folder / "out", "<title>", "| a | b |")

@@ -88,7 +88,8 @@ def test_one_face_twice_is_half_right(evaluator, oracle, cases):
     assert (values["right"][0], values["both_right"][0]) == (0.5, 0)
 
 
-def test_words_are_read_for_the_person_whom_the_sentence_gives_them(evaluator, oracle, cases):
+def test_words_are_read_person_by_person(evaluator, oracle, cases):
+    """Words are read for the person whom the sentence gives them."""
     values = judged(evaluator, oracle, cases, lambda script: replace(script, outfits=script.outfits[::-1]))
     assert values["colour"].mean() < 0.1
     assert values["scene"].mean() > 0.9
@@ -149,7 +150,8 @@ def test_no_pairs_are_refused():
         held_out_cases(0)
 
 
-def test_the_hardest_pairs_are_alike_of_one_gender_and_nobody_is_in_many(evaluator):
+def test_the_hardest_pairs_are_alike(evaluator):
+    """The hardest pairs are alike of one gender and nobody is in many."""
     cases = hardest_cases(evaluator, 12, count=60)
     couples = [case.script.people for case in cases]
     assert all(first.gender == second.gender and first != second for first, second in couples)
@@ -240,7 +242,8 @@ def wishes():
         ("released", "euler_ancestral"),
     ],
 )
-def test_a_batch_gives_the_pictures_that_generate_gives_one_by_one(portrait, adapter, wishes, mode, sampler):
+def test_a_batch_equals_single_pictures(portrait, adapter, wishes, mode, sampler):
+    """A batch gives the pictures that generate gives one by one."""
     how = Sampling.of(mode=mode, sampler=sampler, steps=3, scene_strength=0.5, face_strength=1.2, strength=0.8, cfg=3.0)
     told = []
     made = sample_portraits(portrait, adapter, wishes, how, progress=told.append)
@@ -259,7 +262,8 @@ def layers(portrait):
     return cross_attention_layers(portrait.pipeline.unet)
 
 
-def test_the_same_wishes_give_the_same_bytes_and_other_seeds_others(portrait, adapter, wishes):
+def test_same_requests_give_same_bytes(portrait, adapter, wishes):
+    """The same wishes give the same bytes and other seeds others."""
     how = Sampling.of(steps=2)
     first, again = (sample_portraits(portrait, adapter, wishes, how) for _ in range(2))
     assert first.shape == (2, 96, 128, 3)
