@@ -1,58 +1,23 @@
-"""Scoring pictures from end to end: records, tables, the page, going on after a stop, and bad pictures."""
+"""Scoring pictures: records, groups, comparisons, resuming after a stop, and bad pictures."""
 
 import json
-import math
-import re
 from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
+from support.color_faces import BLUE, GREEN, LEFT_RIGHT, RED, ColorFaces, cases_of, measure, paint
 from support.refused import refused
 
 for package in ("jsonargparse", "matplotlib", "scipy", "webdataset"):
     pytest.importorskip(package, reason="install it with: pip install '.[train]'")
 
-from dhumandiff.faces import Face
 from training import TrainingError
-from training.__main__ import main as training_main
 from training.evaluation.cases import read_cases
 from training.evaluation.measure import Clip, Measurer, measure_all, read_records
 from training.evaluation.page import page
-from training.evaluation.tables import compare, csv_text, groups_of, markdown, summarize_records
-
-RED, GREEN, BLUE = (220, 30, 40), (40, 160, 60), (40, 70, 200)
-
-
-class ColorFaces:
-    """Faces are squares of 20 px on black; who it is, is the colour."""
-
-    name = "colours"
-
-    def detect(self, image):
-        found = []
-        for y in range(0, image.shape[0] - 19, 20):
-            for x in range(0, image.shape[1] - 19, 20):
-                if image[y + 10, x + 10].any():
-                    box = np.array([x, y, x + 20, y + 20], dtype=np.float32)
-                    found.append(Face(box, np.full((5, 2), [x + 10, y + 10], dtype=np.float32)))
-        return found
-
-    def identity(self, image, face, swap_channels=False):
-        x, y = map(int, face.center)
-        vector = np.zeros(512, dtype=np.float32)
-        vector[:3] = image[y, x]
-        return vector / np.linalg.norm(vector)
-
-
-def paint(path, *colors, width=120):
-    """A picture with a face of each colour from left to right; None leaves a gap."""
-    pixels = np.zeros((40, width, 3), dtype=np.uint8)
-    for place, color in enumerate(colors):
-        if color is not None:
-            pixels[0:20, 40 * place : 40 * place + 20] = color
-    Image.fromarray(pixels).save(path)
+from training.evaluation.tables import compare, groups_of, markdown, summarize_records
 
 
 @pytest.fixture
@@ -60,25 +25,6 @@ def folder(tmp_path):
     paint(tmp_path / "red.png", RED)
     paint(tmp_path / "green.png", GREEN)
     return tmp_path
-
-
-LEFT_RIGHT = "A man@1 on the left and a woman@2 on the right."
-
-
-def cases_of(folder, *pictures, **more):
-    lines = []
-    for number, (colors, prompt) in enumerate(pictures):
-        name = f"made_{number}.png"
-        if colors is not None:
-            paint(folder / name, *colors)
-        line = {"id": f"c{number}", "prompt": prompt, "references": ["red.png", "green.png"], "picture": name, **more}
-        lines.append(json.dumps(line))
-    (folder / "cases.jsonl").write_text("\n".join(lines))
-    return read_cases(folder / "cases.jsonl")
-
-
-def measure(folder, *pictures, **more):
-    return measure_all(cases_of(folder, *pictures, **more), Measurer(ColorFaces()), folder / "scores.jsonl")
 
 
 def test_right_swapped_and_undecidable_pairs_are_told_apart(folder):
@@ -248,29 +194,6 @@ def test_two_runs_compare_picture_by_picture(folder):
     assert "Against theirs, picture by picture" in markdown(ours, theirs, "theirs")
 
 
-def test_figures_come_as_rows_for_a_spreadsheet(folder):
-    text = csv_text(measure(folder, ((RED, GREEN), LEFT_RIGHT), (None, LEFT_RIGHT)))
-    head, *rows = [line.split(",") for line in text.splitlines()]
-    assert [row[head.index("id")] for row in rows] == ["c0", "c0", "c1"]
-    assert rows[0][head.index("right")] == "True"
-    assert math.isclose(float(rows[1][head.index("sim_ref")]), 1)
-    assert rows[2][head.index("problem")]
-
-
-def test_the_page_shows_every_picture(folder):
-    """The page shows every picture and escapes what people wrote."""
-    records = measure(folder, ((RED, GREEN), '<b>"A man@1"</b> on the left & a woman@2.'), (None, LEFT_RIGHT))
-    (folder / "out").mkdir()
-    text = page(records, folder / "out", "<title>", "| a | b |")
-    assert len(re.findall("<figure", text)) == 2
-    assert "&lt;b&gt;" in text
-    assert "<b>" not in text
-    assert "<title>&lt;title&gt;" in text
-    assert 'src="../made_0.png"' in text
-    assert len(re.findall("<rect", text)) == 2
-    assert not re.search(r"https?://(?!www\.w3\.org)", text)
-
-
 def test_clip_scores_fit_and_the_real_picture(folder, tmp_path):
     transformers = pytest.importorskip("transformers", reason="install it with: pip install '.[train]'")
     from dhumandiff.hosts.diffusers.parts import sdxl_tokenizer
@@ -333,70 +256,3 @@ def test_memory_stays_flat_over_thousands_of_pictures(folder):
     before = process.memory_info().rss
     page(records, folder, "many", markdown(records))
     assert process.memory_info().rss - before < 100e6
-
-
-def test_the_command_draws_scores_and_compares_on_the_miniature(tmp_path, capsys):
-    pytest.importorskip("diffusers", reason="install it with: pip install '.[train]'")
-    from dhumandiff.miniature.world import draw_reference, people
-
-    lines = []
-    for number, (first, second) in enumerate([people("test", 2)]):
-        for who in (first, second):
-            Image.fromarray(draw_reference(who, 1).picture).save(tmp_path / f"{who.name}.png")
-        prompt = "A person@1 on the left in a red suit and a person@2 on the right in a blue dress stand at the beach."
-        photos = [f"{who.name}.png" for who in (first, second)]
-        lines.append(json.dumps({"id": f"p{number}", "prompt": prompt, "references": photos}))
-    (tmp_path / "cases.jsonl").write_text("\n".join(lines))
-    out = tmp_path / "out"
-    command = [
-        "evaluate",
-        "--cases",
-        str(tmp_path / "cases.jsonl"),
-        "--base",
-        "mini",
-        "--out",
-        str(out),
-        "--seeds",
-        "2",
-    ]
-    command += ["--steps", "2", "--strengths", "[0.5,1.0]"]
-    training_main([*command, "--dry_run"])
-    assert "4 portraits to draw on mini" in capsys.readouterr().out
-    assert not out.exists()
-    training_main(command)
-    told = capsys.readouterr().out
-    assert "4 pictures scored" in told
-    assert {path.name for path in (out / "pictures").iterdir()} == {
-        f"p0_x{factor}_{seed}.png" for factor in ("0.5", "1") for seed in (0, 1)
-    }
-    for name in ("scores.jsonl", "scores.md", "scores.csv", "scores.html", "scores.json", "spread.png"):
-        assert (out / name).stat().st_size > 0
-    before = {path: path.stat().st_mtime_ns for path in (out / "pictures").iterdir()}
-    training_main([*command, "--against", str(out)])
-    assert "picture by picture" in capsys.readouterr().out
-    assert {path: path.stat().st_mtime_ns for path in (out / "pictures").iterdir()} == before
-    finished = [
-        "evaluate",
-        "--cases",
-        str(tmp_path / "cases.jsonl"),
-        "--pictures",
-        str(out / "pictures"),
-        "--base",
-        "mini",
-    ]
-    training_main([*finished, "--out", str(tmp_path / "again")])
-    assert "belong to no case" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("given", "said"),
-    [
-        (["--pictures", "x"], "pictures goes with cases"),
-        (["--cases", "a", "--bench", "b"], "Name one of them"),
-        (["--cases", "nothing.jsonl"], "cannot be read"),
-        (["--bench", "nowhere"], "no folder"),
-    ],
-)
-def test_settings_that_do_not_go_together_are_refused(given, said, tmp_path, capsys):
-    assert training_main(["evaluate", "--out", str(tmp_path / "out"), *given]) != 0
-    assert said in capsys.readouterr().err
