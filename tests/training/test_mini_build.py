@@ -16,6 +16,9 @@ from support.refused import refused
 from support.together import run_together
 from torch import nn
 
+for package in ("jsonargparse", "webdataset"):
+    pytest.importorskip(package, reason="install it with: pip install '.[train]'")
+
 from dhumandiff.miniature.base import build_unet
 from dhumandiff.miniature.world import people, sample_pair
 from training import TrainingError
