@@ -28,7 +28,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Convert `args.source` to `args.destination`; AdapterError when there is something and `args.force` is not set."""
+    """Convert `args.source` to `args.destination`.
+
+    Raises:
+        AdapterError: something is there and `args.force` is not set, or the source is no adapter.
+    """
     from .. import formats
     from ..methods.paired.adapter import Adapter
 

@@ -43,8 +43,10 @@ HEADS = {
 class Seen:
     """One face of a portrait.
 
-    asked: whom the sentence puts there, 1 or 2. similarity: to person 1 and 2, cosine; None where no face was found.
-    stranger: up to here a face is as unlike the people as strangers are.
+    Args:
+        asked: whom the sentence puts there, 1 or 2.
+        similarity: to person 1 and 2, cosine; None where no face was found.
+        stranger: up to here a face is as unlike the people as strangers are.
     """
 
     asked: int
@@ -69,8 +71,12 @@ class Seen:
 class Row:
     """One sentence.
 
-    marked: with @1 and @2. references: uint8 [S, S, 3] of person 1 and 2. pictures: "portrait", "plain", "shared", all of
-    one size. focus: bool [h, w] of the portrait, or None. seen: for each picture its left and its right face.
+    Args:
+        marked: with @1 and @2.
+        references: uint8 [S, S, 3] of person 1 and 2.
+        pictures: "portrait", "plain", "shared", all of one size.
+        focus: bool [h, w] of the portrait, or None.
+        seen: for each picture its left and its right face.
     """
 
     marked: str
@@ -83,8 +89,11 @@ class Row:
 def draw_sheet(rows: Sequence[Row], *, same: float, stranger: float, how: str) -> Image.Image:
     """All rows below each other with headings and a legend.
 
-    same: similarity of two drawings of one person, on average. stranger: up to here a face is a stranger's. how: seed and
-    settings, for the legend.
+    Args:
+        rows: the sentences.
+        same: similarity of two drawings of one person, on average.
+        stranger: up to here a face is a stranger's.
+        how: seed and settings, for the legend.
     """
     wide, high = (ZOOM * side for side in rows[0].pictures["portrait"].size)
     small = (high - GAP) // 2

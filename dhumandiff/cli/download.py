@@ -48,7 +48,8 @@ def run(args: argparse.Namespace) -> None:
 def fetch(to: Path) -> Path:
     """Download the four files into `to`/DHumanDiff, check their sizes against the hub's, and return that folder.
 
-    AdapterError when the hub cannot be reached (at once when offline), saying which files to put where by hand.
+    Raises:
+        AdapterError: the hub cannot be reached (at once when offline); the message says which files to put where by hand.
     """
     folder = to / DHUMANDIFF.name
     try:

@@ -11,7 +11,12 @@ __all__ = ["check_writable"]
 
 
 def check_writable(path: Path, what: str, ending: str) -> None:
-    """Refuse a path that a picture (.png) or reference (.safetensors) cannot be written to. ImageError, FaceReferenceError."""
+    """Refuse a path that a picture (.png) or reference (.safetensors) cannot be written to.
+
+    Raises:
+        ImageError: for a picture.
+        FaceReferenceError: for a reference.
+    """
     refusal = ImageError if ending == ".png" else FaceReferenceError
     head = f"The {what} cannot be written to {path}"
     if (path.suffix.lower() if ending == ".png" else path.suffix) != ending:  # saved references are known by it

@@ -30,7 +30,11 @@ class Person:
 
 
 def people_of(args: argparse.Namespace) -> list[Person]:
-    """The people, @1 first. HostError for options about a person who is not there."""
+    """The people, @1 first.
+
+    Raises:
+        HostError: there is an option about a person who is not there.
+    """
     given = vars(args)
     if not args.person_2:
         for option in ("--swap", "--which-face-2", "--save-reference-2", "--strength-2", "--mask-2"):
@@ -53,7 +57,11 @@ def people_of(args: argparse.Namespace) -> list[Person]:
 
 
 def check_saves(paths: Sequence[Path]) -> None:
-    """Refuse files that references cannot be kept in, or that hold something else already. FaceReferenceError."""
+    """Refuse files that references cannot be kept in, or that hold something else already.
+
+    Raises:
+        FaceReferenceError: naming the file.
+    """
     from ..references.reference import FaceReference
 
     for path in paths:
@@ -94,10 +102,14 @@ def references_of(
     normalize_light: bool,
     drawn: bool,
 ) -> list[FaceReference]:
-    """Encode whoever is not a saved reference yet, and keep whom to keep. The models for it are let go afterwards.
+    """Encode the people who are not saved references yet, and save those who are to be saved. The models are let go afterwards.
 
-    `found`: what `read` gave for each. `load_models` makes image encoder and face analyzer, where there is anything to
-    encode. `drawn`: the miniature's faces look, at drawn people of any size.
+    Args:
+        people: as the command line names them.
+        found: what `read` gave for each.
+        load_models: makes image encoder and face analyzer; called when there is anything to encode.
+        normalize_light: even out the light on the faces.
+        drawn: the miniature's face models look, at drawn people of any size.
     """
     from ..faces.face import MIN_FACE_SIZE
     from ..references.encode import encode_reference
@@ -145,7 +157,16 @@ def read_masks(paths: Sequence[Path | None], size: tuple[int, int]) -> Tensor | 
 
 
 def read_mask(path: Path, size: tuple[int, int], where: str) -> Tensor:
-    """A picture as a mask [1, 1, H, W] at the latent's size. ImageError when it is none; `where`: what white is for."""
+    """A picture as a mask [1, 1, H, W] at the latent's size.
+
+    Args:
+        path: of the picture.
+        size: (width, height) of the portrait, px.
+        where: what white is for, in messages.
+
+    Raises:
+        ImageError: it is no mask; the message names the file.
+    """
     import torch
 
     from ..conditioning.masks import resize_masks

@@ -24,8 +24,10 @@ __all__ = ["FACE_ROOT", "Finding", "Folders", "Report", "comfyui_beside", "exami
 def examine(folders: Folders, comfyui: str | None = None, device: str | None = None) -> Report:
     """Look at everything.
 
-    `comfyui`: its version, or None for portraits without it, which need diffusers, and fetch the image encoder themselves.
-    `device`: where the host computes; None: the best there is.
+    Args:
+        folders: where each kind of model is looked for.
+        comfyui: its version, or None for portraits without it, which need diffusers, and fetch the image encoder themselves.
+        device: where the host computes; None: the best there is.
     """
     widths: set[int] = set()
 

@@ -49,7 +49,7 @@ def adapters(folders: Folders) -> tuple[list[Finding], set[int]]:
 
 
 def _adapter(path: Path, todo: str) -> tuple[Finding, set[int]]:
-    """A file or folder in words, and the width of its image encoder if it works. `todo`: if it does not."""
+    """A file or folder in words, and the width of its image encoder if it works; `todo` is said if it does not."""
     from ..describe import describe, in_a_sentence
 
     try:
@@ -191,7 +191,12 @@ def _get_pack(root: Path, comfyui: bool) -> str:
 
 
 def image_encoder(folders: Folders, widths: set[int]) -> list[Finding]:
-    """CLIP image encoders for ComfyUI. `widths`: of the encoders that the adapters want; empty: CLIP ViT-H/14's."""
+    """CLIP image encoders for ComfyUI.
+
+    Args:
+        folders: where they are looked for.
+        widths: of the encoders that the adapters want; empty: CLIP ViT-H/14's.
+    """
     from ..formats.reading import OTHER_ENCODERS
 
     wanted = widths or {1280}

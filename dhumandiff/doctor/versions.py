@@ -63,7 +63,12 @@ INSIGHTFACE = Package("insightface", "finds faces and tells them apart")
 
 
 def system(comfyui: str | None, device: str | None) -> list[Finding]:
-    """The pack, Python, ComfyUI where there is one, and torch. `device`: where the host computes, None: the best."""
+    """The pack, Python, ComfyUI and torch.
+
+    Args:
+        comfyui: its version; None where there is none.
+        device: where the host computes; None: the best there is.
+    """
     where = f"{platform.system()} {platform.release()}, {platform.machine()}"
     found = [
         Finding(OK, "DHumanDiff", f"DHumanDiff {__version__}"),

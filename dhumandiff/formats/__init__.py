@@ -26,7 +26,11 @@ EXPECTED = (
 
 
 def detect(path: str | os.PathLike[str]) -> str:
-    """Name the format of a folder or file. AdapterError says what something else looks like."""
+    """Name the format of a folder or file.
+
+    Raises:
+        AdapterError: it is something else; the message says what it looks like.
+    """
     path = _existing(path)
     if path.is_dir():
         released.find(path)
@@ -35,7 +39,11 @@ def detect(path: str | os.PathLike[str]) -> str:
 
 
 def load(path: str | os.PathLike[str]) -> Weights:
-    """Read a folder or file of any format. AdapterError names the file, what it looks like and what was expected."""
+    """Read a folder or file of any format.
+
+    Raises:
+        AdapterError: it cannot be read, or is something else; the message names the file and what was expected.
+    """
     path = _existing(path)
     if path.is_dir():
         return released.load(path)

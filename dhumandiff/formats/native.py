@@ -75,7 +75,11 @@ def stamped(metadata: Mapping[str, str], shared: bool) -> dict[str, str]:
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write one .safetensors, bit for bit. AdapterError for another ending, or when it cannot be written."""
+    """Write one .safetensors, bit for bit.
+
+    Raises:
+        AdapterError: the name has another ending, or the file cannot be written.
+    """
     if path.suffix != ".safetensors":
         raise AdapterError(
             f"{path}: a native adapter is one file; choose a name that ends in .safetensors.", code="wrong-file-ending"

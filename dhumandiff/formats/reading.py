@@ -71,8 +71,9 @@ class Weights:
 def read_tensor_file(path: Path) -> TensorFile:
     """Read a .safetensors or a torch file, whatever its name ends in, memory-mapped where its layout allows it.
 
-    AdapterError names the file and says whether it is empty, cut off, damaged, no tensor file at all, or a pickle with
-    Python code in it, which is not run.
+    Raises:
+        AdapterError: the file is empty, cut off, damaged, no tensor file at all, or a pickle with Python code in it, which is
+            not run.
     """
     try:
         size = path.stat().st_size
@@ -209,7 +210,9 @@ def number_layers(file: TensorFile, prefix: str = "") -> dict[str, Tensor]:
     """Turn `{i}.to_k_ip1.weight` with i = 1, 3, 5, ... into `attention.{k}.to_k_ip1.weight` with k = 0, 1, 2, ...
 
     i counts all attention processors of a diffusers UNet; self-attention has no weights here, so only odd ones occur.
-    AdapterError for even numbers, gaps, and layers that hold other tensors than the first.
+
+    Raises:
+        AdapterError: there are even numbers or gaps, or layers that hold other tensors than the first.
     """
     layers: dict[int, dict[str, Tensor]] = {}
     for name, tensor in file.tensors.items():

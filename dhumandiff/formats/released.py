@@ -63,7 +63,8 @@ _SIGNS = {
 def find(folder: Path) -> Path:
     """The folder that holds all four files: this one, or the only one directly inside it that does.
 
-    AdapterError names what is missing.
+    Raises:
+        AdapterError: files are missing; the message names them.
     """
     try:
         if not _missing(folder):
@@ -147,7 +148,11 @@ def _read_note(folder: Path) -> dict[str, str]:
 
 
 def save(folder: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write the four files and adapter.json. AdapterError for weights without a subject path or with shared K/V."""
+    """Write the four files and adapter.json.
+
+    Raises:
+        AdapterError: the weights lack a subject path, or share keys and values between people.
+    """
     parts: dict[str, dict[str, Tensor]] = {part: {} for part in FILES}
     for name, tensor in plain(tensors).items():
         part, _, rest = name.partition(".")

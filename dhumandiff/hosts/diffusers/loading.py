@@ -38,7 +38,11 @@ CONTEXT_WIDTH = 2048
 
 
 def choose_device(name: str = "auto") -> str:
-    """ "cuda", "mps" or "cpu": the one asked for, or the best there is. HostError when it is not there."""
+    """ "cuda", "mps" or "cpu": the one asked for, or the best there is.
+
+    Raises:
+        HostError: this PyTorch cannot use it.
+    """
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         return next(device for device, available in there.items() if available)
@@ -63,7 +67,8 @@ def choose_dtype(name: str, device: str) -> torch.dtype:
 def load_pipeline(base: str | Path, dtype: torch.dtype) -> Any:
     """A StableDiffusionXLPipeline from a diffusers folder, a checkpoint in one .safetensors, or by a name of `BUILT_IN`.
 
-    HostError when there is no such base or it is not SDXL's.
+    Raises:
+        HostError: there is no such base, or it is not SDXL's.
     """
     pipeline_class = require("diffusers").StableDiffusionXLPipeline
     if base in BUILT_IN:
@@ -92,7 +97,11 @@ def load_pipeline(base: str | Path, dtype: torch.dtype) -> Any:
 
 
 def check_base(base: str | Path) -> None:
-    """Refuse what is no SDXL base, without loading it. HostError says what it is instead."""
+    """Refuse what is no SDXL base, without loading it.
+
+    Raises:
+        HostError: the message says what it is instead.
+    """
     if base in BUILT_IN:
         return
     path = Path(base).expanduser()

@@ -47,7 +47,7 @@ class AdapterInfo:
     clip_width: int
     """Width of the image encoder's hidden states (CLIP ViT-H/14: 1280)."""
     identity_width: int | None
-    """Width of the recogniser's embedding (512); None without a subject path."""
+    """Width of the recognizer's embedding (512); None without a subject path."""
     token_width: int | None
     """Width of the identity token (1024); None without a subject path."""
     text_width: int | None
@@ -60,7 +60,7 @@ class AdapterInfo:
     clip_tower: str = ""
     recognizer: str = ""
     identity_channels: str = "rgb-swapped"
-    """"rgb-swapped": embeddings of channel-swapped faces, as the released script makes them; "bgr": of true colours."""
+    """"rgb-swapped": embeddings of channel-swapped faces, as the released script makes them; "bgr": of true colors."""
     license: str = ""
     source: str = ""
 
@@ -116,7 +116,10 @@ class Adapter(nn.Module):
     def from_pretrained(cls, path: str | os.PathLike[str], *, operations: Any = nn) -> Adapter:
         """Read a folder with the four released files, a native .safetensors, or an IP-Adapter Plus (Face) SDXL file.
 
-        Nothing in a file is executed. AdapterError says what a file that does not fit looks like.
+        Nothing in a file is executed.
+
+        Raises:
+            AdapterError: the file does not fit; the message says what it looks like.
         """
         weights = formats.load(path)
         return cls.from_tensors(weights.tensors, weights.metadata, files=weights.files, operations=operations)
@@ -132,7 +135,14 @@ class Adapter(nn.Module):
     ) -> Adapter:
         """Build around tensors named as in `state_dict()`, without copying them.
 
-        `files` says, for each part (face_projection, identity_projection, mapping, attention), which file errors name.
+        Args:
+            tensors: of all parts.
+            metadata: what tensors cannot tell, under the keys of files.
+            files: for each part (face_projection, identity_projection, mapping, attention) the file that errors name.
+            operations: namespace that the layers come from: torch.nn, or a host's own that casts weights on use.
+
+        Raises:
+            AdapterError: the tensors are incomplete, or made for another method or base; the message names the file.
         """
         files = dict(files or {})
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -152,7 +162,11 @@ class Adapter(nn.Module):
         formats.native.save(Path(path), self.state_dict(), self.info.metadata)
 
     def save_released(self, folder: str | os.PathLike[str]) -> None:
-        """Write the four files of the released layout. AdapterError for weights that the layout cannot hold."""
+        """Write the four files of the released layout.
+
+        Raises:
+            AdapterError: the layout cannot hold these weights, or they cannot be written.
+        """
         formats.released.save(Path(folder), self.state_dict(), self.info.metadata)
 
     @property
@@ -166,17 +180,29 @@ class Adapter(nn.Module):
         return self.identity_projection is not None and self.mapping is not None
 
     def face_tokens(self, reference: FaceReference) -> Tensor:
-        """The face tokens of one person, [1, tokens, context_width]; the mean over several photos."""
+        """The face tokens of one person, [1, tokens, context_width]; the mean over several photos.
+
+        Raises:
+            FaceReferenceError: another image encoder saw the photos.
+        """
         return self.face_projection(self._hidden(reference, reference.clip_hidden)).mean(dim=0, keepdim=True)
 
     def unconditional_tokens(self, reference: FaceReference) -> Tensor:
-        """Face tokens of a normalised picture of zeros, [1, tokens, context_width], for the unconditional half."""
+        """Face tokens of a normalized picture of zeros, [1, tokens, context_width], for the unconditional half.
+
+        Raises:
+            FaceReferenceError: another image encoder saw the photos.
+        """
         return self.face_projection(self._hidden(reference, reference.clip_hidden_zero)).mean(dim=0, keepdim=True)
 
     def identity_token(self, reference: FaceReference) -> Tensor:
         """The identity token of one person, [1, token_width].
 
         The identity is the spherical mean over the photos, the token the mean over their hidden states.
+
+        Raises:
+            AdapterError: the weights have no subject path.
+            FaceReferenceError: the reference has no identity, or one of another recognizer or image encoder.
         """
         projection, _ = self._subject_path()
         if reference.identity is None:
@@ -200,7 +226,20 @@ class Adapter(nn.Module):
         return projection(identity, hidden).mean(dim=0, keepdim=True)
 
     def subject_token(self, word_embedding: Tensor, reference: FaceReference) -> Tensor:
-        """Map a word's token embedding to the person: [K, text_width] -> [K, text_width] (K = 1 for one token)."""
+        """Map a word's token embedding to the person.
+
+        Args:
+            word_embedding: [K, text_width], of K tokens.
+            reference: the person.
+
+        Returns:
+            [K, text_width].
+
+        Raises:
+            HostError: the embedding is another text encoder's.
+            AdapterError: the weights have no subject path.
+            FaceReferenceError: as in `identity_token`.
+        """
         _, mapping = self._subject_path()
         if word_embedding.ndim != 2 or word_embedding.shape[-1] != self.info.text_width:
             raise HostError(
@@ -213,10 +252,18 @@ class Adapter(nn.Module):
         return mapping(torch.cat([words, token.expand(words.shape[0], -1)], dim=-1))
 
     def keys_values(self, layer: int, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of the persons' face tokens in cross-attention layer `layer` (from 0, file order).
+        """Keys and values of the persons' face tokens in one cross-attention layer.
 
-        tokens [B, P, T, context_width], P persons in order -> keys and values [B, P, T, hidden[layer]], in the dtype of
-        the tokens. Person p uses their own projections, or the one there is when `info.shared`.
+        Args:
+            layer: its number from 0, in file order.
+            tokens: [B, P, T, context_width] of P persons in order. Person p uses their own projections, or the one there is
+                when `info.shared`.
+
+        Returns:
+            Keys and values [B, P, T, hidden[layer]], in the dtype of the tokens.
+
+        Raises:
+            AdapterError: there is no such layer, the tokens have another shape, or there are more persons than projections.
         """
         if not 0 <= layer < len(self.attention):
             raise AdapterError(

@@ -20,8 +20,8 @@ _GAP, _TEXT = 6, 80
 def draw_sheet(count: int, pairs: int, seed: int = 0, zoom: int = 3, boxes: bool = False) -> Image.Image:
     """`count` people, each in three drawings, and `pairs` pictures of two with what belongs to them.
 
-    Pictures are drawn at their true size and shown `zoom` times larger, as a model sees them. `boxes`: with face boxes
-    and landmarks.
+    Pictures are drawn at their true size and shown `zoom` times larger, as a model sees them; with `boxes` face boxes and
+    landmarks are drawn in.
     """
     pool = people("train", max(count + seed, 2))[seed:]
     tiles = [_person(who, zoom) for who in pool[:count]]
