@@ -20,7 +20,7 @@ from dhumandiff.miniature import mini_adapter
 from dhumandiff.miniature.base import mini_pipeline
 from dhumandiff.miniature.world import draw_script
 from training.miniature import sampling, scoring
-from training.miniature.sampling import Sampling, Wish, encode_person, sample_portraits
+from training.miniature.sampling import GenerationRequest, Sampling, encode_person, sample_portraits
 from training.miniature.scoring import Evaluator, difference, hardest_cases, held_out_cases, oracle_pictures, summarize
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -219,7 +219,7 @@ def adapter():
 
 
 @pytest.fixture(scope="module")
-def wishes():
+def requests():
     random = torch.Generator().manual_seed(0)
     zero = torch.randn(1, 65, 128, generator=random)
 
@@ -229,7 +229,10 @@ def wishes():
 
     couples = [(somebody(), somebody()) for _ in range(2)]
     texts = ["A man@1 on the left and a woman@2 on the right stand at the beach.", "A girl@1 and a boy@2 at night."]
-    return [Wish(text, couple, seed) for seed, (text, couple) in enumerate(zip(texts, couples, strict=True), 11)]
+    return [
+        GenerationRequest(text, couple, seed)
+        for seed, (text, couple) in enumerate(zip(texts, couples, strict=True), 11)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -242,14 +245,14 @@ def wishes():
         ("released", "euler_ancestral"),
     ],
 )
-def test_a_batch_equals_single_pictures(portrait, adapter, wishes, mode, sampler):
+def test_a_batch_equals_single_pictures(portrait, adapter, requests, mode, sampler):
     """A batch gives the pictures that generate gives one by one."""
     how = Sampling.of(mode=mode, sampler=sampler, steps=3, scene_strength=0.5, face_strength=1.2, strength=0.8, cfg=3.0)
     told = []
-    made = sample_portraits(portrait, adapter, wishes, how, progress=told.append)
-    for wish, picture in zip(wishes, made, strict=True):
-        sampling = replace(how.sampling, seed=wish.seed)
-        alone, _ = portrait(adapter, wish.references, wish.text, "", cascade=how.cascade, sampling=sampling)
+    made = sample_portraits(portrait, adapter, requests, how, progress=told.append)
+    for request, picture in zip(requests, made, strict=True):
+        sampling = replace(how.sampling, seed=request.seed)
+        alone, _ = portrait(adapter, request.references, request.text, "", cascade=how.cascade, sampling=sampling)
         # On average: a focus mask may choose another one of two places that are nearly alike.
         assert np.abs(np.asarray(alone).astype(int) - picture).mean() < 0.3
     assert sum(told) == how.all_steps * 2
@@ -262,38 +265,38 @@ def layers(portrait):
     return cross_attention_layers(portrait.pipeline.unet)
 
 
-def test_same_requests_give_same_bytes(portrait, adapter, wishes):
-    """The same wishes give the same bytes and other seeds others."""
+def test_same_requests_give_same_bytes(portrait, adapter, requests):
+    """The same requests give the same bytes and other seeds others."""
     how = Sampling.of(steps=2)
-    first, again = (sample_portraits(portrait, adapter, wishes, how) for _ in range(2))
+    first, again = (sample_portraits(portrait, adapter, requests, how) for _ in range(2))
     assert first.shape == (2, 96, 128, 3)
     assert (first == again).all()
-    other = [Wish(wish.text, wish.references, wish.seed + 1) for wish in wishes]
+    other = [GenerationRequest(request.text, request.references, request.seed + 1) for request in requests]
     assert (sample_portraits(portrait, adapter, other, how) != first).any()
 
 
-def test_without_an_adapter_references_change_nothing(portrait, wishes):
+def test_without_an_adapter_references_change_nothing(portrait, requests):
     how = Sampling.of(steps=2)
-    exchanged = [Wish(wish.text, wish.references[::-1], wish.seed) for wish in wishes]
-    assert (sample_portraits(portrait, None, wishes, how) == sample_portraits(portrait, None, exchanged, how)).all()
+    exchanged = [GenerationRequest(request.text, request.references[::-1], request.seed) for request in requests]
+    assert (sample_portraits(portrait, None, requests, how) == sample_portraits(portrait, None, exchanged, how)).all()
 
 
-def test_references_matter_to_the_adapter(portrait, adapter, wishes):
+def test_references_matter_to_the_adapter(portrait, adapter, requests):
     how = Sampling.of(mode="none", steps=2, cfg=1.0)
-    exchanged = [Wish(wish.text, wish.references[::-1], wish.seed) for wish in wishes]
-    made, other = (sample_portraits(portrait, adapter, some, how) for some in (wishes, exchanged))
+    exchanged = [GenerationRequest(request.text, request.references[::-1], request.seed) for request in requests]
+    made, other = (sample_portraits(portrait, adapter, some, how) for some in (requests, exchanged))
     assert (made != other).any()
 
 
-def test_no_wishes_give_no_pictures(portrait, adapter):
+def test_no_requests_give_no_pictures(portrait, adapter):
     assert sample_portraits(portrait, adapter, [], Sampling()).shape == (0, 96, 128, 3)
 
 
-def test_settings_that_make_no_picture_are_refused(portrait, adapter, wishes):
+def test_settings_that_make_no_picture_are_refused(portrait, adapter, requests):
     with refused("unknown-mode", "one_pass, two_strength, released", "'both'", error=HostError):
-        sample_portraits(portrait, adapter, wishes, Sampling.of(mode="both"))
+        sample_portraits(portrait, adapter, requests, Sampling.of(mode="both"))
     with refused("out-of-range", "scene strength is 9", error=HostError):
-        sample_portraits(portrait, adapter, wishes, Sampling.of(scene_strength=9))
+        sample_portraits(portrait, adapter, requests, Sampling.of(scene_strength=9))
 
 
 def test_the_ceiling_is_one_picture_a_case(portrait):
@@ -310,5 +313,5 @@ def test_a_person_whose_face_is_never_found_is_named():
         def detect(self, image):
             return []
 
-    with pytest.raises(FaceError, match=rf"found no face in {sampling.TRIES} drawings of {POOL[0].name}"):
+    with refused("no-face-in-drawings", f"{sampling.TRIES} drawings of {POOL[0].name}", error=FaceError):
         encode_person(POOL[0], 1, None, Blind())

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from dhumandiff import Adapter, FaceReference
 from dhumandiff.miniature.world import Identity
 
-from .sampling import Parts, Sampling, Wish, encode_person, load_parts, sample_portraits
+from .sampling import GenerationRequest, Parts, Sampling, encode_person, load_parts, sample_portraits
 from .scoring import (
     CONDITIONING_VIEW,
     Evaluator,
@@ -81,7 +81,7 @@ class Renderer:
         requests = []
         for case, number in zip(each, numbers, strict=True):
             references = tuple(self.reference_of(who)[0] for who in case.script.people)
-            requests.append(Wish(case.text, references, number))
+            requests.append(GenerationRequest(case.text, references, number))
         progress = None if bar is None else bar.update
         drawn_by = None if what == "base" else adapter
         return sample_portraits(self.parts.portrait, drawn_by, requests, sampling, progress=progress), each

@@ -1,7 +1,7 @@
 """Many portraits at once: every row of a batch has its own two people, sentence and noise.
 
     parts = load_parts()
-    made = sample_portraits(parts.portrait, adapter, [Wish(text, references, seed), ...], Sampling())
+    made = sample_portraits(parts.portrait, adapter, [GenerationRequest(text, references, seed), ...], Sampling())
 
 What is computed is what `PortraitPipeline` computes for one picture, with its denoising loop and the cascade's modes; a picture
 of a batch is the one that it makes of the same seed.
@@ -35,7 +35,7 @@ from dhumandiff.references.encode import encode_reference
 
 from .autoencoder import picture_of
 
-__all__ = ["Parts", "Sampling", "Wish", "decode", "encode_person", "load_parts", "sample_portraits"]
+__all__ = ["GenerationRequest", "Parts", "Sampling", "decode", "encode_person", "load_parts", "sample_portraits"]
 
 BATCH = 32
 """Pictures sampled together. More makes a CPU no faster, and which pictures share a batch shows in the last bits."""
@@ -81,7 +81,7 @@ class Sampling:
 
 
 @dataclass(frozen=True, eq=False)
-class Wish:
+class GenerationRequest:
     """One portrait: a sentence with its marks @1 and @2, the people's references in order, and the seed of the noise."""
 
     text: str
@@ -91,7 +91,7 @@ class Wish:
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """The miniature's frozen parts, loaded once: base, vision tower, the faces that condition, and those that judge."""
+    """The miniature's frozen parts, loaded once: base, image encoder, the faces that condition, and those that score."""
 
     portrait: PortraitPipeline
     vision: ImageEncoder
@@ -100,7 +100,11 @@ class Parts:
 
 
 def load_parts() -> Parts:
-    """All frozen parts of the miniature. HostError when its weights are missing or damaged."""
+    """All frozen parts of the miniature.
+
+    Raises:
+        HostError: its weights are missing or damaged.
+    """
     return Parts(PortraitPipeline(mini_pipeline()), mini_vision(), mini_faces(), mini_judge())
 
 
@@ -130,19 +134,19 @@ def encode_person(
 def sample_portraits(
     portrait: PortraitPipeline,
     adapter: Adapter | None,
-    wishes: Sequence[Wish],
+    requests: Sequence[GenerationRequest],
     sampling: Sampling,
     *,
     size: tuple[int, int] = SIZE,
     batch: int = BATCH,
     progress: Callable[[int], Any] | None = None,
 ) -> np.ndarray:
-    """Draw every wish.
+    """Draw every request.
 
     Args:
         portrait: the base.
         adapter: None draws with the base alone, from the sentences without faces.
-        wishes: what to draw.
+        requests: what to draw.
         sampling: how.
         size: width and height, px.
         batch: pictures at a time.
@@ -159,29 +163,31 @@ def sample_portraits(
     negative = portrait.encode("") if sampling.sampling.cfg != 1 else None  # what this world knows of negative prompts
     texts: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
     pictures = [np.empty((0, size[1], size[0], 3), dtype=np.uint8)]
-    for start in range(0, len(wishes), batch):
-        some = wishes[start : start + batch]
-        for wish in some:
-            if _key(wish) not in texts:
-                prompt = parse_prompt(wish.text, persons=len(wish.references))
-                texts[_key(wish)] = portrait.encode(prompt, adapter, wish.references)
-        conditions = portrait.conditions([texts[_key(wish)] for wish in some], negative, size)
-        noise = torch.cat([portrait.noise(wish.seed, size) for wish in some])
+    for start in range(0, len(requests), batch):
+        some = requests[start : start + batch]
+        for request in some:
+            if _key(request) not in texts:
+                prompt = parse_prompt(request.text, persons=len(request.references))
+                texts[_key(request)] = portrait.encode(prompt, adapter, request.references)
+        conditions = portrait.conditions([texts[_key(request)] for request in some], negative, size)
+        noise = torch.cat([portrait.noise(request.seed, size) for request in some])
         with _attached(portrait, adapter, some, negative is not None) as attached:
             tell = None if progress is None else lambda *_: progress(len(noise))  # noqa: B023  # called in this turn only
-            loop = portrait.loop(attached, conditions, sampling.sampling, [wish.seed for wish in some], tell)
+            loop = portrait.loop(attached, conditions, sampling.sampling, [request.seed for request in some], tell)
             latents = loop.run(noise, make_mode(sampling.cascade))
         pictures.append(decode(portrait.pipeline.vae, latents))
     return np.concatenate(pictures)
 
 
 def _attached(
-    portrait: PortraitPipeline, adapter: Adapter | None, wishes: Sequence[Wish], guidance: bool
+    portrait: PortraitPipeline, adapter: Adapter | None, requests: Sequence[GenerationRequest], guidance: bool
 ) -> AbstractContextManager[Attached | None]:
     """The people of every picture of a batch on the UNet; nobody without an adapter."""
     if adapter is None:
         return nullcontext()
-    return attach_couples(portrait.pipeline.unet, adapter, [wish.references for wish in wishes], guidance=guidance)
+    return attach_couples(
+        portrait.pipeline.unet, adapter, [request.references for request in requests], guidance=guidance
+    )
 
 
 @torch.no_grad()
@@ -199,5 +205,5 @@ def decode(vae: nn.Module, latents: Tensor, batch: int = 64) -> np.ndarray:
     return np.concatenate(rows)
 
 
-def _key(wish: Wish) -> tuple[Any, ...]:
-    return wish.text, *map(id, wish.references)
+def _key(request: GenerationRequest) -> tuple[Any, ...]:
+    return request.text, *map(id, request.references)
