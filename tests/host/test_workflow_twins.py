@@ -13,6 +13,8 @@ from dhumandiff.prompts import try_parse_prompt
 from tools.workflows import NAMES
 from tools.workflows.parts import IP_ADAPTER, POSES, STYLE
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(workflow_server):
@@ -108,7 +110,6 @@ def test_the_wedding_saves_the_best_of_four(run, judge):
     assert sum(right) >= 5
 
 
-@pytest.mark.slow
 def test_the_wedding_saves_ten_pictures_of_ten_sentences(run):
     assert len(run("wedding_preview", twin("wedding_preview"))[2]) == 10
 

@@ -25,6 +25,8 @@ from training.__main__ import main
 from training.data import pipeline
 from training.data.pipeline import merge_slices, prepare
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 BUSY = {"shard_size": 2, "batch_size": 2}
 
@@ -64,7 +66,6 @@ def wait_for(there, process, seconds=90):
         time.sleep(0.002)
 
 
-@pytest.mark.slow
 def test_a_killed_run_writes_the_same(data, whole, tmp_path):
     """SIGKILL: while a shard is being written, between a shard and its journal or so, and at a random moment."""
     chance = random.Random(3)
@@ -88,7 +89,6 @@ def test_a_killed_run_writes_the_same(data, whole, tmp_path):
     assert not list(tmp_path.rglob("*.part"))
 
 
-@pytest.mark.slow
 def test_workers_end_with_a_parent_that_was_killed(data, whole, tmp_path):
     psutil = pytest.importorskip("psutil")
     process = start(data, tmp_path, workers=1)
@@ -172,7 +172,6 @@ def test_slices_in_one_folder_are_merged_by_the_last(data, whole, tmp_path):
     assert contents(tmp_path) == whole
 
 
-@pytest.mark.slow
 def test_worker_processes_and_this_process_write_the_same(data, whole, tmp_path):
     prepared(data, tmp_path, workers=2, **BUSY)
     assert contents(tmp_path) == whole
