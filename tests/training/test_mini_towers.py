@@ -48,10 +48,10 @@ def test_garments_ask_for_their_wearers_side(said):
 
 def test_sides_and_garments_ask_who_that_is(said):
     red, green, blue, white = (list(COLORS).index(name) for name in ("red", "green", "blue", "white"))
-    degrade, gender, order, *looks = said.there
+    worn, gender, order, *looks = said.there
     looks = dict(zip(LOOKS, looks, strict=True))
-    assert words_with(said, degrade, 0) == [("right", red), ("left", green), ("suit", red), ("dress", green)]
-    assert words_with(said, degrade, 1) == [("left", blue), ("hoodie", blue), ("right", white), ("shirt", white)]
+    assert words_with(said, worn, 0) == [("right", red), ("left", green), ("suit", red), ("dress", green)]
+    assert words_with(said, worn, 1) == [("left", blue), ("hoodie", blue), ("right", white), ("shirt", white)]
     assert all(words_with(said, asked, 0) == [] for asked in looks.values())
     for name, word in (("skin", "pale"), ("style", "bob"), ("hair", "ginger")):
         number = LOOKS[name].index(word)

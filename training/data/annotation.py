@@ -27,9 +27,16 @@ _LEAST_INSIDE = 0.25  # of a box's area that has to lie in the picture for the b
 
 @dataclass(frozen=True)
 class Person:
-    """One of the annotated people; "" and None stand for what is not known. Boxes and keypoints in px of the picture.
+    """One of the annotated people; "" and None stand for what is not known.
 
-    `gender` is "male", "female" or ""; `keypoints` are (x, y, confidence), taken for COCO's when there are 17.
+    Attributes:
+        object_id: of the annotation.
+        gender: "male", "female" or "".
+        age_group: in words.
+        box: of the whole person, px of the picture.
+        face_box: px of the picture.
+        keypoints: (x, y, confidence), px of the picture; taken for COCO's when there are 17.
+        identity: a name for who it is.
     """
 
     object_id: str
@@ -45,7 +52,11 @@ class Person:
 class CaptionWord:
     """A word of the caption that names a person: `caption[start:end] == word`.
 
-    `person` is an index into `Annotation.people` if the annotation says it outright; `sentence` counts in `match_info`.
+    Attributes:
+        start, end: positions in the caption.
+        word: itself.
+        person: an index into `Annotation.people` if the annotation says it outright.
+        sentence: counts in `match_info`.
     """
 
     start: int

@@ -35,7 +35,14 @@ __all__ = ["EncodedSample", "Encoders", "load_faces", "load_vision"]
 
 @dataclass(frozen=True, eq=False)
 class EncodedSample:
-    """A finished sample: its JSON, its tensors by the names of the contract, its picture uint8 [H, W, 3]."""
+    """A finished sample.
+
+    Attributes:
+        key: names it.
+        metadata: its JSON.
+        tensors: by the names of the contract.
+        pixels: the picture, uint8 [H, W, 3].
+    """
 
     key: str
     metadata: dict[str, Any]
@@ -46,7 +53,13 @@ class EncodedSample:
 class Encoders:
     """The frozen encoders; `Encoders.load` gets them by the settings' names.
 
-    vae: AutoencoderKL. tokenizers, text_encoders: SDXL's two. vision: `protocols.ImageEncoder`. name: of the base.
+    Args:
+        vae: AutoencoderKL.
+        tokenizers: SDXL's two.
+        text_encoders: SDXL's two.
+        vision: CLIP's image encoder.
+        name: of the base.
+        vision_name: of the image encoder.
     """
 
     def __init__(

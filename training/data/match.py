@@ -46,7 +46,7 @@ def two_faces(
         settings: how large faces have to be.
 
     Raises:
-        Unusable: there are not exactly two people whose faces can be told.
+        Unusable: there are not exactly two people whose faces can be found.
     """
     found = sorted(faces.detect(image), key=lambda face: face.size, reverse=True)
     if people:

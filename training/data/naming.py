@@ -31,7 +31,13 @@ _CHILD = re.compile(r"child|kid|baby|toddler|infant|newborn|boy|girl")
 
 @dataclass(frozen=True)
 class PersonAttributes:
-    """What is known of one of the two people: gender "male", "female" or "", age group in words, center x in px."""
+    """What is known of one of the two people.
+
+    Attributes:
+        gender: "male", "female" or "".
+        age_group: in words, or "".
+        x: center of the face, px.
+    """
 
     gender: str = ""
     age_group: str = ""
@@ -42,10 +48,11 @@ class PersonAttributes:
 class Naming:
     """A caption tied to two people.
 
-    order: the two people (indices) by first mention: order[0] is person 1.
-    mentions: person 1 and 2 as numbers, by place in the caption.
-    how: by what they were told apart: "object_id", "noun", "order", "left_to_right".
-    caption: with blanks put around words that were glued to others, as in scripts without blanks.
+    Attributes:
+        caption: with blanks put around words that were glued to others, as in scripts without blanks.
+        order: the two people (indices) by first mention: order[0] is person 1.
+        mentions: person 1 and 2 as numbers, by position in the caption.
+        how: by what they were told apart: "object_id", "noun", "order", "left_to_right".
     """
 
     caption: str

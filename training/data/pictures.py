@@ -48,7 +48,11 @@ def buckets(resolution: int, step: int, max_aspect: float) -> list[tuple[int, in
 class Crop:
     """How a picture becomes one of a bucket's size: scaled by `scale`, then cut at `top`, `left`.
 
-    `bucket` is (height, width) px; `top` and `left` are px of the scaled picture, as SDXL's crop conditioning counts.
+    Attributes:
+        bucket: (height, width) px.
+        scale: (down, across) from the picture to the scaled one.
+        scaled: (height, width) px of the scaled picture.
+        top, left: px of the scaled picture, as SDXL's crop conditioning counts.
     """
 
     bucket: tuple[int, int]

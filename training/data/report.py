@@ -44,13 +44,13 @@ _COLUMNS, _WIDTH, _TEXT = 4, 360, 200  # pictures a row; px of a tile and, at mo
 
 def sample_facts(sample: EncodedSample, notes: Sequence[str]) -> dict[str, Any]:
     """What the report wants to know of one sample; it is kept in the journal."""
-    told = sample.metadata
+    metadata = sample.metadata
     return {
         "key": sample.key,
-        "picture": told["picture"],
-        "source": told["source"],
-        "bucket": told["bucket"],
-        "named_by": told["named_by"],
+        "picture": metadata["picture"],
+        "source": metadata["source"],
+        "bucket": metadata["bucket"],
+        "named_by": metadata["named_by"],
         "people": [
             {
                 "gender": person["gender"],
@@ -60,7 +60,7 @@ def sample_facts(sample: EncodedSample, notes: Sequence[str]) -> dict[str, Any]:
                 "light_imbalance": person["references"][0]["quality"]["light_imbalance"],
                 "paired": sum(one["origin"] == "paired" for one in person["references"]),
             }
-            for person in told["persons"]
+            for person in metadata["persons"]
         ],
         "notes": list(notes),
     }

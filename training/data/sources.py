@@ -9,7 +9,6 @@ import re
 import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from dhumandiff.errors import ImageError, short_error
 from dhumandiff.faces import PhotoPixels, as_photo, load_photo
 
 from .. import TrainingError
+from .parquet import open_parquet, read_cell
 from .settings import Source
 
 __all__ = ["Part", "Picture", "list_pictures", "reference_photos", "source_name"]
@@ -57,7 +57,7 @@ class Part:
         """
         try:
             if self.row >= 0:
-                return _cell(self.path, self.column, self.row)
+                return read_cell(self.path, self.column, self.row)
             with open(self.path, "rb") as file:
                 file.seek(self.offset)
                 data = file.read(self.size)
@@ -325,7 +325,7 @@ def _one_file(path: Path) -> dict[str, Mapping]:
 
 
 def _parquet(source: str, path: Path, notes: list[str]) -> Iterator[Picture]:
-    file = _open_parquet(str(path))
+    file = open_parquet(str(path))
     columns = {field.name: field.type for field in file.schema_arrow}
     types = import_module("pyarrow.types")
     image = next((name for name, kind in columns.items() if types.is_struct(kind) or types.is_binary(kind)), None)
@@ -349,43 +349,6 @@ def _parquet(source: str, path: Path, notes: list[str]) -> Iterator[Picture]:
         caption = str((texts["caption"] and texts["caption"][row]) or "")
         part = Part(str(path), row=row, column=image)
         yield Picture(source, f"{path.name}:{row:08d}", part, caption, found if isinstance(found, Mapping) else None)
-
-
-@lru_cache(maxsize=4)
-def _open_parquet(path: str) -> Any:
-    try:
-        parquet = import_module("pyarrow.parquet")
-    except ImportError as error:
-        raise TrainingError(
-            "Parquet files need pyarrow. Install it with: pip install pyarrow", code="no-pyarrow"
-        ) from error
-    try:
-        return parquet.ParquetFile(path)
-    except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
-        raise TrainingError(
-            f"{path} cannot be read as parquet: {error}. Download it again.", code="unreadable-parquet"
-        ) from error
-
-
-@lru_cache(maxsize=1)
-def _row_group(path: str, column: str, group: int) -> Any:
-    return _open_parquet(path).read_row_group(group, columns=[column])[column]
-
-
-def _cell(path: str, column: str, row: int) -> bytes:
-    """The bytes of one picture; neighbors come from the row group read last."""
-    file, first = _open_parquet(path), 0
-    for group in range(file.metadata.num_row_groups):
-        rows = file.metadata.row_group(group).num_rows
-        if row < first + rows:
-            break
-        first += rows
-    value = _row_group(path, column, group)[row - first].as_py()
-    if isinstance(value, Mapping):  # how Hugging Face stores pictures
-        value = value.get("bytes")
-    if not isinstance(value, bytes):
-        raise ImageError(f"row {row} of {Path(path).name} holds no picture.", code="row-without-picture")
-    return value
 
 
 def _tar(source: str, path: Path, notes: list[str]) -> Iterator[Picture]:

@@ -237,9 +237,9 @@ def _bench_case(folder: Path) -> Case | None:
         return None
     problems, sentence = [], ""
     try:
-        told = json.loads(meta.read_text(encoding="utf-8-sig"))
+        metadata = json.loads(meta.read_text(encoding="utf-8-sig"))
         sentence = next(
-            (told[key] for key in ("prompt", "caption_en", "caption") if isinstance(told.get(key), str)), ""
+            (metadata[key] for key in ("prompt", "caption_en", "caption") if isinstance(metadata.get(key), str)), ""
         )
         if not sentence:
             problems.append(f"{meta} has no prompt")

@@ -85,9 +85,9 @@ def draw_cases(
     drawn = []
     for case in tqdm(wanted, desc="drawing", unit="portrait", disable=None):
         how = settings if case.strength is None else settings.with_strength(case.strength)
-        told = {"prompt": case.sentence, "seed": case.seed, "adapter": made_of, **how.record}
-        told["references"] = [[photo.name for photo in photos] for photos in case.references]
-        record = json.dumps(told, ensure_ascii=False)
+        made_with = {"prompt": case.sentence, "seed": case.seed, "adapter": made_of, **how.record}
+        made_with["references"] = [[photo.name for photo in photos] for photos in case.references]
+        record = json.dumps(made_with, ensure_ascii=False)
         problem = case.problem
         if not problem and _made_as(case.picture) != record:
             try:

@@ -138,14 +138,18 @@ def _box(box: Sequence[float], person: int | None, persons: Sequence[Mapping[str
 
 def _person(k: int, person: Mapping[str, Any], photos: Sequence[str], measures: Mapping[str, Any], folder: Path) -> str:
     color = person_color(k)
-    told = {True: "right", False: '<span class="bad">wrong</span>', None: '<span class="quiet">not decidable</span>'}
+    verdicts = {
+        True: "right",
+        False: '<span class="bad">wrong</span>',
+        None: '<span class="quiet">not decidable</span>',
+    }
     figures = "".join(
         f"<div><dt>{html.escape(measure.title)}</dt> <dd>{person[name]:.3g}</dd></div>"
         for name, measure in measures.items()
         if measure.of == "person" and name != "right" and person.get(name) is not None
     )
     photo = f'<img loading="lazy" src="{_link(photos[0], folder)}" alt="" style="border-color:{color}">'
-    return f'<div class="who">{photo}<div>person {k + 1}: {told[person["right"]]}<dl>{figures}</dl></div></div>'
+    return f'<div class="who">{photo}<div>person {k + 1}: {verdicts[person["right"]]}<dl>{figures}</dl></div></div>'
 
 
 def _key(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Records told in figures: means with intervals, by group, and pair by pair against another run.
+"""Records in figures: means with intervals, by group, and pair by pair against another run.
 
     summaries = summarize_records(records)            # {"right": Summary, ...}
     print(markdown(records))
@@ -37,7 +37,14 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Measure:
-    """What a column means. of: "person" or "picture"; better: 1 when more is better, -1 when less is, 0 when neither."""
+    """What a column means.
+
+    Attributes:
+        title: of the column.
+        of: "person" or "picture".
+        better: 1 when more is better, -1 when less is, 0 when neither.
+        says: in words.
+    """
 
     title: str
     of: str

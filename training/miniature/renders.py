@@ -160,18 +160,18 @@ def _draw(folder: Path, shapes: dict[str, tuple], jobs: Any, draw: Callable, wor
         )
         for name, shape in shapes.items()
     }
-    told = []
+    descriptions = []
     with ProcessPoolExecutor(max_workers=max(workers, 1)) as pool:
-        for number, (found, said) in enumerate(
+        for number, (found, description) in enumerate(
             tqdm(
                 pool.map(draw, jobs, chunksize=CHUNK), total=len(jobs), desc=folder.name, unit="drawing", mininterval=5
             )
         ):
             for name, value in found.items():
                 arrays[name][number] = value
-            told.append(said)
+            descriptions.append(description)
     for array in arrays.values():
         array.flush()
     with atomic_write(folder / "told.json") as part:
-        part.write_text(json.dumps(told, ensure_ascii=False), encoding="utf-8")
+        part.write_text(json.dumps(descriptions, ensure_ascii=False), encoding="utf-8")
     return Renders(folder)

@@ -120,8 +120,8 @@ def _towers(folder: Path) -> None:
     from .renders import Renders
     from .towers import Sentences, save_text_encoders, train_text_encoders
 
-    said = Sentences.of(Renders(folder / "pictures").descriptions())
-    save_text_encoders(train_text_encoders(folder, said, TOWER_STEPS), folder / "weights")
+    sentences = Sentences.of(Renders(folder / "pictures").descriptions())
+    save_text_encoders(train_text_encoders(folder, sentences, TOWER_STEPS), folder / "weights")
 
 
 def _text_to_image(folder: Path) -> None:
@@ -135,10 +135,10 @@ def _text_to_image(folder: Path) -> None:
     from .towers import Sentences, train_text_encoders
 
     renders = Renders(folder / "pictures")
-    said = Sentences.of(renders.descriptions())
-    towers = train_text_encoders(folder, said, TOWER_STEPS)  # trained by then: they are only read
+    sentences = Sentences.of(renders.descriptions())
+    towers = train_text_encoders(folder, sentences, TOWER_STEPS)  # trained by then: they are only read
     latents, accelerator = torch.tensor(renders["latents"]), Accelerator(cpu=True)
-    unet = train_text_to_image(folder, latents, renders["boxes"], said, towers, 3000, accelerator)
+    unet = train_text_to_image(folder, latents, renders["boxes"], sentences, towers, 3000, accelerator)
     if accelerator.is_main_process:
         save_part("unet", unet.state_dict(), folder / "weights")
 
@@ -222,8 +222,8 @@ def main(argv: list[str] | None = None) -> None:
         STAGES[name].run(folder)
     if int(os.environ.get("RANK", "0")) == 0:
         (folder / "done").mkdir(exist_ok=True)
-        told = {"stage": name, "seconds": round(time.monotonic() - started, 1)}
-        (folder / "done" / f"{name.replace(':', '_')}.json").write_text(json.dumps(told) + "\n")
+        entry = {"stage": name, "seconds": round(time.monotonic() - started, 1)}
+        (folder / "done" / f"{name.replace(':', '_')}.json").write_text(json.dumps(entry) + "\n")
 
 
 if __name__ == "__main__":

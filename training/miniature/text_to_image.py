@@ -98,8 +98,8 @@ def train_text_to_image(
     folder: Path,
     latents: Tensor,
     boxes: np.ndarray,
-    said: Sentences,
-    towers: TextEncoders,
+    sentences: Sentences,
+    encoders: TextEncoders,
     steps: int,
     accelerator: Any,
 ) -> nn.Module:
@@ -120,7 +120,7 @@ def train_text_to_image(
     def losses(random: torch.Generator, step: int) -> dict[str, Tensor]:
         rows = torch.randint(len(latents), (BATCH,), generator=random)
         spoken = torch.where(torch.rand(BATCH, generator=random) < DROP_TEXT, len(latents), rows)[mine]
-        hidden = hide_words(said, spoken, random)
+        hidden = hide_words(sentences, spoken, random)
         last = (torch.rand(BATCH, generator=random) < 0.5)[mine]
         noise = torch.randn(BATCH, *latents.shape[1:], generator=random)[mine]
         # As many at every height, and the higher the more: what a sentence decides shows in few of the low ones.
@@ -128,7 +128,7 @@ def train_text_to_image(
         times = (even.sqrt() * len(alphas)).long().clamp(max=len(alphas) - 1)[mine]
         rows = rows[mine]
         with torch.no_grad():
-            text, pooled, _ = towers(said, spoken, last, hidden)
+            text, pooled, _ = encoders(sentences, spoken, last, hidden)
         noisy = scheduler.add_noise(latents[rows], noise, times)
         added = {"text_embeds": pooled, "time_ids": sizes(len(rows))}
         made = unet(noisy, times, text, added_cond_kwargs=added).sample
@@ -136,7 +136,7 @@ def train_text_to_image(
         counts = 1 + HEAD * heads[rows]
         apart = (counts * apart).sum((1, 2)) / counts.sum((1, 2))
         localised = step >= ASTRAY_FROM * steps
-        astray = attention.astray(said.placed[spoken], middles[rows]) if localised else torch.zeros(())
+        astray = attention.astray(sentences.placed[spoken], middles[rows]) if localised else torch.zeros(())
         return {"noise": (weights[times] * apart).mean(), "astray": ASTRAY * astray}
 
     # The decay holds the UNet's attention, which Muon would let grow without bounds.

@@ -66,9 +66,9 @@ class Sentences:
     placed: Tensor
 
     @classmethod
-    def of(cls, told: Sequence[Mapping[str, Any]]) -> Sentences:
-        """told: the drawings' told.json."""
-        captions = [one["caption"] for one in told] + [""]
+    def of(cls, descriptions: Sequence[Mapping[str, Any]]) -> Sentences:
+        """Of what the renders' told.json says."""
+        captions = [one["caption"] for one in descriptions] + [""]
         low, big = (
             torch.tensor(tokenizer(captions, padding="max_length", max_length=77, truncation=True)["input_ids"])
             for tokenizer in (sdxl_tokenizer(), sdxl_tokenizer(second=True))
@@ -78,7 +78,7 @@ class Sentences:
         garments = torch.tensor([_token(name) for name in sorted(set(chain.from_iterable(GARMENTS.values())))])
         side, there = torch.full_like(low, NOTHING), torch.full((len(ABOUT), *low.shape), NOTHING)
         answers = torch.full((len(captions), 3), NOTHING)
-        for n, one in enumerate(told):
+        for n, one in enumerate(descriptions):
             who = [one["sides"].index(name) for name in SIDES]
             worn = [one["colours"][k] for k in who]
             answers[n] = torch.tensor([scenes.index(one["scene"]), *(colors.index(name) for name in worn)])
@@ -86,8 +86,10 @@ class Sentences:
             for place, (k, name) in enumerate(zip(who, SIDES, strict=True)):
                 own = garment & (low[n].roll(1) == word[worn[place]])
                 side[n, own] = place
-                said = one["looks"][k]
-                looks = (words.index(said[name]) if name in said else NOTHING for name, words in LOOKS.items())
+                described = one["looks"][k]
+                looks = (
+                    words.index(described[name]) if name in described else NOTHING for name, words in LOOKS.items()
+                )
                 known = (int(answers[n, 1 + place]), GENDERS.index(one["genders"][k]), k, *looks)
                 there[:, n, own | (low[n] == word[name])] = torch.tensor(known)[:, None]
         placed = torch.where(side.roll(-1) == NOTHING, side, side.roll(-1))  # a color comes before its garment
@@ -131,21 +133,22 @@ class TextEncoders(nn.Module):
         )
 
     def forward(
-        self, said: Sentences, rows: Tensor, last: Tensor, unknown: Tensor | None = None
+        self, sentences: Sentences, rows: Tensor, last: Tensor, unknown: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """rows [B]: sentences; last [B] bool: read CLIP-L after its last layer; unknown [B, 77] bool: words to hide.
 
         Returns context [B, 77, 160], pooled [B, 96], and the loss of the heads.
         """
         outs = [
-            self._run(tower, ids[rows], unknown) for tower, ids in zip(self.towers, (said.low, said.big), strict=True)
+            self._run(tower, ids[rows], unknown)
+            for tower, ids in zip(self.towers, (sentences.low, sentences.big), strict=True)
         ]
         low, big = outs
         asked = sum(
-            self._ask_ends(k, pooled, said, rows) for k, pooled in enumerate((low.pooler_output, big.text_embeds))
+            self._ask_ends(k, pooled, sentences, rows) for k, pooled in enumerate((low.pooler_output, big.text_embeds))
         )
         read = (low.hidden_states[-2], big.hidden_states[-2], low.last_hidden_state)
-        asked = asked + AT_WORDS * sum(self._ask_words(k, states, said, rows) for k, states in enumerate(read))
+        asked = asked + AT_WORDS * sum(self._ask_words(k, states, sentences, rows) for k, states in enumerate(read))
         states = torch.where(last[:, None, None], low.last_hidden_state, low.hidden_states[-2])
         return torch.cat([states, big.hidden_states[-2]], dim=-1), big.text_embeds, asked
 
@@ -159,36 +162,36 @@ class TextEncoders(nn.Module):
         finally:
             hook.remove()
 
-    def _ask_ends(self, k: int, pooled: Tensor, said: Sentences, rows: Tensor) -> Tensor:
+    def _ask_ends(self, k: int, pooled: Tensor, sentences: Sentences, rows: Tensor) -> Tensor:
         parts = self.end_heads[k](pooled).split(ENDS, dim=-1)
-        return sum(_entropy(logits, said.answers[rows, part]) for part, logits in enumerate(parts))
+        return sum(_entropy(logits, sentences.answers[rows, part]) for part, logits in enumerate(parts))
 
-    def _ask_words(self, k: int, states: Tensor, said: Sentences, rows: Tensor) -> Tensor:
+    def _ask_words(self, k: int, states: Tensor, sentences: Sentences, rows: Tensor) -> Tensor:
         side, *there = self.word_heads[k](states).split((len(SIDES), *ABOUT), dim=-1)
-        about = zip(there, said.there[:, rows], strict=True)
-        return _entropy(side, said.side[rows]) + sum(_entropy(logits, wanted) for logits, wanted in about)
+        about = zip(there, sentences.there[:, rows], strict=True)
+        return _entropy(side, sentences.side[rows]) + sum(_entropy(logits, wanted) for logits, wanted in about)
 
 
-def train_text_encoders(folder: Path, said: Sentences, steps: int) -> TextEncoders:
+def train_text_encoders(folder: Path, sentences: Sentences, steps: int) -> TextEncoders:
     """The towers with their heads; a run that is finished is only loaded."""
     torch.manual_seed(6)
-    model = TextEncoders(said.vocabulary())
-    captions = len(said.low) - 1
+    model = TextEncoders(sentences.vocabulary())
+    captions = len(sentences.low) - 1
 
     def losses(random: torch.Generator, _: int) -> dict[str, Tensor]:
         rows = torch.randint(captions, (BATCH,), generator=random)
-        hidden = hide_words(said, rows, random)
-        return {"heads": model(said, rows, torch.zeros(BATCH, dtype=torch.bool), hidden)[2]}
+        hidden = hide_words(sentences, rows, random)
+        return {"heads": model(sentences, rows, torch.zeros(BATCH, dtype=torch.bool), hidden)[2]}
 
     # Muon lets the towers' attention grow without bounds; AdamW does not.
     fit(folder, "towers", model, losses, steps=steps, adamw=list(model.parameters()), seed=6)
     return model
 
 
-def hide_words(said: Sentences, rows: Tensor, random: torch.Generator) -> Tensor:
+def hide_words(sentences: Sentences, rows: Tensor, random: torch.Generator) -> Tensor:
     """Which tokens of sentences [B] are to be unknown words, [B, 77] bool; never the start, the end or what follows it."""
-    places = torch.arange(said.low.shape[1])
-    inside = (places[None] > 0) & (places[None] < said.ends[rows][:, None])
+    places = torch.arange(sentences.low.shape[1])
+    inside = (places[None] > 0) & (places[None] < sentences.ends[rows][:, None])
     return inside & (torch.rand(inside.shape, generator=random) < UNKNOWN)
 
 
