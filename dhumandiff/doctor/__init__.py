@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..errors import short_error
-from . import models
+from . import adapters as adapter_files
+from . import base_models, face_packs
 from .findings import MISSING, Finding, Report, Section
 from .folders import FACE_ROOT, Folders, comfyui_beside
 from .runtime import providers
@@ -32,7 +33,7 @@ def examine(folders: Folders, comfyui: str | None = None, device: str | None = N
     widths: set[int] = set()
 
     def adapters() -> list[Finding]:
-        found, wanted = models.adapters(folders)
+        found, wanted = adapter_files.adapters(folders)
         widths.update(wanted)
         return found
 
@@ -42,9 +43,12 @@ def examine(folders: Folders, comfyui: str | None = None, device: str | None = N
         ("Packages", lambda: packages(host)),
         ("Face recognition", lambda: [*face_packages(), *providers()]),
         ("Adapters", adapters),
-        ("Face packs", lambda: models.face_packs(folders, host)),
-        ("Image encoder", lambda: models.image_encoder(folders, widths) if host else models.cached_image_encoder()),
-        ("Base model", lambda: models.checkpoints(folders) if host else models.named_base()),
+        ("Face packs", lambda: face_packs.face_packs(folders, host)),
+        (
+            "Image encoder",
+            lambda: base_models.image_encoder(folders, widths) if host else base_models.cached_image_encoder(),
+        ),
+        ("Base model", lambda: base_models.checkpoints(folders) if host else base_models.named_base()),
     )
     return Report([Section(title, _guarded(title, look)) for title, look in sections])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 __all__ = ["DAMAGED", "MISSING", "NOTE", "OK", "Finding", "Report", "Section", "without_names"]
@@ -28,6 +28,10 @@ class Finding:
     def in_the_way(self) -> bool:
         """Whether there is no portrait with photos before this is mended."""
         return self.state in (MISSING, DAMAGED)
+
+    def as_note(self) -> Finding:
+        """The same where something else does as well: nothing that is in the way any more."""
+        return replace(self, state=NOTE) if self.in_the_way else self
 
 
 @dataclass(frozen=True)

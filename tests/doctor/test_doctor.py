@@ -11,7 +11,7 @@ from support.comfyui import REPOSITORY
 from support.model_folders import doctor, face_pack, wrong
 
 from dhumandiff.catalogue import BASE, FACE_PACKS
-from dhumandiff.doctor import Folders, comfyui_beside, examine, models
+from dhumandiff.doctor import Folders, base_models, comfyui_beside, examine, face_packs
 from dhumandiff.doctor.findings import DAMAGED, MISSING, NOTE, OK, Finding, Report, Section, without_names
 
 
@@ -51,7 +51,7 @@ def test_in_an_empty_comfyui_each_missing_thing_has_a_place_a_way_to_get_it_and_
 
 
 def test_without_comfyui_the_base_and_the_encoder_may_lie_elsewhere(folder, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(models, "_is_cached", lambda repository, file: False)
+    monkeypatch.setattr(base_models, "_is_cached", lambda repository, file: False)
     face_pack(tmp_path / "faces" / "models" / "buffalo_l")
     (folder / "checkpoints" / "sdxl.safetensors").unlink()
     (folder / "checkpoints").rmdir()
@@ -60,7 +60,7 @@ def test_without_comfyui_the_base_and_the_encoder_may_lie_elsewhere(folder, tmp_
     assert "portraits without ComfyUI" in text
     assert "the first portrait fetches it" in text
     assert "--base says where it is" in text
-    monkeypatch.setattr(models, "_is_cached", lambda repository, file: True)
+    monkeypatch.setattr(base_models, "_is_cached", lambda repository, file: True)
     assert "is in Hugging Face's cache" in doctor(capsys, folder, "--face-root", tmp_path / "faces")[1]
 
 
@@ -89,7 +89,7 @@ def test_what_is_not_ok_says_what_to_do(folder):
 
 
 def test_a_part_that_goes_wrong_does_not_take_the_report_with_it(folder, capsys, monkeypatch):
-    monkeypatch.setattr(models, "face_packs", lambda *_: 1 / 0)
+    monkeypatch.setattr(face_packs, "face_packs", lambda *_: 1 / 0)
     code, text = doctor(capsys, folder)
     assert code == 1
     assert "This could not be looked at (ZeroDivisionError: division by zero)" in text

@@ -1,0 +1,103 @@
+"""Adapters: which are there, what they are, and how to get the released weights."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..catalogue import DHUMANDIFF
+from ..errors import AdapterError
+from .findings import DAMAGED, MISSING, NOTE, OK, Finding
+from .folders import PROJECT, Folders, files_in
+from .misplaced import adapter_elsewhere
+
+__all__ = ["adapters", "how_to_download"]
+
+
+def adapters(folders: Folders) -> tuple[list[Finding], set[int]]:
+    """Every adapter in words, and the widths of the image encoders that those which work were trained with."""
+    found, widths = [], set()
+    candidates = _candidates(folders)
+    for path in candidates:
+        finding, width = _adapter(path, _again(path, folders))
+        found.append(finding)
+        widths |= width
+    for path in _ip_adapters(folders):
+        finding, width = _adapter(path, "Nothing, if another pack uses it. Else get it again, or remove it.")
+        found.append(finding.as_note())
+        widths |= width
+    if widths:  # what works is enough; what does not is still told
+        found = [finding.as_note() for finding in found]
+    if not any(os.path.isdir(path) for path in candidates):
+        place = folders.adapters[0] / DHUMANDIFF.name
+        text = f"DHumanDiff's released weights (four files) are not there. They belong into {place}. Licence: "
+        text += f"{DHUMANDIFF.license}; ask them before you use the weights for more than a look."
+        todo = how_to_download(folders)
+        if lies := adapter_elsewhere(folders, DHUMANDIFF.files[-1]):
+            text = f"DHumanDiff's released weights lie in {lies}, but are looked for in {place}."
+            todo = f"Move the files {', '.join(DHUMANDIFF.files)} to {place}."
+        enough = bool(widths or candidates)  # one of one's own does, or is to be mended
+        found.append(Finding(NOTE if enough else MISSING, "the adapter", text, todo))
+    return found, widths
+
+
+def _adapter(path: Path, todo: str) -> tuple[Finding, set[int]]:
+    """A file or folder in words, and the width of its image encoder if it works; `todo` is said if it does not."""
+    from ..describe import describe, in_a_sentence
+
+    try:
+        facts = describe(path)
+    except AdapterError as error:
+        return Finding(DAMAGED, f"the adapter {path.name}", str(error), todo), set()
+    return Finding(OK, path.name, f"{path}: {in_a_sentence(facts)}"), {facts["clip_width"]}
+
+
+def _again(path: Path, folders: Folders) -> str:
+    if path.name != DHUMANDIFF.name:
+        return "Get it again from where you had it, or remove it."
+    return f"Remove what is wrong there. {how_to_download(folders)} Licence: {DHUMANDIFF.license}."
+
+
+def how_to_download(folders: Folders) -> str:
+    """The command that fetches the released weights, and what to do without a network."""
+    return (
+        f"In the folder {PROJECT}: python -m dhumandiff download --to {_as_argument(folders.adapters[0])}. By hand: get "
+        f"{', '.join(DHUMANDIFF.files)} from {DHUMANDIFF.url} and put them into "
+        f"{folders.adapters[0] / DHUMANDIFF.name}."
+    )
+
+
+def _as_argument(folder: Path) -> str:
+    """A folder as it is typed in the project's: short, and without a name in it, when the two lie in one ComfyUI."""
+    folder = Path(os.path.realpath(folder))
+    comfyui = PROJECT.parents[1] if PROJECT.parent.name == "custom_nodes" else PROJECT
+    text = (Path(os.path.relpath(folder, PROJECT)) if folder.is_relative_to(comfyui) else folder).as_posix()
+    return f'"{text}"' if " " in text else text
+
+
+def _candidates(folders: Folders) -> list[Path]:
+    """What claims to be an adapter: single files, and folders that hold any of the four files, or bear the name."""
+    found: dict[Path, None] = {}
+    for folder in folders.adapters:
+        for path in files_in(folder, ".safetensors", *DHUMANDIFF.files):
+            if path.name in DHUMANDIFF.files:
+                found.setdefault(path.parent)
+            elif path.relative_to(folder).parts[0] != "references":  # people, who are nobody's business
+                found.setdefault(path)
+        named = folder / DHUMANDIFF.name
+        if os.path.isdir(named) and not any(path.is_relative_to(named) for path in found):
+            found.setdefault(named)  # begun and empty, or still a zip
+    return list(found)
+
+
+def _ip_adapters(folders: Folders) -> list[Path]:
+    """Files that are an IP-Adapter Plus for SDXL, or bear such a name: other kinds there are other packs' business."""
+    from ..formats import ip_adapter
+
+    found = []
+    for folder in folders.ip_adapters:
+        for path in files_in(folder, ".safetensors", ".bin"):
+            named = "plus" in path.name.lower() and "sdxl" in path.name.lower()
+            if named or (path.suffix == ".safetensors" and ip_adapter.fits(path)):
+                found.append(path)
+    return found

@@ -1,0 +1,111 @@
+"""CLIP image encoders and SDXL bases, with ComfyUI and without."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..catalogue import BASE, IMAGE_ENCODER
+from ..errors import AdapterError
+from .findings import MISSING, NOTE, OK, Finding
+from .folders import Folders, files_in
+from .misplaced import encoder_elsewhere
+
+__all__ = ["cached_image_encoder", "checkpoints", "image_encoder", "named_base"]
+
+_SDXL = f"Get one, for example {BASE.repository} on Hugging Face. Licence: {BASE.license}."
+
+
+def image_encoder(folders: Folders, widths: set[int]) -> list[Finding]:
+    """CLIP image encoders for ComfyUI.
+
+    Args:
+        folders: where they are looked for.
+        widths: of the encoders that the adapters want; empty: CLIP ViT-H/14's.
+    """
+    from ..formats.reading import OTHER_ENCODERS
+
+    wanted = widths or {1280}
+    found, fitting = [], False
+    for path in _of(folders.clip_vision, ".safetensors", ".bin", ".pt", ".pth"):
+        try:
+            width = _encoder_width(path)
+        except AdapterError as error:
+            found.append(Finding(NOTE, path.name, str(error), "Get it again from where you had it, or remove it."))
+            continue
+        if width in wanted:
+            kind = "CLIP ViT-H/14" if width == 1280 else f"an image encoder of width {width}"
+            found.append(Finding(OK, path.name, f"{path}: {kind}, which the adapter wants"))
+            fitting = True
+        else:
+            kind = OTHER_ENCODERS.get(width, f"width {width}") if width else "no CLIP image encoder"
+            found.append(Finding(OK, path.name, f"{path}: {kind}; not for this pack"))
+    if not fitting:
+        text = (
+            f"The image encoder CLIP ViT-H/14 is not there. It belongs into {folders.clip_vision[0]}, under any name. "
+        )
+        text += f"Licence: {IMAGE_ENCODER.license}."
+        todo = f"Get {IMAGE_ENCODER.inside}/model.safetensors from {IMAGE_ENCODER.url} and put it there."
+        if lies := encoder_elsewhere(folders, lambda path: _fits(path, wanted)):
+            text = (
+                f"The image encoder CLIP ViT-H/14 lies in {lies.parent}, but is looked for in {folders.clip_vision[0]}."
+            )
+            todo = f"Move {lies} to {folders.clip_vision[0]}."
+        found.append(Finding(MISSING, "the image encoder", text, todo))
+    return found
+
+
+def _encoder_width(path: Path) -> int | None:
+    """Width of a CLIP image encoder, as transformers, open_clip or whoever names its first layer; None for others."""
+    from ..formats.reading import read_tensor_file
+
+    names = ("embeddings.patch_embedding.weight", "visual.conv1.weight")
+    for name, tensor in read_tensor_file(path).tensors.items():
+        if name.endswith(names) and tensor.ndim == 4:
+            return tensor.shape[0]
+    return None
+
+
+def _fits(path: Path, wanted: set[int]) -> bool:
+    try:
+        return _encoder_width(path) in wanted
+    except AdapterError:  # not whole, or no tensor file: not what is looked for
+        return False
+
+
+def cached_image_encoder() -> list[Finding]:
+    """The same without ComfyUI, where transformers keeps it in Hugging Face's cache."""
+    if all(_is_cached(IMAGE_ENCODER.repository, f"{IMAGE_ENCODER.inside}/{file}") for file in IMAGE_ENCODER.files):
+        return [Finding(OK, "the image encoder", "The image encoder CLIP ViT-H/14 is in Hugging Face's cache.")]
+    text = f"The image encoder CLIP ViT-H/14 is not in Hugging Face's cache. Licence: {IMAGE_ENCODER.license}."
+    todo = f"Nothing: the first portrait fetches it. Without a network: copy {IMAGE_ENCODER.repository}/{IMAGE_ENCODER.inside} here, and say where with --image-encoder."
+    return [Finding(NOTE, "the image encoder", text, todo)]
+
+
+def _is_cached(repository: str, file: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    found: Any = try_to_load_from_cache(repository, file)
+    return isinstance(found, str) and os.path.isfile(found)
+
+
+def checkpoints(folders: Folders) -> list[Finding]:
+    """How many checkpoints ComfyUI has. Which of them are SDXL's is not looked at: they are large, and many."""
+    count = len(_of(folders.checkpoints, ".safetensors", ".ckpt"))
+    if count:
+        where = ", ".join(str(folder) for folder in folders.checkpoints)
+        return [Finding(OK, "checkpoints", f"{count} checkpoint{'s' * (count > 1)} in {where}; choose one for SDXL")]
+    text = f"There is no checkpoint. One for SDXL belongs into {folders.checkpoints[0]}."
+    return [Finding(MISSING, "an SDXL checkpoint", text, _SDXL)]
+
+
+def named_base() -> list[Finding]:
+    """Without ComfyUI the base may lie anywhere."""
+    text = "The SDXL base is not looked for: --base says where it is, a diffusers folder or one .safetensors."
+    return [Finding(NOTE, "an SDXL base", text, _SDXL)]
+
+
+def _of(folders: Sequence[Path], *endings: str) -> list[Path]:
+    return list(dict.fromkeys(path for folder in folders for path in files_in(folder, *endings)))
