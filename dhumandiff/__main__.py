@@ -6,7 +6,7 @@
     python -m dhumandiff inspect FILE [--json]                 say what a weights file is
     python -m dhumandiff convert SRC DST [--force]             turn one format into another
 
-Each command is a module in commands/ with `add_parser(subparsers)` and `run(args)`, which may return an exit code.
+Each command is a module in cli/ with `add_parser(subparsers)` and `run(args)`, which may return an exit code.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The nodes: thin classes over ``dhumandiff/``; the files named ``comfy_*`` are the ones that know ComfyUI's insides."""
+"""The nodes: thin classes over ``dhumandiff/``; the files in ``comfy/`` are the ones that know ComfyUI's insides."""
 
 from .adapter import DHDLoadAdapter
 from .conditioning import DHDApplyPair

@@ -1,6 +1,6 @@
 """The tiny base: SDXL's parts and names at small widths. Its pictures are 128 x 96 px of the drawn world.
 
-    pipeline = mini_pipeline()            # a StableDiffusionXLPipeline, what hosts/diffusers_base.py hands out as "mini"
+    pipeline = mini_pipeline()            # a StableDiffusionXLPipeline, what hosts/diffusers/loading.py hands out as "mini"
 
 Block types, layer order, the two text encoders, pooled and size embeddings, and noise schedule are SDXL's.
 Latents are 8 px wide, too; the autoencoder that makes them is the miniature's own. Trained by `python -m training mini` on the world of `dhumandiff.miniature.world`, without identity.

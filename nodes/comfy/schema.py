@@ -15,9 +15,9 @@ CATEGORY = "DHumanDiff"
 
 AdapterType = io.Custom("DHD_ADAPTER")
 ReferenceType = io.Custom("DHD_REFERENCE")
-# InsightFace objects under the names that other packs use for them: IPAdapter_plus, InstantID and PuLID.
 # ComfyUI's own type for boxes x, y, width, height in px; 0.3.64 does not have it yet, so that there it is one by name.
 BoundingBoxType = getattr(io, "BoundingBox", None) or io.Custom("BOUNDING_BOX")
+# InsightFace objects under the names that other packs use for them: IPAdapter_plus, InstantID and PuLID.
 FACE_ANALYSIS_TYPES = [io.FaceAnalysis, io.Custom("INSIGHTFACE"), io.Custom("FACEANALYSIS")]
 
 _SCHEMA_FIELDS = frozenset(inspect.signature(io.Schema).parameters)
