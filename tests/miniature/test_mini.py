@@ -1,6 +1,5 @@
 """The miniature that ships: everything loads under its name, fits together, and says what is wrong where it does not."""
 
-import re
 import shutil
 
 import numpy as np
@@ -12,7 +11,6 @@ pytest.importorskip("diffusers", reason="install it with: pip install diffusers 
 from support.known_faces import detect
 from support.refused import refused
 
-from dhumandiff.errors import FaceError
 from dhumandiff.faces import FaceAnalyzer
 from dhumandiff.hosts.diffusers.attention import attach, check_compatible, cross_attention_layers
 from dhumandiff.hosts.diffusers.loading import BUILT_IN, check_base, load_pipeline
@@ -167,7 +165,7 @@ def test_a_pack_called_mini_may_be_somebody_s_own(tmp_path):
     from training.data.encode import load_faces
     from training.data.settings import FaceSettings
 
-    with pytest.raises(FaceError, match=re.escape(str(tmp_path))):
+    with refused("pack-missing", str(tmp_path)):
         load_faces(FaceSettings(pack="mini", root=str(tmp_path)))
 
 
