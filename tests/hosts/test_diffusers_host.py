@@ -335,7 +335,8 @@ def test_both_predictions_of_a_step_may_be_made_in_one_call(adapter, people, mod
     assert far(apart, joined) <= 1
 
 
-def test_where_memory_is_short_they_are_made_one_after_the_other_and_it_is_said(adapter, people, caplog):
+def test_where_memory_is_short_one_follows_the_other(adapter, people, caplog):
+    """And it is said."""
     portrait, rows = PortraitPipeline.from_base("tiny", "cpu"), []
     settings = {"mode": "two_strength", "scene_strength": 0.2, "face_strength": 1.5, **SMALL}
     apart, focus = draw(portrait, adapter, people, MARKED, **settings)

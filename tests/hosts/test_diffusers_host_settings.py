@@ -180,9 +180,8 @@ def test_an_ancestral_sampler_draws_another_picture_and_the_same_seed_the_same(p
     assert far(first, plain) > 0
 
 
-def test_the_noise_on_the_way_is_that_seed_s_but_not_the_noise_of_the_beginning(
-    ancestral, adapter, people, monkeypatch
-):
+def test_noise_on_the_way_is_the_seed_s_own(ancestral, adapter, people, monkeypatch):
+    """And not the noise of the beginning."""
     added = []
     step = type(ancestral.scheduler).step
 

@@ -23,7 +23,8 @@ def test_the_sentences_are_those_of_the_file():
     assert not changed, f"look once more at what these say, then run `python -m tools.messages`: {', '.join(changed)}"
 
 
-def test_a_raise_without_a_code_and_one_code_for_two_faults_are_found(tmp_path, monkeypatch):
+def test_codes_that_lack_or_serve_twice_are_found(tmp_path, monkeypatch):
+    """A raise without a code, one code for two faults."""
     (tmp_path / "dhumandiff").mkdir()
     (tmp_path / "dhumandiff" / "errors.py").write_text(
         "class DHumanDiffError(ValueError): ...\nclass A(DHumanDiffError): ...\n"
