@@ -28,7 +28,7 @@ from training.data.pipeline import merge_slices, prepare
 pytestmark = pytest.mark.slow
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-BUSY = {"shard_size": 2, "batch_size": 2}
+BUSY = {"shard_size": 2, "batch_size": 1}  # so that a shard stays half written while its second picture is looked at
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_a_killed_run_writes_the_same(data, whole, tmp_path):
     for moment in ("a file half written", "a shard more", "any"):
         process = start(data, tmp_path)
         if moment == "a file half written":
-            wait_for(lambda: any(tmp_path.glob("00000*.part")), process)
+            wait_for(lambda: any(tmp_path.glob(".00000*.part")), process)
         else:
             wait_for(lambda done=finished: len(list(tmp_path.glob("journal/*.json"))) > done, process)
         if moment == "any":
