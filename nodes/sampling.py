@@ -4,11 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import comfy.model_management as model_management
-import comfy.sample
-import comfy.samplers
-import comfy.utils
-import latent_preview
 import torch
 import torch.nn.functional as F
 from comfy_api.latest import io, ui
@@ -17,6 +12,7 @@ from torch import Tensor
 from ..dhumandiff.methods.paired.cascade import FACE_STRENGTH, FOCUS_FRACTION, SCENE_STRENGTH
 from ..dhumandiff.methods.paired.settings import MODES, CascadeSettings
 from .comfy.guider import CascadeGuider
+from .comfy.sampling import SAMPLERS, SCHEDULERS, sample_like_ksampler
 from .comfy.schema import ADVANCED, progress_text, schema
 
 
@@ -152,13 +148,13 @@ class DHDCascadeKSampler(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "sampler_name",
-                    options=comfy.samplers.KSampler.SAMPLERS,
+                    options=SAMPLERS,
                     default="euler",
                     tooltip="How noise is taken away.",
                 ),
                 io.Combo.Input(
                     "scheduler",
-                    options=comfy.samplers.KSampler.SCHEDULERS,
+                    options=SCHEDULERS,
                     default="normal",
                     tooltip="How much of it at each step.",
                 ),
@@ -204,24 +200,18 @@ class DHDCascadeKSampler(io.ComfyNode):
     ) -> io.NodeOutput:
         settings = CascadeSettings(mode, scene_strength, face_strength, focus_fraction=focus_share)
         guider = make_guider(cls, model, positive, negative, cfg, settings, focus)
-        samples = comfy.sample.fix_empty_latent_channels(model, latent_image["samples"])
-        noise = comfy.sample.prepare_noise(samples, seed, latent_image.get("batch_index"))
-        schedule = comfy.samplers.KSampler(
-            model, steps, model.load_device, sampler_name, scheduler, denoise, model.model_options
-        )
-        sampled = guider.sample(
-            noise,
-            samples,
-            comfy.samplers.sampler_object(sampler_name),
-            schedule.sigmas,
-            denoise_mask=latent_image.get("noise_mask"),
-            callback=latent_preview.prepare_callback(model, steps),
-            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+        sampled = sample_like_ksampler(
+            guider,
+            model,
+            latent_image,
             seed=seed,
+            steps=steps,
+            sampler_name=sampler_name,
+            scheduler=scheduler,
+            denoise=denoise,
         )
-        sampled = sampled.to(model_management.intermediate_device())
         used = guider.focus
-        if used is None:  # nothing was sampled (denoise 0), or the pair never acted
+        if used is None:  # nothing was sampled (denoise 0), or nobody ever acted
             used = torch.zeros(sampled.shape[0], *sampled.shape[-2:])
         used = F.interpolate(used[:, None].float().cpu(), scale_factor=8, mode="nearest")[:, 0]
         return io.NodeOutput({**latent_image, "samples": sampled}, used, ui=ui.PreviewMask(used, cls=cls))

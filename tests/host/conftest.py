@@ -22,7 +22,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def workflow_server(tmp_path_factory):
-    """The server of this session: every file that a shipped workflow names is there, tiny, and so is the tiny base."""
+    """One server for all tests: every file that a shipped workflow names is there, tiny, and so is the tiny base."""
     from support.server import Server
     from support.twins import fill_shipped
 

@@ -62,7 +62,7 @@ def test_no_circle():
         ("dhumandiff", ("nodes", "training", "benchmarks", "comfy", "comfy_api", "folder_paths"), ()),
         ("nodes", ("training", "benchmarks", "diffusers", "transformers"), ()),
         ("training", ("nodes", "comfy", "comfy_api", "benchmarks"), ()),
-        ("nodes", ("comfy", "folder_paths", "server"), ("nodes.comfy", "nodes.sampling")),
+        ("nodes", ("comfy", "folder_paths", "latent_preview", "server"), ("nodes.comfy",)),
         (
             "dhumandiff",
             ("diffusers", "transformers"),

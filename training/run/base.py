@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dhumandiff.errors import short_error
 from dhumandiff.hosts.diffusers.attention import cross_attention_layers
 from dhumandiff.hosts.diffusers.loading import BUILT_IN, check_base, load_pipeline
 from dhumandiff.optional import require
@@ -181,9 +182,9 @@ def _from_folder(folder: Path, text_encoder: bool, vae: bool, dtype: torch.dtype
                 torch_dtype=dtype,
             )
         except Exception as error:  # diffusers, transformers and safetensors have a family of errors each
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise TrainingError(
-                f"{folder / inside} cannot be loaded: {reason[:300]}. Get the folder again.", code="base-not-loaded"
+                f"{folder / inside} cannot be loaded: {short_error(error)}. Get the folder again.",
+                code="base-not-loaded",
             ) from error
 
     try:
