@@ -20,7 +20,7 @@ from torch import Tensor
 from dhumandiff.errors import HostError, PromptError
 from dhumandiff.faces import Face, FaceAnalyzer, InsightFaceAnalyzer
 from dhumandiff.hosts.diffusers.loading import choose_device, choose_dtype, load_pipeline
-from dhumandiff.hosts.diffusers.text import encode_prompt, token_places
+from dhumandiff.hosts.diffusers.text import encode_prompt, token_positions
 from dhumandiff.hosts.diffusers.vision import ClipVision
 from dhumandiff.prompts import Mention, Prompt
 from dhumandiff.protocols import ImageEncoder
@@ -106,7 +106,7 @@ class Encoders:
     def common(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """What all samples share: tensors of common.safetensors, and what dataset.json says of base and vision tower."""
         text, pooled, _ = encode_prompt(self.tokenizers, self.text_encoders, "")
-        ids, _ = token_places(self.tokenizers[0], Prompt("", ()))
+        ids, _ = token_positions(self.tokenizers[0], Prompt("", ()))
         size = self.vision_size
         with torch.no_grad():
             zero = self.vision(torch.zeros(1, 3, size, size)).float().cpu()
@@ -159,13 +159,13 @@ class Encoders:
     def _text(self, metadata: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """The sample's JSON with token positions, and ids_l, text, pooled."""
         prompt = _plain_prompt(metadata)
-        ids, places = token_places(self.tokenizers[0], prompt)
+        ids, positions = token_positions(self.tokenizers[0], prompt)
         persons = []
         for number, person in enumerate(metadata["persons"], 1):
-            mine = [(token.mention_index, list(place)) for token, place in places if token.person == number]
+            mine = [(token.mention_index, list(position)) for token, position in positions if token.person == number]
             first = min(index for index, _ in mine)
             tokens = {
-                "tokens_first": [place for index, place in mine if index == first],
+                "tokens_first": [position for index, position in mine if index == first],
                 "tokens_all": [place for _, place in mine],
             }
             persons.append({**person, **tokens})

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ...methods.paired.adapter import Adapter
     from ...references.reference import FaceReference
 
-__all__ = ["bound_words", "encode_prompt", "token_places"]
+__all__ = ["bound_words", "encode_prompt", "token_positions"]
 
 LENGTH = 77
 """Tokens of a chunk, start and end included: the positions that CLIP's text models have."""
@@ -44,12 +44,12 @@ class _Chunks:
     Attributes:
         ids: [chunks, 77] token ids.
         weights: [chunks, 77].
-        places: (chunk, position) of every token of the text, in order.
+        positions: (chunk, position) of every token of the text, in order.
     """
 
     ids: Tensor
     weights: Tensor
-    places: tuple[tuple[int, int], ...]
+    positions: tuple[tuple[int, int], ...]
 
 
 def encode_prompt(
@@ -87,7 +87,7 @@ def encode_prompt(
     # CLIP-L fills a chunk up with its end token, CLIP-G with the id 0: so both were trained.
     chunks_l = _lay_out(tokenizers[0], prompt.text, padding=tokenizers[0].eos_token_id)
     chunks_g = _lay_out(tokenizers[1], prompt.text, padding=0)
-    bound = () if adapter is None else _bind(tokenizers[0], prompt)
+    bound = () if adapter is None else _locate(tokenizers[0], prompt)
     _check_persons(bound, references)
 
     with torch.no_grad():
@@ -110,10 +110,10 @@ def bound_words(tokenizer: Any, prompt: Prompt) -> str:
     def word(index: int) -> str:
         return tokenizer.convert_ids_to_tokens(ids[index]).removesuffix("</w>")
 
-    return describe_tokens(prompt, _bind(tokenizer, prompt), word)
+    return describe_tokens(prompt, _locate(tokenizer, prompt), word)
 
 
-def token_places(tokenizer: Any, prompt: Prompt) -> tuple[Tensor, tuple[tuple[SubjectToken, tuple[int, int]], ...]]:
+def token_positions(tokenizer: Any, prompt: Prompt) -> tuple[Tensor, tuple[tuple[SubjectToken, tuple[int, int]], ...]]:
     """CLIP-L's token ids of a prompt [chunks, 77], as `encode_prompt` lays them out, and where its persons' words are:
     every bound token with its (chunk, position), positions counting the start token.
 
@@ -121,10 +121,10 @@ def token_places(tokenizer: Any, prompt: Prompt) -> tuple[Tensor, tuple[tuple[Su
         PromptError: as `encode_prompt`.
     """
     chunks = _lay_out(tokenizer, prompt.text, padding=tokenizer.eos_token_id)
-    return chunks.ids, tuple((token, chunks.places[token.index]) for token in _bind(tokenizer, prompt))
+    return chunks.ids, tuple((token, chunks.positions[token.index]) for token in _locate(tokenizer, prompt))
 
 
-def _bind(tokenizer: Any, prompt: Prompt) -> tuple[SubjectToken, ...]:
+def _locate(tokenizer: Any, prompt: Prompt) -> tuple[SubjectToken, ...]:
     return locate_tokens(prompt, _flat(tokenizer), tokenizer) if prompt.mentions else ()
 
 
@@ -152,14 +152,14 @@ def _flat(tokenizer: Any) -> Callable[[str], list[int]]:
 def _lay_out(tokenizer: Any, text: str, padding: int) -> _Chunks:
     """Lay a prompt into chunks of 77 tokens."""
     chunks: list[list[tuple[int, float]]] = [[]]
-    places: list[tuple[int, int]] = []
+    positions: list[tuple[int, int]] = []
     room = LENGTH - 2  # without start and end
     for tokens, weight in _groups(tokenizer, text):
         splittable = len(tokens) >= SPLIT_FROM
         while tokens:
             free = room - len(chunks[-1])
             taken = len(tokens) if len(tokens) <= free else free if splittable else 0
-            places += [(len(chunks) - 1, 1 + len(chunks[-1]) + i) for i in range(taken)]
+            positions += [(len(chunks) - 1, 1 + len(chunks[-1]) + i) for i in range(taken)]
             chunks[-1] += [(token, weight) for token in tokens[:taken]]
             tokens = tokens[taken:]
             if tokens:
@@ -169,7 +169,7 @@ def _lay_out(tokenizer: Any, text: str, padding: int) -> _Chunks:
         filling = [padding] * (room - len(chunk))
         rows.append([tokenizer.bos_token_id, *(token for token, _ in chunk), tokenizer.eos_token_id, *filling])
         weights.append([1.0, *(weight for _, weight in chunk), 1.0, *[1.0] * len(filling)])
-    return _Chunks(torch.tensor(rows), torch.tensor(weights), tuple(places))
+    return _Chunks(torch.tensor(rows), torch.tensor(weights), tuple(positions))
 
 
 def _run(encoder: Any, chunks: _Chunks, tokenizer: Any, padding: int, last: bool = False) -> tuple[Tensor, Any]:
@@ -203,9 +203,9 @@ def _mapped_words(
     def edit(_: nn.Module, __: tuple, embeddings: Tensor) -> Tensor:
         edited = embeddings.clone()
         for token in bound:
-            place = chunks.places[token.index]
-            word = embeddings[place][None].float()
-            edited[place] = adapter.subject_token(word, references[token.person - 1])[0].to(edited)
+            position = chunks.positions[token.index]
+            word = embeddings[position][None].float()
+            edited[position] = adapter.subject_token(word, references[token.person - 1])[0].to(edited)
         return edited
 
     # The hook sits on the token embedding, so positions are added afterwards, as in training; and it is where versions
