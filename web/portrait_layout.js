@@ -97,6 +97,7 @@ class LayoutCanvas {
   }
 
   boxes() {
+    if (this.held?.moved) return this.held.moved; // not written down before the gesture ends
     const preset = this.preset();
     return preset ? preset[this.shape()] : parseBoxes(this.value("boxes"));
   }
@@ -130,7 +131,8 @@ class LayoutCanvas {
 
   /** Write a preset's boxes down, so that the text always says what holds; then draw. */
   refresh() {
-    if (this.preset()) this.write("boxes", formatBoxes(this.boxes()));
+    const preset = this.preset();
+    if (preset) this.write("boxes", formatBoxes(preset[this.shape()]));
     this.draw();
   }
 
@@ -182,14 +184,18 @@ class LayoutCanvas {
     event.stopPropagation();
     const { person, edges, from, boxes } = this.held;
     const to = this.view.share(event);
-    this.moveBox(boxes, person, edges, [to[0] - from[0], to[1] - from[1]]);
+    const by = [to[0] - from[0], to[1] - from[1]];
+    if (!by[0] && !by[1] && !this.held.moved) return;
+    this.held.moved = this.moved(boxes, person, edges, by);
+    this.draw();
   }
 
   release(event) {
     if (!this.held) return;
+    const { moved } = this.held;
     this.held = null;
     event.stopPropagation();
-    this.remember();
+    if (moved) this.place(moved);
   }
 
   key(event, person) {
@@ -197,13 +203,11 @@ class LayoutCanvas {
     if (!by || event.ctrlKey || event.metaKey || event.altKey || !this.boxes()) return;
     event.preventDefault();
     event.stopPropagation();
-    this.moveBox(this.boxes(), person, event.shiftKey ? ["right", "bottom"] : [], by);
-    this.remember();
+    this.place(this.moved(this.boxes(), person, event.shiftKey ? ["right", "bottom"] : [], by));
   }
 
-  /** Move a box, or the edges named, by shares of the picture; it stays inside and keeps its smallest size. */
-  moveBox(boxes, person, edges, by) {
-    if (!by[0] && !by[1]) return;
+  /** The boxes with one moved, or the edges named, by shares of the picture; it stays inside and keeps its smallest size. */
+  moved(boxes, person, edges, by) {
     const moved = [...boxes[person]];
     for (const axis of [0, 1]) {
       const [low, high] = [moved[axis], moved[axis + 2]];
@@ -215,9 +219,15 @@ class LayoutCanvas {
       if (edges.includes(EDGES[axis])) moved[axis] = clamp(low + by[axis], 0, high - this.facts.min_box);
       if (edges.includes(EDGES[axis + 2])) moved[axis + 2] = clamp(high + by[axis], low + this.facts.min_box, 1);
     }
+    return boxes.map((box, k) => (k === person ? moved : box));
+  }
+
+  /** Write boxes down at the end of a gesture: one change, whenever the page looks for changes. */
+  place(boxes) {
     this.customize();
-    this.write("boxes", formatBoxes(boxes.map((box, k) => (k === person ? moved : box))));
+    this.write("boxes", formatBoxes(boxes));
     this.draw();
+    this.remember();
   }
 
   /** One step for undo. The page looks for changes by itself only after some of its own events. */
