@@ -12,7 +12,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -130,6 +131,29 @@ def read_layout(step: GuiderStep, picture: Tensor, options: dict[str, Any]) -> B
 def with_step(model_options: dict[str, Any], step: GuiderStep) -> dict[str, Any]:
     """Model options that carry a step."""
     return {**model_options, "transformer_options": {**model_options.get("transformer_options", {}), STEP: step}}
+
+
+def repeat_prompts(step: GuiderStep, prompts: Sequence[list | None], copies: int) -> tuple[GuiderStep, list]:
+    """A guider's list of prompts once for each of several strengths, and a step that knows all of them.
+
+    Each copy has ids of its own: other nodes keep something for each id (EasyCache what the last step changed), and would give all
+    copies what the last of them left there.
+    """
+
+    def id_of(name: Any, copy: int) -> Any:
+        if copy == 0:
+            return name
+        return uuid.uuid5(name, str(copy)) if isinstance(name, uuid.UUID) else (name, copy)
+
+    numbers = range(copies)
+    repeated = [
+        prompt and [{**cond, "uuid": id_of(cond["uuid"], copy)} for cond in prompt]
+        for copy in numbers
+        for prompt in prompts
+    ]
+    positives = step.positives and frozenset(id_of(name, copy) for name in step.positives for copy in numbers)
+    areas = {id_of(name, copy): area for name, area in step.areas.items() for copy in numbers}
+    return dataclasses.replace(step, positives=positives, areas=areas, prompts=len(prompts)), repeated
 
 
 @functools.lru_cache(maxsize=64)

@@ -16,7 +16,7 @@ from ...dhumandiff.errors import HostError
 from ...dhumandiff.methods.paired.cascade_modes import CascadeMode, CascadeStep, make_mode
 from ...dhumandiff.methods.paired.settings import CascadeSettings, check_released
 from .attention import people_of
-from .batch import STEP, with_step
+from .batch import STEP, repeat_prompts, with_step
 from .patch import KEY
 
 _OWN_STEPS = ("dpm_fast_function", "dpm_adaptive_function")
@@ -151,16 +151,11 @@ class CascadeGuider(comfy.samplers.CFGGuider):
         """Around ComfyUI's prediction for a list of prompts: for each of the step's strengths, joined by the mode."""
         store = cascade_step.store if self._unrecorded else None
         self._unrecorded = False  # the first call is the guider's; guidance of other nodes may add calls
-        step = dataclasses.replace(
-            model_options["transformer_options"][STEP],
-            strength=cascade_step.strength,
-            prompts=len(conds),
-            record=store,
-            recorded=cascade_step.recorded,
-        )
-        # ComfyUI batches the prompts as far as memory allows, and calls the model for each of them where it does not.
         copies = len(cascade_step.strengths)
-        made = executor(model, conds * copies, x, timestep, with_step(model_options, step))
+        step, repeated = repeat_prompts(model_options["transformer_options"][STEP], conds, copies)
+        step = dataclasses.replace(step, strength=cascade_step.strength, record=store, recorded=cascade_step.recorded)
+        # ComfyUI batches the prompts as far as memory allows, and calls the model for each of them where it does not.
+        made = executor(model, repeated, x, timestep, with_step(model_options, step))
         return self.mode.combine([made[copy * len(conds) : (copy + 1) * len(conds)] for copy in range(copies)])
 
     def _people_act(self, sigma: Tensor) -> bool:

@@ -200,7 +200,8 @@ class ReleasedAttentionStore:
         is_cond = (False, 0) not in self._layers
         if (is_cond, 0) not in self._layers:
             reason = (
-                "It needs people who act to the end, and a prompt that covers the whole picture: no area, no tiles."
+                "It needs people who act to the end, a prompt that covers the whole picture (no area, no tiles), and a "
+                "last step that no cache skips."
             )
             raise HostError(released_without_mask(reason), code="released-without-mask")
         masks = []
