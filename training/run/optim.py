@@ -85,7 +85,8 @@ class EMA:
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         for name, value in self.weights.items():
-            value.lerp_(self.parameters[name].detach().to(value.device, non_blocking=True), 1 - decay)
+            # Never non_blocking: a copy to the CPU would be read here before it has arrived.
+            value.lerp_(self.parameters[name].detach().to(value.device), 1 - decay)
 
     @contextmanager
     def use_ema(self) -> Iterator[None]:
