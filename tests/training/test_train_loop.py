@@ -20,7 +20,7 @@ from training.data.dataset import Sample, open_dataset
 from training.data.seeding import seeded_rng
 from training.objectives.config import DiffusionConfig, LocalizationConfig, ObjectivesConfig
 from training.objectives.losses import build_objectives, compute_losses
-from training.run import setup
+from training.run import setup, validation
 from training.run.base import load_base
 from training.run.checkpoint import adapter_of_run
 from training.run.config import InitConfig
@@ -135,6 +135,20 @@ def test_a_run_ends_with_a_checkpoint_a_log_a_plot_and_its_configuration(config)
     )
     assert "batch_size: 4" in (ended.run / "config.yaml").read_text()
     Adapter.from_pretrained(ended.checkpoint / "adapter.safetensors")
+
+
+def test_validation_keeps_no_graph(config, small_shards, monkeypatch):
+    """Otherwise the memory of all its batches is held at once."""
+    seen = []
+
+    def losses(*inputs):
+        found = compute_losses(*inputs)
+        seen.append(torch.is_grad_enabled() or any(loss.requires_grad for loss in found))
+        return found
+
+    monkeypatch.setattr(validation, "compute_losses", losses)
+    train(config(steps=1, data={"validation": small_shards, "validation_batches": 2}))
+    assert seen == [False, False]
 
 
 def test_validation_is_the_same_number_for_the_same_weights(config, small_shards, capsys):

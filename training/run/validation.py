@@ -20,6 +20,7 @@ from .model import TrainableModel
 __all__ = ["validate"]
 
 
+@torch.no_grad()
 def validate(
     model: TrainableModel,
     objectives: Sequence[Objective],
@@ -46,6 +47,6 @@ def validate(
         if number % accelerator.num_processes == accelerator.process_index:
             batch = make(samples, draws, 0).to(accelerator.device)
             losses = compute_losses(model, batch, model.base, objectives, config.objectives.diffusion)
-            total += weighted_sum(objectives, losses).detach() / count  # lets go of each batch's graph
+            total += weighted_sum(objectives, losses) / count
     model.train()
     return float(accelerator.reduce(total, "sum"))
