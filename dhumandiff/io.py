@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ from .errors import ImageError, short_error
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["atomic_write", "why_not_written", "write_png"]
+__all__ = ["atomic_write", "atomic_write_all", "why_not_written", "write_png"]
 
 
 @contextmanager
@@ -38,22 +38,71 @@ def atomic_write(path: str | os.PathLike, *, needed: int = 0, sync: bool = False
     Raises:
         OSError: the folder cannot be written, or the disk is full; `why_not_written` says it in words.
     """
-    path = Path(path)
-    if needed and shutil.disk_usage(path.parent).free < needed:
+    with atomic_write_all([path], needed=needed, sync=sync) as parts:
+        yield parts[0]
+
+
+@contextmanager
+def atomic_write_all(
+    paths: Sequence[str | os.PathLike], *, needed: int = 0, sync: bool = False
+) -> Iterator[list[Path]]:
+    """The same for files of one folder that belong together: all of them get their names, or none does.
+
+    Args:
+        paths: the final names.
+        needed: how many bytes will be written in all.
+        sync: as for `atomic_write`.
+
+    Raises:
+        OSError: as for `atomic_write`.
+    """
+    finals = [Path(path) for path in paths]
+    if needed and shutil.disk_usage(finals[0].parent).free < needed:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(handle)
-    part = Path(name)
+    parts: list[Path] = []
     try:
-        yield part
-        part.chmod(0o666 & ~_umask())  # mkstemp makes a file that only its owner may read
-        if sync:
-            with part.open("rb") as file:
-                os.fsync(file.fileno())
-        os.replace(part, path)
+        parts.extend(_temporary(path, "part") for path in finals)
+        yield parts
+        for part in parts:
+            part.chmod(0o666 & ~_umask())  # mkstemp makes a file that only its owner may read
+            if sync:
+                with part.open("rb") as file:
+                    os.fsync(file.fileno())
+        _rename(parts, finals)
     finally:
-        with suppress(OSError):  # the reason why it cannot be removed would hide why it could not be written
-            part.unlink(missing_ok=True)
+        for part in parts:
+            with suppress(OSError):  # the reason why it cannot be removed would hide why it could not be written
+                part.unlink(missing_ok=True)
+
+
+def _temporary(path: Path, ending: str) -> Path:
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=f".{ending}", dir=path.parent)
+    os.close(handle)
+    return Path(name)
+
+
+def _rename(parts: Sequence[Path], finals: Sequence[Path]) -> None:
+    """Give every part its final name; when one cannot have it, those before it give theirs back."""
+    if len(parts) == 1:
+        os.replace(parts[0], finals[0])
+        return
+    kept: dict[Path, Path | None] = {}
+    try:
+        for part, final in zip(parts, finals, strict=True):
+            old = _temporary(final, "old") if final.is_file() else None
+            if old is not None:
+                os.replace(final, old)
+            kept[final] = old
+            os.replace(part, final)
+    except BaseException:
+        for final, old in kept.items():
+            with suppress(OSError):
+                os.replace(old, final) if old is not None else final.unlink(missing_ok=True)
+        raise
+    for old in kept.values():
+        if old is not None:
+            with suppress(OSError):
+                old.unlink(missing_ok=True)
 
 
 def why_not_written(error: Exception) -> str:

@@ -27,7 +27,7 @@ from .reading import (
     number_layers,
     read_tensor_file,
 )
-from .writing import at_once, plain, size
+from .writing import all_at_once, plain, size
 
 __all__ = ["AS_RELEASED", "FILES", "NAME", "find", "load", "save"]
 
@@ -139,7 +139,7 @@ def _read_note(folder: Path) -> dict[str, str]:
     try:
         note = json.loads(path.read_text(encoding="utf-8"))
         note = {str(name): str(value) for name, value in note.items()}
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise AdapterError(
             f"{path}: the note about these weights cannot be read ({error}). Mend or remove it.", code="note-damaged"
         ) from error
@@ -168,8 +168,8 @@ def save(folder: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str
         )
     if folder.exists() and not folder.is_dir():
         raise AdapterError(f"{folder}: this is a file; the released layout needs a folder.", code="folder-needed")
-    for part, name in FILES.items():
-        with at_once(folder / name, size(parts[part])) as temporary:
+    needed = {folder / name: size(parts[part]) for part, name in FILES.items()} | {folder / NOTE: 0}
+    with all_at_once(needed) as temporaries:
+        for part, temporary in zip(FILES, temporaries, strict=False):
             torch.save(parts[part], temporary)
-    with at_once(folder / NOTE) as temporary:
-        temporary.write_text(json.dumps(stamped(metadata, shared=False), indent=2) + "\n", encoding="utf-8")
+        temporaries[-1].write_text(json.dumps(stamped(metadata, shared=False), indent=2) + "\n", encoding="utf-8")

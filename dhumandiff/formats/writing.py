@@ -10,9 +10,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ..errors import AdapterError
-from ..io import atomic_write, why_not_written
+from ..io import atomic_write_all, why_not_written
 
-__all__ = ["at_once", "plain", "size"]
+__all__ = ["all_at_once", "at_once", "plain", "size"]
 
 
 def plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -36,11 +36,27 @@ def at_once(path: Path, needed: int = 0) -> Iterator[Path]:
     Raises:
         AdapterError: the folder cannot be written or the disk is full ("file-not-written").
     """
+    with all_at_once({path: needed}) as parts:
+        yield parts[0]
+
+
+@contextmanager
+def all_at_once(needed: Mapping[Path, int]) -> Iterator[list[Path]]:
+    """`io.atomic_write_all` of weights files in one folder, which is made: all are new, or all stay as they were.
+
+    Args:
+        needed: the final names, and how many bytes each will have.
+
+    Raises:
+        AdapterError: as for `at_once`.
+    """
+    paths = list(needed)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path, needed=needed) as part:
-            yield part
+        paths[0].parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write_all(paths, needed=sum(needed.values())) as parts:
+            yield parts
     except (OSError, SafetensorError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
+        where = Path(error.filename2) if isinstance(error, OSError) and error.filename2 else paths[0]
         raise AdapterError(
-            f"{path}: the file cannot be written ({why_not_written(error)}).", code="file-not-written"
+            f"{where}: the file cannot be written ({why_not_written(error)}).", code="file-not-written"
         ) from error

@@ -249,6 +249,24 @@ def test_a_write_that_fails_midway_leaves_the_old_file(tmp_path, save):
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
 
 
+def test_four_files_are_all_replaced_or_none_is(tmp_path):
+    """An old and a new adapter mixed have shapes that fit, and nobody would notice."""
+    resource = pytest.importorskip("resource", reason="limits the size of files as a full disk would")
+    folder = layouts.released_folder(tmp_path / "a")
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    smallest = min(before, key=lambda path: len(before[path]))
+    assert len(before[smallest]) < 100_000 < max(map(len, before.values()))
+    adapter = layouts.small_adapter(seed=9)
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (max(map(len, before.values())) - 1000, old[1]))
+    try:
+        with refused("file-not-written", "disk"):
+            adapter.save_released(folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
 def test_a_folder_that_may_not_be_written_is_said(tmp_path):
     (tmp_path / "file").write_text("x")
     with refused("file-not-written", "b.safetensors: "):

@@ -11,7 +11,7 @@ from PIL import Image
 from support.refused import refused
 
 from dhumandiff.errors import short_error
-from dhumandiff.io import atomic_write, why_not_written, write_png
+from dhumandiff.io import atomic_write, atomic_write_all, why_not_written, write_png
 
 
 def test_a_file_gets_its_name_when_it_is_whole(tmp_path: Path):
@@ -32,6 +32,28 @@ def test_a_broken_off_write_leaves_what_was_there(tmp_path: Path):
         raise KeyboardInterrupt
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize("stuck", [0, 1, 2])
+def test_files_that_belong_together_change_together(tmp_path: Path, stuck: int):
+    """Whichever of them cannot have its name."""
+    paths = [tmp_path / name for name in "abc"]
+    for path in paths[:2]:
+        path.write_text("old")
+    paths[stuck].unlink(missing_ok=True)
+    paths[stuck].mkdir()
+    before = {path: path.is_dir() or (path.is_file() and path.read_text()) for path in paths}
+    with pytest.raises(OSError, match="directory"), atomic_write_all(paths) as parts:  # noqa: PT012
+        for part in parts:
+            part.write_text("new")
+    assert {path: path.is_dir() or (path.is_file() and path.read_text()) for path in paths} == before
+    assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
+    paths[stuck].rmdir()
+    with atomic_write_all(paths) as parts:
+        for part in parts:
+            part.write_text("new")
+    assert [path.read_text() for path in paths] == ["new"] * 3
+    assert sorted(os.listdir(tmp_path)) == ["a", "b", "c"]
 
 
 def test_a_disk_with_less_room_is_refused_at_once(tmp_path: Path):
