@@ -9,14 +9,16 @@ import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from operator import index
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from ..errors import AdapterError, short_error
+from . import archive
 
 __all__ = [
     "FAMILIES",
@@ -76,6 +78,8 @@ def read_tensor_file(path: Path) -> TensorFile:
             not run.
     """
     try:
+        if not path.is_file():  # a pipe would be waited for without end
+            raise AdapterError(f"{path}: this is no ordinary file. Choose the adapter's own.", code="file-not-readable")
         size = path.stat().st_size
         with path.open("rb") as file:
             head = file.read(512)
@@ -114,12 +118,13 @@ def _read_safetensors(path: Path, size: int) -> TensorFile:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(length)) if length < size else None
-        entries = [entry["data_offsets"][1] for name, entry in (header or {}).items() if name != "__metadata__"]
-    except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+        ends = [entry["data_offsets"][1] for name, entry in (header or {}).items() if name != "__metadata__"]
+        wanted = 8 + length + max(map(index, ends), default=0)  # whole numbers only
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
         raise AdapterError(
-            f"{path}: the header of this safetensors file is damaged ({error}). Get it again.", code="file-damaged"
+            f"{path}: the header of this safetensors file is damaged ({short_error(error)}). Get it again.",
+            code="file-damaged",
         ) from error
-    wanted = 8 + length + max(entries, default=0)
     if header is None or size < wanted:
         raise AdapterError(
             f"{path}: the file is cut off: {size:,} bytes are there, {wanted:,} are needed. Get it again.",
@@ -129,9 +134,9 @@ def _read_safetensors(path: Path, size: int) -> TensorFile:
         with safe_open(path, framework="pt", device="cpu") as file:
             names = list(file.keys())
             return TensorFile(path, {name: file.get_tensor(name) for name in names}, file.metadata() or {})
-    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError) as error:
+    except Exception as error:  # a dtype that this torch does not know is an AttributeError, and so on
         raise AdapterError(
-            f"{path}: the safetensors file is damaged ({error}). Get it again.", code="file-damaged"
+            f"{path}: the safetensors file is damaged ({short_error(error)}). Get it again.", code="file-damaged"
         ) from error
 
 
@@ -142,10 +147,17 @@ def _read_torch(path: Path, head: bytes) -> dict[str, Tensor]:
             f"{path}: the file is cut off or damaged: the end of the archive is missing. Get it again.",
             code="file-cut-off",
         )
+    # Files from before torch 1.6 are no zip archives and cannot be mapped; they are read into memory. So are those
+    # that someone renamed to .safetensors: torch.load takes that ending at its word when it is given a name.
+    mapped = is_zip and path.suffix != ".safetensors" and archive.is_plain(path)
+    tensors = _load_torch(path, mapped)
+    if mapped and not archive.holds(path, tensors):  # a mapped tensor would go on into whatever follows its record
+        tensors = _load_torch(path, mapped=False)
+    return _with_own_memory(path, tensors)
+
+
+def _load_torch(path: Path, mapped: bool) -> dict[str, Tensor]:
     try:
-        # Files from before torch 1.6 are no zip archives and cannot be mapped; they are read into memory. So are those
-        # that someone renamed to .safetensors: torch.load takes that ending at its word when it is given a name.
-        mapped = is_zip and path.suffix != ".safetensors"
         with path.open("rb") as file:
             content = torch.load(str(path) if mapped else file, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
@@ -161,26 +173,44 @@ def _read_torch(path: Path, head: bytes) -> dict[str, Tensor]:
             f"{path}: the file is cut off or damaged ({short_error(error, kind=True)}). Get it again.",
             code="file-damaged",
         ) from error
-    return _with_own_memory(dict(_flatten(content)))
+    return dict(_flatten(path, content, [0]))
 
 
-def _flatten(content: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+MAX_DEPTH, MAX_ENTRIES = 8, 100_000
+"""Of dicts that lie in each other; published files have two levels and some hundred entries."""
+
+
+def _flatten(
+    path: Path, content: Any, count: list[int], prefix: str = "", depth: int = 0
+) -> Iterator[tuple[str, Tensor]]:
     """Tensors of nested dicts under dotted names; whatever else a training script stored is passed over."""
     if isinstance(content, Tensor):
         yield prefix[:-1], content.detach()
     elif isinstance(content, Mapping):
+        count[0] += len(content)
+        if depth > MAX_DEPTH or count[0] > MAX_ENTRIES:  # also dicts that lie in themselves
+            raise AdapterError(
+                f"{path}: more dicts lie in each other than any adapter has. Get the file from its publisher again.",
+                code="file-damaged",
+            )
         for name, value in content.items():
-            yield from _flatten(value, f"{prefix}{name}.")
+            yield from _flatten(path, value, count, f"{prefix}{name}.", depth + 1)
 
 
-def _with_own_memory(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _with_own_memory(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Copy tensors that share their memory with another, or use a part of it: they could not be written or trained."""
     seen: set[int] = set()
     for name, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.is_quantized:
-            continue  # refused by _checked
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() in seen or storage.nbytes() != tensor.numel() * tensor.element_size():
+            continue  # refused by check_dtypes
+        storage, size = tensor.untyped_storage(), tensor.numel() * tensor.element_size()
+        stretched = size > storage.nbytes() and size > 3 * path.stat().st_size  # one value that stands for many
+        if tensor.device.type != "cpu" or stretched:
+            raise AdapterError(
+                f"{path}: the tensor {name!r} has the shape {list(tensor.shape)}, but not as many values. Get the file again.",
+                code="tensor-without-values",
+            )
+        if storage.data_ptr() in seen or storage.nbytes() != size:
             tensors[name] = tensor.clone(memory_format=torch.contiguous_format)
         seen.add(storage.data_ptr())
     return tensors
@@ -195,7 +225,7 @@ def _checked(file: TensorFile) -> TensorFile:
 
 
 def check_dtypes(file: TensorFile) -> None:
-    """Refuse tensors that cannot be computed with (quantised, integer, sparse)."""
+    """Refuse tensors that cannot be computed with (quantised, integer, sparse, of no values)."""
     for name, tensor in file.tensors.items():
         if tensor.layout != torch.strided or tensor.dtype not in DTYPES:
             kind = str(tensor.dtype).removeprefix("torch.")
@@ -203,6 +233,12 @@ def check_dtypes(file: TensorFile) -> None:
                 f"{file.path}: the tensor {name!r} is stored as {kind} ({tensor.layout}); float32, float16 or bfloat16 "
                 "was expected. Get the file that is not quantised.",
                 code="quantized-weights",
+            )
+        if not tensor.numel():
+            raise AdapterError(
+                f"{file.path}: the tensor {name!r} has the shape {list(tensor.shape)}, which holds no values. "
+                "Get the file again.",
+                code="tensor-without-values",
             )
 
 
