@@ -1,7 +1,7 @@
 r"""From a sentence to who is who in it.
 
-`word@1` tags the word for person 1; `\@` is a plain @, and so is an @ without a number behind it. Without any tag, person
-nouns are looked for (person_nouns.py). That words are mapped is the method (docs/method.md, subject-augmented conditioning);
+`word@1` tags the word for person 1; `\@` is a plain @, and so is an @ without a number behind it. Full-width signs and digits are
+read like plain ones (typed.py). Without any tag, person nouns are looked for (person_nouns.py). That words are mapped is the method (docs/method.md, subject-augmented conditioning);
 how they are found is this project's choice.
 """
 
@@ -14,6 +14,7 @@ from typing import Literal
 from ..errors import PromptError
 from .person_nouns import find_people
 from .prompt import Mention, Prompt
+from .typed import TAG, tag_number, without_hidden, without_wide_weights
 
 __all__ = ["parse_prompt", "split_sentences", "try_parse_prompt"]
 
@@ -38,12 +39,15 @@ def parse_prompt(sentence: str, persons: int = 2, mentions: Literal["first", "al
         raise PromptError(f"A prompt needs at least 1 person to name, not {persons}.", code="no-person-to-name")
     if mentions not in ("first", "all"):
         raise PromptError(f'mentions is "first" or "all", not {mentions!r}.', code="unknown-mentions")
+    _check_letters(sentence)
+    sentence = without_hidden(sentence)
     if not sentence.strip():
         raise PromptError(
             'The prompt is empty. Write a sentence that names the people: "a man@1 and a woman@2 in a park".',
             code="empty-prompt",
         )
-    text, found = _read_tags(sentence, persons)
+    text, found = _read_tags(without_wide_weights(sentence), persons)
+    text = without_wide_weights(text)  # those that a tag stood in, too
     if not found:
         # What comes after all persons were found neither changes who they are nor is refused, so "first" is read out of "all".
         people = find_people(text, persons)
@@ -68,8 +72,8 @@ def split_sentences(text: str, before: str = "", after: str = "") -> list[str]:
     Raises:
         PromptError: no sentence is left.
     """
-    lines = [line.strip() for line in text.splitlines()]
-    kept = [line for line in lines if line and not line.startswith("#")]
+    lines = [line.strip() for line in without_hidden(text).splitlines()]
+    kept = [line for line in lines if line and not line.startswith(("#", "\uff03"))]
     if not kept:
         said = "every line begins with #, which leaves it out" if any(lines) else "the text is empty"
         raise PromptError(
@@ -79,31 +83,49 @@ def split_sentences(text: str, before: str = "", after: str = "") -> list[str]:
     return [" ".join(filter(None, (before.strip(), line, after.strip()))) for line in kept]
 
 
+def _check_letters(sentence: str) -> None:
+    lone = re.search("[\ud800-\udfff]", sentence)
+    if lone:
+        raise PromptError(
+            f"Character {lone.start() + 1} of the prompt is none: it was typed or read in another encoding. Write the sentence "
+            "in UTF-8, or type that word anew.",
+            code="prompt-of-another-encoding",
+        )
+
+
 def _read_tags(sentence: str, persons: int) -> tuple[str, list[Mention]]:
     """The text without its @-tags, and the tagged words."""
     text, done, floor = "", 0, 0  # floor: where the last tag stood; a word never reaches behind it
     found: list[Mention] = []
-    for match in re.finditer(r"\\@|@([0-9]+)([A-Za-z_]|\.[0-9A-Za-z])?", sentence):
+    for match in TAG.finditer(sentence):
         text += sentence[done : match.start()]
         done = match.end()
-        if match[1] is None:
-            text += "@"
+        if match["number"] is None and match["apart"] is None:
+            text += match[0][1:]
             continue
-        tag = "@" + match[1]
         near = " ".join(sentence[max(0, match.start() - 20) : match.end() + 10].split())
-        if match[2]:
+        start, end = _word_before(text, floor)
+        number = tag_number(match["number"] or match["apart"])
+        if match["number"] is None:
+            if start < end and 1 <= number <= persons:
+                raise PromptError(
+                    f'"{near}" is not clear: write {text[start:end]}@{number} if it marks a person, or \\@ for a plain @.',
+                    code="unclear-tag",
+                )
+            text += match[0]
+            continue
+        tag = f"@{match['number']}"
+        if match["glued"]:
             raise PromptError(
                 f'"{near}" is not clear: put a space behind {tag} if it marks a person, or write \\@ for a plain @.',
                 code="unclear-tag",
             )
-        start, end = _word_before(text, floor)
         if start == end:
             raise PromptError(
                 f'In "{near}" no word stands directly before {tag}. Put the mark behind the word itself, inside '
                 f"brackets and quotes: man{tag}, (man{tag}:1.2). For a plain @ write \\@.",
                 code="tag-without-word",
             )
-        number = int(match[1])
         if not 1 <= number <= persons:
             there = "there is 1 person, @1" if persons == 1 else f"there are {persons} people, @1 to @{persons}"
             raise PromptError(

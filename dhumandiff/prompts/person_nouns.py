@@ -13,6 +13,7 @@ from functools import cache
 from itertools import zip_longest
 
 from ..errors import PromptError
+from .typed import fold
 
 __all__ = ["Noun", "find_people", "noun_of"]
 
@@ -138,7 +139,7 @@ def _lexicon() -> tuple[dict[str, Noun], re.Pattern[str]]:
 
 def noun_of(word: str) -> Noun | None:
     """What a person noun ("woman", "grooms", "couple") says about whom it names; None for any other word."""
-    return _lexicon()[0].get(word.lower())
+    return _lexicon()[0].get(fold(word).lower())
 
 
 def _blank(match: re.Match[str]) -> str:
@@ -150,7 +151,7 @@ def _nouns(text: str) -> list[_Named]:
     lexicon, pattern = _lexicon()
     # Positions are kept: letters whose small form is longer stay as they are, and blanks take the place of weights,
     # brackets and embeddings.
-    plain = "".join(letter.lower() if len(letter.lower()) == 1 else letter for letter in text)
+    plain = "".join(letter.lower() if len(letter.lower()) == 1 else letter for letter in fold(text))
     plain = re.sub(r"(?<!\w)embedding:[^\s()]+", _blank, plain)
     plain = re.sub(r":\s*[\d.]+\s*(?=\))|[()\[\]{}\"“”*\\]", _blank, plain)
     plain = _NOT_PEOPLE.sub(lambda found: "x" * len(found[0]), plain)

@@ -132,3 +132,68 @@ def test_letters_of_all_scripts_and_tags_stay():
 def test_no_sentence_is_refused(text, said):
     with refused("no-sentence", said, "one sentence a line"):
         split_sentences(text, before="shared words alone are no sentence")
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "A man＠2 and a woman＠1 on a bench",
+        "A man@２ and a woman@１ on a bench",
+        "A man＠２ and a woman﹫1 on a bench",
+        "Ａ　ｍａｎ＠２　ａｎｄ　ａ　ｗｏｍａｎ＠１",
+        "（A man＠2：1.2） and （a woman＠１）",
+        "A man@② and a woman@①",
+        "A man@٢ and a woman@١",
+        "A man\u200b@2 and a woman@\u200b1",
+        "\ufeffA man\u200d@2 and a wo\u00adman@\u200e1\u200f",
+    ],
+)
+def test_full_width_and_hidden_signs_are_read_as_people_type_them(typed):
+    prompt = parse_prompt(typed)
+    said = {
+        mention.person: mention.word.translate({c: c - 0xFEE0 for c in range(0xFF01, 0xFF5F)})
+        for mention in prompt.mentions
+    }
+    assert said == {2: "man", 1: "woman"}
+    assert all(prompt.text[m.start : m.end] == m.word for m in prompt.mentions)
+    assert not set(prompt.text) & set("@＠﹫\u200b\ufeff\u00ad\u200e\u200f")
+
+
+def test_full_width_weights_and_embeddings_are_those_of_the_keyboard():
+    assert parse_prompt("（man＠1：1．２） (woman@2：0.9）").text == "(man:1.2) (woman:0.9)"
+    assert parse_prompt("embedding：me＠1 and a woman@2").mentions[0].word == "embedding:me"
+
+
+@pytest.mark.parametrize("text", ["man@1（left）", "man@1 （at 10：30）", "man@1：1", r"man@1 \（a：1.2）"])
+def test_full_width_signs_without_a_weight_are_text(text):
+    assert parse_prompt(text, persons=1).text == text.replace("@1", "")
+
+
+def test_people_without_marks_are_found_among_full_width_letters():
+    prompt = parse_prompt("Ａ　ｍａｎ。Ａ　ｗｏｍａｎ（left）", mentions="all")
+    assert [(m.person, m.word) for m in prompt.mentions] == [(1, "ｍａｎ"), (2, "ｗｏｍａｎ")]
+
+
+@pytest.mark.parametrize("text", ["A man@ 2 and a woman@ 1", "A man＠　２ and a woman＠　１"])
+def test_a_number_behind_a_blank_is_not_passed_over(text):
+    with refused("unclear-tag", "man@2"):
+        parse_prompt(text)
+
+
+@pytest.mark.parametrize("text", ["man@1, dinner at cafe@ 8", r"＼＠1 man@1", "＠studio man@1", "man@1 meet @ 1"])
+def test_other_signs_that_look_like_marks_are_text(text):
+    assert parse_prompt(text, persons=1).text == text.replace("＼", "").replace("n@1", "n")
+
+
+def test_a_prompt_out_of_another_encoding_is_refused():
+    with refused("prompt-of-another-encoding", "Character 6"):
+        parse_prompt("a caf\udce9 man@1")
+
+
+def test_a_number_of_thousands_of_digits_names_nobody():
+    with refused("tag-of-nobody"):
+        parse_prompt("man@" + "1" * 5000)
+
+
+def test_full_width_number_signs_leave_lines_out():
+    assert split_sentences("\ufeff＃ no\r＃no\r\na man") == ["a man"]

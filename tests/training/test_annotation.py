@@ -259,3 +259,13 @@ def test_scripts_without_blanks_get_blanks():
 def test_a_picture_without_caption_gets_one_that_names_both(people, caption):
     assert default_caption(people) == caption
     assert naming({"caption": caption}, people)[0].mentions
+
+
+def test_hidden_and_full_width_signs_in_a_caption_are_read():
+    """Hidden and full width signs in captions are read as people type them."""
+    data = told("A \ufeffman\u200b＠2 hugs a wo\u00adman＠1.", [("a woman", 99, 106)])
+    annotation = read_annotation(data, SIZE)
+    assert annotation.caption == "A man＠2 hugs a woman＠1."
+    assert [word.word for word in annotation.words] == ["woman"]
+    naming = name_people(annotation.caption, (), NOBODY, "left_to_right")
+    assert (naming.caption, naming.mentions[0].word) == ("A man hugs a woman.", "man")

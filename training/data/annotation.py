@@ -13,6 +13,7 @@ from typing import Any
 
 from dhumandiff.errors import PromptError
 from dhumandiff.prompts import parse_prompt
+from dhumandiff.prompts.typed import AT, without_hidden
 
 from .. import TrainingError
 
@@ -133,7 +134,7 @@ def _people(entries: Any, scale: tuple[float, float], size: tuple[int, int], not
 def _caption(entry: Any, people: Sequence[Person], notes: list[str]) -> tuple[str, list[CaptionWord]]:
     """The caption and the words of `match_info`, located in it."""
     if isinstance(entry, str):
-        return entry.strip(), []
+        return _text(entry), []
     entry = _mapping(entry)
     sentences = [_mapping(one) for one in _list(_field(entry, "match_info"))]
     caption = _text(_field(entry, "text", "caption"))
@@ -171,7 +172,7 @@ def _words(
 ) -> CaptionWord | None:
     """One entry of `person_info`, located; None, with a note, if it names nobody that can be found."""
     phrase = _field(group, "words", "word")
-    phrase = " ".join(map(str, phrase)) if isinstance(phrase, list) else _text(phrase)
+    phrase = _text(" ".join(map(str, phrase)) if isinstance(phrase, list) else phrase)
     start, end = _index(_field(group, "start_idx", "start")), _index(_field(group, "end_idx", "end"))
     span = _span(phrase, start, end, caption, sentence, taken)
     if span is None:
@@ -227,7 +228,7 @@ def _span(
 def _head(phrase: str) -> tuple[int, int] | None:
     """The noun of a phrase that names one person, as the prompt rules read it; None for pronouns and groups."""
     try:
-        prompt = parse_prompt(phrase.replace("@", " "), persons=1)
+        prompt = parse_prompt(re.sub(f"[{AT}]", " ", phrase), persons=1)
     except PromptError:  # "the couple", "both"
         return None
     if prompt.mentions:
@@ -302,7 +303,7 @@ def _list(value: Any) -> list:
 
 
 def _text(value: Any) -> str:
-    return str(value).strip() if isinstance(value, (str, int)) and not isinstance(value, bool) else ""
+    return without_hidden(str(value)).strip() if isinstance(value, (str, int)) and not isinstance(value, bool) else ""
 
 
 def _number(value: Any) -> float | None:
