@@ -9,6 +9,7 @@ models/insightface/models/      InsightFace packs
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -21,7 +22,9 @@ from comfyui_version import __version__ as comfyui_version
 from ...dhumandiff import formats
 from ...dhumandiff.catalogue import BASE, DHUMANDIFF, FACE_PACKS, IMAGE_ENCODER, IP_ADAPTER
 from ...dhumandiff.doctor import FACE_ROOT, Folders, Report, examine
-from ...dhumandiff.errors import AdapterError, FaceReferenceError
+from ...dhumandiff.errors import AdapterError, FaceError, FaceReferenceError, short_error
+
+log = logging.getLogger(__name__)
 
 ADAPTERS = DHUMANDIFF.folder
 REFERENCES = "references"
@@ -76,23 +79,48 @@ def _adapters() -> dict[str, Path]:
             found.setdefault(folder.name if name == "." else name, path.parent)
     for folder in map(Path, _folders(IP_ADAPTERS)):
         for path in _files(folder, ".safetensors", ".bin"):
-            if _is_plus_sdxl(path, path.stat().st_mtime_ns):
+            if _is_plus_sdxl(path):
                 found.setdefault(f"{IP_ADAPTERS}/{path.relative_to(folder).as_posix()}", path)
     return found
 
 
 def _files(folder: Path, *endings: str) -> Iterator[Path]:
     """Files below a folder. A list of choices must never fail: ComfyUI would drop the whole pack over a broken link."""
-    for place, _, names in sorted(os.walk(folder, followlinks=True)):
-        for name in sorted(names):
-            path = Path(place) / name
-            if (name in endings or path.suffix in endings) and path.is_file():
-                yield path
+    for path in _below(folder, frozenset()):
+        if path.name in endings or path.suffix in endings:
+            yield path
+
+
+def _below(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
+    """Every file below a folder, through links too, but not through one to a folder that it lies in. What cannot be read is
+    passed over."""
+    try:
+        status = os.stat(folder)
+        names = sorted(os.listdir(folder))
+    except OSError:
+        return
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        return
+    paths = [folder / name for name in names]
+    yield from (path for path in paths if os.path.isfile(path))
+    for path in paths:
+        if os.path.isdir(path):
+            yield from _below(path, above | {here})
+
+
+def _is_plus_sdxl(path: Path) -> bool:
+    """Whether an IP-Adapter file is a choice. Whatever is wrong with one file, the others are still offered."""
+    try:
+        return _fits(path, path.stat().st_mtime_ns)
+    except Exception as error:  # what a damaged file raises has no common base
+        log.warning("%s is left out of the adapters: %s", path, short_error(error, kind=True))
+        return False
 
 
 @functools.lru_cache(maxsize=256)
-def _is_plus_sdxl(path: Path, modified: int) -> bool:
-    """Whether an IP-Adapter file fits. Looked up once per file: the page asks for the list at every refresh."""
+def _fits(path: Path, modified: int) -> bool:
+    """Looked up once per file: the page asks for the list at every refresh."""
     if path.suffix == ".bin":  # reading all of a pickle only for a list would be slow; loading checks it
         return "plus" in path.name.lower() and "sdxl" in path.name.lower()
     return formats.ip_adapter.fits(path)
@@ -156,7 +184,10 @@ def insightface_root() -> Path:
 def face_pack_choices() -> list[str]:
     """InsightFace packs: those that are there first, then the ones InsightFace can fetch."""
     packs = insightface_root() / "models"
-    there = sorted(p.name for p in packs.iterdir() if p.is_dir()) if packs.is_dir() else []
+    try:
+        there = sorted(name for name in os.listdir(packs) if os.path.isdir(packs / name))
+    except OSError:
+        there = []
     return there + [name for name in (pack.name for pack in FACE_PACKS) if name not in there]
 
 

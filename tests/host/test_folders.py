@@ -1,6 +1,8 @@
 """Model folders: what is offered as a choice, wherever the user keeps it, and what never is."""
 
+import json
 import os
+import struct
 from pathlib import Path
 
 import comfy.ops
@@ -237,3 +239,53 @@ def test_the_doctor_looks_in_every_folder_that_comfyui_knows(models, elsewhere):
     (report,) = DHDDoctor.execute().args
     assert "mine.safetensors: a native DHumanDiff adapter" in report
     assert "ip-adapter-plus-face_sdxl_vit-h.safetensors: an IP-Adapter Plus for SDXL" in report
+
+
+# --- one bad file among many  ------------------------------------------------------
+
+
+def put_text_for_an_offset(folder):
+    """A header in which an offset is a text: other than any damage that formats know."""
+    head = {
+        "image_proj.latents": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]},
+        "ip_adapter.1": {"dtype": "F32", "shape": [1], "data_offsets": [4, "8"]},
+    }
+    text = json.dumps(head).encode()
+    (folder / "bad.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + b"\0" * 64)
+
+
+def put_a_dict_in_itself(folder):
+    content = {"image_proj": {"latents": torch.zeros(1)}}
+    content["again"] = content
+    torch.save(content, folder / "bad.safetensors")
+
+
+@pytest.mark.parametrize("put", [put_text_for_an_offset, put_a_dict_in_itself])
+def test_one_bad_file_leaves_the_other_choices(models, put):
+    layouts.ip_adapter_file(models / "ipadapter" / "good.safetensors")
+    put(models / "ipadapter")
+    assert offered() == ["ipadapter/good.safetensors"]
+
+
+def test_a_file_that_nobody_can_read_leaves_the_other_choices(models, monkeypatch, caplog):
+    from dhd_pack.dhumandiff.formats import ip_adapter
+
+    layouts.ip_adapter_file(models / "ipadapter" / "good.safetensors")
+    layouts.ip_adapter_file(models / "ipadapter" / "worse.safetensors")
+    fits = ip_adapter.fits
+
+    def breaks(path):
+        if path.name == "worse.safetensors":
+            raise MemoryError("an unheard-of kind of damage")
+        return fits(path)
+
+    monkeypatch.setattr(ip_adapter, "fits", breaks)
+    assert offered() == ["ipadapter/good.safetensors"]
+    assert "worse.safetensors is left out" in caplog.text
+
+
+def test_a_folder_that_links_to_what_it_lies_in_is_listed_once(models):
+    tiny.tiny_adapter().save_pretrained(models / "dhumandiff" / "deep" / "mine.safetensors")
+    for name in ("round", "again"):
+        (models / "dhumandiff" / "deep" / name).symlink_to(models / "dhumandiff")
+    assert adapter_choices() == ["deep/mine.safetensors"]
