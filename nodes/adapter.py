@@ -33,8 +33,10 @@ class DHDLoadAdapter(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, adapter_name: str) -> bool | str:
+    def validate_inputs(cls, adapter_name: str | None = None) -> bool | str:
         # In the place of ComfyUI's own check of the choice, whose message does not say what to put where.
+        if adapter_name is None:  # linked: looked up when it runs
+            return True
         try:
             adapter_path(adapter_name)
         except AdapterError as error:
@@ -42,7 +44,9 @@ class DHDLoadAdapter(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, adapter_name: str) -> float:
+    def fingerprint_inputs(cls, adapter_name: str | None = None) -> float:
+        if adapter_name is None:  # linked: the other node's own fingerprint counts
+            return 0.0
         path = adapter_path(adapter_name)
         return max(p.stat().st_mtime for p in (path, *(path.iterdir() if path.is_dir() else ())))
 

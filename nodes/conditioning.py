@@ -11,13 +11,14 @@ from ..dhumandiff.methods.paired.cascade import FOCUS_FRACTION, SCENE_STRENGTH
 from ..dhumandiff.methods.paired.settings import CascadeSettings
 from ..dhumandiff.references.reference import same_person_warning
 from .comfy.patch import apply_people
-from .comfy.schema import ADVANCED, AdapterType, ReferenceType, schema, tell
+from .comfy.schema import ADVANCED, AdapterType, ReferenceType, check_choice, schema, tell
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ..dhumandiff.references import FaceReference
 
+CASCADES = ("off", "one_pass")
 DURING: dict[str, tuple[float, float] | None] = {
     "start and end": None,
     "whole run": (0.0, 1.0),
@@ -77,7 +78,7 @@ class DHDApplyPair(io.ComfyNode):
                 io.Mask.Input("mask_2", optional=True, tooltip="Where person 2 may be (white)."),
                 io.Combo.Input(
                     "cascade",
-                    options=["off", "one_pass"],
+                    options=list(CASCADES),
                     default="off",
                     optional=True,
                     tooltip="one_pass: `strength` holds where the faces are and `scene_strength` everywhere else, with KSampler or any "
@@ -149,7 +150,8 @@ class DHDApplyPair(io.ComfyNode):
         focus: Tensor | None = None,
         during: str = "start and end",
     ) -> io.NodeOutput:
-        start, end = DURING[during] or (start, end)
+        cascade = check_choice("cascade", cascade, CASCADES)
+        start, end = DURING[check_choice("during", during, DURING)] or (start, end)
         if focus is not None and cascade == "off":
             raise HostError(
                 "focus is connected, but cascade is off: set it to one_pass, or take the mask away.",

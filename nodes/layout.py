@@ -24,7 +24,7 @@ from ..dhumandiff.layout.layout import (
     preset_front,
 )
 from ..dhumandiff.layout.person_style import PERSON_COLORS, PERSON_DASHES
-from .comfy.schema import ADVANCED, BoundingBoxType, schema
+from .comfy.schema import ADVANCED, BoundingBoxType, check_choice, schema
 
 LATENT_SCALE = 8
 """Pixels of the picture to one of the latent, each way: SDXL's."""
@@ -149,6 +149,8 @@ class DHDPortraitLayout(io.ComfyNode):
         latent: dict[str, Any] | None = None,
         background: Tensor | None = None,
     ) -> io.NodeOutput:
+        preset = check_choice("preset", preset, (*PRESETS, CUSTOM))
+        in_front = check_choice("in_front", in_front, FRONT)
         if latent is not None:
             height, width = (LATENT_SCALE * side for side in latent["samples"].shape[-2:])
         chosen: Boxes = parse_boxes(boxes) if preset == CUSTOM else preset_boxes(preset, width, height)

@@ -18,7 +18,7 @@ from .comfy.miniature import (
     mini_model,
     mini_vae,
 )
-from .comfy.schema import AdapterType, schema
+from .comfy.schema import AdapterType, check_choice, schema
 
 GENDERS = ("any", "woman", "man")
 
@@ -106,6 +106,7 @@ class DHDDrawPerson(io.ComfyNode):
 
     @classmethod
     def execute(cls, person: int, gender: Literal["any", "woman", "man"], view: int, size: int) -> io.NodeOutput:
+        check_choice("gender", gender, GENDERS)
         picture = draw_reference(drawn_person(person, gender), view, size).picture
         return io.NodeOutput(torch.from_numpy(picture.copy())[None].float() / 255)
 

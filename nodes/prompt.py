@@ -10,13 +10,15 @@ from comfy_api.latest import io
 from ..dhumandiff.layout.person_style import PERSON_COLORS, PERSON_DASHES
 from ..dhumandiff.prompts import describe_tokens, parse_prompt, split_sentences
 from .comfy.encoders import encode_subject_prompt, token_words
-from .comfy.schema import ADVANCED, AdapterType, ReferenceType, schema, tell
+from .comfy.schema import ADVANCED, AdapterType, ReferenceType, check_choice, schema, tell
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
     from comfy.sd import CLIP
 
     from ..dhumandiff.references import FaceReference
+
+MENTIONS = ("first", "all")
 
 
 class DHDSubjectPrompt(io.ComfyNode):
@@ -49,7 +51,7 @@ class DHDSubjectPrompt(io.ComfyNode):
                 sentence,
                 io.Combo.Input(
                     "mentions",
-                    options=["first", "all"],
+                    options=list(MENTIONS),
                     default="first",
                     tooltip="Which words carry a face: the first mention of each person, as the weights were trained, or all.",
                     **ADVANCED,
@@ -73,6 +75,7 @@ class DHDSubjectPrompt(io.ComfyNode):
         mentions: str,
         reference_2: FaceReference | None = None,
     ) -> io.NodeOutput:
+        mentions = check_choice("mentions", mentions, MENTIONS)
         references = [r for r in (reference_1, reference_2) if r is not None]
         all_mentions = parse_prompt(text, persons=len(references), mentions="all")
         prompt = all_mentions if mentions == "all" else all_mentions.first_mentions()

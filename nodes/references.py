@@ -17,14 +17,16 @@ from ..dhumandiff.references.encode import EncodeReport, encode_reference
 from ..dhumandiff.references.reference import FaceReference
 from .comfy.encoders import ClipVisionEncoder
 from .comfy.folders import (
+    face_pack,
     face_pack_choices,
     insightface_root,
     new_reference_path,
     reference_choices,
     reference_path,
 )
-from .comfy.schema import ADVANCED, FACE_ANALYSIS_TYPES, ReferenceType, progress_text, schema, tell
+from .comfy.schema import ADVANCED, FACE_ANALYSIS_TYPES, ReferenceType, check_choice, progress_text, schema, tell
 
+DEVICES = ("auto", "CPU", "CUDA", "CoreML", "DirectML")
 WHICH = ("largest", "left-most", "right-most", "by index")
 
 
@@ -46,7 +48,7 @@ class DHDLoadFaceAnalysis(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "provider",
-                    options=["auto", "CPU", "CUDA", "CoreML", "DirectML"],
+                    options=list(DEVICES),
                     default="auto",
                     tooltip="What runs the models. When it cannot be had, the CPU does, and a note says so.",
                 ),
@@ -63,7 +65,8 @@ class DHDLoadFaceAnalysis(io.ComfyNode):
 
     @classmethod
     def execute(cls, pack: str, provider: str, download: bool) -> io.NodeOutput:
-        analyzer = InsightFaceAnalyzer.from_pack(pack, insightface_root(), provider, allow_download=download)
+        provider = check_choice("provider", provider, DEVICES)
+        analyzer = InsightFaceAnalyzer.from_pack(face_pack(pack), insightface_root(), provider, allow_download=download)
         if analyzer.note:
             tell(cls, analyzer.note)
         return io.NodeOutput(analyzer)
@@ -130,6 +133,7 @@ class DHDEncodeReference(io.ComfyNode):
         normalise_light: bool,
         name: str = "",
     ) -> io.NodeOutput:
+        which = check_choice("which", which, WHICH)
         analyzer = as_analyzer(face_analysis)
         show = progress_text(cls)
         reference, report = encode_reference(
@@ -220,7 +224,9 @@ class DHDLoadReference(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, file_name: str) -> bool | str:
+    def validate_inputs(cls, file_name: str | None = None) -> bool | str:
+        if file_name is None:  # linked: looked up when it runs
+            return True
         try:
             reference_path(file_name)
         except FaceReferenceError as error:
@@ -228,7 +234,9 @@ class DHDLoadReference(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, file_name: str) -> float:
+    def fingerprint_inputs(cls, file_name: str | None = None) -> float:
+        if file_name is None:  # linked: the other node's own fingerprint counts
+            return 0.0
         return reference_path(file_name).stat().st_mtime
 
     @classmethod

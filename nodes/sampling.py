@@ -13,7 +13,7 @@ from ..dhumandiff.methods.paired.cascade import FACE_STRENGTH, FOCUS_FRACTION, S
 from ..dhumandiff.methods.paired.settings import MODES, CascadeSettings
 from .comfy.guider import CascadeGuider
 from .comfy.sampling import SAMPLERS, SCHEDULERS, sample_like_ksampler
-from .comfy.schema import ADVANCED, progress_text, schema
+from .comfy.schema import ADVANCED, check_choice, progress_text, schema
 
 
 def cascade_inputs() -> list[io.Input]:
@@ -116,6 +116,7 @@ class DHDCascadeGuider(io.ComfyNode):
         mode: str,
         focus: Tensor | None = None,
     ) -> io.NodeOutput:
+        mode = check_choice("mode", mode, MODES)
         settings = CascadeSettings(mode, scene_strength, face_strength, focus_fraction=focus_share)
         return io.NodeOutput(make_guider(cls, model, positive, negative, cfg, settings, focus))
 
@@ -198,6 +199,9 @@ class DHDCascadeKSampler(io.ComfyNode):
         mode: str,
         focus: Tensor | None = None,
     ) -> io.NodeOutput:
+        mode = check_choice("mode", mode, MODES)
+        sampler_name = check_choice("sampler_name", sampler_name, SAMPLERS)
+        scheduler = check_choice("scheduler", scheduler, SCHEDULERS)
         settings = CascadeSettings(mode, scene_strength, face_strength, focus_fraction=focus_share)
         guider = make_guider(cls, model, positive, negative, cfg, settings, focus)
         sampled = sample_like_ksampler(

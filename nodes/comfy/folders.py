@@ -45,14 +45,14 @@ def adapter_path(name: str) -> Path:
     Raises:
         AdapterError: it is not there (any more).
     """
-    try:
-        return _adapters()[name]
-    except KeyError:
+    found = _adapters()
+    if not isinstance(name, str) or name not in found:  # a linked input brings whatever the other node gives
         raise AdapterError(
             f"The adapter {name!r} is not in {' or '.join(_folders(ADAPTERS))}. Put the folder with the four DHumanDiff "
             f"files, or one .safetensors, there, then press R. To fetch the released ones: {download_command()}",
             code="adapter-missing",
-        ) from None
+        )
+    return found[name]
 
 
 def download_command() -> str:
@@ -137,14 +137,14 @@ def reference_path(name: str) -> Path:
     Raises:
         FaceReferenceError: there is none of that name.
     """
-    try:
-        return _references()[name]
-    except KeyError:
+    found = _references()
+    if not isinstance(name, str) or name not in found:
         raise FaceReferenceError(
             f"There is no saved reference {name!r} in {' or '.join(_folders(ADAPTERS))} (folder {REFERENCES}). "
             "Save it with Save Reference first, then press R.",
             code="reference-missing",
-        ) from None
+        )
+    return found[name]
 
 
 def new_reference_path(name: str) -> Path:
@@ -189,6 +189,22 @@ def face_pack_choices() -> list[str]:
     except OSError:
         there = []
     return there + [name for name in (pack.name for pack in FACE_PACKS) if name not in there]
+
+
+def face_pack(name: str) -> str:
+    """A choice of face packs, looked up: the library itself takes any folder, a workflow does not.
+
+    Raises:
+        FaceError: it is none of them.
+    """
+    choices = face_pack_choices()
+    if not isinstance(name, str) or name not in choices:
+        raise FaceError(
+            f"There is no face model pack {str(name)[:80]!r} in {insightface_root() / 'models'}: choose one of "
+            f"{', '.join(choices)}, or put its folder there and press R.",
+            code="pack-not-a-choice",
+        )
+    return name
 
 
 def every_folder() -> Folders:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from comfy_api.latest import io
+
+from ...dhumandiff.errors import HostError
 
 log = logging.getLogger(__name__)
 
@@ -60,4 +63,31 @@ def progress_text(node: type[io.ComfyNode]) -> Callable[[str], None]:
             # The page shows it as HTML, and a text may quote what somebody typed.
             send(text.replace("<", "‹").replace(">", "›"), node_id)
 
+
+
+def plain(text: str) -> str:
+    """A text without markup and links: the page shows it as HTML, and a text may quote what somebody typed.
+
+    A sign that is not seen (U+2060) takes from [[, :// and www. what the page would make a link of.
+    """
+    return _LINK.sub("\\g<0>\u2060", text.replace("<", "‹").replace(">", "›"))
+
+
+_LINK = re.compile(r"\[(?=\[)|:(?=//)|www(?=\.)", re.IGNORECASE)
+
+
+def check_choice(name: str, value: Any, options: Iterable[str]) -> str:
+    """What came for an input with a list of choices. ComfyUI looks at it only while it is not linked to another node.
+
+    Raises:
+        HostError: it is none of them.
+    """
+    options = list(options)
+    if isinstance(value, str) and value in options:
+        return value
+    raise HostError(
+        f"{name} is {str(value)[:80]!r}, which is none of its choices: {', '.join(options)}. Choose one, or link a node "
+        "that gives one.",
+        code="not-a-choice",
+    )
     return show

@@ -10,10 +10,12 @@ import dhd_pack.dhumandiff.testing as tiny
 import folder_paths
 import pytest
 import torch
+from comfy_api.latest import io
+from dhd_pack.nodes import NODES
 from dhd_pack.nodes.adapter import DHDLoadAdapter
 from dhd_pack.nodes.comfy.folders import adapter_choices, adapter_path, new_reference_path, reference_choices
 from dhd_pack.nodes.doctor import DHDDoctor
-from dhd_pack.nodes.references import DHDLoadReference, DHDSaveReference
+from dhd_pack.nodes.references import DHDLoadFaceAnalysis, DHDLoadReference, DHDSaveReference
 from safetensors.torch import save_file
 from support import layouts, tiny_comfy
 from support.refused import refused
@@ -241,7 +243,7 @@ def test_the_doctor_looks_in_every_folder_that_comfyui_knows(models, elsewhere):
     assert "ip-adapter-plus-face_sdxl_vit-h.safetensors: an IP-Adapter Plus for SDXL" in report
 
 
-# --- one bad file among many  ------------------------------------------------------
+# --- one bad file among many, and choices that come from another node ------------------------------------------------------
 
 
 def put_text_for_an_offset(folder):
@@ -289,3 +291,41 @@ def test_a_folder_that_links_to_what_it_lies_in_is_listed_once(models):
     for name in ("round", "again"):
         (models / "dhumandiff" / "deep" / name).symlink_to(models / "dhumandiff")
     assert adapter_choices() == ["deep/mine.safetensors"]
+
+
+@pytest.mark.parametrize("node", [DHDLoadAdapter, DHDLoadReference])
+def test_a_linked_choice_is_looked_up_when_it_runs(models, node):
+    """ComfyUI asks before the run with None in the place of what is linked."""
+    code = {DHDLoadAdapter: "adapter-missing", DHDLoadReference: "reference-missing"}[node]
+    (name,) = (one.id for one in node.define_schema().inputs)
+    assert node.validate_inputs(**{name: None}) is True
+    assert node.fingerprint_inputs(**{name: None}) == 0.0
+    for value in ("../elsewhere", "/etc", 7, None, ["a"], {"b": 1}):
+        with refused(code):
+            node.execute(**{name: value})
+
+
+def test_a_linked_face_pack_is_one_of_the_choices(models, tmp_path):
+    """A workflow reads no other folder of the machine, and is not told which there are."""
+    (tmp_path / "private").mkdir()
+    for value in (str(tmp_path / "private"), "/", "../private", 7, None, ["buffalo_l"]):
+        with refused("pack-not-a-choice"):
+            DHDLoadFaceAnalysis.execute(value, "CPU", False)
+
+
+CHOICES = [
+    (node, one.id)
+    for node in NODES
+    for one in node.define_schema().inputs
+    if isinstance(one, io.Combo.Input) and one.id not in ("adapter_name", "file_name", "pack")
+]
+
+
+@pytest.mark.parametrize(("node", "name"), CHOICES, ids=[f"{node.__name__}.{name}" for node, name in CHOICES])
+@pytest.mark.parametrize("value", ["no such choice", "constructor", 7, ["a"]], ids=str)
+def test_a_linked_choice_is_one_of_the_list(node, name, value):
+    """ComfyUI compares a choice with its list only while it is written on the node itself."""
+    inputs = node.define_schema().inputs
+    given = {one.id: one.options[0] if isinstance(one, io.Combo.Input) else None for one in inputs}
+    with refused("not-a-choice", name):
+        node.execute(**{**given, name: value})
