@@ -5,6 +5,7 @@ import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 
 const TEXT = "$$node-text-preview"; // the page's own name for a text on a node
+const JOINER = "\u2060"; // is not seen, and takes from a text what the page would make a link of
 let takeBack = () => {};
 
 app.registerExtension({
@@ -32,9 +33,13 @@ function onOpenGraph(id) {
   return graph && graph === app.canvas.graph ? graph.getNodeById(last) : undefined;
 }
 
+/** A text without markup and links: the page shows it as HTML, and a message may quote what somebody typed. */
+function plain(text) {
+  return text.replaceAll("<", "‹").replaceAll(">", "›").replace(/\[(?=\[)|:(?=\/\/)|www(?=\.)/gi, (found) => found + JOINER);
+}
+
 function write(node, nodeId, text) {
-  // The page shows such texts as HTML, and a message may quote what somebody typed.
-  api.dispatchCustomEvent?.("progress_text", { nodeId, text: text.replaceAll("<", "‹").replaceAll(">", "›") });
+  api.dispatchCustomEvent?.("progress_text", { nodeId, text: plain(text) });
   return () => {
     const index = node.widgets?.findIndex((widget) => widget.name === TEXT) ?? -1;
     if (index < 0) return;

@@ -60,9 +60,9 @@ def progress_text(node: type[io.ComfyNode]) -> Callable[[str], None]:
 
         send = getattr(getattr(PromptServer, "instance", None), "send_progress_text", None)
         if send is not None:
-            # The page shows it as HTML, and a text may quote what somebody typed.
-            send(text.replace("<", "‹").replace(">", "›"), node_id)
+            send(plain(text), node_id)
 
+    return show
 
 
 def plain(text: str) -> str:
@@ -90,4 +90,3 @@ def check_choice(name: str, value: Any, options: Iterable[str]) -> str:
         "that gives one.",
         code="not-a-choice",
     )
-    return show

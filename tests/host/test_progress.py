@@ -4,11 +4,13 @@ import asyncio
 import copy
 import io
 import json
+import re
 import struct
 import uuid
 
 import aiohttp
 import pytest
+from dhd_pack.nodes.comfy.schema import plain
 from PIL import Image
 from support.comfyui import REPOSITORY
 from support.server import api_form, node_of, on_the_tiny_base, with_guider
@@ -254,3 +256,21 @@ def test_the_same_person_twice_is_told_on_the_node(server, portrait):
     notes = [note(content) for kind, content in watch(server, prompt) if kind == TEXT]
     apply = node_of(prompt, "DHDApplyPair")
     assert any(node == apply and "look like the same person" in text for node, text in notes)
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "[[Update now|https://evil.example]]",
+        "[[[a|b]]]",
+        "www.evil.example",
+        "WWW.evil.example",
+        "<a href=x>",
+        "ftp://x",
+    ],
+)
+def test_what_somebody_typed_becomes_neither_markup_nor_link(typed):
+    """The page makes links of [[text|address]], of what has :// and of what begins with www., and markup of < and >."""
+    shown = plain(f"The sentence {typed!r} names nobody.")
+    assert not re.search(r"\[\[|://|www\.|[<>]", shown, re.IGNORECASE)
+    assert shown.replace("\u2060", "").replace("‹", "<").replace("›", ">") == f"The sentence {typed!r} names nobody."
