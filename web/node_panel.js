@@ -14,12 +14,18 @@ export function chain(owner, name, after) {
   };
 }
 
+/** What an object itself has under a name; undefined for what every object has, such as "constructor". */
+export function own(object, name) {
+  return object && typeof name !== "object" && Object.hasOwn(object, name) ? object[name] : undefined;
+}
+
 /** After undo Nodes 2.0 still shows the panel of the node that this one, of the same number, stands in for: put this one's there.
  *
  * `element` has the class `name`, and the node's number as `data-node`. */
 export function takeOver(element, name, number) {
   requestAnimationFrame(() => {
-    const shown = [...document.querySelectorAll(`.${name}[data-node="${number}"]`)];
+    // Compared, never put into a selector: the number comes out of a workflow's file, which may hold anything.
+    const shown = [...document.getElementsByClassName(name)].filter((one) => one.dataset.node === String(number));
     if (!shown.includes(element)) shown[0]?.replaceWith(element);
   });
 }
@@ -38,7 +44,7 @@ export class NodePanel {
   /** After undo, or in a tab that was left and entered again, the page still has the last run's output of this node. */
   configured() {
     const { graph, id } = this.node;
-    this.show(app.nodeOutputs?.[graph && graph !== app.rootGraph && graph.id ? `${graph.id}:${id}` : id]);
+    this.show(own(app.nodeOutputs, graph && graph !== app.rootGraph && graph.id ? `${graph.id}:${id}` : id));
     if (this.element) takeOver(this.element, this.className, id);
   }
 

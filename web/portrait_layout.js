@@ -5,10 +5,11 @@ copy and paste and the API form need nothing of their own. Presets, colors and d
 
 import { app } from "../../scripts/app.js";
 import { EDGES, HEIGHT, LayoutView } from "./layout_view.js";
-import { chain, takeOver } from "./node_panel.js";
+import { chain, own, takeOver } from "./node_panel.js";
 
 const NODE = "DHDPortraitLayout";
 const WIDTH = 340; // px, the node's when it is new
+const MAX_SIDE = 131072; // px, the most that is drawn: far more than any picture has
 const STEP = 0.01; // share of the picture that an arrow key moves
 
 app.registerExtension({
@@ -20,11 +21,14 @@ app.registerExtension({
 
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 const round = (value) => Math.round(value * 1000) / 1000;
+/** A side of a picture, px, or 0 where a workflow's file says something else. */
+const side = (value) => (typeof value !== "object" && value >= 1 && value <= MAX_SIDE ? Number(value) : 0);
 const formatBoxes = (boxes) => boxes.map((box) => box.map(round).join(" ")).join("; ");
 
 /** Two boxes [left, top, right, bottom] in shares, or null where the text does not say so. */
 function parseBoxes(text) {
-  const rows = String(text).split(/[;\n]/).filter((row) => row.trim());
+  if (typeof text !== "string") return null;
+  const rows = text.split(/[;\n]/).filter((row) => row.trim());
   const boxes = rows.map((row) => row.trim().split(/[\s,]+/).map(Number));
   const good = ([left, top, right, bottom, ...more]) =>
     !more.length && left >= 0 && top >= 0 && right <= 1 && bottom <= 1 && left < right && top < bottom;
@@ -85,15 +89,15 @@ class LayoutCanvas {
     const slot = this.node.inputs?.findIndex((one) => one.name === "latent") ?? -1;
     if (slot >= 0 && this.node.inputs[slot].link != null) {
       const source = this.node.getInputNode?.(slot);
-      const [width, height] = ["width", "height"].map((name) => source?.widgets?.find((one) => one.name === name)?.value);
-      if (width > 0 && height > 0) return [width, height];
+      const [width, height] = ["width", "height"].map((name) => side(source?.widgets?.find((one) => one.name === name)?.value));
+      if (width && height) return [width, height];
       if (this.lastRun) return [this.lastRun.width, this.lastRun.height];
     }
-    return [Number(this.value("width")) || 1024, Number(this.value("height")) || 1024];
+    return [side(this.value("width")) || 1024, side(this.value("height")) || 1024];
   }
 
   preset() {
-    return this.facts.presets[this.value("preset")]; // undefined: custom
+    return own(this.facts.presets, this.value("preset")); // undefined: custom, and what is no preset
   }
 
   boxes() {
@@ -109,7 +113,7 @@ class LayoutCanvas {
   }
 
   front() {
-    const front = { "person 1": 1, "person 2": 2, neither: null }[this.value("in_front")];
+    const front = own({ "person 1": 1, "person 2": 2, neither: null }, this.value("in_front"));
     return front === undefined ? this.preset()?.front ?? null : front;
   }
 

@@ -45,6 +45,8 @@ BUILD = """async () => {
     set('height', 1216);
 }"""
 
+EMPTY = {"last_node_id": 0, "last_link_id": 0, "nodes": [], "links": [], "groups": [], "config": {}, "version": 0.4}
+
 
 def build(opened):
     """The node alone with a background and previews of its masks; 832 x 1216."""
@@ -202,3 +204,37 @@ def test_undo_takes_back_one_gesture(page):
     assert inputs(page)["preset"] == "custom"
     assert inputs(page)["in_front"] == "person 2"  # as it was in the preset
     assert problems(page, "portrait_layout") == []
+
+
+@pytest.mark.parametrize("node_id", ['1"], #vue-app, [x="', '"', '1"]', "a.b > c", "__proto__", "<img src=x>"])
+def test_a_node_id_of_any_letters_leaves_the_page_whole(page, node_id):
+    """A shared workflow may hold any text in the place of a number."""
+    node = {"id": node_id, "type": "DHDPortraitLayout", "pos": [50, 50], "size": [400, 600], "flags": {}, "order": 0}
+    values = ["side by side", "as preset", 1024, 1024, 0.05, ""]
+    open_workflow(page, {**EMPTY, "nodes": [{**node, "mode": 0, "widgets_values": values}]})
+    page.wait_for_timeout(1000)
+    assert page.evaluate("!!document.querySelector('#vue-app') && !!document.querySelector('canvas')")
+    assert [problem for problem in page.problems if "valid selector" in problem] == []
+
+
+@pytest.mark.parametrize(
+    "value", ["constructor", "__proto__", "toString", {"toString": 1, "valueOf": 1}, None, [1]], ids=str
+)
+def test_a_value_of_any_kind_leaves_the_boxes_whole(page, value):
+    """What is no choice is custom, and what are no boxes is said in their place."""
+    node = {"id": 1, "type": "DHDPortraitLayout", "pos": [50, 50], "size": [400, 600], "flags": {}, "order": 0}
+    draw = """value => {
+        const layout = window.app.graph._nodes[0];
+        for (const name of ['preset', 'in_front', 'width', 'height', 'boxes']) {
+            layout.widgets.find(w => w.name === name).value = value;
+        }
+        layout.onConnectionsChange();
+    }"""
+    open_workflow(page, {**EMPTY, "nodes": [{**node, "mode": 0}]})
+    page.evaluate(draw, value)
+    page.wait_for_timeout(500)
+    assert [problem for problem in page.problems if "portrait_layout" in problem or "TypeError" in problem] == []
+    assert (
+        page.evaluate("document.querySelector('.dhd-layout svg').getAttribute('viewBox')").split()[2:]
+        == ["1064.96"] * 2
+    )
