@@ -79,7 +79,7 @@ def read_tensor_file(path: Path) -> TensorFile:
     """
     try:
         if not path.is_file():  # a pipe would be waited for without end
-            raise AdapterError(f"{path}: this is no ordinary file. Choose the adapter's own.", code="file-not-readable")
+            raise AdapterError(f"{path}: this is no ordinary file. Choose the adapter's own.", code="no-ordinary-file")
         size = path.stat().st_size
         with path.open("rb") as file:
             head = file.read(512)
