@@ -11,6 +11,10 @@ import argparse
 from pathlib import Path
 
 from ..errors import AdapterError
+from .files import same_file
+
+_FILE_ENDINGS = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".safetensor", ".sft", ".onnx", ".gguf", ".json", ".zip")
+"""What no folder's name ends in, so that somebody means a file."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -38,12 +42,19 @@ def run(args: argparse.Namespace) -> None:
 
     destination: Path = args.destination
     native = destination.suffix == ".safetensors"
-    if destination.suffix and not native and not destination.is_dir():
+    if destination.suffix.lower() in _FILE_ENDINGS and not native and not destination.is_dir():
         raise AdapterError(
             f"{destination}: choose a name ending in .safetensors (native), or a folder (released layout).",
             code="wrong-file-ending",
         )
-    written = [destination] if native else [destination / name for name in formats.released.FILES.values()]
+    released = (*formats.released.FILES.values(), formats.released.NOTE)
+    written = [destination] if native else [destination / name for name in released]
+    source = formats.released.find(args.source) if args.source.is_dir() else args.source
+    if any(same_file(destination, read) for read in (args.source, source)):
+        raise AdapterError(
+            f"{destination} is what is converted: the source would be overwritten. Choose another destination.",
+            code="source-would-be-overwritten",
+        )
     there = [path for path in written if path.exists()]
     if there and not args.force:
         raise AdapterError(

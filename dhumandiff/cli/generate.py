@@ -20,11 +20,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import HostError, ImageError
+from ..errors import HostError
 from ..io import write_png
 from ..miniature.defaults import MINI
 from ..optional import require
-from .files import check_writable
+from .files import check_outputs, check_writable
 from .people import Person, check_saves, people_of, read, read_mask, read_masks, references_of
 
 if TYPE_CHECKING:
@@ -112,11 +112,11 @@ def run(args: argparse.Namespace) -> None:
             "The mode none has no focus: leave --focus away, or choose one of the others.",
             code="no-focus-without-cascade",
         )
-    if args.focus_out and args.focus_out.absolute() == args.out.absolute():
-        raise ImageError(
-            f"--out and --focus-out are both {args.out}: choose another name for one of them.",
-            code="one-name-for-two-files",
-        )
+    photos = [*args.person_1, *(args.person_2 or [])]
+    read_files = [*photos, args.mask_1, args.mask_2, args.focus, args.base, args.adapter, args.image_encoder]
+    outputs = {"--out": args.out, "--focus-out": args.focus_out}
+    outputs |= {f"--save-reference-{person.number}": person.save for person in people}
+    check_outputs(outputs, read_files)
 
     from ..hosts.diffusers.loading import BUILT_IN, check_base, choose_device
     from ..hosts.diffusers.pipeline import NEGATIVE, PortraitPipeline, check_settings

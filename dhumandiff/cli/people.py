@@ -74,11 +74,6 @@ def check_saves(paths: Sequence[Path]) -> None:
             raise FaceReferenceError(
                 f"The reference cannot be written to {path}: {what}", code="file-of-something-else"
             ) from error
-    if len({path.absolute() for path in paths}) < len(paths):
-        raise FaceReferenceError(
-            f"Both people would be saved to {paths[0]}: choose another name for one of them.",
-            code="one-name-for-two-files",
-        )
 
 
 def read(person: Person) -> FaceReference | list[Any]:

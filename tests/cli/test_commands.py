@@ -68,6 +68,32 @@ def test_convert_refuses_other_endings_and_what_cannot_be_held(tmp_path, capsys)
     assert Adapter.from_pretrained(tmp_path / "b.safetensors").info.shared
 
 
+def test_convert_never_overwrites_its_source_or_a_note(tmp_path, capsys):
+    plus = layouts.ip_adapter_file(tmp_path / "plus.safetensors")
+    folder = layouts.released_folder(tmp_path / "a" / "inside")
+    before = plus.read_bytes()
+    (tmp_path / "link.safetensors").symlink_to(plus)
+    for source, destination in (
+        (plus, plus),
+        (plus, tmp_path / "a" / ".." / "plus.safetensors"),
+        (plus, tmp_path / "link.safetensors"),
+        (folder, folder),
+        (folder.parent, folder),
+    ):
+        assert "the source would be overwritten" in error_of(capsys, "convert", source, destination, "--force")
+    assert plus.read_bytes() == before
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "adapter.json").write_text("another program's")
+    assert "adapter.json is there already" in error_of(capsys, "convert", folder, tmp_path / "b")
+    assert (tmp_path / "b" / "adapter.json").read_text() == "another program's"
+
+
+def test_convert_takes_a_folder_with_a_point_in_its_name(tmp_path):
+    folder = layouts.released_folder(tmp_path / "a")
+    assert main(["convert", str(folder), str(tmp_path / "v1.0")]) == 0
+    assert (tmp_path / "v1.0" / "mapping.pt").is_file()
+
+
 def test_convert_of_something_else_writes_nothing(tmp_path, capsys):
     (tmp_path / "a.safetensors").write_text("<html>")
     assert "a web page" in error_of(capsys, "convert", tmp_path / "a.safetensors", tmp_path / "b.safetensors")

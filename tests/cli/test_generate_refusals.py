@@ -79,6 +79,37 @@ def test_a_bad_mask_is_refused_with_its_name(arguments, nothing_heavy, capsys, t
     assert message in said
 
 
+@pytest.mark.usefixtures("nothing_heavy")
+@pytest.mark.parametrize("way", ["same", "dots", "link"])
+@pytest.mark.parametrize("option", ["--person-2", "--mask-1", "--focus"])
+def test_an_output_never_overwrites_an_input(arguments, tmp_path, capsys, option, way):
+    photo = half_mask(tmp_path / "anna.png")
+    before = photo.read_bytes()
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "link.png").symlink_to(photo)
+    out = {"same": photo, "dots": tmp_path / "sub" / ".." / "anna.png", "link": tmp_path / "link.png"}[way]
+    assert "would overwrite" in refused({**arguments, option: [photo], "--out": [out]}, capsys)
+    assert "would overwrite" in refused({**arguments, option: [photo], "--focus-out": [out]}, capsys)
+    assert photo.read_bytes() == before
+
+
+@pytest.mark.usefixtures("nothing_heavy")
+def test_two_outputs_never_are_one_file(arguments, tmp_path, capsys):
+    (tmp_path / "sub").mkdir()
+    again = tmp_path / "sub" / ".." / "portrait.png"
+    assert "--out and --focus-out are both" in refused({**arguments, "--focus-out": [again]}, capsys)
+    saved = {"--save-reference-1": [tmp_path / "p.safetensors"]}
+    saved["--save-reference-2"] = [tmp_path / "sub" / ".." / "p.safetensors"]
+    assert "choose another name" in refused({**arguments, **saved}, capsys)
+
+
+@pytest.mark.usefixtures("nothing_heavy")
+def test_a_picture_never_takes_the_place_of_something_else(arguments, tmp_path, capsys):
+    (tmp_path / "notes.png").write_text("important")
+    assert "it holds something else" in refused({**arguments, "--out": [tmp_path / "notes.png"]}, capsys)
+    assert (tmp_path / "notes.png").read_text() == "important"
+
+
 @pytest.mark.parametrize("option", ["--which-face-2", "--save-reference-2", "--strength-2", "--mask-2"])
 def test_options_about_a_person_who_is_not_there_are_refused(arguments, nothing_heavy, capsys, option):
     del arguments["--person-2"]
