@@ -112,6 +112,12 @@ def why_not_written(error: Exception) -> str:
         return "no space left on the disk: make room, or choose another place"
     if code in (errno.EACCES, errno.EPERM, errno.EROFS):
         return "permission denied: choose a folder that you may write to"
+    if code == errno.ENOENT:
+        return "the folder does not exist: make it, or choose another"
+    if code in (errno.EISDIR, errno.ENOTDIR, errno.EEXIST):
+        return "there is a folder of this name, or a file in the place of a folder: choose another name"
+    if code == errno.ENAMETOOLONG:
+        return "the name is too long: choose a shorter one"
     if isinstance(error, RuntimeError):  # torch's writer says which assertion failed, not why
         return "writing broke off, most likely because the disk is full: make room, or choose another place"
     return short_error(error)

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+import torch
 from torch import Tensor
 
-from ..errors import FaceReferenceError
-from ..io import atomic_write
+from ..errors import FaceReferenceError, short_error
+from ..io import atomic_write, why_not_written
 
 __all__ = ["SAME_PERSON_THRESHOLD", "FaceReference", "same_person_warning"]
 
@@ -154,7 +155,7 @@ class FaceReference:
                 save_file(tensors, part, metadata=metadata)
         except (SafetensorError, OSError) as error:
             raise FaceReferenceError(
-                f"The reference cannot be saved to {path}: {error}. Choose a folder that exists and can be written to.",
+                f"The reference cannot be saved to {path} ({why_not_written(error)}).",
                 code="reference-not-written",
             ) from error
 
@@ -165,7 +166,7 @@ class FaceReference:
         Raises:
             FaceReferenceError: the file is missing, damaged or something else.
         """
-        from safetensors import SafetensorError, safe_open
+        from safetensors import safe_open
 
         path = Path(path)
         if not path.is_file():
@@ -188,10 +189,19 @@ class FaceReference:
                         f"{FORMAT_VERSION}. Update the project, or encode the person again.",
                         code="reference-of-another-version",
                     )
-                tensors = {key: file.get_tensor(key) for key in file.keys() if key in _SHAPES}  # noqa: SIM118 (no mapping)
-        except (SafetensorError, OSError) as error:
+                unknown = sorted(set(file.keys()) - {*_SHAPES})
+                if unknown:  # a damaged name would make a person without what it named
+                    raise FaceReferenceError(
+                        f"{path} is damaged or of another program: no reference has {', '.join(unknown[:3])}. Encode the "
+                        "person again.",
+                        code="reference-with-unknown-parts",
+                    )
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+        except FaceReferenceError:
+            raise
+        except Exception as error:  # a damaged file, or a dtype that this torch does not know
             raise FaceReferenceError(
-                f"{path} cannot be read as a reference: {error}. Save it again; only .safetensors files are read.",
+                f"{path} cannot be read as a reference: {short_error(error)}. Save it again; only .safetensors files are read.",
                 code="reference-unreadable",
             ) from error
         missing = [key for key in ("clip_hidden", "clip_hidden_zero") if key not in tensors]
@@ -214,10 +224,18 @@ class FaceReference:
         )
         if not fits or 0 in value.shape:
             self._refuse(f"{key} has shape {list(value.shape)}; {written} is needed", "reference-shape")
-        if not value.is_floating_point():
-            self._refuse(f"{key} holds {value.dtype} values; floating point is needed", "reference-not-floating")
+        if value.dtype not in _DTYPES or value.layout != torch.strided:
+            kind = str(value.dtype).removeprefix("torch.")
+            self._refuse(
+                f"{key} holds {kind} values; float32, float16, bfloat16 or float64 is needed", "reference-not-floating"
+            )
         if not value.isfinite().all():
             self._refuse(f"{key} holds NaN or infinite values; encode the photos again", "reference-not-finite")
+        if key == "crop" and (value.min() < -0.01 or value.max() > 1.01):
+            self._refuse(
+                f"crop holds values from {float(value.min()):.3g} to {float(value.max()):.3g}; a picture's lie from 0 to 1",
+                "reference-crop-range",
+            )
 
     def _refuse(self, why: str, code: str) -> NoReturn:
         raise FaceReferenceError(f"{self._title()}: {why}.", code=code)
@@ -225,6 +243,8 @@ class FaceReference:
     def _title(self) -> str:
         return f"The reference {self.name!r}" if self.name else "The reference"
 
+
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 _SHAPES: dict[str, tuple[str | int, ...]] = {
     "identity": ("photos", "width"),

@@ -1,6 +1,7 @@
 """A person as tensors: checked, compared, saved and loaded."""
 
 import dataclasses
+import errno
 
 import pytest
 import torch
@@ -151,8 +152,42 @@ class TestFiles:
             FaceReference.load(path)
 
     def test_a_place_that_cannot_be_written_is_named(self, tmp_path):
-        with refused("reference-not-written", "nowhere"):
+        with refused("reference-not-written", "nowhere", "the folder does not exist: make it"):
             reference(None).save(tmp_path / "nowhere" / "a.safetensors")
+        with refused("reference-not-written", "the name is too long"):
+            reference(None).save(tmp_path / f"{'漢' * 83}.safetensors")
+        (tmp_path / "b.safetensors").mkdir()
+        with refused("reference-not-written", "b.safetensors", "there is a folder of this name"):
+            reference(None).save(tmp_path / "b.safetensors")
+        assert [path.name for path in tmp_path.iterdir()] == ["b.safetensors"]
+
+    def test_a_full_disk_is_called_so(self, tmp_path, monkeypatch):
+        def full(*_, **__):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr("safetensors.torch.save_file", full)
+        with refused("reference-not-written", "no space left on the disk: make room"):
+            reference(None).save(tmp_path / "a.safetensors")
+
+    @pytest.mark.parametrize(
+        ("change", "code", "named"),
+        [
+            ({"identity": torch.ones(1, 512).to(torch.float8_e4m3fn)}, "reference-damaged", "float8_e4m3fn"),
+            ({"clip_hidden": torch.ones(1, 2, 3).to(torch.float8_e5m2)}, "reference-damaged", "float8_e5m2"),
+            ({"clip_hidden_zero": torch.ones(1, 2, 3, dtype=torch.int32)}, "reference-damaged", "int32"),
+            ({"crop": torch.full((1, 4, 4, 3), -50.0)}, "reference-damaged", "from -50 to -50"),
+            ({"crop": torch.full((1, 4, 4, 3), 255.0)}, "reference-damaged", "255"),
+            ({"idendity": torch.ones(1, 512)}, "reference-with-unknown-parts", "idendity"),
+        ],
+    )
+    def test_exotic_dtypes_and_values_and_damaged_names_are_refused(self, tmp_path, change, code, named):
+        path = tmp_path / "x.safetensors"
+        tensors = {"clip_hidden": torch.ones(1, 2, 3), "clip_hidden_zero": torch.ones(1, 2, 3), **change}
+        save_file(tensors, path, metadata={"format": references.FORMAT, "format_version": "1"})
+        with refused(code, "x.safetensors", named):
+            FaceReference.load(path)
+
+    def test_a_reference_ends_in_safetensors(self, tmp_path):
         with refused("reference-not-safetensors", "a.pt"):
             reference(None).save(tmp_path / "a.pt")
 
