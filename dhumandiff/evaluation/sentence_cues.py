@@ -12,8 +12,9 @@ import re
 from collections.abc import Sequence
 
 from ..prompts import Mention, Prompt
+from ..prompts.person_nouns import noun_of
 
-__all__ = ["GARMENT_COLORS", "garment_color", "garment_colors_of", "sides_of"]
+__all__ = ["GARMENT_COLORS", "garment_color", "garment_colors_of", "mentions_colors", "mentions_sides", "sides_of"]
 
 _OF_PICTURE = r"of (?:the |this |a )?(?:picture|image|photo\w*|frame|portrait|shot|scene|composition)"
 _SIDE = re.compile(
@@ -21,10 +22,42 @@ _SIDE = re.compile(
         (?:-?\ ?hand)?(?:\ (?:side|half|part|edge))?(?![\w-]|\ (?:hand|arm|leg|foot|shoulder|ear|eye|cheek|knee)\b)
         (?:\ {_OF_PICTURE})?
       | (?P<most>left|right)-?most
+      | \((?:on\ the\ )?(?P<bracket>left|right)\)
       | (?<![\w])(?P<label>left|right):)""",
     re.VERBOSE | re.IGNORECASE,
 )
-_OF_PERSON = re.compile(r"\ of\b|\ from\b", re.IGNORECASE)
+_ACROSS = re.compile(
+    r"\b(?:from )?(?P<first>left)(?: to |-to-)right\b|\b(?:from )?right(?: to |-to-)left\b", re.IGNORECASE
+)
+_PART = r"hand(?!\W*side)|arm|leg|foot|feet|shoulder|elbow|wrist|knee|eye|ear|cheek|palm|thumb|finger|index|fist|hip|handed|angle"
+# A side in any wording, or what looks like one: not "his left hand", "right behind", "has left the house".
+_ANY_SIDE = re.compile(
+    rf"""\bleft(?!\w|\ (?:{_PART})s?\b|-handed)(?:(?<=the\ left)|(?!\ (?:behind|over|alone|open|the|his|her|their|an?)\b))
+      | \bleft-?(?:most|wards?)\b | \bto\ left\b
+      | (?<!all\ )(?<!just\ )\bright(?!\w|-handed|\ (?:(?:{_PART})s?|now|away|here|there|behind|next|beside|before|after|at|above|below
+          |under|over|in\ front|up|down)\b)
+      | \bright-?(?:most|wards?)\b
+      | [左右](?![左右手脚腿臂眼耳肩]) | 왼쪽 | 오른쪽""",
+    re.VERBOSE | re.IGNORECASE,
+)
+_GAZE = re.compile(
+    r"\b(?:look|gaz|glanc|star|turn|fac|point|lean|tilt|walk|mov|head|gestur|wav)(?:e|es|s|ing|ed)?(?: \w+){0,2} $",
+    re.I,
+)
+_CLAUSE = re.compile(r"[,;:]|\b(?:and|while|but)\b", re.IGNORECASE)
+_THING = re.compile(r"\s*(?:there (?:is|are) )?(?:an?|the|some|his|her|their|two|three|several)\b", re.IGNORECASE)
+_GARMENT_WORDS = """suit tuxedo jacket blazer coat shirt t-shirt tee top blouse sweater jumper pullover hoodie cardigan vest
+dress gown robe kimono hanfu qipao cheongsam sari uniform outfit costume attire clothes clothing"""
+_LOOKS = re.compile(  # what somebody wears or has, by the last word of "with glasses and a beard"
+    rf"(?:{'|'.join(_GARMENT_WORDS.split())}|beard|mou?stache|stubble|goatee|glasses|hair|bob|bun|braids?|curls|ponytail|fringe"
+    r"|freckles|mole|head|face|eyes|smile|hat|cap|beret|headband|veil|crown|tiara|tie|scarf|earrings?|necklace|gloves|belt|trousers"
+    r"|pants|jeans|skirt|shoes|boots)\s*$",
+    re.IGNORECASE,
+)
+_OF_PERSON = re.compile(  # "of the young", before who is meant; not "of the bench a"
+    r" (?:of|from) (?:(?:the|an?|another|his|her|their) )?(?:(?!(?:the|an?|another|his|her|their)\b)[\w'’-]+ ){0,3}",
+    re.IGNORECASE,
+)
 _SENTENCE = re.compile(r"[.!?;\n]+")
 _FRONT = re.compile(r"(?:^|[,:;.!?\n]|\b(?:and|while|with|where|but))\s*(?:the\s+)?$", re.IGNORECASE)
 
@@ -52,8 +85,6 @@ _SAME = {
     "ivory": "white",
     "gold": "yellow",
 }
-_GARMENT_WORDS = """suit tuxedo jacket blazer coat shirt t-shirt tee top blouse sweater jumper pullover hoodie cardigan vest
-dress gown robe kimono hanfu qipao cheongsam sari uniform outfit costume attire clothes clothing"""
 _WORN = re.compile(
     rf"\b(?P<color>{'|'.join((*GARMENT_COLORS, *_SAME))})(?:[ -][\w-]+){{0,2}}?[ -](?:{'|'.join(_GARMENT_WORDS.split())})\b",
     re.IGNORECASE,
@@ -66,22 +97,25 @@ def sides_of(prompt: Prompt, persons: int) -> tuple[str, ...] | None:
     Of two people, one side is enough. What contradicts itself says nothing.
     """
     said: list[set[str]] = [set() for _ in range(persons)]
+    _read_across(prompt, said)
     for start, end in _sentences(prompt.text):
         mentions = [
             mention for mention in prompt.mentions if start <= mention.start < end and mention.person <= persons
         ]
-        sides = list(_SIDE.finditer(prompt.text, start, end))
+        sides = [one for one in _SIDE.finditer(prompt.text, start, end) if not _across(prompt.text, one)]
+        placed: set[int] = set()
         for number, found in enumerate(sides):
             side = (
-                (found["side"] or found["most"] or found["label"])
+                (found["side"] or found["most"] or found["label"] or found["bracket"])
                 .lower()
                 .replace("center", "middle")
                 .replace("centre", "middle")
             )
             until = sides[number + 1].start() if number + 1 < len(sides) else end
-            who, other = _persons_at(prompt.text, found, mentions, start, until)
+            who, other = _persons_at(prompt.text, found, mentions, start, until, placed)
             if who is not None:
                 said[who - 1].add(side)
+                placed.add(who)
             if other is not None and other != who:
                 said[other - 1].add({"left": "right", "right": "left"}.get(side, side))
     if any(len(each) > 1 for each in said):
@@ -95,22 +129,74 @@ def sides_of(prompt: Prompt, persons: int) -> tuple[str, ...] | None:
     return tuple(known)
 
 
+def mentions_sides(text: str) -> bool:
+    """Whether a text speaks of left or right in whatever words, so that who is where is not left open by it.
+
+    Where `sides_of` cannot read them, it is safer to take nobody for anybody.
+    """
+    return _ANY_SIDE.search(text) is not None
+
+
+def mentions_colors(prompt: Prompt, persons: int) -> bool:
+    """Whether a sentence gives somebody clothes of a color that it does not give everybody."""
+    worn = [{*each} for each in _worn(prompt, persons)]
+    return any(each != worn[0] for each in worn)
+
+
+def _across(text: str, found: re.Match) -> bool:
+    """Whether a side is half of "from left to right"."""
+    return any(one.start() <= found.start() < one.end() for one in _ACROSS.finditer(text))
+
+
+def _read_across(prompt: Prompt, said: list[set[str]]) -> None:
+    """ "From left to right: a man and a woman" gives people sides in the order in which they are named."""
+    ways = {found["first"] is not None for found in _ACROSS.finditer(prompt.text)}
+    order = [mention.person for mention in prompt.first_mentions().mentions if mention.person <= len(said)]
+    if not ways or not 1 < len(order) == len(said) <= 3:
+        return
+    across = ["left", *["middle"] * (len(order) - 2), "right"]
+    for forward in ways:
+        for person, side in zip(order, across if forward else across[::-1], strict=True):
+            said[person - 1].add(side)
+
+
 def _persons_at(
-    text: str, found: re.Match, mentions: Sequence[Mention], start: int, until: int
+    text: str, found: re.Match, mentions: Sequence[Mention], start: int, until: int, placed: set[int]
 ) -> tuple[int | None, int | None]:
-    """Who stands on the side that a phrase names, and who is on the other ("to the left of the woman")."""
+    """Who stands on the side that a phrase names, and who is on the other ("to the left of the woman").
+
+    `placed`: who has a side in this sentence already.
+    """
     before = [mention for mention in mentions if mention.end <= found.start()]
     after = [mention for mention in mentions if found.end() <= mention.start < until]
     last = before[-1] if before else None
-    if after and _OF_PERSON.match(text, found.end()) and len(text[found.end() : after[0].start].split()) <= 4:
+    if _GAZE.search(text[start : found.start()]):  # where somebody looks is not where somebody is
+        return None, None
+    if after and _OF_PERSON.fullmatch(text, found.end(), after[0].start):
         return (last.person if last else None), after[0].person
     if found["most"]:  # "the leftmost woman"
         return (after[0].person if after else None), None
     lead = text[start : found.start()]
-    apposition = last is not None and not text[last.end : found.start()].strip(" ,")  # "a man, on the left, and ..."
-    if after and not apposition and (found["label"] or _FRONT.search(lead)):
-        return after[0].person, None
-    return (last.person if last else None), None
+    front = found["label"] or _FRONT.search(lead)
+    following = re.match(r" ([\w'’-]+)", text[found.end() :])
+    if following and noun_of(following[1].split("'")[0].split("’")[0]) and not front:  # "at the left-hand man's elbow"
+        return None, None
+    apposition = (
+        last is not None and last.person not in placed and not text[last.end : found.start()].strip(" ,")
+    )  # "a man, on the left, and ..."
+    if after and not apposition and front:
+        parts = _CLAUSE.split(text[found.end() : after[0].start].lstrip(" ,:"))
+        thing = _THING.match(parts[0]) and any(
+            _THING.match(part) for part in parts[1:]
+        )  # "on the left a lamp, a man ..."
+        return (None if thing else after[0].person), None
+    if last is None:
+        return None, None
+    parts = _CLAUSE.split(text[last.end : found.start()])
+    thing = (
+        len(parts) > 1 and _THING.match(parts[-1]) and not _LOOKS.search(parts[-1])
+    )  # "a man and a woman, a lamp on the left"
+    return (None if thing else last.person), None
 
 
 def garment_colors_of(prompt: Prompt, persons: int) -> tuple[str, ...] | None:
@@ -118,6 +204,14 @@ def garment_colors_of(prompt: Prompt, persons: int) -> tuple[str, ...] | None:
 
     Whose clothes: of the person last named before them in the sentence, else of the first named after.
     """
+    worn = [each[0] if each else "" for each in _worn(prompt, persons)]
+    if "" in worn or len(set(worn)) < persons:
+        return None
+    return tuple(worn)
+
+
+def _worn(prompt: Prompt, persons: int) -> list[list[str]]:
+    """The colors of each person's clothes, in the order of the sentence."""
     said: list[list[str]] = [[] for _ in range(persons)]
     for start, end in _sentences(prompt.text):
         mentions = [
@@ -128,10 +222,7 @@ def garment_colors_of(prompt: Prompt, persons: int) -> tuple[str, ...] | None:
             near = before[-1:] or mentions[:1]
             if near:
                 said[near[0].person - 1].append(garment_color(found[0]) or "")
-    worn = [each[0] if each else "" for each in said]
-    if "" in worn or len(set(worn)) < persons:
-        return None
-    return tuple(worn)
+    return said
 
 
 def garment_color(words: str) -> str | None:

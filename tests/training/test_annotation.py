@@ -219,6 +219,45 @@ def test_alike_people_are_named_left_to_right():
     assert (named.order, named.how) == ((1, 0), "left_to_right")
 
 
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "On the right a man in a navy jacket, on the left a man in a blue tie.",
+        "A man@1 on the right and a man@2 on the left.",
+        "On the right a woman in a hat, on the left a man.",
+    ],
+)
+def test_a_caption_that_names_the_right_one_first_means_the_right_one(caption):
+    named, _ = naming({"caption": caption}, NOBODY)
+    assert (named.order, named.how) == ((1, 0), "sides")
+
+
+def test_sides_are_asked_before_the_order_of_ids():
+    caption = "A woman on the right hugs a friend."
+    named, _ = naming(told(caption, [("A woman", 0, 7), ("a friend", 26, 34)]), (WOMAN, PersonAttributes(x=300)))
+    assert (named.order, named.how) == ((1, 0), "sides")
+
+
+def test_clothes_are_asked_before_the_order():
+    asked = []
+    caption = "A woman in a red coat hugs a woman in a blue coat."
+    named = name_people(caption, (), NOBODY, by_clothes=lambda colors: asked.append(colors) or (1, 0))
+    assert (named.order, named.how, asked) == ((1, 0), "clothes", [("red", "blue")])
+    with refused("clothes-not-clear", "'woman'", error=PromptError):
+        name_people(caption, (), NOBODY, by_clothes=lambda colors: None)
+
+
+def test_sides_that_contradict_the_faces_are_set_aside():
+    with refused("sides-contradict", "contradict", error=PromptError):
+        naming({"caption": "A man on the right and a woman on the left."}, (MAN, WOMAN))
+
+
+@pytest.mark.parametrize("caption", ["A woman with a woman to her left.", "A man@1 on the left, a man@2 on the left."])
+def test_sides_that_cannot_be_read_are_set_aside(caption):
+    with refused("sides-not-clear", "left or right", error=PromptError):
+        naming({"caption": caption}, NOBODY)
+
+
 def test_unknown_genders_are_not_guessed():
     """A man and a woman of whom nothing is known are not guessed."""
     with refused("people-not-told-apart", "'man'", "'woman'", error=PromptError):

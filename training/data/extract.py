@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from dhumandiff.errors import FaceError, ImageError, PromptError
+from dhumandiff.evaluation.assignment import assign_by_clothes
 from dhumandiff.faces import Face, FaceAnalyzer, assess, crop_face
 
 from .. import TrainingError
@@ -150,7 +151,13 @@ def _extract(
     bodies = [person.box or body_box(box_of(face), (height, width)) for person, face in zip(people, found, strict=True)]
     known = [_attributes(person, face, image, faces) for person, face in zip(people, found, strict=True)]
     caption = annotation.caption or task.picture.caption or default_caption(known)
-    naming = name_people(caption, annotation.words, known, settings.unknown_gender)
+    naming = name_people(
+        caption,
+        annotation.words,
+        known,
+        settings.unknown_gender,
+        lambda colors: assign_by_clothes(colors, found, image),
+    )
 
     choices = buckets(settings.resolution, settings.bucket_step, settings.max_aspect)
     crop = choose_crop((height, width), [box_of(face) for face in found], bodies, choices)

@@ -162,7 +162,7 @@ def _markdown(report: dict[str, Any]) -> str:
         "",
         "By what the two people were told apart: "
         + (", ".join(f"{name} {count}" for name, count in report["named_by"].items()) or "nothing")
-        + ". With `order` and `left_to_right` it is a convention; look at contact_sheet.png.",
+        + ". With `order` and `left_to_right` it is a convention: nothing in the caption says it; look at contact_sheet.png.",
         "",
         f"{report['people_with_paired_photos']} people have a photo beside the picture (paired references).",
         "",
