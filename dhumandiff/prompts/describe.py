@@ -27,8 +27,11 @@ def describe_tokens(
     if not prompt.mentions:
         return "No word is bound to a person."
     lines = []
+    places: dict[int, list[int]] = {}
+    for token in tokens:
+        places.setdefault(token.mention_index, []).append(token.index)
     for number, mention in sorted(enumerate(prompt.mentions), key=lambda item: (item[1].person, item[1].start)):
-        indices = [token.index for token in tokens if token.mention_index == number]
+        indices = places.get(number, [])
         names = [f"{index + 1} {token_text(index)!r}" if token_text else str(index + 1) for index in indices]
         plural = "s" if len(names) > 1 else ""
         where = f"token{plural} {', '.join(names)}" if names else "no token"

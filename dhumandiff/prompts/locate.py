@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from numbers import Integral
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -47,14 +48,15 @@ def locate_tokens(prompt: Prompt, tokenize: Tokenize, tokenizer: Any = None) -> 
     """Find the tokens of every mention.
 
     Each word is put between two sentinels, rare words, the text tokenized again, and the sentinels found in the result: what
-    stands between them are the word's tokens. Taking the sentinels out must give the plain text's tokens, else the word was
-    glued to its neighbors. A word of several tokens gives one SubjectToken for each.
+    stands between them are the word's tokens. Taking the sentinels out must give the plain text's tokens, else a word was
+    glued to its neighbors. All words go at once, so that time grows with the text; only where that shows nothing, halves of
+    them, down to the word that cannot be found. A word of several tokens gives one SubjectToken for each.
 
     Args:
         prompt: from `parse_prompt`.
         tokenize: the host's, under its own rules for weights and embeddings.
-        tokenizer: what `tokenize` asks. As long as it lives its tokens of the sentinels are kept, so that the next prompt costs one
-            call a mention and one more; None keeps nothing.
+        tokenizer: what `tokenize` asks. As long as it lives its tokens of the sentinels are kept, so that the next prompt costs two
+            calls; None keeps nothing.
 
     Returns:
         The tokens in order of `prompt.mentions`.
@@ -65,9 +67,8 @@ def locate_tokens(prompt: Prompt, tokenize: Tokenize, tokenizer: Any = None) -> 
     plain = list(tokenize(prompt.text))
     known = {} if tokenizer is None else _known_sentinels.setdefault(tokenizer, {})
     located: list[SubjectToken] = []
-    for number, mention in enumerate(prompt.mentions):
-        found = (_find(prompt.text, mention, plain, *each, tokenize) for each in _usable(plain, tokenize, known))
-        indices = next((span for span in found if span is not None), None)
+    spans = _spans(prompt.text, prompt.mentions, plain, tokenize, known)
+    for number, (mention, indices) in enumerate(zip(prompt.mentions, spans, strict=True)):
         word = f'"{mention.word}" (person {mention.person}, character {mention.start + 1} of the prompt)'
         if indices is None:
             raise PromptError(
@@ -96,27 +97,52 @@ def _usable(plain: Sequence[Any], tokenize: Tokenize, known: dict[str, list[Any]
             yield sentinel, tokens
 
 
+def _spans(
+    text: str, mentions: Sequence[Mention], plain: Sequence[Any], tokenize: Tokenize, known: dict[str, list[Any]]
+) -> Iterator[range | None]:
+    """The indices in `plain` of each mention in turn; None for one that no sentinel shows."""
+    found = None
+    if mentions and all(one.end <= other.start for one, other in pairwise(mentions)):
+        tried = (_find(text, mentions, plain, *each, tokenize) for each in _usable(plain, tokenize, known))
+        found = next((spans for spans in tried if spans is not None), None)
+    if found is not None:
+        yield from found
+    elif len(mentions) == 1:
+        yield None
+    elif mentions:
+        half = len(mentions) // 2
+        yield from _spans(text, mentions[:half], plain, tokenize, known)
+        yield from _spans(text, mentions[half:], plain, tokenize, known)
+
+
 def _find(
     text: str,
-    mention: Mention,
+    mentions: Sequence[Mention],
     plain: Sequence[Any],
     sentinel: str,
     sentinel_tokens: Sequence[Any],
     tokenize: Tokenize,
-) -> range | None:
-    """The mention's indices in `plain`; None when this sentinel does not show them."""
-    before, word, behind = text[: mention.start], text[mention.start : mention.end], text[mention.end :]
-    marked = list(tokenize(f"{before} {sentinel} {word} {sentinel} {behind}"))
+) -> list[range] | None:
+    """The indices in `plain` of mentions that follow one another; None when this sentinel does not show them all."""
+    pieces, done = [], 0
+    for mention in mentions:
+        word = text[mention.start : mention.end]
+        pieces.append(f"{text[done : mention.start]} {sentinel} {word} {sentinel} ")
+        done = mention.end
+    marked = list(tokenize("".join([*pieces, text[done:]])))
     width = len(sentinel_tokens)
-    if len(marked) != len(plain) + 2 * width:
+    if len(marked) != len(plain) + 2 * len(mentions) * width:
         return None
     starts = [i for i in range(len(marked) - width + 1) if _same(marked[i : i + width], sentinel_tokens)]
-    if len(starts) != 2 or starts[1] < starts[0] + width:
+    if len(starts) != 2 * len(mentions) or any(other < one + width for one, other in pairwise(starts)):
         return None
-    opening, closing = starts
-    if not _same(marked[:opening] + marked[opening + width : closing] + marked[closing + width :], plain):
+    parted = [slice(one, other) for one, other in zip([0, *(i + width for i in starts)], [*starts, None], strict=True)]
+    if not _same([token for part in parted for token in marked[part]], plain):
         return None
-    return range(opening, closing - width)
+    return [
+        range(opening - 2 * k * width, closing - (2 * k + 1) * width)
+        for k, (opening, closing) in enumerate(zip(starts[::2], starts[1::2], strict=True))
+    ]
 
 
 def _same(ours: Sequence[Any], theirs: Sequence[Any]) -> bool:

@@ -13,7 +13,7 @@ from typing import Literal
 
 from ..errors import PromptError
 from .person_nouns import find_people
-from .prompt import Mention, Prompt
+from .prompt import Mention, Prompt, check_length
 from .typed import TAG, tag_number, without_hidden, without_wide_weights
 
 __all__ = ["parse_prompt", "split_sentences", "try_parse_prompt"]
@@ -134,6 +134,7 @@ def _read_tags(sentence: str, persons: int) -> tuple[str, list[Mention]]:
             )
         found.append(Mention(number, start, end, text[start:end]))
         floor = len(text)
+    check_length(len(found))
     return text + sentence[done:], found
 
 

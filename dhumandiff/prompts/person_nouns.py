@@ -13,6 +13,7 @@ from functools import cache
 from itertools import zip_longest
 
 from ..errors import PromptError
+from .prompt import check_length
 from .typed import fold
 
 __all__ = ["Noun", "find_people", "noun_of"]
@@ -214,6 +215,7 @@ def find_people(text: str, persons: int) -> list[tuple[int, int, int]]:
     nouns = _nouns(text)
     if not nouns:
         return []
+    check_length(len(nouns))
     known: list[_Named] = []  # by first mention; the first `persons` are bound, the rest are bystanders
     groups: list[_Named] = []
     bound: list[tuple[int, int, int]] = []

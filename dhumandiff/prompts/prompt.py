@@ -6,7 +6,27 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["Mention", "Prompt", "Span"]
+from ..errors import PromptError
+
+__all__ = ["Mention", "Prompt", "Span", "check_length"]
+
+MOST_MENTIONS = 2000
+"""This project's choice: some 50 pieces of what CLIP reads at once, and a second or two of work."""
+
+
+def check_length(named: int) -> None:
+    """Refuse a sentence that names people so often that no text encoder can make use of it.
+
+    Raises:
+        PromptError: more than `MOST_MENTIONS` words.
+    """
+    if named > MOST_MENTIONS:
+        raise PromptError(
+            f"The prompt names people with {named} words, more than the {MOST_MENTIONS} that are read. CLIP takes 75 tokens at a "
+            "time, so in a text of that length none of them says anything any more. Shorten it, and name each person "
+            "once or twice.",
+            code="too-many-mentions",
+        )
 
 
 @dataclass(frozen=True)

@@ -133,7 +133,17 @@ def test_the_next_prompt_asks_the_tokenizer_little(clip, adapter, people, monkey
     encode(clip, adapter, people, SENTENCE)
     monkeypatch.setattr(clip, "tokenize", lambda *args, **kwargs: asked.append(args) or tokenize(*args, **kwargs))
     encode(clip, adapter, people, SENTENCE)
-    assert len(asked) == 3  # the prompt, and each person's word between sentinels
+    assert len(asked) == 2  # the prompt, and the same with everybody's word between sentinels
+
+
+def test_a_thousand_mentions_cost_two_askings_as_well(clip, adapter, people, monkeypatch):
+    asked = []
+    tokenize = clip.tokenize
+    monkeypatch.setattr(clip, "tokenize", lambda *args, **kwargs: asked.append(args) or tokenize(*args, **kwargs))
+    prompt = parse_prompt("a man@1 and a woman@2, " * 700, 2, "all")
+    _, bound = encode_subject_prompt(clip, adapter, people, prompt)
+    assert len(bound) == 1400
+    assert len(asked) <= 3  # the text, a sentinel where it is new, the text with all sentinels
 
 
 # --- bad input ------------------------------------------------------------------------------------------------------

@@ -168,9 +168,44 @@ class Tokenizer:
 def test_a_tokenizer_is_asked_for_sentinels_once():
     tokenizer = Tokenizer()
     first = locate_tokens(parse_prompt("a man@1 and a woman@2"), tokenizer, tokenizer)
-    assert len(tokenizer.asked) == 4  # the text, a sentinel, and the text around each word
+    assert len(tokenizer.asked) == 3  # the text, a sentinel, and the text with it around all words
     assert locate_tokens(parse_prompt("a man@1 and a woman@2"), tokenizer, tokenizer) == first
-    assert len(tokenizer.asked) == 7
+    assert len(tokenizer.asked) == 5
+
+
+@pytest.mark.parametrize("times", [10, 700])
+def test_time_grows_with_the_text_not_with_its_mentions(times):
+    prompt = parse_prompt("a man@1 and a woman@2. " * times, mentions="all")
+    tokenizer = Tokenizer()
+    located = locate_tokens(prompt, tokenizer, tokenizer)
+    assert len(tokenizer.asked) == 3
+    assert [token.index for token in located] == [6 * i + at for i in range(times) for at in (1, 4)]
+    assert len(describe_tokens(prompt, located).splitlines()) == 2 * times
+
+
+class Glued(Tokenizer):
+    """Parts words at blanks alone."""
+
+    def __call__(self, text):
+        self.asked.append(text)
+        return [hash(run) for run in text.split()]
+
+
+def test_one_word_among_many_that_cannot_be_located_is_named():
+    tokenizer = Glued()
+    with refused("word-not-located", '"clerk" (person 1, character '):
+        locate_tokens(parse_prompt("a man@1 " * 300 + "a clerk@1\u0301 " + "a man@1 " * 300, mentions="all"), tokenizer)
+    assert len(tokenizer.asked) < 300
+
+
+def test_mentions_in_any_order_are_located(tokenize):
+    prompt = parse_prompt("a man@1 and a woman@2 and a boy@1", mentions="all")
+    turned = Prompt(prompt.text, prompt.mentions[::-1])
+    assert [(token.word, token.index) for token in locate_tokens(turned, tokenize)] == [
+        ("boy", 7),
+        ("woman", 4),
+        ("man", 1),
+    ]
 
 
 def test_a_tokenizer_of_single_letters_is_served():

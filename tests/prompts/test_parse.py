@@ -197,3 +197,10 @@ def test_a_number_of_thousands_of_digits_names_nobody():
 
 def test_full_width_number_signs_leave_lines_out():
     assert split_sentences("\ufeff＃ no\r＃no\r\na man") == ["a man"]
+
+
+@pytest.mark.parametrize("text", ["a man@1 " * 2001, "a man " * 2001, "a man@1 and a woman@2. " * 50000])
+def test_more_mentions_than_any_encoder_reads_are_refused(text):
+    with refused("too-many-mentions", "2000"):
+        parse_prompt(text)
+    assert len(parse_prompt("a man@1 " * 2000, mentions="all").mentions) == 2000
