@@ -11,9 +11,10 @@ from support.color_faces import GREEN, LEFT_RIGHT, RED, measure, paint
 for package in ("jsonargparse", "matplotlib", "scipy", "webdataset"):
     pytest.importorskip(package, reason="install it with: pip install '.[train]'")
 
+from dhumandiff.layout.person_style import person_color
 from training.__main__ import main as training_main
 from training.evaluation.page import page
-from training.evaluation.tables import csv_text
+from training.evaluation.tables import csv_text, markdown
 
 
 @pytest.fixture
@@ -44,6 +45,29 @@ def test_the_page_shows_every_picture(folder):
     assert 'src="../made_0.png"' in text
     assert len(re.findall("<rect", text)) == 2
     assert not re.search(r"https?://(?!www\.w3\.org)", text)
+
+
+def test_a_box_has_the_numbers_of_its_own_face(folder):
+    """Of exchanged people each box says whom its own face is like, not what the other face scored."""
+    exchanged = measure(folder, ((GREEN, RED), LEFT_RIGHT))
+    assert [person["right"] for person in exchanged[0]["persons"]] == [False, False]
+    text = page(exchanged, folder, "title", "")
+    left, right = re.findall(r"<text x=\"([\d.]+)\" y=\"([\d.]+)\".*?fill=\"(.*?)\".*?>(.*?)</text>", text)
+    (red, green) = exchanged[0]["likeness"][1]
+    assert red > 0.99 > green
+    assert left[3] == f"1: {green:.2f} 2: 1.00 should be 1"
+    assert right[3] == f"1: 1.00 2: {green:.2f} should be 2"
+    assert left[2] == person_color(1)
+    assert all(float(y) > 1 for _, y, _, _ in (left, right))  # the faces touch the picture's top
+
+
+def test_few_pictures_have_no_interval(folder):
+    one = measure(folder, ((RED, GREEN), LEFT_RIGHT))
+    assert "(95 %)" in markdown(one, one)
+    assert " to " not in "".join(line for line in markdown(one, one).splitlines() if line.startswith("|"))
+    (folder / "scores.jsonl").unlink()
+    six = measure(folder, *[((RED, GREEN), LEFT_RIGHT)] * 6)
+    assert "| 1.000 (1.000 to 1.000) |" in markdown(six)
 
 
 def test_the_command_draws_scores_and_compares_on_the_miniature(tmp_path, capsys):

@@ -157,6 +157,7 @@ class Measurer:
             "found": score.faces,
             "said_by": scored.assigned_by,
             "boxes": [[round(float(value), 1) for value in face.box] for face in scored.faces],
+            "likeness": np.round(cosines(scored.identities, references), 4).tolist(),
             "persons": persons,
             "scores": {
                 "present": score.face_count_correct,
@@ -271,7 +272,7 @@ def _record(line: str) -> dict[str, Any] | None:
 def _holds(record: dict[str, Any], case: Case, measurer: Measurer) -> bool:
     """Whether a record is what measuring would give again: the same picture, people, sentence and recognizer."""
     same = all(record.get(name) == value for name, value in measurer.about(case).items())
-    if case.problem or case.picture is None or "problem" in record or not same:
+    if case.problem or case.picture is None or "likeness" not in record or not same:  # older records do not have it
         return False
     try:
         return record.get("digest") == _digest(case.picture)

@@ -99,7 +99,10 @@ def _figure(number: int, record: Mapping[str, Any], measures: Mapping[str, Any],
     data = "".join(f' data-{_key(key)}="{value:.6g}"' for key, value in values.items() if value is not None)
     persons, width, height = record["persons"], *record["size"]
     owner = {person["face"]: k for k, person in enumerate(persons) if person["face"] is not None}
-    boxes = "".join(_box(box, owner.get(face), persons, height) for face, box in enumerate(record["boxes"]))
+    boxes = "".join(
+        _box(box, owner.get(face), alike, bool(record["said_by"]), height)
+        for face, (box, alike) in enumerate(zip(record["boxes"], record["likeness"], strict=True))
+    )
     kinds = {
         "wrong": any(person["right"] is False for person in persons),
         "absent": record["found"] != record["asked"],
@@ -122,16 +125,21 @@ def _figure(number: int, record: Mapping[str, Any], measures: Mapping[str, Any],
     )
 
 
-def _box(box: Sequence[float], person: int | None, persons: Sequence[Mapping[str, Any]], height: float) -> str:
+def _box(box: Sequence[float], owner: int | None, alike: Sequence[float], said: bool, height: float) -> str:
+    """A face with its own similarity to each person, in the color of whom it is most like; gray when it is one too many."""
     x0, y0, x1, y1 = box
+    person = None if owner is None else max(range(len(alike)), key=alike.__getitem__)
     color = "#888" if person is None else person_color(person)
-    text = "?" if person is None else f"{person + 1}: {persons[person]['sim_ref']:.2f}"
+    text = " ".join(f"{k}: {value:.2f}" for k, value in enumerate(alike, 1))
+    if said and person != owner and owner is not None:
+        text += f" should be {owner + 1}"
     dash = None if person is None else PERSON_DASHES[person % len(PERSON_DASHES)]
     dashes = f' stroke-dasharray="{2 * dash[0]:g} {2 * dash[1]:g}"' if dash else ""  # the line is 2 px wide
     size = height / 18
+    y = y0 - size / 4 if y0 > 1.5 * size else y0 + size  # inside of the box where the picture ends above it
     return (
         f'<rect x="{x0}" y="{y0}" width="{x1 - x0:.1f}" height="{y1 - y0:.1f}" stroke="{color}"{dashes}/>'
-        f'<text x="{x0}" y="{y0 - size / 4:.1f}" font-size="{size:.1f}" fill="{color}" stroke="white" '
+        f'<text x="{x0}" y="{y:.1f}" font-size="{size:.1f}" fill="{color}" stroke="white" '
         f'stroke-width="{size / 6:.2f}" paint-order="stroke">{text}</text>'
     )
 

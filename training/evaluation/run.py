@@ -24,7 +24,7 @@ from .draw import Settings, draw_cases
 from .measure import Clip, Measurer, measure_all, read_records
 from .page import page
 from .plots import plot_copying, plot_distributions, plot_strengths
-from .tables import csv_text, markdown, summarize_records
+from .tables import FEW, csv_text, markdown, summarize_records
 
 if TYPE_CHECKING:
     from dhumandiff import Adapter
@@ -94,7 +94,10 @@ def score(
         made.append(out / name)
     for name, plot in (("strengths", plot_strengths), ("copying", plot_copying), ("spread", plot_distributions)):
         made += filter(None, [plot(records, out / f"{name}.png")])
-    scores = {name: f"{one['mean']:.3f} ({one['low']:.3f} to {one['high']:.3f})" for name, one in plain.items()}
+    scores = {
+        name: f"{one['mean']:.3f}" + (f" ({one['low']:.3f} to {one['high']:.3f})" if one["count"] >= FEW else "")
+        for name, one in plain.items()
+    }
     return scores, [*notes, table], made
 
 

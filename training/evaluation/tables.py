@@ -22,6 +22,7 @@ from dhumandiff.evaluation.metrics import Summary, interval, summarize
 from .cases import GROUPS
 
 __all__ = [
+    "FEW",
     "MEASURES",
     "Comparison",
     "Measure",
@@ -66,6 +67,9 @@ MEASURES: dict[str, Measure] = {
     "clip_t": Measure("CLIP-T", "picture", 1, "the picture and its sentence"),
     "clip_i": Measure("CLIP-I", "picture", 1, "the picture and the real one"),
 }
+
+FEW = 5
+"""Pictures below which no interval is told: resampling one picture always gives that picture. This project's choice."""
 
 RANKED = {1: 0.40, 2: 0.35}
 """Sim_GT above which MultiID-Bench ranks by Copy-Paste, of one person and of several: nobody's copy is a good picture."""
@@ -227,13 +231,15 @@ def _compare_table(found: Mapping[str, Comparison]) -> list[str]:
     lines = ["| measure | difference (95 %) | p | pictures |", "| --- | --- | --- | --- |"]
     for name, one in found.items():
         title = MEASURES[name].title if name in MEASURES else name
-        lines.append(
-            f"| {title} | {one.mean:+.3f} ({one.low:+.3f} to {one.high:+.3f}) | {one.p:.2g} | {one.pictures} |"
-        )
+        known = one.pictures >= FEW
+        spread = f" ({one.low:+.3f} to {one.high:+.3f})" if known else ""
+        lines.append(f"| {title} | {one.mean:+.3f}{spread} | {f'{one.p:.2g}' if known else ''} | {one.pictures} |")
     return lines
 
 
 def _spread(summary: Summary) -> str:
+    if summary.count < FEW:
+        return f"{summary.mean:.3f}"
     return f"{summary.mean:.3f} ({summary.low:.3f} to {summary.high:.3f})"
 
 
