@@ -258,16 +258,27 @@ class DHDFaceMasks(io.ComfyNode):
         for person in (0, 1):
             own = []
             for number, one in enumerate(scored, 1):
-                face = one.face_of_person[person] if person < len(references) else None
+                face = one.located[person] if person < len(references) else None
                 if face is None and person < len(references):
                     missing.append(f"person {person + 1} in picture {number}")
                 own.append(face_mask(None if face is None else one.faces[face].box, size, grow, feather))
             masks.append(torch.stack(own))
         if missing:
-            tell(cls, f"No face, so a black mask: {', '.join(missing)}.")
+            tell(cls, _missing_faces(missing, scored, len(references)))
         else:
             show("every face was found")
         return io.NodeOutput(*masks)
+
+
+def _missing_faces(missing: Sequence[str], scored: Sequence[ScoredImage], persons: int) -> str:
+    """Who has a black mask, and how many faces there are in their pictures."""
+    lacking = [
+        f"{one.score.faces} face{'' if one.score.faces == 1 else 's'} for {persons} people in picture {number}"
+        for number, one in enumerate(scored, 1)
+        if persons > 1 and 0 < one.score.faces < persons
+    ]
+    text = f"No face, so a black mask: {', '.join(missing)}."
+    return f"{text} ({'; '.join(lacking)}.)" if lacking else text
 
 
 def _people(*references: FaceReference | None) -> list[FaceReference]:

@@ -25,6 +25,7 @@ __all__ = [
     "assign_by_boxes",
     "assign_by_clothes",
     "assign_by_masks",
+    "assign_by_parts",
     "assign_by_sides",
     "assign_faces",
 ]
@@ -72,6 +73,8 @@ def assign_faces(
         return assign_by_boxes(boxes, faces), "boxes"
     sides = sides_of(prompt, persons) if prompt is not None else None
     if sides is not None:
+        if len(faces) < persons:
+            return assign_by_parts(sides, faces, picture.shape[1]), "sides"
         return assign_by_sides(sides, faces), "sides"
     colors = None
     if clothes is not None:
@@ -86,7 +89,7 @@ def assign_faces(
 def assign_by_sides(sides: Sequence[str], faces: Sequence[Face]) -> tuple[int | None, ...]:
     """By sides ("left", "middle", "right") of each person: the largest faces from left to right are people from left to right.
 
-    With too few faces only likeness could tell who is missing, so every face counts as missing.
+    With too few faces they do not say who is missing, so every face counts as missing; `assign_by_parts` asks where they are.
     """
     if len(faces) < len(sides):
         return (None,) * len(sides)
@@ -96,15 +99,40 @@ def assign_by_sides(sides: Sequence[str], faces: Sequence[Face]) -> tuple[int | 
     return tuple(assignment[k] for k in range(len(sides)))
 
 
+def assign_by_parts(sides: Sequence[str], faces: Sequence[Face], width: int) -> tuple[int | None, ...]:
+    """By the part of the picture that a face lies in, for fewer faces than people: of two people the left half or the right one.
+
+    Args:
+        sides: "left", "middle" or "right" of each person.
+        faces: those found.
+        width: of the picture, px.
+
+    Returns:
+        For each person the one face that lies wholly in their part. A face across parts, and two in one, are nobody's.
+    """
+    parts = _ORDER if len(sides) > 2 else ("left", "right")
+    if not {*sides} <= {*parts}:  # "on the left" and "in the middle": where the one ends nobody says
+        return (None,) * len(sides)
+    found: list[int | None] = []
+    for side in sides:
+        start = parts.index(side) / len(parts) * width
+        inside = [
+            n for n, face in enumerate(faces) if start <= face.box[0] and face.box[2] <= start + width / len(parts)
+        ]
+        found.append(inside[0] if len(inside) == 1 else None)
+    return tuple(found)
+
+
 def assign_by_clothes(colors: Sequence[str], faces: Sequence[Face], picture: np.ndarray) -> FaceAssignment:
     """By the color of each person's clothes: the faces above the chests that show them.
 
-    None where the colors do not clearly say so; with too few faces every face counts as missing.
+    None where the colors do not clearly say so. With too few faces each is the one's whose color is clearly ahead of the
+    others', or nobody's.
     """
-    if len(faces) < len(colors):
-        return (None,) * len(colors)
     seen = {n: _chest(picture, faces[n]) for n in _largest(faces, len(colors))}
     wanted = [list(GARMENT_COLORS).index(name) for name in colors]
+    if len(faces) < len(colors):
+        return _some_by_clothes([seen[n][wanted] for n in sorted(seen)], len(colors))
     ways = {
         assignment: float(np.mean([seen[n][k] for n, k in zip(assignment, wanted, strict=True)]))
         for assignment in permutations(seen)
@@ -112,6 +140,16 @@ def assign_by_clothes(colors: Sequence[str], faces: Sequence[Face], picture: np.
     best, *others = sorted(ways, key=ways.__getitem__, reverse=True)
     clear = ways[best] - (ways[others[0]] if others else 0.0) >= MIN_LEAD
     return best if clear else None
+
+
+def _some_by_clothes(shares: Sequence[np.ndarray], persons: int) -> tuple[int | None, ...]:
+    """`shares`: of each face, how much of the chest has each person's color [P]."""
+    found: list[list[int]] = [[] for _ in range(persons)]
+    for n, share in enumerate(shares):
+        person = int(share.argmax())
+        if share[person] - np.delete(share, person).max() >= MIN_LEAD:
+            found[person].append(n)
+    return tuple(own[0] if len(own) == 1 else None for own in found)
 
 
 def assign_by_boxes(boxes: Sequence[Sequence[float]], faces: Sequence[Face]) -> tuple[int | None, ...]:

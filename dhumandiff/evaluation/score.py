@@ -37,6 +37,8 @@ class ScoredImage:
             them, else by likeness.
         assigned_by: what said who should be where ("sides", "clothes", "boxes", "masks"), "" when nothing did.
         score: the figures.
+        located: as `face_of_person`; but where fewer faces than people were found, also a face that the sentence's sides or
+            clothes give to somebody alone. For masks: in the score such a picture is a failure of everybody.
     """
 
     faces: tuple[Face, ...]
@@ -44,6 +46,7 @@ class ScoredImage:
     face_of_person: tuple[int | None, ...]
     assigned_by: str
     score: PictureScore
+    located: tuple[int | None, ...] = ()
 
     def passes(self, min_similarity: float, min_margin: float) -> bool:
         """Whether there is one face a person, each alike enough and of the right person.
@@ -78,9 +81,13 @@ def score_image(
     """
     faces, identities = embed_faces(pixels, analyzer, references.shape[1])
     assignment, assigned_by = assign_faces(len(references), faces, pixels, **cues)
+    located = assignment if assignment is not None else match(cosines(identities, references))
+    face_of_person = located
+    if assigned_by in ("sides", "clothes") and len(faces) < len(references):
+        # Whoever is left may be the right one in the place of the other: no score is given for half a couple.
+        assignment = face_of_person = (None,) * len(references)
     score = score_picture(identities, references, truth=truth, assignment=assignment)
-    face_of_person = assignment if assignment is not None else match(cosines(identities, references))
-    return ScoredImage(faces, identities, face_of_person, assigned_by, score)
+    return ScoredImage(faces, identities, face_of_person, assigned_by, score, located)
 
 
 def embed_faces(pixels: np.ndarray, analyzer: FaceAnalyzer, width: int = 512) -> tuple[tuple[Face, ...], np.ndarray]:

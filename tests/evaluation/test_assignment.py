@@ -94,6 +94,28 @@ def test_too_many_and_too_few_faces():
     assert assign_faces(2, [], GREY, prompt=read("A man@1 and a woman@2.")) == (None, "")
 
 
+@pytest.mark.parametrize(("first", "second"), [("left", "right"), ("right", "left")])
+def test_one_face_of_two_is_whose_half_it_lies_in(first, second):
+    prompt = read(f"a man@1 on the {first} and a man@2 on the {second}")
+    wide = np.zeros((200, 400, 3), np.uint8)
+    for side, x in (("left", 80), ("right", 330)):
+        expected = (0, None) if side == first else (None, 0)
+        assert assign_faces(2, [face(x, 80, 60)], wide, prompt=prompt) == (expected, "sides")
+    assert assign_faces(2, [face(190, 80, 60)], wide, prompt=prompt) == ((None, None), "sides")  # across the middle
+    assert assign_faces(2, [], wide, prompt=prompt) == ((None, None), "sides")
+    assert assign_faces(2, [face(80, 80), face(330, 80)], wide, prompt=prompt)[0] == (
+        (0, 1) if first == "left" else (1, 0)
+    )
+
+
+def test_faces_of_three_are_whose_third_they_lie_in():
+    text = "A man@1 in the middle, a woman@2 on the left and a boy@3 on the right"
+    prompt = parse_prompt(text, persons=3, mentions="all")
+    wide = np.zeros((200, 600, 3), np.uint8)
+    assert assign_faces(3, [face(100, 80), face(500, 80)], wide, prompt=prompt) == ((None, 0, 1), "sides")
+    assert assign_faces(3, [face(80, 80), face(120, 80)], wide, prompt=prompt) == ((None, None, None), "sides")
+
+
 def test_clothes_assign_where_no_side_is_named():
     for seed in range(30):
         sample = sample_pair(seed, references=0)
@@ -102,7 +124,9 @@ def test_clothes_assign_where_no_side_is_named():
         prompt = read(text)
         assert sides_of(prompt, 2) is None
         assert assign_faces(2, faces[::-1], sample.picture, prompt=prompt) == ((1, 0), "clothes")
-        assert assign_faces(2, faces[:1], sample.picture, prompt=prompt) == ((None, None), "clothes")
+        assert assign_faces(2, faces[:1], sample.picture, prompt=prompt) == ((0, None), "clothes")
+        assert assign_faces(2, faces[1:], sample.picture, prompt=prompt) == ((None, 0), "clothes")
+        assert assign_faces(2, faces[:1], np.full_like(sample.picture, 128), prompt=prompt) == ((None, None), "clothes")
         worn = [f"a {outfit.color} {outfit.garment}" for outfit in sample.script.outfits]
         assert assign_faces(2, faces, sample.picture, clothes=worn) == ((0, 1), "clothes")
 

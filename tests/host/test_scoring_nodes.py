@@ -1,5 +1,6 @@
 """The scoring nodes on drawn pictures of known people: right, swapped, missing, batches, masks, and the server's workflow."""
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -179,6 +180,29 @@ def test_a_missing_person_has_a_black_mask(scene, faces):
     assert not first[1].any()
     alone = DHDFaceMasks.execute(**given, reference_1=scene.references[0]).result
     assert not alone[1].any()
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+@pytest.mark.parametrize("said_by", ["sides", "clothes"])
+def test_one_face_of_two_is_masked_and_the_picture_still_fails(scene, faces, kept, said_by, monkeypatch):
+    """For a detailer: the person who is there is repaired, though the other one is missing."""
+    told = []
+    monkeypatch.setattr("dhd_pack.nodes.scoring.tell", lambda node, text: told.append(text))
+    text = scene.text if said_by == "sides" else re.sub(r"\bon the (left|right)\b", "", scene.text, flags=re.IGNORECASE)
+    people = scene.drawn.people if scene.script.first_is_left else scene.drawn.people[::-1]
+    x0, y0, x1, y1 = (round(float(edge)) for edge in people[1 - kept].face_box)
+    picture = scene.picture.clone()
+    picture[:, max(y0 - 20, 0) : y1 + 4, max(x0 - 14, 0) : x1 + 14] = 0.5
+    first, second = scene.references
+    given = {"image": picture, "face_analysis": faces, "text": text, "reference_1": first, "reference_2": second}
+    masks = DHDFaceMasks.execute(**given, grow=0.0, feather=0.0).result
+    rows, columns = np.nonzero(masks[kept][0].numpy() > 0.5)
+    x0, y0, x1, y1 = people[kept].face_box
+    assert x0 < columns.mean() < x1
+    assert y0 < rows.mean() < y1
+    assert not masks[1 - kept].any()
+    assert told == [f"No face, so a black mask: person {2 - kept} in picture 1. (1 face for 2 people in picture 1.)"]
+    assert score(scene, faces, picture, text=text)[3] == [False]
 
 
 def test_real_people_on_a_photo_of_both(face_photos, faces_root):
