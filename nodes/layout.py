@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..dhumandiff.errors import LayoutError
+from ..dhumandiff.faces import photo_from_tensor
 from ..dhumandiff.layout.layout import (
     CUSTOM,
     FEATHER,
@@ -152,10 +154,12 @@ class DHDPortraitLayout(io.ComfyNode):
         preset = check_choice("preset", preset, (*PRESETS, CUSTOM))
         in_front = check_choice("in_front", in_front, FRONT)
         if latent is not None:
-            height, width = (LATENT_SCALE * side for side in latent["samples"].shape[-2:])
+            height, width = _picture_size(latent)
         chosen: Boxes = parse_boxes(boxes) if preset == CUSTOM else preset_boxes(preset, width, height)
         front = preset_front(preset) if in_front == "as preset" else FRONT[in_front]
         masks = layout_masks(chosen, width, height, feather=feather, front=front)
+        if background is not None:
+            background = _one_picture(background)
         preview = draw_layout(chosen, masks, None if background is None else background[0])
         # A list of pictures, each a list of boxes: what ComfyUI's detectors give, too.
         in_pixels = [
@@ -165,3 +169,37 @@ class DHDPortraitLayout(io.ComfyNode):
         shown = ui.PreviewImage(background[:1], cls=cls).as_dict()["images"] if background is not None else []
         layout = {"layout": [{"width": width, "height": height, "background": next(iter(shown), None)}]}
         return io.NodeOutput(masks[:1], masks[1:], [in_pixels], preview[None], ui=layout)
+
+
+def _picture_size(latent: dict[str, Any]) -> tuple[int, int]:
+    """(height, width) of a latent's picture, px.
+
+    Raises:
+        LayoutError: it has no size.
+    """
+    samples = latent.get("samples") if isinstance(latent, dict) else None
+    shape = tuple(getattr(samples, "shape", ()))
+    if len(shape) < 3:
+        raise LayoutError(
+            f"latent has the shape {list(shape)}: [pictures, channels, height, width] is needed. Connect a LATENT, or set "
+            "width and height.",
+            code="no-latent",
+        )
+    return LATENT_SCALE * shape[-2], LATENT_SCALE * shape[-1]
+
+
+def _one_picture(background: Tensor) -> Tensor:
+    """The first picture of a batch [1, H, W, 3], read as photos are: grey has one channel, RGBA four.
+
+    Raises:
+        LayoutError: there is none.
+        ImageError: it is none.
+    """
+    if background.ndim != 4 or not len(background):
+        raise LayoutError(
+            f"background has the shape {list(background.shape)}: [pictures, height, width, channels] with at least one "
+            "picture is needed. Connect an IMAGE, or none.",
+            code="no-background",
+        )
+    pixels = photo_from_tensor(background[0], "background").pixels
+    return background[:1] if background.shape[-1] == 3 else torch.from_numpy(pixels)[None].float() / 255

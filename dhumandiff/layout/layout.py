@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ..errors import LayoutError
+from ..faces.photos import photo_from_tensor
 from .person_style import draw_box, person_color
 
 __all__ = [
@@ -97,6 +99,9 @@ FEATHER = 0.05
 MAX_SQUARE_RATIO = 1.15
 """Up to this ratio of the longer side to the shorter one a picture counts as square."""
 
+MAX_PIXELS = 2**26
+"""The most pixels that are laid out, 8192 x 8192: a dozen masks of that size are in memory at once, 3 GB."""
+
 _FORM = "write left top right bottom of person 1, a semicolon, and the same of person 2, as shares of the picture"
 _EXAMPLE = "0.04 0.12 0.5 1; 0.5 0.12 0.96 1"
 
@@ -105,12 +110,18 @@ def shape_of(width: int, height: int) -> str:
     """ "portrait", "square" or "landscape", by the sides of a picture.
 
     Raises:
-        LayoutError: a side is not positive.
+        LayoutError: a side is not a positive whole number, or there is more to the picture than `MAX_PIXELS`.
     """
-    if width < 1 or height < 1:
+    if not all(isinstance(side, Integral) and side >= 1 for side in (width, height)):
         raise LayoutError(
-            f"width and height are {width} x {height}: a picture has at least one pixel each way.",
+            f"width and height are {width} x {height}: a picture has a whole number of pixels each way, at least one.",
             code="no-picture-size",
+        )
+    if width * height > MAX_PIXELS:
+        raise LayoutError(
+            f"width and height are {width} x {height}: masks of more than {MAX_PIXELS / 1e6:.0f} megapixels would need "
+            "more memory than most machines have. Lay out a smaller picture of this shape: masks are resized.",
+            code="picture-too-large",
         )
     if max(width, height) <= MAX_SQUARE_RATIO * min(width, height):
         return "square"
@@ -141,7 +152,7 @@ def parse_boxes(text: str) -> Boxes:
     Raises:
         LayoutError: it is not two times four numbers, or a box is empty or leaves the picture.
     """
-    rows = [row for row in re.split(r"[;\n]", text) if row.strip()]
+    rows = [row for row in re.split(r"[;\n]", text) if row.strip()] if isinstance(text, str) else []
     if len(rows) != 2:
         raise LayoutError(
             f"boxes needs 2 boxes and has {len(rows)}: {_FORM}, for example {_EXAMPLE}.", code="not-two-boxes"
@@ -215,7 +226,8 @@ def draw_layout(boxes: Boxes, masks: Tensor, background: Tensor | None = None) -
         canvas.paste(Image.new("RGB", (width, height), person_color(person)), mask=tint)
     draw, short = ImageDraw.Draw(canvas), min(width, height)
     chip = max(short / 11, 9.0)
-    edges = [(x0, y0, x1 - 1, y1 - 1) for x0, y0, x1, y1 in pixel_boxes(boxes, width, height)]
+    # In a picture of a few pixels a box may be none wide: it is drawn as one.
+    edges = [(x0, y0, max(x1 - 1, x0), max(y1 - 1, y0)) for x0, y0, x1, y1 in pixel_boxes(boxes, width, height)]
     line = max(round(short / 110), 1)
     for person, (x0, y0, x1, y1) in enumerate(edges):
         draw.rectangle(
@@ -275,7 +287,7 @@ def _within(at: Tensor, start: float, end: float, size: int, soft: float) -> Ten
 
 def _covering(picture: Tensor, width: int, height: int) -> Image.Image:
     """A picture [H', W', 3] 0..1 enlarged or reduced to cover the size, its middle kept."""
-    image = Image.fromarray((picture[..., :3].detach().cpu().float().clamp(0, 1) * 255).round().byte().numpy())
+    image = Image.fromarray(photo_from_tensor(picture, "background").pixels)
     scale = max(width / image.width, height / image.height)
     cut_x, cut_y = (image.width - width / scale) / 2, (image.height - height / scale) / 2
     box = (cut_x, cut_y, image.width - cut_x, image.height - cut_y)

@@ -23,6 +23,7 @@ def person_color(person: int) -> str:
 def draw_box(draw: ImageDraw.ImageDraw, box: Sequence[float], person: int, width: int) -> None:
     """Draw the outline of a box x0 y0 x1 y1, px, in a person's color and dash, inside of its edges; 0 is person 1."""
     x0, y0, x1, y1 = (round(edge) for edge in box)
+    x1, y1 = max(x0, x1), max(y0, y1)
     color, dash = person_color(person), PERSON_DASHES[person % len(PERSON_DASHES)]
     if dash is None:
         draw.rectangle((x0, y0, x1, y1), outline=color, width=width)

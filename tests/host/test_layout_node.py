@@ -6,6 +6,7 @@ import pytest
 import torch
 from dhd_pack.nodes.layout import DHDPortraitLayout
 from PIL import Image
+from support.refused import refused
 from test_server import node_of, portrait  # noqa: F401 (a fixture)
 
 BOXES = "0.1 0.2 0.4 0.9; 0.5 0.1 0.9 0.8"
@@ -64,6 +65,31 @@ def drawn(server, prompt):
     assert result["error"] is None
     saved = result["outputs"][node_of(prompt, "SaveImage")]["images"][0]["filename"]
     return Image.open(server.base / "output" / saved).tobytes(), result
+
+
+@pytest.mark.parametrize(
+    ("inputs", "code"),
+    [
+        ({"latent": {}}, "no-latent"),
+        ({"latent": {"samples": torch.zeros(3)}}, "no-latent"),
+        ({"latent": {"samples": torch.zeros(1, 4, 0, 8)}}, "no-picture-size"),
+        ({"background": torch.zeros(0, 8, 8, 3)}, "no-background"),
+        ({"background": torch.zeros(8, 8, 3)}, "no-background"),
+        ({"background": torch.zeros(1, 8, 8, 2)}, "photo-of-another-shape"),
+        ({"background": torch.full((1, 8, 8, 3), float("nan"))}, "photo-not-finite"),
+        ({"preset": "custom", "boxes": 7}, "not-two-boxes"),
+        ({"width": 10**9}, "picture-too-large"),
+    ],
+)
+def test_odd_shapes_and_sizes_are_refused(inputs, code):
+    with refused(code):
+        run(**{"preset": "side by side", "width": 64, "height": 64, **inputs})
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_a_background_of_any_channels_is_shown(channels):
+    (*_, preview) = run(preset="side by side", width=64, height=64, background=torch.rand(2, 20, 30, channels))
+    assert preview.shape == (1, 64, 64, 3)
 
 
 @pytest.mark.slow

@@ -162,3 +162,37 @@ def test_the_preview_shows_each_box_s_color_and_dash():
         assert (chip == 1).all(-1).sum() > 20  # the number, white on the colour
     assert shares[0] == 1
     assert 0.4 < shares[1] < 0.8
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 9), (16, 1), (8, 8), (3, 4000), (4000, 3)])
+@pytest.mark.parametrize("name", PRESETS)
+def test_pictures_of_a_few_pixels_are_drawn(name, size):
+    boxes = preset_boxes(name, *size)
+    masks = layout_masks(boxes, *size, front=preset_front(name))
+    assert draw_layout(boxes, masks).shape == (*size[::-1], 3)
+
+
+@pytest.mark.parametrize("size", [("a", 64), (None, 64), (64, 12.5), (float("nan"), 64), (0, 64), (-8, 64)])
+def test_what_is_no_size_is_refused(size):
+    with refused("no-picture-size", f"{size[0]} x {size[1]}", error=LayoutError):
+        preset_boxes("side by side", *size)
+
+
+def test_a_picture_larger_than_memory_is_refused():
+    with refused("picture-too-large", "1000000000 x 64", error=LayoutError):
+        layout_masks(preset_boxes("side by side", 64, 64), 10**9, 64)
+
+
+@pytest.mark.parametrize("text", [None, 7, ["0 0 1 1"], {"boxes": 1}])
+def test_what_is_no_text_is_no_boxes(text):
+    with refused("not-two-boxes", error=LayoutError):
+        parse_boxes(text)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_a_background_of_any_channels_is_drawn(channels):
+    boxes = preset_boxes("side by side", 64, 64)
+    masks = layout_masks(boxes, 64, 64)
+    assert draw_layout(boxes, masks, torch.ones(32, 40, channels)).shape == (64, 64, 3)
+    with refused("photo-not-finite", "background"):
+        draw_layout(boxes, masks, torch.full((32, 40, channels), float("nan")))
