@@ -10,11 +10,12 @@ import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..dhumandiff.errors import HostError
+from ..dhumandiff.errors import HostError, ImageError
 from ..dhumandiff.evaluation.person_masks import face_mask, resize_person_masks
 from ..dhumandiff.evaluation.report import describe_score, draw_score
 from ..dhumandiff.evaluation.score import TIE_TOLERANCE, ScoredImage, mean_identities, ranking, score_image
 from ..dhumandiff.faces import as_analyzer
+from ..dhumandiff.faces.photos import photo_from_tensor
 from ..dhumandiff.prompts import try_parse_prompt
 from ..dhumandiff.references.reference import SAME_PERSON_THRESHOLD
 from .comfy.encoders import text_alignment
@@ -124,10 +125,11 @@ class DHDIdentityScore(io.ComfyNode):
                 "mask_2 is connected, but reference_2 is not: connect person 2, or take the mask away.",
                 code="mask-of-nobody",
             )
+        pixels = _bytes(image)
         masks = resize_person_masks((mask_1, mask_2)[: len(references)], (image.shape[1], image.shape[2]), len(image))
         show = progress_text(cls)
-        scored, names = _score(show, image, face_analysis, references, text, masks), _names(references)
-        drawn = [draw_score(pixels, one, names) for pixels, one in zip(_bytes(image), scored, strict=True)]
+        scored, names = _score(show, pixels, face_analysis, references, text, masks), _names(references)
+        drawn = [draw_score(picture, one, names) for picture, one in zip(pixels, scored, strict=True)]
         boxed = torch.from_numpy(np.stack(drawn)).float() / 255
         passed = [one.passes(least_similarity, least_margin) for one in scored]
         lines = [
@@ -186,7 +188,7 @@ class DHDPickBest(io.ComfyNode):
     ) -> io.NodeOutput:
         references = _people(reference_1, reference_2)
         show = progress_text(cls)
-        scored, names = _score(show, image, face_analysis, references, text), _names(references)
+        scored, names = _score(show, _bytes(image), face_analysis, references, text), _names(references)
         alignment = _text_alignment(image, text, clip, clip_vision, len(references))
         order = ranking([one.score for one in scored], alignment)
         lines = [
@@ -198,7 +200,8 @@ class DHDPickBest(io.ComfyNode):
             show(f"picture {order[0] + 1} of {len(scored)}")
         else:
             tell(cls, "No picture of the batch shows everybody once; this is the one with the most alike faces.")
-        return io.NodeOutput(best, order[0], "\n".join(lines), ui=ui.PreviewImage(best, cls=cls))
+        shown = best if best.shape[-1] > 1 else best.expand(-1, -1, -1, 3)  # ComfyUI's preview has no grey
+        return io.NodeOutput(best, order[0], "\n".join(lines), ui=ui.PreviewImage(shown, cls=cls))
 
 
 class DHDFaceMasks(io.ComfyNode):
@@ -252,7 +255,7 @@ class DHDFaceMasks(io.ComfyNode):
     ) -> io.NodeOutput:
         references = _people(reference_1, reference_2)
         show = progress_text(cls)
-        scored = _score(show, image, face_analysis, references, text)
+        scored = _score(show, _bytes(image), face_analysis, references, text)
         size = (image.shape[1], image.shape[2])
         masks, missing = [], []
         for person in (0, 1):
@@ -291,7 +294,7 @@ def _names(references: Sequence[FaceReference]) -> list[str]:
 
 def _score(
     show: Callable[[str], None],
-    image: Tensor,
+    pictures: np.ndarray,
     face_analysis: Any,
     references: Sequence[FaceReference],
     text: str,
@@ -301,16 +304,26 @@ def _score(
     identities = mean_identities(references)
     prompt = try_parse_prompt(text, len(references)) if text.strip() else None
     scored = []
-    for number, pixels in enumerate(_bytes(image)):
-        show(f"looking at picture {number + 1} of {len(image)}")
+    for number, pixels in enumerate(pictures):
+        show(f"looking at picture {number + 1} of {len(pictures)}")
         own = None if masks is None else masks[:, number % masks.shape[1]].numpy()
         scored.append(score_image(pixels, identities, analyzer, prompt=prompt, masks=own))
     return scored
 
 
 def _bytes(image: Tensor) -> np.ndarray:
-    """IMAGE [N, H, W, 3] float 0..1 -> uint8."""
-    return (image[..., :3].detach().cpu().float().clamp(0, 1) * 255).round().byte().numpy()
+    """IMAGE [N, H, W, 1|3|4] float 0..1 -> uint8 [N, H, W, 3], read as Encode Reference Face reads photos.
+
+    Raises:
+        ImageError: there is no picture, or one that is none: another shape or scale, NaN.
+    """
+    if image.ndim != 4 or not len(image):
+        raise ImageError(
+            f"image has the shape {list(image.shape)}: [pictures, height, width, channels] with at least one picture is "
+            "needed. Connect an IMAGE.",
+            code="no-pictures",
+        )
+    return np.stack([photo_from_tensor(one, f"picture {number}").pixels for number, one in enumerate(image, 1)])
 
 
 def _text_alignment(image: Tensor, text: str, clip: CLIP | None, clip_vision: Any, persons: int) -> list[float] | None:
@@ -323,4 +336,6 @@ def _text_alignment(image: Tensor, text: str, clip: CLIP | None, clip_vision: An
             code="words-without-clip",
         )
     prompt = try_parse_prompt(text, persons)
+    if image.shape[-1] != 3:
+        image = torch.from_numpy(_bytes(image)).float() / 255
     return text_alignment(clip, clip_vision, image, prompt.text if prompt else text)

@@ -41,9 +41,9 @@ def check_mask(mask: Tensor, name: str) -> Tensor:
     if mask.ndim == 4 and mask.shape[1] == 1:
         mask = mask[:, 0]
     mask = mask[None] if mask.ndim == 2 else mask
-    if mask.ndim != 3:
+    if mask.ndim != 3 or 0 in mask.shape:
         raise ImageError(
-            f"The {name} has the shape {list(mask.shape)}; [pictures, height, width] is needed. "
+            f"The {name} has the shape {list(mask.shape)}; [pictures, height, width] is needed, none of them 0. "
             "Connect a MASK, or turn the image into one (Convert Image to Mask).",
             code="no-mask",
         )

@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFilter
 from torch import Tensor
 
-from ..conditioning.masks import check_shape
+from ..conditioning.masks import check_mask, check_shape
 from ..errors import ImageError
 
 __all__ = ["face_mask", "resize_person_masks"]
@@ -27,7 +27,7 @@ def resize_person_masks(masks: Sequence[Tensor | None], size: tuple[int, int], p
         [P, N or 1, *size], or None without any mask.
 
     Raises:
-        ImageError: a person's mask is missing, or is for another number of pictures.
+        ImageError: a person's mask is missing, is no mask, or is for another number of pictures.
         HostError: it has another shape than they.
     """
     provided = [mask for mask in masks if mask is not None]
@@ -40,7 +40,7 @@ def resize_person_masks(masks: Sequence[Tensor | None], size: tuple[int, int], p
     height, width = size
     resized = []
     for number, mask in enumerate(provided, 1):
-        mask = mask.reshape(-1, *mask.shape[-2:]).float().cpu()
+        mask = check_mask(mask, f"mask_{number}").float().cpu()
         check_shape((mask.shape[-2], mask.shape[-1]), size, f"mask_{number}")
         if len(mask) not in (1, pictures):
             raise ImageError(

@@ -205,6 +205,63 @@ def test_one_face_of_two_is_masked_and_the_picture_still_fails(scene, faces, kep
     assert score(scene, faces, picture, text=text)[3] == [False]
 
 
+NODES = {
+    DHDIdentityScore: {"least_similarity": 0.3, "least_margin": 0.0},
+    DHDPickBest: {},
+    DHDFaceMasks: {"grow": 0.3, "feather": 0.1},
+}
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_grey_and_transparent_pictures_are_read_as_by_the_encoder(scene, faces, node):
+    people = dict(zip(("reference_1", "reference_2"), scene.references, strict=True))
+    grey = scene.picture.mean(dim=-1, keepdim=True)
+    opaque = torch.cat([scene.picture, torch.ones_like(grey)], dim=-1)
+
+    def scored(picture):
+        return node.execute(image=picture, face_analysis=faces, text=scene.text, **people, **NODES[node]).result
+
+    for given, same in ((grey, grey.expand(-1, -1, -1, 3)), (opaque, scene.picture)):
+        for one, other in zip(scored(given), scored(same), strict=True):
+            if node is DHDPickBest and isinstance(one, torch.Tensor):
+                assert torch.equal(one, given)  # the picture itself, as it came
+            else:
+                assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+
+
+@pytest.mark.parametrize("node", NODES)
+@pytest.mark.parametrize(
+    ("shape", "code"),
+    [
+        ((0, 64, 64, 3), "no-pictures"),
+        ((64, 64, 3), "no-pictures"),
+        ((1, 0, 64, 3), "photo-of-another-shape"),
+        ((1, 64, 64, 2), "photo-of-another-shape"),
+        ((1, 64, 64, 5), "photo-of-another-shape"),
+        (None, "photo-not-finite"),
+    ],
+)
+def test_what_is_no_picture_is_refused(scene, faces, node, shape, code):
+    picture = torch.full_like(scene.picture, float("nan")) if shape is None else torch.zeros(shape)
+    with refused(code):
+        node.execute(image=picture, face_analysis=faces, reference_1=scene.references[0], **NODES[node])
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 400), (3, 2)])
+@pytest.mark.parametrize("node", NODES)
+def test_pictures_of_a_few_pixels_show_nobody(scene, faces, node, size):
+    node.execute(
+        image=torch.rand(1, *size, 3), face_analysis=faces, reference_1=scene.references[0], text="", **NODES[node]
+    )
+
+
+@pytest.mark.parametrize("shape", [(0, 192, 256), (1, 0, 256), (1, 192, 0), (192,), (1, 2, 192, 256)])
+def test_what_is_no_mask_is_refused(scene, faces, shape):
+    mask = torch.ones(1, 192, 256)
+    with refused("no-mask", "mask_2", error=ImageError):
+        score(scene, faces, mask_1=mask, mask_2=torch.zeros(shape))
+
+
 def test_real_people_on_a_photo_of_both(face_photos, faces_root):
     """One photo of each as reference; another one of the first beside the second's, as the sentence says and exchanged."""
     pytest.importorskip("insightface", reason="install it with: pip install insightface onnxruntime")
