@@ -1,12 +1,16 @@
-"""Files are written at once or not at all: a half-written file never stands under its final name.
+"""Files are written at once or not at all: a half-written file never stands under its final name. Texts are read as what they
+say they are, or not at all.
 
 with atomic_write(path) as part:
     part.write_text(text)
+text = read_text(path)
 """
 
 from __future__ import annotations
 
+import codecs
 import errno
+import json
 import os
 import re
 import shutil
@@ -16,12 +20,21 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import ImageError, short_error
+from .errors import DHumanDiffError, ImageError, short_error
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["atomic_write", "atomic_write_all", "why_not_written", "write_png"]
+__all__ = ["atomic_write", "atomic_write_all", "decode_text", "read_text", "why_not_written", "write_png"]
+
+_MARKS = (  # of byte order; UTF-32's begins with UTF-16's
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+    (b"\x84\x31\x95\x33", "gb18030"),
+)
 
 
 @contextmanager
@@ -103,6 +116,46 @@ def _rename(parts: Sequence[Path], finals: Sequence[Path]) -> None:
         if old is not None:
             with suppress(OSError):
                 old.unlink(missing_ok=True)
+
+
+def read_text(path: str | os.PathLike) -> str:
+    """A text that people or other programs wrote; see `decode_text`.
+
+    Raises:
+        OSError: the file cannot be read.
+        DHumanDiffError: nothing says in which encoding it is; the message names the file.
+    """
+    return decode_text(Path(path).read_bytes(), str(path))
+
+
+def decode_text(data: bytes, name: str) -> str:
+    """Bytes as text, with "\\n" for the line ends of every system and without a byte order mark.
+
+    Only what is certain is read: what its byte order mark says, UTF-8, and UTF-16 or UTF-32 that begin with an ASCII letter.
+    Other encodings (Windows-1252, GBK, Big5, Shift-JIS, EUC-KR ...) cannot be told from one another.
+
+    Args:
+        data: all of the file.
+        name: what a message calls it.
+
+    Raises:
+        DHumanDiffError: nothing says in which encoding it is.
+    """
+    mark, encoding = next((each for each in _MARKS if data.startswith(each[0])), (b"", ""))
+    encoding = encoding or (json.detect_encoding(data) if b"\0" in data[:4] else "utf-8")
+    try:
+        text = data[len(mark) :].decode(encoding)
+    except UnicodeDecodeError as error:
+        what = f"byte 0x{data[len(mark) + error.start]:02x} at position {len(mark) + error.start}"
+    else:
+        found = re.search(r"\0|\x1b[$(]", text)  # two bytes a letter, or ISO-2022, whose letters are escaped
+        if found is None:
+            return text.replace("\r\n", "\n").replace("\r", "\n")
+        what = f"character {found.start() + 1} is a control sign"
+    raise DHumanDiffError(
+        f"{name} is not UTF-8 ({what}), and nothing says what else it is. Save it as UTF-8.",
+        code="text-of-unknown-encoding",
+    )
 
 
 def why_not_written(error: Exception) -> str:

@@ -150,7 +150,8 @@ def _extract(
     people = annotation.people or tuple(Person(str(number)) for number in (1, 2))
     bodies = [person.box or body_box(box_of(face), (height, width)) for person, face in zip(people, found, strict=True)]
     known = [_attributes(person, face, image, faces) for person, face in zip(people, found, strict=True)]
-    caption = annotation.caption or task.picture.caption or default_caption(known)
+    caption = _usable_caption(annotation.caption, task.picture)
+    caption = caption or default_caption(known)
     naming = name_people(
         caption,
         annotation.words,
@@ -218,6 +219,21 @@ def _extract(
         (np.stack(first.identity_swapped), np.stack(second.identity_swapped)),
         tuple(notes),
     )
+
+
+def _usable_caption(annotated: str, picture: Picture) -> str:
+    """The caption that the data has for a picture, "" for none."""
+    if picture.problem and not annotated:
+        raise Unusable(picture.problem, reason="caption", code="caption-not-readable")
+    caption = annotated or picture.caption
+    if "\ufffd" in caption:
+        raise Unusable(
+            "letters of the caption were lost when somebody saved it in another encoding (\ufffd stands for them). "
+            "Write them anew.",
+            reason="caption",
+            code="caption-with-lost-letters",
+        )
+    return caption
 
 
 def _attributes(person: Person, face: Face, image: np.ndarray, faces: FaceAnalyzer) -> PersonAttributes:

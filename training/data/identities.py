@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dhumandiff.errors import ImageError
+from dhumandiff.io import decode_text
 
 from .. import TrainingError
 from .annotation import read_annotation
@@ -75,8 +76,8 @@ def _identities(picture: Picture) -> tuple[str, ...]:
     annotation = picture.annotation
     try:
         if isinstance(annotation, Part):
-            data = annotation.read()
-            if b'"identity' not in data:
+            data = decode_text(annotation.read(), annotation.path)
+            if '"identity' not in data:
                 return ()
             annotation = json.loads(data)
         if not isinstance(annotation, Mapping):

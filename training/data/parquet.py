@@ -12,7 +12,7 @@ from dhumandiff.errors import ImageError
 
 from .. import TrainingError
 
-__all__ = ["open_parquet", "read_cell"]
+__all__ = ["open_parquet", "read_cell", "read_column"]
 
 
 @lru_cache(maxsize=4)
@@ -55,3 +55,12 @@ def read_cell(path: str, column: str, row: int) -> bytes:
     if not isinstance(value, bytes):
         raise ImageError(f"row {row} of {Path(path).name} holds no picture.", code="row-without-picture")
     return value
+
+
+def read_column(file: Any, column: str) -> list[Any]:
+    """All values of a column of texts; bytes where some writer put in what is not UTF-8."""
+    values = file.read(columns=[column])[column]
+    try:
+        return values.to_pylist()
+    except UnicodeDecodeError:
+        return values.cast(import_module("pyarrow").large_binary()).to_pylist()

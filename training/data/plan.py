@@ -134,9 +134,10 @@ def describe(settings: PrepareSettings) -> str:
         own = [picture for picture in files.pictures if picture.source == name]
         annotated = sum(picture.annotation is not None for picture in own)
         captioned = sum(bool(picture.caption) for picture in own)
+        unreadable = sum(bool(picture.problem) for picture in own)
         lines.append(
             f"  {name}: {len(own)} pictures, {annotated} with an annotation, {captioned} with a caption of their own, "
-            f"weight {weight:g}"
+            f"weight {weight:g}" + (f"; {unreadable} captions cannot be read: save them as UTF-8" if unreadable else "")
         )
     lines += [f"  note: {note}" for note in files.notes]
     rows = 1 + settings.references.augmented

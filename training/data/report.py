@@ -27,6 +27,7 @@ REASONS = {
     "corrupt": "the file is damaged or no picture",
     "tiny": "the picture is smaller than min_side",
     "annotation": "the annotation cannot be read",
+    "caption": "the caption cannot be read: save it as UTF-8",
     "no face": "no face was found",
     "one person": "fewer than two people",
     "three people": "more than two people",

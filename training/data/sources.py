@@ -18,15 +18,16 @@ from PIL import Image, ImageOps
 
 from dhumandiff.errors import ImageError, short_error
 from dhumandiff.faces import PhotoPixels, as_photo, load_photo
+from dhumandiff.io import decode_text, read_text
 
 from .. import TrainingError
-from .parquet import open_parquet, read_cell
+from .captions import CAPTION_FIELDS, caption_text, picture_key, read_captions
+from .parquet import open_parquet, read_cell, read_column
 from .settings import Source
 
 __all__ = ["Part", "Picture", "list_pictures", "reference_photos", "source_name"]
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-_CAPTIONS = ("text", "caption", "prompt", "description")
 _ANNOTATIONS = ("annotation", "annotations", "json")
 _SUBFOLDERS = ("annotations", "masks", "references")  # folders inside a source that hold no pictures of two people
 
@@ -109,6 +110,7 @@ class Picture:
         name: what reports call it; unique in its source.
         image: where the picture is.
         caption: "" if it has none of its own.
+        problem: why it has none, where there is one that cannot be read.
         annotation: where its JSON is, or the JSON itself.
         masks: of the first and the second annotated person.
     """
@@ -119,6 +121,7 @@ class Picture:
     caption: str = ""
     annotation: Part | Mapping | None = None
     masks: tuple[Part, ...] = ()
+    problem: str = ""
 
     def read_annotation(self) -> Any:
         """The parsed JSON, or None.
@@ -129,7 +132,7 @@ class Picture:
         if not isinstance(self.annotation, Part):
             return self.annotation
         try:
-            return json.loads(self.annotation.read())
+            return json.loads(decode_text(self.annotation.read(), self.annotation.path))
         except (ValueError, ImageError) as error:
             raise TrainingError(f"the annotation cannot be read: {error}", code="unreadable-annotation") from error
 
@@ -144,7 +147,7 @@ def list_pictures(source: Source) -> tuple[list[Picture], list[str]]:
     paths = _expand(source.path)
     kind = source.kind if source.kind != "auto" else _guess(paths)
     if kind == "folder":
-        pictures = _folder(source, paths[0])
+        pictures = _folder(source, paths[0], notes)
     else:
         files = _files(paths, ".parquet" if kind == "parquet" else ".tar")
         lister = _parquet if kind == "parquet" else _tar
@@ -222,10 +225,10 @@ def _files(paths: list[Path], ending: str) -> list[Path]:
     return files
 
 
-def _folder(source: Source, root: Path) -> list[Picture]:
+def _folder(source: Source, root: Path, notes: list[str]) -> list[Picture]:
     name = source_name(source)
     masks = Path(source.masks).expanduser() if source.masks else root / "masks"
-    captions = _captions(source, root)
+    captions = read_captions(source, root, notes)
     annotated = _annotation_lookup(source, root)
     pictures = []
     for path in sorted(root.rglob("*")):
@@ -237,10 +240,10 @@ def _folder(source: Source, root: Path) -> list[Picture]:
         places = ([masks / inside.with_name(f"{path.stem}_{number}.png") for number in (1, 2)],)
         places += ([masks / f"{path.stem}_{number}.png" for number in (1, 2)],)
         given = next((pair for pair in places if all(mask.is_file() for mask in pair)), ())
-        text = path.with_suffix(".txt")
-        caption = captions.get(inside.as_posix(), "")
-        if not caption and text.is_file():
-            caption = text.read_text(encoding="utf-8", errors="replace").strip()
+        caption, problem = captions.pop(picture_key(inside), ""), ""
+        beside = (path.with_suffix(ending) for ending in (".txt", ".TXT"))
+        if not caption and (text := next((file for file in beside if file.is_file()), None)):
+            caption, problem = caption_text(Part(str(text)).read, str(text))
         pictures.append(
             Picture(
                 name,
@@ -249,37 +252,12 @@ def _folder(source: Source, root: Path) -> list[Picture]:
                 caption,
                 annotated(path, inside),
                 tuple(Part(str(mask)) for mask in given),
+                problem,
             )
         )
+    if captions:
+        notes.append(f"captions of {len(captions)} names that are no picture in {root}, such as {next(iter(captions))}")
     return pictures
-
-
-def _captions(source: Source, root: Path) -> dict[str, str]:
-    """File name -> caption, from a .jsonl."""
-    if source.captions:
-        wanted = [Path(source.captions).expanduser()]
-        if not wanted[0].is_file():
-            raise TrainingError(
-                f"There is no file of captions {wanted[0]}. Correct `captions` of {source.path}.", code="no-captions"
-            )
-    else:
-        wanted = sorted([*root.rglob("captions.jsonl"), *root.rglob("metadata.jsonl")])
-    found: dict[str, str] = {}
-    for path in wanted:
-        inside = path.parent.relative_to(root) if path.is_relative_to(root) else Path()
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-                name = (inside / str(row["file_name"])).as_posix()
-                found[name] = str(next((row[key] for key in _CAPTIONS if row.get(key)), ""))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise TrainingError(
-                    f"{path}, line {number} is not a JSON object with file_name and text ({error!r}). Correct the line.",
-                    code="unreadable-captions",
-                ) from error
-    return found
 
 
 def _annotation_lookup(source: Source, root: Path) -> Any:
@@ -290,10 +268,10 @@ def _annotation_lookup(source: Source, root: Path) -> Any:
             f"There are no annotations at {place}. Correct `annotations` of {source.path}.", code="no-annotations"
         )
     whole = place if place.is_file() else root / "annotations.json"
-    every = _one_file(whole) if whole.is_file() else {}
+    every = {picture_key(name): one for name, one in _one_file(whole).items()} if whole.is_file() else {}
 
     def find(path: Path, inside: Path) -> Part | Mapping | None:
-        for name in (inside.as_posix(), path.name, inside.with_suffix("").as_posix(), path.stem):
+        for name in map(picture_key, (inside, path.name, inside.with_suffix(""), path.stem)):
             if name in every:
                 return every[name]
         for file in (path.with_suffix(".json"), place / inside.with_suffix(".json"), place / f"{path.stem}.json"):
@@ -307,7 +285,7 @@ def _annotation_lookup(source: Source, root: Path) -> Any:
 def _one_file(path: Path) -> dict[str, Mapping]:
     """One JSON for all pictures: {name: annotation}, or a list of annotations that carry their picture's name."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(read_text(path))
     except (OSError, ValueError) as error:
         raise TrainingError(
             f"The annotations {path} cannot be read: {error}. Correct the file.", code="unreadable-annotation"
@@ -336,19 +314,21 @@ def _parquet(source: str, path: Path, notes: list[str]) -> Iterator[Picture]:
             code="no-picture-column",
         )
     texts = {}
-    for what, names in (("caption", _CAPTIONS), ("annotation", _ANNOTATIONS)):
+    for what, names in (("caption", CAPTION_FIELDS), ("annotation", _ANNOTATIONS)):
         column = next((name for name in names if name in columns), None)
-        texts[what] = file.read(columns=[column])[column].to_pylist() if column else None
+        texts[what] = read_column(file, column) if column else None
     for row in range(file.metadata.num_rows):
         found = texts["annotation"] and texts["annotation"][row]
-        if isinstance(found, str):
+        if isinstance(found, (str, bytes)):
             try:
-                found = json.loads(found)
+                found = json.loads(decode_text(found, "it") if isinstance(found, bytes) else found)
             except ValueError:
                 notes.append(f"{path}, row {row}: the annotation is no JSON and is left out")
-        caption = str((texts["caption"] and texts["caption"][row]) or "")
-        part = Part(str(path), row=row, column=image)
-        yield Picture(source, f"{path.name}:{row:08d}", part, caption, found if isinstance(found, Mapping) else None)
+        caption, problem = (texts["caption"] and texts["caption"][row]) or "", ""
+        if isinstance(caption, bytes):
+            caption, problem = caption_text(lambda data=caption: data, f"the caption of {path}, row {row},")
+        part, annotation = Part(str(path), row=row, column=image), found if isinstance(found, Mapping) else None
+        yield Picture(source, f"{path.name}:{row:08d}", part, str(caption), annotation, problem=problem)
 
 
 def _tar(source: str, path: Path, notes: list[str]) -> Iterator[Picture]:
@@ -372,7 +352,7 @@ def _tar(source: str, path: Path, notes: list[str]) -> Iterator[Picture]:
         if image is None:
             continue
         text = next((parts[ending] for ending in ("txt", "caption", "text") if ending in parts), None)
-        caption = text.read().decode("utf-8", "replace").strip() if text else ""
+        caption, problem = caption_text(text.read, f"the caption of {key} in {path}") if text else ("", "")
         masks = tuple(parts[name] for name in ("mask_1.png", "mask_2.png") if name in parts)
         name = f"{path.name}:{key}"
-        yield Picture(source, name, image, caption, parts.get("json"), masks if len(masks) == 2 else ())
+        yield Picture(source, name, image, caption, parts.get("json"), masks if len(masks) == 2 else (), problem)

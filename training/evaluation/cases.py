@@ -19,7 +19,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dhumandiff.errors import short_error
+from dhumandiff.errors import DHumanDiffError, short_error
+from dhumandiff.io import read_text
 
 from .. import TrainingError
 from ..data.sources import PICTURES
@@ -74,8 +75,8 @@ def read_cases(path: str | Path) -> list[Case]:
     """
     path = Path(path).expanduser()
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(path).split("\n")
+    except (OSError, DHumanDiffError) as error:
         raise TrainingError(
             f"The cases {path} cannot be read: {short_error(error)}. Give a .jsonl file, one JSON object a line.",
             code="unreadable-cases",
@@ -237,7 +238,7 @@ def _bench_case(folder: Path) -> Case | None:
         return None
     problems, sentence = [], ""
     try:
-        metadata = json.loads(meta.read_text(encoding="utf-8-sig"))
+        metadata = json.loads(read_text(meta))
         sentence = next(
             (metadata[key] for key in ("prompt", "caption_en", "caption") if isinstance(metadata.get(key), str)), ""
         )
@@ -266,7 +267,7 @@ def _annotated(path: Path, persons: int) -> dict[str, Any]:
     if not path.is_file():
         return {}  # told already
     try:
-        data = json.loads(path.read_text(encoding="utf-8-sig"))
+        data = json.loads(read_text(path))
         people = sorted(data["people"], key=lambda person: _natural(str(person.get("object_id", ""))))
         topic = (data.get("Information") or {}).get("Image category", "")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
