@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import signal
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -17,6 +18,7 @@ from pathlib import Path
 import torch
 
 from dhumandiff.errors import DHumanDiffError
+from dhumandiff.io import atomic_write, why_not_written
 
 from .. import TrainingError
 from ..data.batch import Batch
@@ -26,6 +28,7 @@ from ..objectives.losses import compute_losses, weighted_sum
 from ..parsing import as_dict
 from .checkpoint import CONFIG_FILE
 from .config import TrainConfig
+from .lock import run_lock
 from .logging import Logger, NoLogger
 from .samples import draw_grid
 from .setup import TrainState, open_stream, setup
@@ -65,6 +68,12 @@ def train(config: TrainConfig) -> TrainResult:
     Raises:
         DHumanDiffError: something cannot be used or written, or the loss is NaN; the last checkpoint is intact in any case.
     """
+    first = int(os.environ.get("RANK", "0")) == 0  # the others belong to the same run
+    with run_lock(Path(config.run)) if first else nullcontext():
+        return _train(config)
+
+
+def _train(config: TrainConfig) -> TrainResult:
     state = setup(config)
     accelerator, device, model = state.accelerator, state.accelerator.device, state.parallel_model
     objectives, diffusion = state.objectives, config.objectives.diffusion
@@ -213,8 +222,7 @@ def _write_config(path: Path, config: TrainConfig) -> None:
     import yaml
 
     try:
-        path.write_text(yaml.safe_dump(as_dict(config), sort_keys=False), encoding="utf-8")
+        with atomic_write(path) as part:
+            part.write_text(yaml.safe_dump(as_dict(config), sort_keys=False), encoding="utf-8")
     except OSError as error:
-        raise TrainingError(
-            f"{path} cannot be written ({error.strerror}). Make room.", code="file-not-written"
-        ) from error
+        raise TrainingError(f"{path} cannot be written ({why_not_written(error)}).", code="file-not-written") from error
