@@ -196,7 +196,7 @@ def test_the_names_on_the_disk_stay_those_of_the_first_version(config):
         "state.pt",
     ]
     info = json.loads((ended.checkpoint / "state.json").read_text())
-    assert {*info} == {"format", "version", "step", "smoothed", "positions", "score", "config", "agree"}
+    assert {*info} == {"format", "version", "step", "smoothed", "positions", "score", "config", "agree", "contents"}
     assert (info["format"], info["version"]) == ("dhumandiff-checkpoint", 1)
     parts = {"base", "adapter", "learning", "shards", "seed", "optimiser.kind"}
     assert {*info["agree"]} == parts | {"data.batch", "data.micro_batch", "data.shuffle"}

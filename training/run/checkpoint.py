@@ -10,19 +10,17 @@ from __future__ import annotations
 import errno
 import json
 import os
-import pickle
 import random
 import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -32,6 +30,7 @@ from dhumandiff.formats import native
 
 from .. import TrainingError
 from ..renamed import current_config
+from .checkpoint_checks import check_config, check_info, check_state, damaged_checkpoint, tensors_in
 
 __all__ = ["CONFIG_FILE", "Checkpoint", "RunFolder", "adapter_of_run", "random_state", "set_random_state"]
 
@@ -69,6 +68,7 @@ class Checkpoint:
         score: of the weights that are exported; the lowest is the best checkpoint.
         config: the run's configuration as plain values.
         fingerprint: what a run that resumes from here must have in common with it (resume.resume_fingerprint).
+        contents: checksums of data and base (contents.contents_of); empty in checkpoints before 0.2.
     """
 
     state: dict[str, Any]
@@ -76,6 +76,7 @@ class Checkpoint:
     score: float
     config: dict[str, Any]
     fingerprint: dict[str, Any]
+    contents: dict[str, Any] = field(default_factory=dict)
 
     @property
     def step(self) -> int:
@@ -95,7 +96,7 @@ class Checkpoint:
     @property
     def size(self) -> int:
         """Bytes on the disk, nearly."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in _tensors(self.state))
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors_in(self.state))
 
     def info(self) -> dict[str, Any]:
         """The content of state.json."""
@@ -107,6 +108,7 @@ class Checkpoint:
             "score": self.score,
             "config": self.config,
             "agree": fingerprint,
+            "contents": self.contents,
         }
 
 
@@ -131,7 +133,10 @@ class RunFolder:
                 f"{self.folder}: the run's folder cannot be made ({error.strerror}).", code="run-folder-not-made"
             ) from error
         for leftover in self.checkpoints.glob(".*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints there are, in order."""
@@ -183,9 +188,9 @@ class RunFolder:
         """
         path = self.path(step)
         info = _read_info(path)
-        try:
+        with damaged_checkpoint(path):
             adapter = Adapter.from_tensors(load_file(path / WEIGHTS), _metadata(path / WEIGHTS))
-            ema = load_file(path / EMA_WEIGHTS) if (path / EMA_WEIGHTS).is_file() else {}
+            ema = load_file(path / EMA_WEIGHTS) if (path / EMA_WEIGHTS).exists() else {}
             tensors = torch.load(path / TENSORS, map_location="cpu", weights_only=True)
             state = {"adapter": dict(adapter.state_dict()), "ema": ema}
             state |= {name: tensors[key] for name, key in TENSOR_KEYS.items()}
@@ -193,21 +198,10 @@ class RunFolder:
             names = {key: name for name, key in FINGERPRINT_KEYS.items()}
             fingerprint = {names.get(key, key): value for key, value in info["agree"].items()}
             config = current_config("train", info["config"])
-            return Checkpoint(state, adapter.info.metadata, info["score"], config, fingerprint)
-        except (
-            OSError,
-            SafetensorError,
-            RuntimeError,
-            EOFError,
-            KeyError,
-            ValueError,
-            pickle.UnpicklingError,
-        ) as error:
-            raise TrainingError(
-                f"The checkpoint {path} is damaged ({short_error(error, kind=True)}). Remove this folder; the run then resumes from "
-                "the one before it.",
-                code="checkpoint-damaged",
-            ) from error
+            check_config(config)
+            check_state(state, config)
+            contents = dict(info.get("contents", {}))
+            return Checkpoint(state, adapter.info.metadata, info["score"], config, fingerprint, contents)
 
     @contextmanager
     def _writing(self, part: Path, needed: int) -> Iterator[None]:
@@ -277,9 +271,11 @@ def _read_info(path: Path) -> dict[str, Any]:
         info = json.loads((path / INFO).read_text(encoding="utf-8"))
         if (info["format"], info["version"]) != (FORMAT, VERSION):
             raise ValueError(f"its format is {info['format']} {info['version']}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        check_info(info, int(path.name.rpartition("-")[2]))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise TrainingError(
-            f"{path / INFO} cannot be read ({error}). Remove this checkpoint's folder.", code="checkpoint-damaged"
+            f"{path / INFO} cannot be read ({short_error(error, kind=True)}). Remove this checkpoint's folder.",
+            code="checkpoint-damaged",
         ) from error
     return info
 
@@ -289,17 +285,6 @@ def _metadata(path: Path) -> dict[str, str]:
 
     with safe_open(path, framework="pt") as file:
         return file.metadata()
-
-
-def _tensors(values: Any) -> Iterator[Tensor]:
-    if isinstance(values, Tensor):
-        yield values
-    elif isinstance(values, Mapping):
-        for value in values.values():
-            yield from _tensors(value)
-    elif isinstance(values, list | tuple):
-        for value in values:
-            yield from _tensors(value)
 
 
 def _flush(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,9 @@ from ..objectives.losses import build_objectives, check_data
 from ..objectives.protocol import Objective
 from .base import BaseModel, check_shards_compatible, load_base
 from .checkpoint import Checkpoint, RunFolder, random_state, set_random_state
+from .checkpoint_checks import check_moments, damaged_checkpoint
 from .config import TrainConfig
+from .contents import check_contents, contents_of
 from .init import cast_frozen, init_adapter
 from .model import TrainableModel, build_model
 from .optim import EMA, make_optimizer, make_scheduler
@@ -56,6 +59,7 @@ class TrainState:
         ema: the averaged weights.
         fp32_frozen: float32 values of weights that are not trained and that the adapter holds in less precision.
         fingerprint: what a run that resumes must have in common with this one.
+        contents: checksums of data and base, which a run that resumes must have, too.
         step: optimizer steps done.
         smoothed_loss: moving average of the training loss; NaN before the first step.
         stream_positions: index of a sample stream of this process -> its position in the data.
@@ -76,6 +80,7 @@ class TrainState:
     ema: EMA
     fp32_frozen: dict[str, Tensor]
     fingerprint: dict[str, Any]
+    contents: dict[str, Any] = field(default_factory=dict)
     step: int = 0
     smoothed_loss: float = math.nan
     stream_positions: dict[int, Position] = field(default_factory=dict)
@@ -146,7 +151,7 @@ class TrainState:
 
     def checkpoint(self, score: float, config: dict[str, Any]) -> Checkpoint:
         """This state as a checkpoint. Collective, as `state_dict`."""
-        return Checkpoint(self.state_dict(), self.adapter.info.metadata, score, config, self.fingerprint)
+        return Checkpoint(self.state_dict(), self.adapter.info.metadata, score, config, self.fingerprint, self.contents)
 
 
 def setup(config: TrainConfig) -> TrainState:
@@ -215,6 +220,7 @@ def setup(config: TrainConfig) -> TrainState:
         ema=ema,
         fp32_frozen=fp32_frozen,
         fingerprint=resume_fingerprint(config, base, adapter, folders),
+        contents=contents_of(base, folders),
     )
     resume(state)
     state.report(_summary(state))
@@ -227,9 +233,13 @@ def resume(state: TrainState) -> None:
     if not steps:
         return
     found = state.run.load(steps[-1])
+    state.run.best()  # reads what all checkpoints say, so that a damaged one is named now
     check_fingerprint(state.run.folder, found, state.fingerprint)
+    check_contents(state.run.folder, found.contents, state.contents, state.base.name)
     report_changes(found, state.config, state.report)
-    state.load_state_dict(found.state)
+    with damaged_checkpoint(state.run.path(found.step)):
+        state.load_state_dict(found.state)
+        check_moments(state.optimizer.optimizer)
     state.report(f"Resuming from {state.run.path(state.step)}.")
 
 
@@ -251,9 +261,14 @@ def open_stream(state: TrainState) -> Prefetcher:
         "buffer_size": max(1, config.shuffle_buffer // passes),
     }
     own = range(accelerator.process_index, passes, accelerator.num_processes)
-    streams = [
-        SampleStream(folders, weights, index=index, position=state.stream_positions.get(index), **size) for index in own
-    ]
+    # The checkpoint's positions are taken up here.
+    with damaged_checkpoint(state.run.path(state.step)) if state.step else nullcontext():
+        streams = [
+            SampleStream(
+                folders, weights, index=index, position=state.stream_positions[index] if state.step else None, **size
+            )
+            for index in own
+        ]
     return Prefetcher(streams, make, config.prefetch)
 
 
