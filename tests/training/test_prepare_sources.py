@@ -175,6 +175,18 @@ def test_a_cut_off_tar_is_used(tmp_path):
         listed(path)
 
 
+def test_a_picture_that_is_not_there_is_set_aside(tmp_path):
+    """One link that leads nowhere, or to itself, takes nothing else down."""
+    folder = couple(tmp_path / "data", 0).parent
+    (folder / "102.png").symlink_to("nowhere.png")
+    (folder / "103.png").symlink_to("103.png")
+    prepared(tmp_path / "data", tmp_path / "out")
+    assert len(samples(tmp_path / "out")) == 1
+    for name in ("102.png", "103.png"):
+        assert reasons(tmp_path / "out")[name][0] == "corrupt"
+        assert "does not exist" in reasons(tmp_path / "out")[name][1]
+
+
 def test_several_sources_keep_their_weights(tmp_path):
     for name, count in (("first", 2), ("second", 1)):
         for number in range(count):

@@ -41,7 +41,12 @@ class FileList:
 
 def _length(picture: Picture) -> int:
     part = picture.image
-    return part.size if part.size >= 0 else part.row if part.row >= 0 else Path(part.path).stat().st_size
+    if part.size >= 0 or part.row >= 0:
+        return part.size if part.size >= 0 else part.row
+    try:
+        return Path(part.path).stat().st_size
+    except OSError:  # a link that leads nowhere, or gone since it was listed: set aside when it is read
+        return -1
 
 
 def list_files(settings: PrepareSettings) -> FileList:
