@@ -12,7 +12,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import ImageError
 
-__all__ = ["PhotoPixels", "as_photo", "load_photo", "photo_from_tensor"]
+__all__ = ["MAX_PIXELS", "PhotoPixels", "as_photo", "check_pixels", "load_photo", "photo_from_tensor"]
+
+MAX_PIXELS = 1024**3 // 4 // 3
+"""The most pixels that are read, 89 million, which is where Pillow warns: a file of 2 MB may hold far more, and take the memory
+of all that runs beside."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,25 +67,26 @@ def load_photo(path: str | os.PathLike) -> PhotoPixels:
     Raises:
         ImageError: the file is missing, no picture, or damaged.
     """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
+    path = _expanded(path)
+    if not os.path.isfile(path):
+        what = "is a folder" if os.path.isdir(path) else "does not exist"
         raise ImageError(f"{path} {what}. Give the path of a photo (JPEG, PNG, WebP, TIFF).", code="photo-missing")
     notes: list[str] = []
     try:
         with Image.open(path) as image:
+            check_pixels(image)
             frames = getattr(image, "n_frames", 1)
             if frames > 1:
                 image.seek(0)
                 notes.append(f"the file holds {frames} pictures; the first one is used")
             image.load()
-            pixels = _to_rgb(ImageOps.exif_transpose(image), notes)
+            pixels = _to_rgb(ImageOps.exif_transpose(image), notes, image.format == "TIFF")
     except UnidentifiedImageError as error:
         raise ImageError(
             f"{path} is not a picture that can be read. Save it as JPEG, PNG, WebP or TIFF.",
             code="photo-of-unknown-format",
         ) from error
-    except Image.DecompressionBombError as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(
             f"{path} is too large to be opened safely ({error}). Save it at a smaller size.", code="photo-too-large"
         ) from error
@@ -92,6 +97,25 @@ def load_photo(path: str | os.PathLike) -> PhotoPixels:
             code="photo-damaged",
         ) from error
     return PhotoPixels(pixels, tuple(notes), path.name)
+
+
+def check_pixels(image: Image.Image) -> None:
+    """Refuse a picture that is opened and not yet decoded, when it holds more than `MAX_PIXELS`.
+
+    Raises:
+        DecompressionBombError: it does; Pillow's own, which it raises at twice as many.
+    """
+    if image.width * image.height > MAX_PIXELS:
+        raise Image.DecompressionBombError(
+            f"{image.width} x {image.height} px, more than {MAX_PIXELS / 1e6:.0f} megapixels"
+        )
+
+
+def _expanded(path: str | os.PathLike) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # "~nobody/photo.png": there is no such user
+        return Path(path)
 
 
 def photo_from_tensor(image: torch.Tensor, name: str = "image") -> PhotoPixels:
@@ -151,26 +175,42 @@ def _on_white(rgb: np.ndarray, alpha: np.ndarray, notes: list[str]) -> np.ndarra
     return rgb * alpha + (1 - alpha)
 
 
-def _to_rgb(image: Image.Image, notes: list[str]) -> np.ndarray:
+_GREY = "greyscale: no color is known of this face"
+
+
+def _full_scale(mode: str, top: float, is_tiff: bool) -> float:
+    """What white is in a grey picture whose largest value is `top`: it may be 8, 10, 12 or 16 bit in larger numbers.
+
+    A PNG says how many bits it has. A TIFF need not: cameras and microscopes write 12 bit as 16.
+    """
+    if mode == "F":
+        return 1.0 if top <= 1 else 255.0 if top <= 255 else 65535.0
+    bits = next((bits for bits in (8, 10, 12) if top < 2**bits), 16) if is_tiff else 16
+    return 2.0**bits - 1
+
+
+def _to_rgb(image: Image.Image, notes: list[str], is_tiff: bool = False) -> np.ndarray:
     """Any Pillow mode to uint8 [H, W, 3]."""
     if image.mode == "F" or image.mode.startswith("I"):  # Pillow would clip these at 255 instead of scaling them
         values = np.asarray(image).astype(np.float64)
         if not np.isfinite(values).all():
             raise ValueError("it holds NaN or infinite values")
         top = float(values.max(initial=0.0))
-        full = 1.0 if image.mode == "F" and top <= 1 else 255.0 if image.mode == "F" and top <= 255 else 65535.0
+        full = _full_scale(image.mode, top, is_tiff)
         if values.min(initial=0.0) < 0 or top > full:
             raise ValueError(f"its values go from {values.min():.6g} to {top:.6g}, which is no scale of light")
-        notes.append(
-            f"greyscale with {'floating point' if image.mode == 'F' else '16 bit'} values, scaled to 8 bit: no color "
-            "is known of this face"
-        )
+        depth = "floating point" if image.mode == "F" else f"{int(full).bit_length()} bit"
+        scaled = "" if full == 255 and image.mode != "F" else ", scaled to 8 bit"
+        guessed = "" if image.mode == "F" or full == 65535 else f" (by its largest, {top:.0f})"
+        notes.append(f"greyscale with {depth} values{guessed}{scaled}: no color is known of this face")
         return np.rint(values / full * 255).astype(np.uint8)[..., None].repeat(3, axis=-1)
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        if image.mode in ("L", "1", "LA", "La"):
+            notes.append(_GREY)
         values = np.asarray(image.convert("RGBA")).astype(np.float32) / 255
         return np.rint(_on_white(values[..., :3], values[..., 3:], notes) * 255).astype(np.uint8)
     if image.mode in ("L", "1"):
-        notes.append("greyscale: no color is known of this face")
+        notes.append(_GREY)
     elif image.mode == "CMYK":
         notes.append("CMYK print colors, turned into RGB without a color profile: skin may look slightly different")
     return np.array(image.convert("RGB"))

@@ -1,5 +1,8 @@
 """Photos in every shape they come in."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import torch
@@ -50,6 +53,27 @@ def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path):
     assert "16 bit" in photo.notes[0]
 
 
+@pytest.mark.parametrize(
+    ("top", "dtype", "note"),
+    [
+        (255, np.int32, "8 bit"),
+        (255, np.uint16, "8 bit"),
+        (1023, np.uint16, "10 bit"),
+        (4095, np.uint16, "12 bit"),
+        (4095, np.int32, "12 bit"),
+        (65535, np.uint16, "16 bit"),
+        (65535, np.int32, "16 bit"),
+    ],
+)
+def test_grey_of_any_depth_is_as_light_as_it_was(tmp_path, top, dtype, note):
+    """A TIFF of 16 or 32 bit may hold fewer: what has been taken for white is told."""
+    values = np.linspace(0, top, 40 * 60).reshape(40, 60).round().astype(dtype)
+    Image.fromarray(values).save(tmp_path / "deep.tiff")
+    photo = load_photo(tmp_path / "deep.tiff")
+    assert np.abs(photo.pixels[..., 0].astype(float) - values * 255.0 / top).max() <= 0.5
+    assert note in photo.notes[0]
+
+
 def test_sixteen_bit_color_is_scaled(tmp_path):
     cv2 = pytest.importorskip("cv2")
     assert cv2.imwrite(str(tmp_path / "deep.png"), gradient()[..., ::-1].astype(np.uint16) * 257)
@@ -96,7 +120,8 @@ def test_transparency_is_laid_on_white(tmp_path, mode):
     photo = load_photo(path)
     assert (photo.pixels[:, :4] == 255).all()
     assert (photo.pixels[:, 4:] == 0).all()
-    assert "white" in photo.notes[0]
+    assert "white" in photo.notes[-1]
+    assert ("greyscale" in photo.notes[0]) is (mode == "LA")
 
 
 @pytest.mark.parametrize("ending", ["gif", "webp", "png"])
@@ -166,3 +191,22 @@ def test_whatever_a_photo_comes_as_is_read(tmp_path):
         assert np.array_equal(as_photo(given).pixels, gradient())
     with refused("not-a-photo", "image 3 is a int", error=ImageError):
         as_photo(7, "image 3")
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 300 + ".png", "~nobody-of-this-name/x.png", "a\0b.png", "deep/" * 2000 + "x.png"]
+)
+def test_a_name_that_no_file_can_have_is_refused(name):
+    with refused("photo-missing", "does not exist", error=ImageError):
+        load_photo(name)
+
+
+def test_a_small_file_with_too_many_pixels_is_refused_before_it_is_decoded(tmp_path):
+    """Its head says how large it is; the rest need not even be there."""
+    size = (13000, 13000)
+    head = b"IHDR" + struct.pack(">IIBBBBB", *size, 1, 0, 0, 0, 0)
+    chunks = (head, b"IDAT" + zlib.compress(b"\0" * 1000), b"IEND")
+    written = b"".join(struct.pack(">I", len(one) - 4) + one + struct.pack(">I", zlib.crc32(one)) for one in chunks)
+    (tmp_path / "huge.png").write_bytes(b"\x89PNG\r\n\x1a\n" + written)
+    with refused("photo-too-large", "huge.png", "13000 x 13000", error=ImageError):
+        load_photo(tmp_path / "huge.png")

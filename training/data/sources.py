@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 
 from dhumandiff.errors import ImageError, short_error
 from dhumandiff.faces import PhotoPixels, as_photo, load_photo
+from dhumandiff.faces.photos import check_pixels
 from dhumandiff.io import decode_text, read_text
 
 from .. import TrainingError
@@ -81,6 +82,7 @@ class Part:
             return load_photo(self.path)
         try:
             with Image.open(io.BytesIO(self.read())) as image:
+                check_pixels(image)
                 image.load()
                 upright = ImageOps.exif_transpose(image)
                 clear = "A" in upright.mode or "transparency" in upright.info
