@@ -124,6 +124,8 @@ def test_a_run_resumes_and_measures_changes(folder):
     assert read_records(path) == again
     measure_all([replace(cases[0], sentence="A man@1 and a woman@2.")], counted, path)
     assert seen[5:] == ["c0"]
+    paint(folder / "red.png", GREEN)
+    assert measure_all(cases[2:3], Measurer(ColorFaces()), path)[0]["contents"] != again[2]["contents"]  # other photos
     path.write_text('{"id": 1}\nrubbish\n{"id": 2}\n')
     with refused("bad-record", "Line 2", error=TrainingError):
         measure_all(cases, counted, path)

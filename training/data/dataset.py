@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
@@ -185,7 +185,7 @@ def open_datasets(configs: Sequence[FolderConfig]) -> tuple[list[PreparedDataset
     datasets = [open_dataset(config.path) for config in configs]
     for dataset in datasets[1:]:
         for part in ("base", "vision", "recogniser"):
-            if dataset.header[part] != datasets[0].header[part]:
+            if _differ(dataset.header[part], datasets[0].header[part]):
                 raise TrainingError(
                     f"{dataset.path} and {datasets[0].path} were prepared with different models ({part}: {dataset.header[part]} "
                     f"and {datasets[0].header[part]}). Prepare both with the same ones.",
@@ -264,3 +264,12 @@ def _read(path: str) -> bytes:
             raise TrainingError(
                 f"{path} cannot be read ({error}). {PREPARE}, or correct data.folders.", code="unreadable-data"
             ) from error
+
+
+def _differ(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two descriptions of a model contradict each other; a hash of its file counts where both have one, and then for the
+    name, since a pack's folder may be called anything."""
+    digests = one.get("sha256"), other.get("sha256")
+    alone = {"sha256", "name"} if all(digests) else {"sha256"}
+    rest = [{key: value for key, value in each.items() if key not in alone} for each in (one, other)]
+    return rest[0] != rest[1] or (all(digests) and digests[0] != digests[1])

@@ -267,6 +267,7 @@ class _PackWithAttributes:
         from insightface.model_zoo import get_model
 
         self.name, self.detect, self.identity = analyzer.name, analyzer.detect, analyzer.identity
+        self.recognizer = analyzer.recognizer
         self._model = get_model(str(model), providers=["CPUExecutionProvider"])
 
     def attributes(self, image: np.ndarray, face: Face) -> tuple[str, str]:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from dhumandiff.errors import short_error
 from dhumandiff.faces import ARCFACE_TEMPLATE, Face, FaceAnalyzer
+from dhumandiff.faces.same_recognizer import recognizer_hash
 
 from .. import TrainingError
 from ..recognizers import probe_picture
@@ -160,7 +161,8 @@ def _common(encoders: Encoders, faces: FaceAnalyzer) -> bytes:
     tensors, header = encoders.common()
     probe = faces.identity(probe_picture(), Face(np.float32([0, 0, 112, 112]), ARCFACE_TEMPLATE))
     tensors["recogniser_probe"] = torch.from_numpy(np.asarray(probe, dtype=np.float32))
-    header["recogniser"] = {"name": faces.name, "width": len(probe)}
+    digest = recognizer_hash(faces)
+    header["recogniser"] = {"name": faces.name, "width": len(probe), **({"sha256": digest} if digest else {})}
     return save(tensors, metadata={"header": json.dumps(header, sort_keys=True)})
 
 

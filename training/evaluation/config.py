@@ -35,6 +35,8 @@ class EvaluateConfig:
     """The --out folder of another evaluation of the same cases, to compare with picture by picture."""
     faces: FaceSettings = field(default_factory=FaceSettings)
     """Who recognizes. Best another recognizer than the adapter was trained with: it would be its own judge."""
+    adapter_pack: str = ""
+    """Drawing cases: the face pack that the adapter was trained with, which makes its references, where `faces` is another one."""
     clip: str = ""
     """CLIP for CLIP-T and CLIP-I: a folder, or an id such as openai/clip-vit-base-patch16. Left empty, neither is computed."""
     scorers: list[str] = field(default_factory=list)

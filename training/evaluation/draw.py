@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from torch import nn
 from tqdm import tqdm
 
 from dhumandiff import Adapter, FaceReference
@@ -24,8 +25,9 @@ from dhumandiff.methods.paired.settings import CascadeSettings, SamplingSettings
 from dhumandiff.prompts import parse_prompt
 
 from .cases import Case
+from .files import contents_of
 
-__all__ = ["Settings", "draw_cases"]
+__all__ = ["Settings", "digest_of", "draw_cases"]
 
 KEPT = 64
 """People whose references are kept: a megabyte or two each."""
@@ -63,11 +65,13 @@ def draw_cases(
     folder: Path,
     seeds: int = 1,
     strengths: Sequence[float] = (),
+    made_by: Mapping[str, str] | None = None,
 ) -> list[Case]:
     """Draw every case, `seeds` times from its seed on, and at every factor of the strengths.
 
     Args:
         encode: photos of one person -> reference.
+        made_by: what else a picture depends on, such as {"base": digest}; another one draws it anew.
         folder: for <id>_<seed>.png, or <id>_x<strength>_<seed>.png.
 
     Returns:
@@ -75,7 +79,7 @@ def draw_cases(
     """
     folder.mkdir(parents=True, exist_ok=True)
     kept = lru_cache(KEPT)(encode)
-    made_of = _digest(adapter)
+    made_of = {"adapter": digest_of(adapter, every=True), **(made_by or {})}
     wanted = []
     for case in cases:
         for factor in strengths or (None,):
@@ -85,8 +89,8 @@ def draw_cases(
     drawn = []
     for case in tqdm(wanted, desc="drawing", unit="portrait", disable=None):
         how = settings if case.strength is None else settings.with_strength(case.strength)
-        made_with = {"prompt": case.sentence, "seed": case.seed, "adapter": made_of, **how.record}
-        made_with["references"] = [[photo.name for photo in photos] for photos in case.references]
+        made_with = {"prompt": case.sentence, "seed": case.seed, **made_of, **how.record}
+        made_with["references"] = [[contents_of(photo) for photo in photos] for photos in case.references]
         record = json.dumps(made_with, ensure_ascii=False)
         problem = case.problem
         if not problem and _made_as(case.picture) != record:
@@ -111,9 +115,14 @@ def _made_as(path: Path) -> str | None:
         return None
 
 
-def _digest(adapter: Adapter) -> str:
+def digest_of(module: nn.Module, every: bool = False) -> str:
+    """Which weights a model has: a hash over all of them (`every`), or over names, shapes and 64 values of each tensor."""
     total = hashlib.sha256()
-    for name, value in sorted(adapter.state_dict().items()):
+    for name, value in sorted(module.state_dict().items()):
+        flat = value.detach().flatten()
+        if not every:
+            total.update(str(list(value.shape)).encode())
+            flat = flat[:: max(len(flat) // 64, 1)]
         total.update(name.encode())
-        total.update(value.detach().float().cpu().numpy().tobytes())
+        total.update(flat.float().cpu().numpy().tobytes())
     return total.hexdigest()[:16]

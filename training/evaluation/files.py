@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from dhumandiff.errors import short_error
@@ -9,7 +10,7 @@ from dhumandiff.io import atomic_write
 
 from .. import TrainingError
 
-__all__ = ["make_folder", "write_text"]
+__all__ = ["contents_of", "make_folder", "write_text"]
 
 
 def make_folder(path: str) -> Path:
@@ -42,3 +43,11 @@ def write_text(path: Path, text: str) -> Path:
             f"{path} cannot be written ({short_error(error)}). Choose another folder (--out).", code="cannot-write"
         ) from error
     return path
+
+
+def contents_of(path: Path) -> str:
+    """A file by what is in it, since two people may have photos of one name. Empty where it cannot be read, which others tell."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    except OSError:
+        return ""

@@ -13,6 +13,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,13 @@ from dhumandiff.errors import DHumanDiffError, FaceError, ImageError, short_erro
 from dhumandiff.evaluation.metrics import PictureScorer, cosines, match
 from dhumandiff.evaluation.score import embed_faces, score_image
 from dhumandiff.faces import FaceAnalyzer, choose_face, load_photo
+from dhumandiff.faces.same_recognizer import recognizer_hash
 from dhumandiff.prompts import try_parse_prompt
 
 from .. import TrainingError
 from ..data.shards import write_file
 from .cases import Case
+from .files import contents_of
 
 __all__ = ["Clip", "Measurer", "measure_all", "read_records"]
 
@@ -94,6 +97,7 @@ class Measurer:
     def __init__(self, faces: FaceAnalyzer, clip: Clip | None = None, scorers: Sequence[PictureScorer] = ()) -> None:
         self.faces, self.clip, self.scorers = faces, clip, tuple(scorers)
         self._reference = lru_cache(KEPT)(self._reference_identity)
+        self._contents = lru_cache(KEPT)(contents_of)
         self._truth = lru_cache(KEPT)(self._truth_identities)
 
     @property
@@ -114,6 +118,10 @@ class Measurer:
             "picture": str(case.picture or ""),
             "truth": str(case.truth or ""),
             "references": [[str(photo) for photo in photos] for photos in case.references],
+            "recognizer": recognizer_hash(self.faces),
+            "contents": [
+                self._contents(photo) for photo in (*chain(*case.references), *([case.truth] if case.truth else ()))
+            ],
         }
 
     def measure(self, case: Case) -> dict[str, Any]:

@@ -7,12 +7,16 @@ scores.html.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from dhumandiff import FaceReference
+from dhumandiff.faces.same_recognizer import is_recognizer, recognizer_hash
 
 from .. import TrainingError
 from ..data.encode import load_faces, load_vision
@@ -20,7 +24,7 @@ from ..data.settings import FaceSettings
 from ..data.shards import write_file
 from ..plugins import make_plugin
 from .cases import Case, read_bench, read_cases, with_pictures
-from .draw import Settings, draw_cases
+from .draw import Settings, digest_of, draw_cases
 from .measure import Clip, Measurer, measure_all, read_records
 from .page import page
 from .plots import plot_copying, plot_distributions, plot_strengths
@@ -76,7 +80,12 @@ def score(
     )
     if waiting:
         finished = [case for case in cases if case.picture is not None or case.problem]
-        cases = finished + _draw(config, waiting, adapter(), base, out / "pictures")
+        weights = adapter()
+        if is_recognizer(weights.info.recognizer, faces):
+            notes.append(
+                "The judge is the adapter's own recognizer, which flatters it: name another pack with --faces.pack."
+            )
+        cases = finished + _draw(config, waiting, weights, base, out / "pictures")
     records = measure_all(cases, Measurer(faces, clip, scorers), out / RECORDS)
     other = config.against.rstrip("/") or "the other"
     table = markdown(records, against, other)
@@ -131,14 +140,47 @@ def _draw(config: EvaluateConfig, cases: Sequence[Case], adapter: Adapter, base:
     vision = load_vision(
         config.image_encoder or ("mini" if drawn else IMAGE_ENCODER), str(portrait.device), portrait.dtype
     )
-    faces = load_faces(FaceSettings(pack="mini") if drawn and config.faces == FaceSettings() else config.faces)
+    faces = _reference_faces(config, adapter, base)
     smallest = 24.0 if drawn else config.faces.min_size
 
     def encode(photos: Sequence[Path]) -> FaceReference:
         return encode_reference(list(photos), vision, faces, name=photos[0].stem, min_size=smallest)[0]
 
-    return draw_cases(
-        cases, portrait, adapter, settings_of(config, base), encode, folder, config.seeds, config.strengths
+    parts = [part for part in vars(vision).values() if isinstance(part, nn.Module)]
+    made_by = {
+        "base": " ".join(
+            digest_of(getattr(portrait.pipeline, part)) for part in ("unet", "vae", "text_encoder", "text_encoder_2")
+        ),
+        "image_encoder": " ".join(map(digest_of, parts)) or config.image_encoder,
+        "recognizer": recognizer_hash(faces) or faces.name,
+    }
+    settings = settings_of(config, base)
+    return draw_cases(cases, portrait, adapter, settings, encode, folder, config.seeds, config.strengths, made_by)
+
+
+def _reference_faces(config: EvaluateConfig, adapter: Adapter, base: str) -> FaceAnalyzer:
+    """The adapter's own recognizer, which makes its references, whoever judges.
+
+    Raises:
+        TrainingError: the packs named hold another one.
+    """
+    said = adapter.info.recognizer
+    if config.adapter_pack:
+        faces = load_faces(replace(config.faces, pack=config.adapter_pack))
+        named = re.search(r"sha256", said) is None or not recognizer_hash(
+            faces
+        )  # the person's word counts, unless a hash tells
+        if named or is_recognizer(said, faces):
+            return faces
+    else:
+        drawn = base == "mini" and config.faces == FaceSettings()
+        faces = load_faces(FaceSettings(pack="mini") if drawn or said == "mini" != config.faces.pack else config.faces)
+        if is_recognizer(said, faces) is not False:
+            return faces
+    raise TrainingError(
+        f"The adapter was trained with the face recognizer {said}, and the pack {faces.name} holds another one, whose numbers mean "
+        "nothing to it. Name the adapter's own pack with --adapter_pack; --faces.pack only says who judges.",
+        code="not-the-adapters-recognizer",
     )
 
 

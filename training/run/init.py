@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dhumandiff import Adapter
+from dhumandiff.faces.same_recognizer import recognizer_note
 from dhumandiff.hosts.diffusers.attention import cross_attention_layers
 from dhumandiff.methods.paired.projections import FaceProjection, IdentityProjection, SubjectMapping
 from dhumandiff.miniature import mini_adapter
@@ -51,7 +52,7 @@ def init_adapter(
             tensors = {name: value for name, value in tensors.items() if not name.startswith(("identity_", "mapping."))}
         elif not any(name.startswith("mapping.") for name in tensors):
             tensors |= _init_subject_path(config, base, folder)
-            metadata = {**metadata, "recogniser": folder.header["recogniser"].get("name", "")}
+            metadata = {**metadata, "recogniser": _recognizer(folder)}
     # Copies: memory-mapped files must not be written to, and no two weights may share their memory.
     own = {name: value.to(device, torch.float32, copy=True) for name, value in tensors.items()}
     adapter = Adapter.from_tensors(own, metadata)
@@ -98,6 +99,12 @@ def _for_both_persons(name: str) -> list[str]:
     return [f"{front}_ip{person + 1}.{last}" for person in range(PERSONS)]
 
 
+def _recognizer(folder: PreparedDataset) -> str:
+    """What the weights will say of the recognizer that the data was prepared with."""
+    told = folder.header["recogniser"]
+    return recognizer_note(str(told.get("name", "")), str(told.get("sha256", "")))
+
+
 def _init_from_scratch(
     config: InitConfig, base: BaseModel, folder: PreparedDataset
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -106,7 +113,7 @@ def _init_from_scratch(
     So the first prediction is the base's. Both are this project's choice; IP-Adapter's code starts from the base's keys and
     values alike.
     """
-    vision, recognizer = folder.header["vision"], folder.header["recogniser"]
+    vision = folder.header["vision"]
     face = FaceProjection(
         tokens=config.face_tokens,
         **_perceiver(config.face_width, vision["clip_width"], base.sizes["context_width"], config.face_depth),
@@ -122,7 +129,7 @@ def _init_from_scratch(
     return tensors, {
         "base_family": "sdxl" if base.sizes["pooled_width"] else "sd15",
         "clip_tower": str(vision.get("name", "")),
-        "recogniser": str(recognizer.get("name", "")),
+        "recogniser": _recognizer(folder),
         "identity_channels": config.identity_channels,
         "licence": "see the model card",
         "source": f"python -m training, from scratch on {Path(base.name).name}",
