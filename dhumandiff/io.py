@@ -25,7 +25,7 @@ from .errors import DHumanDiffError, ImageError, short_error
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["atomic_write", "atomic_write_all", "decode_text", "read_text", "why_not_written", "write_png"]
+__all__ = ["atomic_write", "atomic_write_all", "decode_text", "printable", "read_text", "why_not_written", "write_png"]
 
 _MARKS = (  # of byte order; UTF-32's begins with UTF-16's
     (codecs.BOM_UTF8, "utf-8"),
@@ -156,6 +156,11 @@ def decode_text(data: bytes, name: str) -> str:
         f"{name} is not UTF-8 ({what}), and nothing says what else it is. Save it as UTF-8.",
         code="text-of-unknown-encoding",
     )
+
+
+def printable(name: str) -> str:
+    """The name of a file in letters: bytes that are not UTF-8, which other systems write names in, as escapes."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def why_not_written(error: Exception) -> str:

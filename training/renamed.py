@@ -5,11 +5,14 @@ Every use prints one line that names the new key. To rename a setting: rename th
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from dhumandiff.io import read_text
 
 __all__ = [
     "ACCEPTED_UNTIL",
@@ -71,6 +74,9 @@ RENAMED_VALUES: dict[str, dict[str, dict[str, str]]] = {
     "export": {"weights": {"average": "ema"}},
 }
 """Command -> new key -> old value -> new value."""
+
+
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def current_key(command: str, key: str) -> str:
@@ -153,13 +159,19 @@ def _current_value(command: str, key: str, value: Any, used: dict[str, str]) -> 
 
 
 def _value(command: str, key: str, word: str, used: dict[str, str]) -> str:
-    """A word behind `--key`, with present names: a value, a group of settings in braces, or the path of a YAML file."""
+    """A word behind `--key`, with present names: a value, a group of settings in braces, or the path of a YAML file.
+
+    Raises:
+        DHumanDiffError: nothing says in which encoding the file is.
+    """
     if key == "config":
         try:
-            text = Path(word).read_text(encoding="utf-8")
-        except (OSError, ValueError):
+            text = read_text(word)
+        except OSError:
             return word  # the parser says what is wrong with it
-        return _with_present_names(command, "", text, used) or word
+        named = _with_present_names(command, "", text, used)
+        # The parser knows UTF-8 alone, so that what an editor saved as UTF-16 goes to it as JSON.
+        return named or (word if Path(word).read_bytes()[:2] not in _UTF_16 else json.dumps(_read_mapping(text)))
     if word.lstrip().startswith("{"):
         return _with_present_names(command, key, word, used) or word
     return str(_current_value(command, current_key(command, key), word, used))

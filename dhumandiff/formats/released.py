@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import AdapterError
+from ..io import read_text
 from .native import check_metadata, stamped
 from .reading import (
     FAMILIES,
@@ -137,7 +138,7 @@ def _read_note(folder: Path) -> dict[str, str]:
     if not path.is_file():
         return dict(AS_RELEASED)
     try:
-        note = json.loads(path.read_text(encoding="utf-8"))
+        note = json.loads(read_text(path))
         note = {str(name): str(value) for name, value in note.items()}
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise AdapterError(

@@ -156,6 +156,15 @@ def test_a_native_file_that_lost_its_metadata_is_refused(tmp_path):
     refused_to_read(tmp_path / "a.safetensors", "metadata-missing", "format, format_version")
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_note_that_an_editor_saved_with_a_byte_order_mark_is_read(tmp_path, encoding):
+    folder = layouts.released_folder(tmp_path / "a")
+    Adapter.from_pretrained(folder).save_released(tmp_path / "b")
+    info, note = Adapter.from_pretrained(tmp_path / "b").info, tmp_path / "b" / "adapter.json"
+    note.write_bytes(note.read_text().encode(encoding))
+    assert Adapter.from_pretrained(tmp_path / "b").info == info
+
+
 @pytest.mark.parametrize(
     ("content", "code"),
     [("{", "note-damaged"), ("[]", "note-damaged"), (json.dumps({"format": "dhumandiff"}), "metadata-missing")],

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tarfile
 
 import pytest
@@ -14,9 +15,11 @@ from support.drawn import draw, prepared, reasons, samples, settings_for, skin
 from support.refused import refused
 
 from training.data.plan import describe
-from training.data.settings import Source
+from training.data.settings import PrepareSettings, Source
 from training.data.sources import list_pictures
 from training.evaluation.cases import read_cases
+from training.evaluation.measure import read_records
+from training.parsing import parse
 
 TEXT = "A man@1 and a woman@2 stand in a garden; it\u2019s the man\u2019s caf\u00e9."
 CERTAIN = ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32")
@@ -195,3 +198,51 @@ def test_cases_are_read_or_named(tmp_path, encoding, end):
             read_cases(path)
     else:
         assert [case.sentence for case in read_cases(path)] == [sentence, sentence]
+
+
+def test_names_of_files_in_another_encoding_stop_nothing(tmp_path):
+    name = os.fsdecode("\u7537.png".encode("gbk"))
+    try:
+        folder = pictures(tmp_path / "data", name, "b.png")
+    except (OSError, ValueError):
+        pytest.skip("this file system has names in UTF-8 only")
+    (folder / name).with_suffix(".txt").write_text("A woman@1 hugs another woman@2")
+    (folder / "b.txt").write_text("A woman@1 hugs another woman@2")
+    (folder / "references" / name).mkdir(parents=True)
+    (folder / (name + ".jpg")).write_bytes(b"no picture")
+    prepared(folder, tmp_path / "out")
+    assert [told["picture"] for told, _ in samples(tmp_path / "out").values()] == ["\\udcc4\\udcd0.png", "b.png"]
+    assert list(reasons(tmp_path / "out")) == ["\\udcc4\\udcd0.png.jpg"]
+
+
+def test_texts_that_were_cut_within_a_letter_are_named(tmp_path):
+    folder = pictures(tmp_path / "data", "a.png", "b.png")
+    rows = [
+        {"file_name": "a.png", "text": "A man@1 and a woman@2 \ud83d"},
+        {"file_name": "b.png", "text": "A woman@1, a woman@2"},
+    ]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    prepared(folder, tmp_path / "out")
+    assert reasons(tmp_path / "out")["a.png"][0] == "caption"
+    case = {"prompt": "A man@1 \ud83d", "references": ["a.png"]}
+    (folder / "cases.jsonl").write_text(json.dumps(case))
+    with refused("case-with-lost-letters", "Line 1 of"):
+        read_cases(folder / "cases.jsonl")
+
+
+def test_scores_of_sentences_with_any_line_end_are_read_again(tmp_path):
+    records = [{"id": "a", "sentence": "one\u2028two\u0085"}, {"id": "b", "sentence": ""}]
+    text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    (tmp_path / "scores.jsonl").write_text(f'{text}{{"id": "c', encoding="utf-8")
+    assert read_records(tmp_path / "scores.jsonl") == records
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252", "gbk"])
+def test_settings_are_read_or_their_file_is_named(tmp_path, encoding):
+    path = tmp_path / "prepare.yaml"
+    path.write_bytes("# it\u2019s\r\nout: shards\r\nseed: 7\r\nsources: [{path: a}]\r\n".encode(encoding))
+    if encoding.startswith("utf"):
+        assert parse(PrepareSettings, "prepare", ["--config", str(path)])[0].seed == 7
+    else:
+        with refused("setting-refused", "prepare.yaml is not UTF-8", "Save it as UTF-8"):
+            parse(PrepareSettings, "prepare", ["--config", str(path)])

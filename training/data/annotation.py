@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dhumandiff.errors import PromptError
+from dhumandiff.io import printable
 from dhumandiff.prompts import parse_prompt
 from dhumandiff.prompts.typed import AT, without_hidden
 
@@ -118,11 +119,11 @@ def _people(entries: Any, scale: tuple[float, float], size: tuple[int, int], not
             Person(
                 name,
                 _gender(_text(_field(entry, "gender"))),
-                _text(_field(entry, "age_group", "age")).lower(),
+                printable(_text(_field(entry, "age_group", "age"))).lower(),
                 box,
                 face,
                 _keypoints(_field(entry, "keypoints"), scale, size),
-                _text(_field(entry, "identity", "identity_id")),
+                printable(_text(_field(entry, "identity", "identity_id"))),
             )
         )
     numbers = [re.findall(r"\d+", person.object_id) for person in found]

@@ -11,7 +11,7 @@ from os import PathLike
 from pathlib import Path, PurePath
 
 from dhumandiff.errors import DHumanDiffError, short_error
-from dhumandiff.io import decode_text, read_text
+from dhumandiff.io import decode_text, printable, read_text
 
 from .. import TrainingError
 from .settings import Source
@@ -27,7 +27,7 @@ def caption_text(read: Callable[[], bytes], name: str) -> tuple[str, str]:
     try:
         return decode_text(read(), name).strip(), ""
     except DHumanDiffError as error:
-        return "", str(error)
+        return "", printable(str(error))
 
 
 def picture_key(name: str | PathLike) -> str:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from PIL import Image
 from dhumandiff.errors import FaceError, ImageError, PromptError
 from dhumandiff.evaluation.assignment import assign_by_clothes
 from dhumandiff.faces import Face, FaceAnalyzer, assess, crop_face
+from dhumandiff.io import printable
 
 from .. import TrainingError
 from .annotation import Annotation, Box, Person, read_annotation
@@ -120,7 +122,7 @@ def extract(
         reason, message = "annotation", str(error)
     except Exception as error:  # nothing that a decoder or a detector makes of one picture may stop a hundred thousand
         reason, message = "failed", f"{type(error).__name__}: {error}"
-    return SkippedSample(task.key, task.picture.source, task.picture.name, reason, " ".join(message.split()))
+    return SkippedSample(task.key, task.picture.source, task.picture.name, reason, printable(" ".join(message.split())))
 
 
 def _extract(
@@ -217,7 +219,7 @@ def _extract(
         (np.stack(first.crops), np.stack(second.crops)),
         (np.stack(first.identity), np.stack(second.identity)),
         (np.stack(first.identity_swapped), np.stack(second.identity_swapped)),
-        tuple(notes),
+        tuple(map(printable, notes)),
     )
 
 
@@ -226,10 +228,9 @@ def _usable_caption(annotated: str, picture: Picture) -> str:
     if picture.problem and not annotated:
         raise Unusable(picture.problem, reason="caption", code="caption-not-readable")
     caption = annotated or picture.caption
-    if "\ufffd" in caption:
+    if re.search("[\ud800-\udfff\ufffd]", caption):
         raise Unusable(
-            "letters of the caption were lost when somebody saved it in another encoding (\ufffd stands for them). "
-            "Write them anew.",
+            "letters of the caption were lost when it was cut, or saved in another encoding. Write them anew.",
             reason="caption",
             code="caption-with-lost-letters",
         )

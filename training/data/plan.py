@@ -36,7 +36,7 @@ class FileList:
     def digest(self) -> str:
         """Changes when a picture comes, goes, or changes its size."""
         lines = [f"{one.source}\n{one.name}\n{_length(one)}\n{one.caption}\n" for one in self.pictures]
-        return hashlib.sha256("".join(lines).encode()).hexdigest()
+        return hashlib.sha256("".join(lines).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _length(picture: Picture) -> int:

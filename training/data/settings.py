@@ -32,7 +32,8 @@ class Source:
     """PairHuman JSON: a folder with one file a picture (same name), or one file for all. Left empty, <picture>.json and
     annotations/<picture>.json are looked for."""
     captions: str = ""
-    """A .jsonl with file_name and text. Left empty, metadata.jsonl, captions.jsonl and <picture>.txt are looked for."""
+    """A .jsonl or .csv with file_name and text. Left empty, metadata and captions of these endings and <picture>.txt are looked
+    for."""
     masks: str = ""
     """A folder of person masks, <picture>_1.png and <picture>_2.png (white is the person; numbers count the annotated
     people). Left empty, masks/ is looked for."""

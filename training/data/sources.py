@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 from dhumandiff.errors import ImageError, short_error
 from dhumandiff.faces import PhotoPixels, as_photo, load_photo
 from dhumandiff.faces.photos import check_pixels
-from dhumandiff.io import decode_text, read_text
+from dhumandiff.io import decode_text, printable, read_text
 
 from .. import TrainingError
 from .captions import CAPTION_FIELDS, caption_text, picture_key, read_captions
@@ -159,12 +159,13 @@ def list_pictures(source: Source) -> tuple[list[Picture], list[str]]:
             f"The source {source.path} has no pictures ({', '.join(PICTURES)}) in it. Correct its path.",
             code="source-without-pictures",
         )
-    return sorted(pictures, key=lambda picture: picture.name), notes
+    return sorted(pictures, key=lambda picture: picture.name), [*map(printable, notes)]
 
 
 def source_name(source: Source) -> str:
     """What samples and reports call a source."""
-    return source.name or re.sub(r"[*{].*", "", Path(source.path).stem) or Path(source.path).parent.name or "data"
+    path = Path(printable(source.path))
+    return source.name or re.sub(r"[*{].*", "", path.stem) or path.parent.name or "data"
 
 
 def reference_photos(source: Source) -> dict[str, list[Part]]:
@@ -178,7 +179,9 @@ def reference_photos(source: Source) -> dict[str, list[Part]]:
             )
         return {}
     return {
-        person.name: [Part(str(file)) for file in sorted(person.iterdir()) if file.suffix.lower() in PICTURES]
+        printable(person.name): [
+            Part(str(file)) for file in sorted(person.iterdir()) if file.suffix.lower() in PICTURES
+        ]
         for person in sorted(root.iterdir())
         if person.is_dir()
     }
@@ -249,7 +252,7 @@ def _folder(source: Source, root: Path, notes: list[str]) -> list[Picture]:
         pictures.append(
             Picture(
                 name,
-                inside.as_posix(),
+                printable(inside.as_posix()),
                 Part(str(path)),
                 caption,
                 annotated(path, inside),
@@ -330,7 +333,7 @@ def _parquet(source: str, path: Path, notes: list[str]) -> Iterator[Picture]:
         if isinstance(caption, bytes):
             caption, problem = caption_text(lambda data=caption: data, f"the caption of {path}, row {row},")
         part, annotation = Part(str(path), row=row, column=image), found if isinstance(found, Mapping) else None
-        yield Picture(source, f"{path.name}:{row:08d}", part, str(caption), annotation, problem=problem)
+        yield Picture(source, printable(f"{path.name}:{row:08d}"), part, str(caption), annotation, problem=problem)
 
 
 def _tar(source: str, path: Path, notes: list[str]) -> Iterator[Picture]:
@@ -356,5 +359,5 @@ def _tar(source: str, path: Path, notes: list[str]) -> Iterator[Picture]:
         text = next((parts[ending] for ending in ("txt", "caption", "text") if ending in parts), None)
         caption, problem = caption_text(text.read, f"the caption of {key} in {path}") if text else ("", "")
         masks = tuple(parts[name] for name in ("mask_1.png", "mask_2.png") if name in parts)
-        name = f"{path.name}:{key}"
+        name = printable(f"{path.name}:{key}")
         yield Picture(source, name, image, caption, parts.get("json"), masks if len(masks) == 2 else (), problem)

@@ -174,6 +174,8 @@ def _case(data: Mapping[str, Any], folder: Path, number: str) -> Case:
     sentence = data.get("prompt")
     if not isinstance(sentence, str) or not sentence.strip():
         raise TrainingError('"prompt" is missing: the sentence of the picture', code="case-without-prompt")
+    if re.search("[\ud800-\udfff]", json.dumps(data, ensure_ascii=False)):
+        raise TrainingError("a text in it was cut within a letter; write that text anew", code="case-with-lost-letters")
     name = str(data.get("id", number))
     if not re.fullmatch(r"[^/\\:*?\"<>|\x00-\x1f]+", name) or name.startswith("."):
         raise TrainingError(f'the id "{name}" cannot be the name of a file', code="bad-case-id")

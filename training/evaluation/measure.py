@@ -256,7 +256,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
         TrainingError: anything else that is no record.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise TrainingError(f"The scores {path} cannot be read ({error}).", code="unreadable-scores") from error
     records = [_record(line) for line in lines]
