@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -17,11 +18,14 @@ Parsed = TypeVar("Parsed")
 
 
 def check_setting(valid: bool, name: str, value: Any, rule: str) -> None:
-    """Refuse a value: "steps is 0, but it must be 1 or more."
+    """Refuse a value: "steps is 0, but it must be 1 or more." NaN and infinity are refused whatever the rule.
 
     Raises:
         TrainingError: `valid` is False.
     """
+    numbers = value if isinstance(value, (list, tuple)) else [value]
+    if not all(math.isfinite(number) for number in numbers if isinstance(number, float)):
+        valid, rule = False, "a finite number is needed"
     if not valid:
         raise TrainingError(f"{name} is {value!r}, but {rule}.", code="setting-out-of-range")
 
