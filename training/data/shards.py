@@ -19,11 +19,12 @@ import json
 import tarfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from PIL import Image
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from dhumandiff.errors import short_error
@@ -155,16 +156,29 @@ class Manifest:
         self.folder = out / "journal"
 
     def is_finished(self, number: int) -> bool:
-        """Whether shard `number` is done: it says so, and the file is there in full size."""
+        """Whether shard `number` is done: it says so, and the file is there, byte for byte."""
         entry = self.read(number)
-        return entry is not None and _whole(self.out, entry)
+        return entry is not None and _whole(self.out, entry) and _unchanged(self.out, entry)
 
     def read(self, number: int) -> dict[str, Any] | None:
-        """The entry of a shard, or None."""
+        """The entry of a shard, or None where there is none that is whole."""
         try:
-            return json.loads((self.folder / f"{number:06d}.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            entry = json.loads((self.folder / f"{number:06d}.json").read_text(encoding="utf-8"))
+            kinds = (
+                ("shard", str),
+                ("samples", int),
+                ("sha256", str),
+                ("bytes", int),
+                ("set_aside", list),
+                ("facts", list),
+            )
+            whole = (
+                all(isinstance(entry[name], kind) for name, kind in kinds) and len(entry["facts"]) == entry["samples"]
+            )
+            whole = whole and all({"source", "bucket"} <= {*fact} for fact in entry["facts"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
+        return entry if whole else None
 
     def write(self, writer: ShardWriter, number: int, skipped: list[dict], facts: list[dict]) -> None:
         """Say that a shard is finished.
@@ -192,6 +206,23 @@ def _whole(out: Path, entry: dict[str, Any]) -> bool:
         return True
     path = out / entry["shard"]
     return path.is_file() and path.stat().st_size == entry["bytes"]
+
+
+def _unchanged(out: Path, entry: dict[str, Any]) -> bool:
+    if entry["samples"] == 0:
+        return True
+    path = out / entry["shard"]
+    return _sha256(path, path.stat().st_mtime_ns) == entry["sha256"]
+
+
+@cache
+def _sha256(path: Path, _changed: int) -> str:
+    """Of a file as it was at that time; read once, however often it is asked for."""
+    sha256 = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            sha256.update(block)
+    return sha256.hexdigest()
 
 
 def read_plan(out: Path) -> dict[str, Any] | None:
@@ -246,9 +277,10 @@ def merge(out: Path) -> list[dict[str, Any]]:
     try:
         with safe_open(out / "common.safetensors", framework="pt") as file:
             header = json.loads(file.metadata()["header"])
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise TrainingError(
-            f"{out / 'common.safetensors'} cannot be read ({error}). Bring it from a slice.", code="unreadable-common"
+            f"{out / 'common.safetensors'} cannot be read ({short_error(error)}). Bring it from a slice.",
+            code="unreadable-common",
         ) from error
     facts = [fact for entry in entries for fact in entry["facts"]]
     counted = {name: sum(fact["source"] == name for fact in facts) for name in plan["sources"]}
