@@ -10,7 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from dhumandiff.errors import short_error
+
 from .. import TrainingError
+from .checks import check_sample
 from .config import AugmentConfig
 from .dataset import PreparedDataset, Sample
 from .identities import identity_number
@@ -137,7 +140,7 @@ class BatchMaker:
     def __init__(
         self, datasets: Sequence[PreparedDataset], augment: AugmentConfig, identity: str, rng: Rng, pin: bool = False
     ) -> None:
-        self.common = datasets[0].common
+        self.common, self.headers = datasets[0].common, [dataset.header for dataset in datasets]
         self.augment, self.identity, self.rng, self.pin = augment, identity, rng, pin
 
     def __call__(self, samples: Sequence[Sample], draws: Sequence[int], stream: int) -> Batch:
@@ -154,10 +157,17 @@ class BatchMaker:
         drawn = zip(samples, draws, strict=True)
         parts = [self._checked(row, sample, self.rng(stream, draw)) for row, (sample, draw) in enumerate(drawn)]
         tokens = [token for part in parts for token in part.pop("subject_token_index")]
-        stacked = {
-            name: None if parts[0][name] is None else torch.stack([part[name] for part in parts]) for name in parts[0]
-        }
         names = [sample.name for sample in samples]
+        try:
+            stacked = {
+                name: None if parts[0][name] is None else torch.stack([part[name] for part in parts])
+                for name in parts[0]
+            }
+        except (RuntimeError, TypeError) as error:
+            raise TrainingError(
+                f"{', '.join(names)}: they do not fit into one batch ({short_error(error)}). Prepare their shards again.",
+                code="samples-of-different-sizes",
+            ) from error
         index = torch.tensor(tokens, dtype=torch.long).reshape(-1, len(SubjectTokens._fields))
         batch = Batch(names=names, subject_token_index=index, **stacked)
         return batch.pinned() if self.pin else batch
@@ -165,15 +175,18 @@ class BatchMaker:
     def _checked(self, row: int, sample: Sample, rng: random.Random) -> dict[str, Any]:
         try:
             return self._augmented(row, sample, rng)
-        except (KeyError, IndexError, TypeError, RuntimeError) as error:
+        except TrainingError:
+            raise
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise TrainingError(
-                f"{sample.name}: it cannot be used ({type(error).__name__}: {error}). Prepare the shard again.",
+                f"{sample.name}: it cannot be used ({short_error(error, kind=True)}). Prepare the shard again.",
                 code="damaged-sample",
             ) from error
 
     def _augmented(self, row: int, sample: Sample, rng: random.Random) -> dict[str, Any]:
         """The batch's fields for one sample, without their first axis; `row` is its index in the batch."""
         tensors, metadata = sample.tensors(), sample.metadata
+        check_sample(metadata, tensors, self.headers[sample.location[0]])
         chosen = sample_augmentation(self.augment, metadata["persons"], rng)
         generator = torch.Generator().manual_seed(rng.getrandbits(63))
         mean, std = tensors["latent_mean"].float(), tensors["latent_std"].float()

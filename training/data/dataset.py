@@ -11,13 +11,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
 from dhumandiff.errors import short_error
 
 from .. import TrainingError
+from .checks import check_common, check_header
 from .config import FolderConfig
 from .contract import FORMAT, FORMAT_VERSION
 
@@ -51,9 +51,9 @@ class Sample:
         """Its tensors, by the names of the contract."""
         try:
             return load(self.raw)
-        except SafetensorError as error:
+        except Exception as error:  # SafetensorError; AttributeError for a dtype that this torch does not know; ...
             raise TrainingError(
-                f"{self.name}: its .safetensors cannot be read ({error}). Prepare the shard again.",
+                f"{self.name}: its .safetensors cannot be read ({short_error(error)}). Prepare the shard again.",
                 code="damaged-sample",
             ) from error
 
@@ -123,9 +123,10 @@ class PreparedDataset:
         try:
             metadata = json.loads(parts["json"])
             header = json.loads(parts["safetensors"][8 : 8 + int.from_bytes(parts["safetensors"][:8], "little")])
-            metadata["chunks"] = header["ids_l"]["shape"][0]
+            metadata["chunks"] = int(header["ids_l"]["shape"][0])
             metadata["bucket"] = [int(side) for side in metadata["bucket"]]
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+            _, _ = metadata["bucket"]
+        except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError) as error:
             raise TrainingError(
                 f"{path}: the sample {key} cannot be read ({error!r}). Prepare the shard again.", code="damaged-sample"
             ) from error
@@ -143,7 +144,7 @@ def open_dataset(path: str) -> PreparedDataset:
     try:
         header = json.loads(content)
         kind, version = header["format"], str(header["format_version"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise TrainingError(
             f"{where} cannot be read ({error!r}). {PREPARE}, or merge its slices.", code="unreadable-dataset"
         ) from error
@@ -152,12 +153,21 @@ def open_dataset(path: str) -> PreparedDataset:
             f"{where}: it says {kind} {version}, this program reads {FORMAT} {FORMAT_VERSION}. Prepare the data again.",
             code="data-of-another-version",
         )
-    where = _join(path, "common.safetensors")
     try:
-        dataset = PreparedDataset(path, header, load(_read(where)))
-    except SafetensorError as error:
+        check_header(header)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TrainingError(
-            f"{where} cannot be read ({error}). Prepare the data again.", code="unreadable-common"
+            f"{where} is damaged ({short_error(error, kind=True)}). Merge its slices again, or prepare the data again.",
+            code="dataset-damaged",
+        ) from error
+    where = _join(path, "common.safetensors")
+    content = _read(where)
+    try:
+        dataset = PreparedDataset(path, header, load(content))
+        check_common(dataset.common, header)
+    except Exception as error:  # SafetensorError; AttributeError for a dtype that this torch does not know; ...
+        raise TrainingError(
+            f"{where} cannot be read ({short_error(error)}). Prepare the data again.", code="unreadable-common"
         ) from error
     if dataset.samples == 0:
         raise TrainingError(

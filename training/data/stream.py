@@ -20,6 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from .. import TrainingError
 from .batch import Batch
 from .dataset import PreparedDataset, Sample
 from .seeding import seeded_rng
@@ -72,7 +73,7 @@ class SampleStream:
         self.readers = [_ShardReader() for _ in datasets]
         self.shuffle_buffer: list[Sample] = []
         self.bucket_buffers: dict[tuple[int, int, int], list[tuple[Sample, int]]] = {}
-        self.read_index = self.draw_index = 0
+        self.read_index = self.draw_index = self.passed_over = 0
         if position is not None:
             self._resume(position)
 
@@ -119,6 +120,15 @@ class SampleStream:
         sample = self._read(dataset)
         if rng.random() < self.source_weights[dataset].get(sample.metadata.get("source"), 1.0):
             self.shuffle_buffer.append(sample)
+            self.passed_over = 0
+            return
+        self.passed_over += 1
+        if self.passed_over > 100 * (sum(dataset.samples for dataset in self.datasets) + 100):
+            raise TrainingError(
+                f"{self.datasets[dataset].path}: none of its samples is drawn, because the weights of their sources are 0 or "
+                "nearly so. Correct dataset.json.",
+                code="nothing-is-drawn",
+            )
 
     def _read(self, dataset: int) -> Sample:
         reader = self.readers[dataset]
