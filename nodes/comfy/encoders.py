@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ...dhumandiff.errors import HostError
+from ...dhumandiff.methods.paired.adapter_checks import check_weights
 from ...dhumandiff.prompts import Prompt, SubjectToken, locate_tokens
 from .patch import reference_on
 
@@ -76,6 +77,7 @@ def encode_subject_prompt(
     words = {(chunk, index): list(tokens["l"][chunk][index]) for chunk, index in (positions[s.index] for s in subjects)}
     embeddings = _word_embeddings(clip, [word[0] for word in words.values()])
 
+    check_weights(adapter.model)
     model_management.load_models_gpu([adapter])
     references = [reference_on(reference, adapter.load_device) for reference in references]
     with torch.no_grad():

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ...dhumandiff.conditioning.masks import check_mask, stack_masks
 from ...dhumandiff.errors import AdapterError, HostError
+from ...dhumandiff.methods.paired.adapter_checks import check_weights
 from ...dhumandiff.methods.paired.attention_store import AttentionRecord, last_layers
 from ...dhumandiff.methods.paired.conditioning import PairedConditioning
 from ...dhumandiff.methods.paired.settings import CascadeSettings, check_start_end
@@ -122,6 +123,7 @@ def apply_people(
     focus = None if focus is None else check_mask(focus, "focus mask")
     keys = check_compatible(model, adapter.model.info)
 
+    check_weights(adapter.model)
     model_management.load_models_gpu([adapter])
     references = [reference_on(reference, adapter.load_device) for reference in references]
     with torch.no_grad():

@@ -352,8 +352,11 @@ def test_infinite_values_are_said_at_the_first_step(adapter, people):
     assert len(steps) == 0
 
 
-def test_a_damaged_adapter_is_refused_before_sampling(model, people):
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e38])
+@pytest.mark.parametrize("part", ["face_projection.norm_out.weight", "attention.3.to_v_ip2.weight", "mapping."])
+def test_a_damaged_adapter_is_named_before_sampling(model, people, part, value):
     damaged = tiny_comfy.adapter_patcher()
-    damaged.model.face_projection.norm_out.weight.data[:] = float("nan")
-    with refused("adapter-makes-nan"):
+    name = next(name for name in damaged.model.state_dict() if name.startswith(part))
+    damaged.model.state_dict()[name].view(-1)[0] = value
+    with refused("adapter-not-finite", name):
         apply_people(model, damaged, people)

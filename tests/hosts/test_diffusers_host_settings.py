@@ -1,5 +1,7 @@
 """Portraits with diffusers of every shape, precision and setting, how a run goes and ends, and what is refused."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -114,6 +116,13 @@ def test_weights_without_a_subject_path_leave_the_words_as_they_are(portrait, pe
     shared = small_adapter(names=("",), context_width=192, clip_width=64)
     marked, _ = draw(portrait, shared, people, MARKED, **SMALL)
     assert far(marked, draw(portrait, shared, people, parse_prompt(MARKED), **SMALL)[0]) == 0
+
+
+def test_a_damaged_adapter_is_not_blamed_on_the_base(portrait, adapter, people):
+    damaged = copy.deepcopy(adapter)
+    damaged.state_dict()["attention.0.to_k_ip1.weight"][0, 0] = float("nan")
+    with refused("adapter-not-finite", "attention.0.to_k_ip1.weight"):
+        draw(portrait, damaged, people, MARKED, **SMALL)
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ...conditioning.masks import resize_masks
 from ...errors import HostError
+from ...methods.paired.adapter_checks import check_weights
 from ...methods.paired.cascade_modes import make_mode, resize_focus
 from ...methods.paired.settings import CascadeSettings, SamplingSettings, check_released
 from ...optional import require
@@ -117,7 +118,9 @@ class PortraitPipeline:
 
         Raises:
             HostError: settings that cannot be used, an adapter that does not fit, or NaN on the way.
+            AdapterError: the adapter holds NaN.
         """
+        check_weights(adapter)
         cascade, sampling = cascade or CascadeSettings(), sampling or SamplingSettings()
         check_settings(cascade, sampling)
         if sampling.sampler is not None:
