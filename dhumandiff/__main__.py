@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 from .cli import COMMANDS
 from .errors import DHumanDiffError
+from .io import why_not_written
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,6 +31,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return args.run(args) or 0
     except DHumanDiffError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
+        return 1
+    except OSError as error:  # a name or a place that the system does not like, wherever it was looked at first
+        if error.filename is None:
+            raise
+        print(f"error: {error.filename}: {why_not_written(error)}.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)

@@ -25,7 +25,16 @@ from .errors import DHumanDiffError, ImageError, short_error
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["atomic_write", "atomic_write_all", "decode_text", "printable", "read_text", "why_not_written", "write_png"]
+__all__ = [
+    "atomic_write",
+    "atomic_write_all",
+    "decode_text",
+    "expand_user",
+    "printable",
+    "read_text",
+    "why_not_written",
+    "write_png",
+]
 
 _MARKS = (  # of byte order; UTF-32's begins with UTF-16's
     (codecs.BOM_UTF8, "utf-8"),
@@ -35,6 +44,9 @@ _MARKS = (  # of byte order; UTF-32's begins with UTF-16's
     (codecs.BOM_UTF16_BE, "utf-16-be"),
     (b"\x84\x31\x95\x33", "gb18030"),
 )
+
+LONGEST_NAME = 240
+"""Bytes of a file's name that every file system takes, with what `atomic_write` puts around it while it writes."""
 
 
 @contextmanager
@@ -126,6 +138,11 @@ def read_text(path: str | os.PathLike) -> str:
         DHumanDiffError: nothing says in which encoding it is; the message names the file.
     """
     return decode_text(Path(path).read_bytes(), str(path))
+
+
+def expand_user(path: str | os.PathLike) -> Path:
+    """A path with ~ read as the home folder, and as itself where there is no such user."""
+    return Path(os.path.expanduser(path))
 
 
 def decode_text(data: bytes, name: str) -> str:

@@ -8,6 +8,7 @@ python -m dhumandiff convert ip-adapter-plus-face_sdxl_vit-h.bin face.safetensor
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from ..errors import AdapterError
@@ -42,20 +43,20 @@ def run(args: argparse.Namespace) -> None:
 
     destination: Path = args.destination
     native = destination.suffix == ".safetensors"
-    if destination.suffix.lower() in _FILE_ENDINGS and not native and not destination.is_dir():
+    if destination.suffix.lower() in _FILE_ENDINGS and not native and not os.path.isdir(destination):
         raise AdapterError(
             f"{destination}: choose a name ending in .safetensors (native), or a folder (released layout).",
             code="wrong-file-ending",
         )
     released = (*formats.released.FILES.values(), formats.released.NOTE)
     written = [destination] if native else [destination / name for name in released]
-    source = formats.released.find(args.source) if args.source.is_dir() else args.source
+    source = formats.released.find(args.source) if os.path.isdir(args.source) else args.source
     if any(same_file(destination, read) for read in (args.source, source)):
         raise AdapterError(
             f"{destination} is what is converted: the source would be overwritten. Choose another destination.",
             code="source-would-be-overwritten",
         )
-    there = [path for path in written if path.exists()]
+    there = [path for path in written if os.path.lexists(path)]
     if there and not args.force:
         raise AdapterError(
             f"{there[0]} is there already. Choose another destination, or overwrite it with --force.",

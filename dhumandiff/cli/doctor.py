@@ -13,6 +13,8 @@ import os
 import sys
 from pathlib import Path
 
+_MODELS = Path("models")
+
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add `doctor` to the commands."""
@@ -23,7 +25,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     models = "ComfyUI's models folder, or the one that `download` filled (default: models)"
-    parser.add_argument("--models", type=Path, default=Path("models"), metavar="FOLDER", help=models)
+    parser.add_argument("--models", type=Path, default=_MODELS, metavar="FOLDER", help=models)
     root = "where models/<pack> is (default: FOLDER/insightface with ComfyUI, ~/.insightface without)"
     parser.add_argument("--face-root", type=Path, metavar="FOLDER", help=root)
     parser.set_defaults(run=run)
@@ -32,8 +34,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the report; the exit code."""
     from ..doctor import Folders, comfyui_beside, examine
+    from ..io import expand_user
 
-    folder = Path(os.path.abspath(args.models.expanduser()))  # without "..", behind which a name would be seen
+    folder = Path(os.path.abspath(expand_user(args.models)))  # without "..", behind which a name would be seen
+    if not os.path.isdir(folder) and args.models != _MODELS:
+        print(
+            f"--models {folder} {'is a file, no folder' if os.path.exists(folder) else 'does not exist'}: nothing is found in it."
+        )
     report = examine(Folders.below(folder, args.face_root), comfyui_beside(folder))
     encoding = sys.stdout.encoding or "utf-8"  # a file's name may have letters that an old terminal does not
     print(str(report).encode(encoding, "replace").decode(encoding))

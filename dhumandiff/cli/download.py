@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ..catalogue import DHUMANDIFF
 from ..errors import AdapterError, short_error
+from ..io import expand_user
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -38,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
     """Download into `args.to` and say what came."""
     from ..describe import as_text, describe
 
-    folder = fetch(args.to.expanduser())  # the doctor's text says ~, also where no shell knows it
+    folder = fetch(expand_user(args.to))  # the doctor's text says ~, also where no shell knows it
     print(as_text(describe(folder)))
     print(
         "The authors state no licence for these weights: ask them before you use the pictures for more than trying out."

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import FaceReferenceError, HostError, ImageError
+from ..io import LONGEST_NAME
 
 __all__ = ["check_outputs", "check_writable", "same_file"]
 
@@ -24,9 +26,11 @@ def check_writable(path: Path, what: str, ending: str) -> None:
     head = f"The {what} cannot be written to {path}"
     if (path.suffix.lower() if ending == ".png" else path.suffix) != ending:  # saved references are known by it
         raise refusal(f"{head}: choose a name that ends in {ending}.", code="wrong-file-ending")
-    if path.is_dir():
+    if len(path.name.encode(errors="surrogateescape")) > LONGEST_NAME:
+        raise refusal(f"{head}: the name is too long for a file. Choose a shorter one.", code="file-name-too-long")
+    if os.path.isdir(path):
         raise refusal(f"{head}: it is a folder. Give a file name.", code="file-name-needed")
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise refusal(f"{head}: the folder {path.parent} does not exist. Make it.", code="folder-missing")
     if ending == ".png" and _holds_something_else(path):
         raise ImageError(f"{head}: it holds something else. Choose another name.", code="no-picture-to-overwrite")

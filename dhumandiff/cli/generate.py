@@ -98,6 +98,7 @@ def run(args: argparse.Namespace) -> None:
     Everything that can be refused without loading a model is refused first.
     """
     _fill_defaults(args)
+    _check_words(args)
     size = _size(args.size)
     people = people_of(args)
     for path in filter(None, (args.out, args.focus_out)):
@@ -187,9 +188,23 @@ def _fill_defaults(args: argparse.Namespace) -> None:
             setattr(args, name, value)
 
 
+def _check_words(args: argparse.Namespace) -> None:
+    """Refuse words that are looked at late or, with the base that is given, not at all."""
+    from ..faces.insightface import check_provider
+
+    check_provider(args.provider)
+    try:
+        (args.negative or "").encode()
+    except UnicodeEncodeError as error:
+        raise HostError(
+            f"Character {error.start + 1} of --negative is none: it was typed or read in another encoding. Type it anew.",
+            code="negative-not-text",
+        ) from error
+
+
 def _size(text: str) -> tuple[int, int]:
     parts = text.lower().replace("×", "x").split("x")
-    if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
+    if len(parts) != 2 or not all(part.strip().isdecimal() and len(part) < 10 for part in parts):
         raise HostError(
             f"--size {text!r} is not clear: write width x height in px, for instance 512x768.", code="size-not-clear"
         )

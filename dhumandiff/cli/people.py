@@ -122,7 +122,7 @@ def references_of(
                 reference,
                 vision,
                 faces,
-                which=int(person.which) if person.which.isdecimal() else person.which,
+                which=int(person.which) if person.which.isdecimal() and len(person.which) < 10 else person.which,
                 normalize_light=normalize_light,
                 name=name,
                 min_size=DRAWN_SIZE if drawn else MIN_FACE_SIZE,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..catalogue import FACE_PACKS
 from ..errors import FaceError
+from ..io import expand_user
 from .findings import DAMAGED, MISSING, NOTE, OK, Finding
 from .folders import FACE_ROOT, PROJECT, Folders
 from .misplaced import not_a_pack_yet
@@ -86,7 +87,7 @@ def _get_pack(root: Path, comfyui: bool) -> str:
     if comfyui:
         fetch = "In the node Load Face Analysis switch `download` on."
     else:
-        where = "" if root == FACE_ROOT.expanduser() else f", root='{root.as_posix()}'"
+        where = "" if root == expand_user(FACE_ROOT) else f", root='{root.as_posix()}'"
         fetch = (
             f'In the folder {PROJECT}: python -c "from dhumandiff.faces import InsightFaceAnalyzer as A; '
             f"A.from_pack('{PACK}'{where}, allow_download=True)\"."

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..io import expand_user
+
 __all__ = ["FACE_ROOT", "PROJECT", "Folders", "comfyui_beside", "files_in"]
 
 FACE_ROOT = Path("~/.insightface")
@@ -37,14 +39,14 @@ class Folders:
 
         A `face_root` that is given counts, for both.
         """
-        own, comfyui = FACE_ROOT.expanduser(), models / "insightface"
+        own, comfyui = expand_user(FACE_ROOT), models / "insightface"
         counts, other = (comfyui, own) if is_comfyui(models) else (own, comfyui)
         return cls(
             adapters=(models / "dhumandiff",),
             ip_adapters=(models / "ipadapter",),
             clip_vision=(models / "clip_vision",),
             checkpoints=(models / "checkpoints",),
-            face_root=face_root.expanduser() if face_root else counts,
+            face_root=expand_user(face_root) if face_root else counts,
             other_face_root=None if face_root else other,
         )
 

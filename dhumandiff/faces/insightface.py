@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import FaceError
+from ..io import expand_user
 from ..protocols import FaceAnalyzer
 from .face import Face
 from .geometry import align
@@ -87,7 +88,7 @@ class InsightFaceAnalyzer:
             FaceError: a package, the pack or a part of it is missing; the message says what to install or to put where.
         """
         onnxruntime, face_analysis = _import_insightface()
-        root = Path(root if root is not None else "~/.insightface").expanduser()
+        root = expand_user(root if root is not None else "~/.insightface")
         folder = find_pack(str(name_or_folder), root, allow_download)
         wanted, note = _choose_provider(provider, onnxruntime.get_available_providers())
         order = [PROVIDERS[wanted]] + ([PROVIDERS["CPU"]] if wanted != "CPU" else [])
@@ -277,7 +278,7 @@ def find_pack(name: str, root: Path, allow_download: bool = False) -> Path:
         )
     is_name = Path(name).name == name and name != ".."
     candidates = [root / "models" / name, root / name] if is_name else []
-    candidates.append(Path(name).expanduser())
+    candidates.append(expand_user(name))
     folder = next((path for path in candidates if path.is_dir()), None)
     if folder is None and is_name and allow_download:
         folder = _download_pack(name, root)
@@ -324,15 +325,24 @@ def _download_pack(name: str, root: Path) -> Path:
         ) from error
 
 
-def _choose_provider(wanted: str, available: list[str]) -> tuple[str, str | None]:
-    """(provider to ask for, note when it is not the wanted one)."""
-    if wanted == "auto":
-        return next((short for short, full in PROVIDERS.items() if full in available), "CPU"), None
-    if wanted not in PROVIDERS:
+def check_provider(wanted: str) -> None:
+    """Refuse what is no provider.
+
+    Raises:
+        FaceError: it is none.
+    """
+    if wanted not in ("auto", *PROVIDERS):
         raise FaceError(
             f'There is no provider "{wanted}" for face analysis. Choose auto, {", ".join(PROVIDERS)}.',
             code="unknown-provider",
         )
+
+
+def _choose_provider(wanted: str, available: list[str]) -> tuple[str, str | None]:
+    """(provider to ask for, note when it is not the wanted one)."""
+    check_provider(wanted)
+    if wanted == "auto":
+        return next((short for short, full in PROVIDERS.items() if full in available), "CPU"), None
     if PROVIDERS[wanted] in available:
         return wanted, None
     return (

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import ImageError
+from ..io import expand_user
 
 __all__ = ["MAX_PIXELS", "PhotoPixels", "as_photo", "check_pixels", "load_photo", "photo_from_tensor"]
 
@@ -67,7 +67,7 @@ def load_photo(path: str | os.PathLike) -> PhotoPixels:
     Raises:
         ImageError: the file is missing, no picture, or damaged.
     """
-    path = _expanded(path)
+    path = expand_user(path)
     if not os.path.isfile(path):
         what = "is a folder" if os.path.isdir(path) else "does not exist"
         raise ImageError(f"{path} {what}. Give the path of a photo (JPEG, PNG, WebP, TIFF).", code="photo-missing")
@@ -109,13 +109,6 @@ def check_pixels(image: Image.Image) -> None:
         raise Image.DecompressionBombError(
             f"{image.width} x {image.height} px, more than {MAX_PIXELS / 1e6:.0f} megapixels"
         )
-
-
-def _expanded(path: str | os.PathLike) -> Path:
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:  # "~nobody/photo.png": there is no such user
-        return Path(path)
 
 
 def photo_from_tensor(image: torch.Tensor, name: str = "image") -> PhotoPixels:

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 from ..errors import AdapterError
+from ..io import expand_user
 from . import ip_adapter, native, released
 from .reading import METADATA, TensorFile, Weights, looks_like, read_tensor_file
 
@@ -52,7 +53,7 @@ def load(path: str | os.PathLike[str]) -> Weights:
 
 
 def _existing(path: str | os.PathLike[str]) -> Path:
-    path = Path(path).expanduser()
+    path = expand_user(path)
     if not os.path.exists(path):  # False, too, where a folder above may not be entered; Path.exists raises there
         raise AdapterError(f"{path}: there is no such file or folder. {EXPECTED}.", code="file-missing")
     return path

@@ -9,6 +9,7 @@ written by `save` also holds adapter.json with the metadata of its weights, whic
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -167,7 +168,7 @@ def save(folder: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str
             "weights lack (they come from an IP-Adapter). Choose a destination that ends in .safetensors.",
             code="layout-cannot-hold-this",
         )
-    if folder.exists() and not folder.is_dir():
+    if os.path.exists(folder) and not os.path.isdir(folder):
         raise AdapterError(f"{folder}: this is a file; the released layout needs a folder.", code="folder-needed")
     needed = {folder / name: size(parts[part]) for part, name in FILES.items()} | {folder / NOTE: 0}
     with all_at_once(needed) as temporaries:

@@ -255,3 +255,46 @@ def test_without_weights_it_says_how_to_get_them(arguments, capsys, monkeypatch,
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("dhumandiff.hosts.diffusers.loading.check_base", lambda base: None)
     assert "python -m dhumandiff download" in refused({**arguments, "--base": ["sdxl"]}, capsys)
+
+
+@pytest.mark.usefixtures("nothing_heavy")
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--out", "x" * 250 + ".png", "the name is too long"),
+        ("--out", "図" * 80 + ".png", "the name is too long"),
+        ("--out", "x" * 250 + "/y.png", "does not exist"),
+        ("--out", "~nobody-of-this-name/x.png", "does not exist"),
+        ("--focus-out", "x" * 250 + ".png", "the name is too long"),
+        ("--save-reference-1", "x" * 250 + ".safetensors", "the name is too long"),
+        ("--person-1", "x" * 300 + ".png", "does not exist"),
+        ("--person-1", "~nobody-of-this-name/x.png", "does not exist"),
+        ("--mask-1", "x" * 300 + ".png", "does not exist"),
+        ("--size", "1000000x1000000", "larger than any computer draws"),
+        ("--size", "9" * 5000 + "x64", "is not clear"),
+        ("--steps", 10**9, "1000000000 steps are too many"),
+        ("--prompt", "A man@1 \udcff and a woman@2", "another encoding"),
+        ("--negative", "bad \udcff", "Character 5 of --negative"),
+        ("--base", "x" * 300, "the name is too long"),
+        ("--base", "~nobody-of-this-name/x", "stable-diffusion-xl-base"),
+        ("--provider", "GPU", 'no provider "GPU"'),
+    ],
+    ids=lambda value: str(value)[:24].encode("ascii", "replace").decode(),
+)
+def test_odd_names_sizes_and_words_are_refused(arguments, capsys, option, value, message):
+    """No traceback, no hour of work, and no memory until the system ends it."""
+    assert message in refused({**arguments, option: [value]}, capsys)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--face-pack", "x" * 300, "the name is too long"),
+        ("--face-pack", "~nobody-of-this-name/x", "There is no face model pack"),
+        ("--image-encoder", "x" * 300, "the name is too long"),
+        ("--adapter", "x" * 300, "there is no such file"),
+        ("--which-face", "9" * 5000, "Which face is meant"),
+    ],
+)
+def test_odd_names_that_are_looked_at_later_are_refused(arguments, capsys, option, value, message):
+    assert message in refused({**arguments, option: [value]}, capsys)

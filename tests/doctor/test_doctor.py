@@ -69,6 +69,9 @@ def test_a_folder_that_is_not_there_is_empty(tmp_path, capsys):
     assert code == 1
     assert text.splitlines()[-1] == "2 things are missing: the adapter, the face pack buffalo_l."
     assert "allow_download=True" in text
+    assert text.splitlines()[0] == f"--models {tmp_path / 'nowhere'} does not exist: nothing is found in it."
+    (tmp_path / "file").touch()
+    assert "file is a file, no folder" in doctor(capsys, tmp_path / "file")[1].splitlines()[0]
 
 
 def test_the_version_of_comfyui_is_told_also_when_it_is_not_known(folder):

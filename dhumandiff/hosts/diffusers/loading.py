@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ...errors import HostError, short_error
+from ...io import expand_user
 from ...optional import require
 from .vision import IMAGE_ENCODER, ClipVision
 
@@ -75,7 +76,7 @@ def load_pipeline(base: str | Path, dtype: torch.dtype) -> Any:
         module, function = BUILT_IN[str(base)].split(":")
         pipeline = getattr(import_module(f"...{module}", __package__), function)()
         return pipeline if dtype == torch.float32 else pipeline.to(dtype)
-    path = Path(base).expanduser()
+    path = expand_user(base)
     settings: dict[str, Any] = {"torch_dtype": dtype, "add_watermarker": False}
     check_base(path)
     if path.is_dir():
@@ -104,7 +105,7 @@ def check_base(base: str | Path) -> None:
     """
     if base in BUILT_IN:
         return
-    path = Path(base).expanduser()
+    path = expand_user(base)
     if path.is_dir():
         _check_folder(path)
     else:

@@ -23,6 +23,11 @@ __all__ = [
 MODES = ("one_pass", "two_strength", "released")
 """Of the cascade: one prediction a step, two, or as published; `cascade_modes` says what each does."""
 
+MAX_PIXELS = 2**26
+"""Of a picture, 8192 x 8192."""
+MAX_STEPS = 10000
+"""Of a sampler, as in ComfyUI's nodes."""
+
 
 @dataclass(frozen=True)
 class CascadeSettings:
@@ -94,6 +99,16 @@ class SamplingSettings:
                 f"A picture of {width} x {height} cannot be made: width and height are multiples of 8, from 64 on. "
                 f"Nearest: {max(64, round(width / 8) * 8)} x {max(64, round(height / 8) * 8)}.",
                 code="picture-size",
+            )
+        if width * height > MAX_PIXELS:
+            raise HostError(
+                f"A picture of {width} x {height} is larger than any computer draws at once: choose at most "
+                f"{MAX_PIXELS / 1e6:.0f} megapixels. SDXL was trained with about one.",
+                code="picture-of-too-many-pixels",
+            )
+        if self.steps > MAX_STEPS:
+            raise HostError(
+                f"{self.steps} steps are too many: at most {MAX_STEPS}, and 50 are as published.", code="too-many-steps"
             )
         if self.steps < 1:
             raise HostError(
