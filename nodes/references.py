@@ -13,6 +13,7 @@ from torch import Tensor
 from ..dhumandiff.errors import FaceReferenceError
 from ..dhumandiff.faces import InsightFaceAnalyzer, as_analyzer
 from ..dhumandiff.faces.drawing import draw_crop
+from ..dhumandiff.io import why_not_written
 from ..dhumandiff.references.encode import EncodeReport, encode_reference
 from ..dhumandiff.references.reference import FaceReference
 from .comfy.encoders import ClipVisionEncoder
@@ -192,7 +193,12 @@ class DHDSaveReference(io.ComfyNode):
                 f"There is another file saved as {path.name!r}. Choose another name, or switch `overwrite` on.",
                 code="another-reference-of-that-name",
             )
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise FaceReferenceError(
+                f"The folder {path.parent} cannot be made: {why_not_written(error)}.", code="references-folder"
+            ) from error
         reference.save(path)
         return io.NodeOutput(ui=ui.PreviewText(f"saved as {path.name}"))
 

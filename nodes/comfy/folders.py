@@ -23,6 +23,7 @@ from ...dhumandiff import formats
 from ...dhumandiff.catalogue import BASE, DHUMANDIFF, FACE_PACKS, IMAGE_ENCODER, IP_ADAPTER
 from ...dhumandiff.doctor import FACE_ROOT, Folders, Report, examine
 from ...dhumandiff.errors import AdapterError, FaceError, FaceReferenceError, short_error
+from ...dhumandiff.io import LONGEST_NAME, expand_user
 
 log = logging.getLogger(__name__)
 
@@ -155,6 +156,7 @@ def new_reference_path(name: str) -> Path:
     """
     name = name.strip()
     allowed = name and len(name) <= 80 and all(c.isalnum() or c in " -_()'," for c in name)
+    allowed = allowed and len(f"{name}.safetensors".encode()) <= LONGEST_NAME
     # Names that Windows keeps for devices, whatever their ending.
     if (
         not allowed
@@ -162,7 +164,8 @@ def new_reference_path(name: str) -> Path:
         or (len(name) == 4 and name.upper()[:3] in {"COM", "LPT"})
     ):
         raise FaceReferenceError(
-            f"{name!r} cannot be a file name. Name the person with up to 80 letters, digits, spaces, - and _.",
+            f"{name!r} cannot be a file name. Name the person with up to 80 letters, digits, spaces, - and _ (of those "
+            "that take more than one byte in a file name, such as Chinese ones, fewer: 57 to 76).",
             code="no-file-name",
         )
     return Path(_folders(ADAPTERS)[0]) / REFERENCES / f"{name}.safetensors"
@@ -218,7 +221,7 @@ def every_folder() -> Folders:
     return Folders(
         **{name: tuple(map(Path, _folders(kind))) for name, kind in kinds.items()},
         face_root=insightface_root(),
-        other_face_root=FACE_ROOT.expanduser(),
+        other_face_root=expand_user(FACE_ROOT),
     )
 
 

@@ -93,10 +93,40 @@ def test_saved_persons_are_found_in_all_folders(models, elsewhere):
     assert adapter_choices() == []  # a person is no adapter
 
 
-@pytest.mark.parametrize("name", ["", "  ", "../anna", "a/b", "a\\b", ".hidden", "con", "LPT1", "x" * 200, "a:b"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "  ",
+        "../anna",
+        "a/b",
+        "a\\b",
+        ".hidden",
+        "con",
+        "LPT1",
+        "x" * 200,
+        "a:b",
+        "圖" * 80,
+        "\U00020000" * 58,
+        "\ud800",
+    ],
+)
 def test_a_name_that_is_no_file_name_is_refused(models, name):
     with refused("no-file-name"):
         new_reference_path(name)
+
+
+@pytest.mark.parametrize("name", ["圖" * 76, "\U00020000" * 57, "é" * 80])
+def test_a_long_name_of_any_letters_is_saved_and_read(models, name):
+    DHDSaveReference.execute(tiny_comfy.reference(1), name, False)
+    assert reference_choices() == [name]
+    assert DHDLoadReference.execute(name).args[0].name
+
+
+def test_a_file_in_the_place_of_the_folder_of_people_is_told(models):
+    (models / "dhumandiff" / "references").touch()
+    with refused("references-folder", "references"):
+        DHDSaveReference.execute(tiny_comfy.reference(1), "anna", False)
 
 
 # --- models/ipadapter, which holds other packs' files too ---------------------------------------------------------------
