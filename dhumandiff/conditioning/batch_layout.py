@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-__all__ = ["BatchLayout", "Sample", "Tile"]
+from torch import Tensor
+
+__all__ = ["BatchLayout", "Sample", "Tile", "crop"]
 
 
 @dataclass(frozen=True)
@@ -87,3 +89,8 @@ class BatchLayout:
     def recorded(self, strength_index: int) -> Sequence[Tile | None]:
         """`tiles` of the samples at one of several strengths, None for the others."""
         return [sample.tile if sample.strength_index == strength_index else None for sample in self.samples]
+
+
+def crop(field: Tensor, tile: Tile) -> Tensor:
+    """A tile of what covers a whole latent, [..., H, W] -> [..., tile.height, tile.width]."""
+    return field[..., tile.top : tile.top + tile.height, tile.left : tile.left + tile.width]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import HostError
-from .batch_layout import BatchLayout, Tile
+from .batch_layout import BatchLayout, crop
 from .masks import downsample_masks, resize_masks
 
 __all__ = ["IdentityConditioning", "LayerConditioning", "Strength", "is_off"]
@@ -175,9 +175,4 @@ def _at_layer(
     parts = [dataclasses.replace(tile, image=tile.image if len(field) > 1 else 0) for tile in tiles]
     if len(set(parts)) == 1:  # every sample alike
         parts = parts[:1]
-    return downsample_masks(torch.stack([_crop(field[part.image], part) for part in parts]), shape)
-
-
-def _crop(field: Tensor, tile: Tile) -> Tensor:
-    """[n, H, W] -> [n, tile.height, tile.width]."""
-    return field[:, tile.top : tile.top + tile.height, tile.left : tile.left + tile.width]
+    return downsample_masks(torch.stack([crop(field[part.image], part) for part in parts]), shape)

@@ -9,6 +9,7 @@ from typing import Any
 from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
+from ...dhumandiff.conditioning.batch_layout import Tile
 from ...dhumandiff.conditioning.identity import Strength
 from ...dhumandiff.errors import HostError
 from ...dhumandiff.methods.paired.cascade_modes import OnePass
@@ -33,7 +34,7 @@ class AppliedPeople:
         cascade: that of the mode one_pass, where their strength shall vary over the picture by itself. focus: provided for it.
         mode: that of the run that is on.
         current_strength: in its present step; None: `strength`.
-        should_record: whether a prediction of the step is to be recorded yet.
+        should_record: whether the step is recorded. recorded: those of its pictures that were (None: all).
         coverage_checked: whether the run's first call was seen to go through every layer. finite_checked: to give numbers.
         sigma_range: noise levels of start and end.
     """
@@ -49,6 +50,7 @@ class AppliedPeople:
     mode: OnePass | None = None
     current_strength: Strength | None = None
     should_record: bool = False
+    recorded: set[Tile | None] = dataclasses.field(default_factory=set)
     coverage_checked: bool = False
     finite_checked: bool = False
     sigma_range: tuple[float, float] = (float("inf"), 0.0)
@@ -81,6 +83,7 @@ class AppliedPeople:
             self.mode.begin((picture.shape[-2], picture.shape[-1]), picture.shape[0])
             step = self.mode.begin_step()
             self.current_strength, self.should_record = step.strength, step.store is not None
+            self.recorded.clear()
 
     def check_coverage(self, call: UNetCall) -> None:
         """See that the first call of a run went through every layer of the people (packs may skip layers later on).
@@ -104,6 +107,7 @@ class AppliedPeople:
         self.people.clear_cache()
         self.coverage_checked = self.finite_checked = self.should_record = False
         self.mode = self.current_strength = None
+        self.recorded.clear()
 
 
 class PairedAttentionPatch:

@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import logging
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,6 +22,8 @@ from torch import Tensor
 from ...dhumandiff.conditioning.batch_layout import BatchLayout, Sample, Tile
 from ...dhumandiff.conditioning.identity import Strength
 from ...dhumandiff.errors import HostError
+from ...dhumandiff.methods.paired.attention_store import AttentionRecord
+from ...dhumandiff.methods.paired.conditioning import Recorder
 
 log = logging.getLogger(__name__)
 
@@ -30,11 +32,35 @@ CALL = "dhumandiff_call"
 
 
 @dataclasses.dataclass(frozen=True)
+class Window:
+    """The part of a run's pictures that is predicted at a time (context windows, over the batch or over the picture).
+
+    Attributes:
+        tiles: where each of its pictures lies in the run's.
+        size: (height, width) of the run's latent.
+        images: pictures of the run.
+    """
+
+    tiles: tuple[Tile, ...]
+    size: tuple[int, int]
+    images: int
+
+    def in_run(self, tile: Tile | None) -> Tile | None:
+        """A tile of one of the window's pictures as one of the run's."""
+        if tile is None:
+            return None
+        place = self.tiles[tile.image]
+        return dataclasses.replace(tile, image=place.image, top=place.top + tile.top, left=place.left + tile.left)
+
+
+@dataclasses.dataclass(frozen=True)
 class GuiderStep:
     """One prediction of a guider.
 
     Attributes:
-        picture: what the guider was asked about, [images, channels, H, W]; None when no guider told.
+        picture: what is predicted, [images, channels, H, W]: what the guider was asked about, or its part in a window; None when no
+            guider told.
+        window: where `picture` lies in what the guider was asked about; None where it is the same.
         positives: uuids of the conditionings that are the guider's positive; None when no guider told.
         areas: uuid -> (height, width, top, left) in latent pixels, for conditionings with an area.
         strength: takes the place of the people's own strength (the cascade sets it), see `conditioning.identity.Strength`. Where
@@ -45,11 +71,12 @@ class GuiderStep:
     """
 
     picture: Tensor | None = None
+    window: Window | None = None
     positives: frozenset | None = None
     areas: dict[Any, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     strength: Strength | None = None
     prompts: int = 1
-    record: Callable[[Any], None] | None = None
+    record: Recorder | None = None
     recorded: int = 0
 
     @classmethod
@@ -66,7 +93,48 @@ class GuiderStep:
             positives = [c for name in names for c in conds[name] or ()]
             _log_once(f"the guider {type(guider).__name__} names no positive; taking {' and '.join(names)} for it.")
         areas = {c["uuid"]: tuple(c["area"]) for group in conds.values() for c in group or () if c.get("area")}
-        return cls(picture, frozenset(c["uuid"] for c in positives), areas)
+        return cls(picture, positives=frozenset(c["uuid"] for c in positives), areas=areas)
+
+    def recording(self, record: Recorder | None, recorded: set[Tile | None]) -> Recorder | None:
+        """`record` for the pictures that it was not called for in this step yet, which are noted in `recorded`.
+
+        Windows overlap, and guidance of other nodes asks again for what the guider asked for; each picture counts once.
+        """
+        pictures = self.part or (None,)
+        again = {tile for tile in pictures if tile in recorded}
+        recorded.update(pictures)
+        if record is None or not again:
+            return record
+        images = {tile.image for tile in again if tile}
+        if len(images) == 0 or again.issuperset(pictures):
+            return None
+
+        def new_only(seen: AttentionRecord) -> None:
+            tiles = [None if tile is None or tile.image in images else tile for tile in seen.tiles]
+            record(dataclasses.replace(seen, tiles=tiles))
+
+        return new_only
+
+    @property
+    def part(self) -> tuple[Tile, ...] | None:
+        """Which part of the guider's pictures is predicted; None: all of them."""
+        return None if self.window is None else self.window.tiles
+
+    def predicting(self, picture: Tensor, options: dict[str, Any]) -> GuiderStep:
+        """The step where ComfyUI predicts for a list of prompts: the same, or a window of it.
+
+        Args:
+            picture: what is predicted.
+            options: transformer_options.
+        """
+        whole = self.picture
+        if whole is None or whole.shape == picture.shape or whole.ndim != 4 or picture.ndim != 4:
+            return self
+        tiles = _window_tiles(whole, picture, options)
+        if None in tiles:
+            return self  # another node changed it
+        window = Window(tuple(tile for tile in tiles if tile), (whole.shape[-2], whole.shape[-1]), whole.shape[0])
+        return dataclasses.replace(self, picture=picture, window=window)
 
 
 class UNetCall:
@@ -122,10 +190,17 @@ def read_layout(step: GuiderStep, picture: Tensor, options: dict[str, Any]) -> B
     if batch == len(samples):
         tiles = _known_tiles(step, picture, size, images, len(chunks), options)
     if None in tiles:
-        tiles = [_locate_tile(sample, whole, number % images) for number, sample in enumerate(picture)]
-        samples = _tiled(tiles, chunks, images)
+        samples = _samples_by_content(picture, whole, chunks, images)
+        all_pictures = batch % (len(chunks) * images) == 0
+        tiles = [
+            _locate_tile(piece, whole, number % images if all_pictures else None)
+            for number, piece in enumerate(picture)
+        ]
+    run = step.window or Window((), size, images)
+    if step.window is not None:
+        tiles = [run.in_run(tile) for tile in tiles]
     laid = (dataclasses.replace(sample, tile=tile) for sample, tile in zip(samples, tiles, strict=True))
-    return BatchLayout(tuple(laid), size, images)
+    return BatchLayout(tuple(laid), run.size, run.images)
 
 
 def with_step(model_options: dict[str, Any], step: GuiderStep) -> dict[str, Any]:
@@ -201,11 +276,11 @@ def _area_corner(area: tuple[int, ...] | None, shape: tuple[int, int], size: tup
     return (top, left) if clipped == shape else None
 
 
-def _locate_tile(piece: Tensor, whole: Tensor, likely: int) -> Tile | None:
+def _locate_tile(piece: Tensor, whole: Tensor, likely: int | None = None) -> Tile | None:
     """Find a tile in the whole by its content; None where that is ambiguous.
 
     Noise repeats nowhere within a picture. Pictures of a batch may share it; then the order of the samples decides, in which
-    images come innermost (`likely`).
+    images come innermost (`likely`), where the batch holds all of them.
     """
     height, width = piece.shape[-2:]
     if height > whole.shape[-2] or width > whole.shape[-1]:
@@ -218,34 +293,67 @@ def _locate_tile(piece: Tensor, whole: Tensor, likely: int) -> Tile | None:
             found.append(Tile(image, top, left, height, width))
             if (top, left) != (found[0].top, found[0].left):
                 return None
+    if len(found) > 1 and likely is None:
+        return None
     return next((tile for tile in found if tile.image == likely), found[0] if found else None)
 
 
-def _tiled(tiles: list[Tile | None], chunks: list[Sample], images: int) -> list[Sample]:
-    """What each sample is when each chunk of the batch became several tiles.
+def _window_tiles(whole: Tensor, picture: Tensor, options: dict[str, Any]) -> list[Tile | None]:
+    """Where each picture of a window lies in the whole; None where that cannot be told.
 
-    Tiling packs repeat the batch once per tile, so that the samples run [tile][chunk][image]; a pack may also keep the
-    chunks outermost. Where they lie tells which.
+    ComfyUI and AnimateDiff Evolved say which indices their windows take; those of others are found by their content.
     """
-    batch, count = len(tiles), len(chunks)
+    (images, _, height, width), shape = whole.shape, picture.shape
+    window = options.get("context_window")
+    indices, dim = list(getattr(window, "index_list", ())), getattr(window, "dim", None)
+    if window is None:
+        indices, dim = list((options.get("ad_params") or {}).get("sub_idxs") or ()), 0
+    anchor = getattr(window, "causal_anchor_index", None)
+    if anchor is not None and anchor >= 0:
+        indices.insert(0, anchor)
+    told = dim in (0, 2, 3) and shape == (*whole.shape[:dim], len(indices), *whole.shape[dim + 1 :])
+    if told and dim == 0:
+        return [Tile(image, 0, 0, height, width) for image in indices]
+    first = indices[0] if indices else 0
+    if told and indices == list(range(first, first + len(indices))):
+        top, left = (first, 0) if dim == 2 else (0, first)
+        return [Tile(image, top, left, shape[2], shape[3]) for image in range(images)]
+    return [_locate_tile(piece, whole) for piece in picture]
+
+
+def _samples_by_content(picture: Tensor, whole: Tensor, chunks: list[Sample], images: int) -> list[Sample]:
+    """What each sample of a batch is that is not made of all pictures once for each chunk: tiles, or a part of the pictures.
+
+    Every chunk is predicted for the same pieces. Tiling packs repeat the batch once a tile, so that the samples run
+    [tile][chunk][image]; a pack may also keep the chunks outermost, as ComfyUI itself does. What is the same tells which.
+
+    Raises:
+        HostError: it fits neither, or both.
+    """
+    batch, count = len(picture), len(chunks)
     if len(set(chunks)) == 1:
         return [chunks[0]] * batch
-    if batch % count:
-        raise HostError(
-            f"The model was called with {batch} pictures for {count} prompts, so it is not known which picture belongs "
-            "to which. Another node reorders the batch: sample without it.",
-            code="unknown-batch",
-        )
+    outermost = [chunks[number // max(1, batch // count)] for number in range(batch // count * count)]
     if batch == count * images:
-        return [chunk for chunk in chunks for _ in range(images)]
-    group = tiles[: count * images]
-    corners = {None if tile is None else (tile.top, tile.left) for tile in group}
-    if None in corners:
-        raise HostError(
-            "The sampler cut the picture into pieces that cannot be found again in the whole, so it is not known which "
-            "piece belongs to the positive prompt. Set the tile batch size to 1, or sample without tiles.",
-            code="unknown-tiles",
-        )
-    if len(corners) == 1:
-        return [chunks[(number // images) % count] for number in range(batch)]
-    return [chunks[number // (batch // count)] for number in range(batch)]
+        return outermost
+    told = []
+    if batch % count == 0 and _all_alike(picture.unflatten(0, (count, -1)).unbind(0)):
+        told.append(outermost)
+    if batch % (count * images) == 0 and _all_alike(picture.unflatten(0, (-1, count, images)).unbind(1)):
+        told.append([chunks[number // images % count] for number in range(batch)])
+    if len(told) == 1 and (batch % (count * images) == 0 or not _repeats(whole)):
+        return told[0]
+    raise HostError(
+        f"The model was called with {batch} pictures for {count} prompts, so it is not known which picture belongs "
+        "to which. Another node splits, cuts or reorders the batch: set its batch or tile batch size to 1, or sample without it.",
+        code="unknown-batch",
+    )
+
+
+def _all_alike(parts: Sequence[Tensor]) -> bool:
+    return all(torch.equal(part, parts[0]) for part in parts[1:])
+
+
+def _repeats(whole: Tensor) -> bool:
+    """Whether two pictures of a batch are the same: then a part of one prompt's looks like one picture of two prompts."""
+    return any(torch.equal(one, other) for number, one in enumerate(whole) for other in whole[:number])

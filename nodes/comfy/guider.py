@@ -11,10 +11,11 @@ import comfy.samplers
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from ...dhumandiff.conditioning.batch_layout import Tile
 from ...dhumandiff.conditioning.masks import check_mask
 from ...dhumandiff.errors import HostError
 from ...dhumandiff.methods.paired.cascade_modes import CascadeMode, CascadeStep, make_mode
-from ...dhumandiff.methods.paired.settings import CascadeSettings, check_released
+from ...dhumandiff.methods.paired.settings import CascadeSettings, check_released, released_without_mask
 from .attention import people_of
 from .batch import STEP, repeat_prompts, with_step
 from .patch import KEY
@@ -91,6 +92,11 @@ class CascadeGuider(comfy.samplers.CFGGuider):
         mode.begin((noise.shape[-2], noise.shape[-1]), noise.shape[0])
         self._last_sigma = math.inf
         if mode.passes == 2:
+            handler = self.model_patcher.model_options.get("context_handler")
+            dim, length = getattr(handler, "dim", 0), getattr(handler, "context_length", 0)
+            if dim >= 2 and noise.shape[dim] > length:
+                reason = "It needs whole pictures, and context windows cut them (`dim` 2 or 3)."
+                raise HostError(released_without_mask(reason), code="released-without-mask")
             last_sigma = float(sigmas[-2])
             self._check_last_step(last_sigma)
             # Some samplers choose their own steps and never visit the last one of the schedule: every call is recorded then,
@@ -123,7 +129,7 @@ class CascadeGuider(comfy.samplers.CFGGuider):
         is_last = self.mode.passes == 2 and float(sigma) <= self._last_sigma * (1 + 1e-5)
         step = self.mode.begin_step(self._people_act(sigma), is_last)
         self.report(step.drawing)
-        self._unrecorded = step.store is not None
+        self._recorded: set[Tile | None] = set()
         return super().predict_noise(x, timestep, self._with_cascade(model_options or {}, step), seed)
 
     def _with_cascade(self, model_options: dict[str, Any], step: CascadeStep) -> dict[str, Any]:
@@ -149,14 +155,15 @@ class CascadeGuider(comfy.samplers.CFGGuider):
         model_options: dict[str, Any],
     ) -> list[Tensor]:
         """Around ComfyUI's prediction for a list of prompts: for each of the step's strengths, joined by the mode."""
-        store = cascade_step.store if self._unrecorded else None
-        self._unrecorded = False  # the first call is the guider's; guidance of other nodes may add calls
         copies = len(cascade_step.strengths)
         step, repeated = repeat_prompts(model_options["transformer_options"][STEP], conds, copies)
+        store = step.recording(cascade_step.store, self._recorded)
         step = dataclasses.replace(step, strength=cascade_step.strength, record=store, recorded=cascade_step.recorded)
         # ComfyUI batches the prompts as far as memory allows, and calls the model for each of them where it does not.
         made = executor(model, repeated, x, timestep, with_step(model_options, step))
-        return self.mode.combine([made[copy * len(conds) : (copy + 1) * len(conds)] for copy in range(copies)])
+        return self.mode.combine(
+            [made[copy * len(conds) : (copy + 1) * len(conds)] for copy in range(copies)], step.part
+        )
 
     def _people_act(self, sigma: Tensor) -> bool:
         return any(people.act_at(lambda: float(sigma)) for people in people_of(self.model_patcher))

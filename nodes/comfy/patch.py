@@ -166,7 +166,7 @@ def _patch(model: Any, people: AppliedPeople, keys: Sequence[LayerKey]) -> Any:
     if not patched.get_wrappers(WrappersMP.PREDICT_NOISE, KEY):
         patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _around_run)
         patched.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, _around_step)
-        patched.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, _record_first_prediction)
+        patched.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, _around_prediction)
         patched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, _around_call)
         patched.add_callback_with_key(CallbacksMP.ON_CLONE, KEY, _own_patches)
     return patched
@@ -218,22 +218,30 @@ def _around_step(
     return out
 
 
-def _record_first_prediction(
+def _around_prediction(
     executor: Any, model: Any, conds: list, x: Tensor, timestep: Tensor, model_options: dict[str, Any]
 ) -> list[Tensor]:
-    """Let people with a cascade of their own record the first prediction of a step: guidance of other nodes may add some."""
+    """Read what is predicted as a part of the guider's step, and let people with a cascade of their own record the first prediction
+    of each: guidance of other nodes may add some."""
     options = model_options["transformer_options"]
-    recording = {people.people: people for people in options.get(PEOPLE, ()) if people.should_record}
-    if recording:
+    step = options.get(STEP)
+    if step is None:
+        return executor(model, conds, x, timestep, model_options)
+    step = step.predicting(x, options)
+    recorders = {
+        people.people: step.recording(people.mode.store, people.recorded)
+        for people in options.get(PEOPLE, ())
+        if people.should_record
+    }
+    if any(recorders.values()):
 
         def record(seen: AttentionRecord) -> None:
-            if seen.conditioning in recording:
-                recording[seen.conditioning].mode.store(seen)
+            recorder = recorders.get(seen.conditioning)
+            if recorder is not None:
+                recorder(seen)
 
-        for people in recording.values():
-            people.should_record = False
-        model_options = with_step(model_options, dataclasses.replace(options[STEP], record=record))
-    return executor(model, conds, x, timestep, model_options)
+        step = dataclasses.replace(step, record=record)
+    return executor(model, conds, x, timestep, with_step(model_options, step))
 
 
 def _around_call(

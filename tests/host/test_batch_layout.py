@@ -1,13 +1,16 @@
 """How a batch is made up is known, not assumed: windows, caches, wrappers, regions and compilers of other nodes."""
 
+import comfy.context_windows as cw
 import pytest
+import torch
 from comfy_extras.nodes_easycache import EasyCacheNode
 from dhd_pack.dhumandiff.methods.paired import cascade_modes
 from dhd_pack.dhumandiff.methods.paired.settings import CascadeSettings
 from dhd_pack.nodes.comfy.guider import CascadeGuider
 from dhd_pack.nodes.comfy.patch import apply_people
 from support import tiny_comfy
-from support.sampling import sample
+from support.refused import refused
+from support.sampling import guider, predict, sample, sigma_at
 
 POSITIVE, NEGATIVE = tiny_comfy.conditioning(1), tiny_comfy.conditioning(2)
 
@@ -41,3 +44,68 @@ def test_a_cache_keeps_the_predictions_of_both_strengths_apart(paired, mode, mon
     sample(cascade(cached, mode), (1, 4, 16, 16), steps=12)
     assert apart
     assert min(apart) > 0
+
+
+# --- windows over a batch, or over the picture ------------------------------------------------------------------------
+
+
+def windows(model, dim=0, length=3, overlap=1, schedule="standard_static"):
+    """What Context Windows (Manual) does."""
+    made = model.clone()
+    made.model_options["context_handler"] = cw.IndexListContextHandler(
+        cw.get_matching_context_schedule(schedule), cw.get_matching_fuse_method("pyramid"), length, overlap, dim=dim
+    )
+    return made
+
+
+def drawn(model, shape=(4, 4, 16, 16)):
+    return sample(guider(model, POSITIVE, NEGATIVE), shape, steps=2)
+
+
+def masks(images=1):
+    """Left and right, the other way round in every other picture."""
+    left = torch.zeros(images, 16, 16)
+    left[0::2, :, :8] = left[1::2, :, 8:] = 1
+    return left, 1 - left
+
+
+@pytest.mark.parametrize("length", [3, 1])
+@pytest.mark.parametrize("mask_images", [0, 4])
+def test_windows_over_a_batch_draw_what_the_whole_batch_draws(model, adapter, people, length, mask_images):
+    given = masks(mask_images) if mask_images else ()
+    pair = apply_people(model, adapter, people, masks=given)
+    assert torch.allclose(drawn(windows(pair, length=length, overlap=0 if length == 1 else 1)), drawn(pair), atol=1e-3)
+
+
+def test_windows_over_pictures_of_one_noise_get_each_picture_s_masks(model, adapter, people):
+    pair = apply_people(model, adapter, people, masks=masks(4))
+    picture = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0)).repeat(4, 1, 1, 1) * 10
+    one, all_ = (
+        predict(guider(made, POSITIVE, NEGATIVE), picture, sigma_at(model, 500))
+        for made in (windows(pair, length=2), pair)
+    )
+    assert torch.allclose(one, all_, atol=1e-3)
+
+
+@pytest.mark.parametrize("mode", ["one_pass", "two_strength", "released"])
+def test_the_cascade_hears_every_window_and_draws_what_the_whole_batch_draws(paired, mode):
+    apart, whole = cascade(windows(paired), mode, 0.3), cascade(paired, mode, 0.3)
+    pictures = [sample(made, (4, 4, 16, 16), steps=2) for made in (apart, whole)]
+    assert (apart.focus.flatten(1).sum(1) > 0).all()
+    assert torch.equal(apart.focus, whole.focus)
+    assert (pictures[0] - pictures[1]).abs().mean() < 0.01  # rounding may move a pixel at the focus's edge
+
+
+def test_people_with_a_cascade_of_their_own_hear_every_window(model, adapter, people):
+    pair = apply_people(model, adapter, people, cascade=CascadeSettings("one_pass", 0.3, 1.0, 0.1))
+    assert torch.allclose(drawn(windows(pair)), drawn(pair), atol=1e-2)
+
+
+@pytest.mark.parametrize(("dim", "mode"), [(2, "one_pass"), (3, "two_strength")])
+def test_windows_over_the_picture_know_their_piece_of_masks_and_focus(model, adapter, people, dim, mode):
+    cut = windows(apply_people(model, adapter, people, masks=masks()), dim, 10, 4)
+    made = cascade(cut, mode)
+    assert torch.isfinite(sample(made, (1, 4, 16, 16), steps=2)).all()
+    assert made.focus.any()
+    with refused("released-without-mask", "context windows"):
+        sample(cascade(cut, "released"), (1, 4, 16, 16))

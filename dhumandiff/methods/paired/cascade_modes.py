@@ -20,10 +20,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
+from ...conditioning.batch_layout import Tile, crop
 from ...conditioning.identity import Strength
 from ...conditioning.masks import resize_masks
+from ...errors import HostError
 from .attention_store import AttentionRecord, AttentionStore, ReleasedAttentionStore
 from .cascade import blend, focus_mask, initial_strength, strength_map
 from .settings import CascadeSettings
@@ -108,11 +111,15 @@ class CascadeMode:
         """
         raise NotImplementedError
 
-    def combine(self, made: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    def combine(self, made: Sequence[Sequence[Tensor]], tiles: Sequence[Tile] | None = None) -> list[Tensor]:
         """One prediction for each prompt.
 
         Args:
             made: for each strength of the step the predictions for each prompt, [images, c, H, W] each.
+            tiles: where each predicted picture lies in the run's, where a window of them is predicted at a time.
+
+        Raises:
+            HostError: what was predicted is no part of the run's pictures that is known.
         """
         return list(made[0])
 
@@ -177,10 +184,10 @@ class TwoStrength(CascadeMode):
         # Attention can be recorded only where the persons count at all.
         return CascadeStep(strengths, self.store, int(self.settings.scene_strength == 0), drawing)
 
-    def combine(self, made: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    def combine(self, made: Sequence[Sequence[Tensor]], tiles: Sequence[Tile] | None = None) -> list[Tensor]:
         if len(made) > 1 and self.provided_focus is None and (maps := self.store.maps()) is not None:
             self.focus = focus_mask(maps, self.settings.focus_fraction)
-        return _blended(made, self.focus)
+        return _blended(made, self.focus, tiles)
 
 
 class Released(CascadeMode):
@@ -200,8 +207,8 @@ class Released(CascadeMode):
         strengths = (settings.scene_strength, settings.face_strength) if acts else (settings.scene_strength,)
         return CascadeStep(strengths, drawing=drawing)
 
-    def combine(self, made: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-        return _blended(made, self.focus)
+    def combine(self, made: Sequence[Sequence[Tensor]], tiles: Sequence[Tile] | None = None) -> list[Tensor]:
+        return _blended(made, self.focus, tiles)
 
     def end_pass(self) -> None:
         """Make the mask of the first run. HostError where there is nothing to make it from."""
@@ -223,9 +230,21 @@ def resize_focus(focus: Tensor, size: tuple[int, int], images: int) -> Tensor:
     return resize_masks(focus[None], size, images, "focus mask")[:, 0]
 
 
-def _blended(made: Sequence[Sequence[Tensor]], focus: Tensor | None) -> list[Tensor]:
+def _blended(
+    made: Sequence[Sequence[Tensor]], focus: Tensor | None, tiles: Sequence[Tile] | None = None
+) -> list[Tensor]:
     """The predictions at scene and face strength, joined by the focus; those at scene strength where there is none."""
     if len(made) == 1 or focus is None:
         return list(made[0])
     mask = focus.to(made[0][0].device)
+    if tiles is not None:
+        mask = torch.stack([crop(mask[tile.image if len(mask) > 1 else 0], tile) for tile in tiles])
+    shape = made[0][0].shape
+    if mask.shape[-2:] != shape[-2:] or len(mask) not in (1, shape[0]):
+        raise HostError(
+            f"Another node predicts a part of the pictures ({shape[0]} of {shape[-1]} x {shape[-2]}; the cascade's focus is of "
+            f"{len(mask)} of {mask.shape[-1]} x {mask.shape[-2]}) that is found nowhere in them. Sample without that node, or "
+            "choose the mode one_pass.",
+            code="unknown-window",
+        )
     return [blend(scene, face, mask) for scene, face in zip(*made, strict=True)]
