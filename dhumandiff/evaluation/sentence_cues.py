@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ..prompts import Mention, Prompt
 from ..prompts.person_nouns import noun_of
+from ..prompts.typed import fold
 
 __all__ = ["GARMENT_COLORS", "garment_color", "garment_colors_of", "mentions_colors", "mentions_sides", "sides_of"]
 
@@ -96,6 +98,7 @@ def sides_of(prompt: Prompt, persons: int) -> tuple[str, ...] | None:
 
     Of two people, one side is enough. What contradicts itself says nothing.
     """
+    prompt = replace(prompt, text=fold(prompt.text))
     said: list[set[str]] = [set() for _ in range(persons)]
     _read_across(prompt, said)
     for start, end in _sentences(prompt.text):
@@ -134,7 +137,7 @@ def mentions_sides(text: str) -> bool:
 
     Where `sides_of` cannot read them, it is safer to take nobody for anybody.
     """
-    return _ANY_SIDE.search(text) is not None
+    return _ANY_SIDE.search(fold(text)) is not None
 
 
 def mentions_colors(prompt: Prompt, persons: int) -> bool:
@@ -212,6 +215,7 @@ def garment_colors_of(prompt: Prompt, persons: int) -> tuple[str, ...] | None:
 
 def _worn(prompt: Prompt, persons: int) -> list[list[str]]:
     """The colors of each person's clothes, in the order of the sentence."""
+    prompt = replace(prompt, text=fold(prompt.text))
     said: list[list[str]] = [[] for _ in range(persons)]
     for start, end in _sentences(prompt.text):
         mentions = [
@@ -227,7 +231,7 @@ def _worn(prompt: Prompt, persons: int) -> list[list[str]]:
 
 def garment_color(words: str) -> str | None:
     """The color of the first garment that a few words name, one of `GARMENT_COLORS`: "a red wool coat, jeans" -> "red"."""
-    found = _WORN.search(words)
+    found = _WORN.search(fold(words))
     if found is None:
         return None
     color = found["color"].lower()
