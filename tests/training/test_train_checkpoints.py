@@ -15,6 +15,7 @@ from support.small_base import make_config
 for package in ("accelerate", "diffusers", "jsonargparse", "transformers", "webdataset"):
     pytest.importorskip(package, reason="install it with: pip install '.[train]'")
 
+from training import TrainingError
 from training.data.batch import BatchMaker
 from training.run import checkpoint, loop
 from training.run.checkpoint import RunFolder, adapter_of_run
@@ -43,6 +44,29 @@ def test_the_log_forgets_what_came_after_the_checkpoint_a_run_goes_on_from(confi
         file.write(json.dumps({"step": 4, "loss": 9.0}) + '\n{"step": 5, "lo')
     train(config(steps=5))
     assert [entry["step"] for entry in read_log(ended.run / "log.jsonl")] == [1, 2, 3, 4, 5]
+
+
+def test_a_damaged_log_never_ends_a_run(config):
+    ended = train(config(steps=1))
+    damage = [b"2", b'{"loss": 1}', b'{"step": "x"}', b'{"step": 1, "loss": "x"}', b"[]", b"\xff\xfe", b"[" * 100_000]
+    log = ended.run / "log.jsonl"
+    log.write_bytes(log.read_bytes() + b"\n".join(damage) + b"\n")
+    train(config(steps=2))
+    assert [entry["step"] for entry in read_log(log)] == [1, 2]
+
+
+@pytest.mark.parametrize(("name", "board"), [("log.jsonl", False), ("config.yaml", False), ("tensorboard", True)])
+def test_a_run_folder_in_disorder_is_named(config, tmp_path, name, board):
+    path = tmp_path / "run" / name
+    path.parent.mkdir()
+    path.write_text("x") if board else path.mkdir()
+    if board:
+        pytest.importorskip("tensorboard")
+    with pytest.raises(TrainingError) as caught:
+        train(config(steps=1, logging={"tensorboard": board}))
+    assert caught.value.code in ("log-not-written", "file-not-written")
+    assert str(path) in str(caught.value)
+    assert "there is a folder of this name, or a file in the place of a folder" in str(caught.value)
 
 
 def test_the_last_checkpoints_and_the_best_one_are_kept(config, monkeypatch):

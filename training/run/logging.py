@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from dhumandiff.io import atomic_write
+from dhumandiff.io import atomic_write, why_not_written
 
 from .. import TrainingError
 from .config import TrainConfig
@@ -115,9 +115,7 @@ class Logger:
             path.parent.mkdir(parents=True, exist_ok=True)
             grid.save(path)
         except OSError as error:
-            raise TrainingError(
-                f"{path} cannot be written ({error.strerror or error}). Make room.", code="file-not-written"
-            ) from error
+            raise _not_written(path, error) from error
         if self.board is not None:
             self.board.add_image("samples", np.asarray(grid), step, dataformats="HWC")
         return path
@@ -144,7 +142,11 @@ class Logger:
             axes.grid(alpha=0.3)
         axes.set_xlabel("step")
         path = self.folder / "loss.png"
-        figure.savefig(path, dpi=110)
+        try:
+            figure.savefig(path, dpi=110)
+        except OSError as error:  # all is trained and saved, so that a picture is no reason to fail
+            print(f"No loss.png: it cannot be written ({why_not_written(error)}).", file=sys.stderr)
+            return None
         return path
 
     def close(self) -> None:
@@ -171,18 +173,20 @@ class NoLogger:
 
 
 def read_log(path: Path) -> list[dict[str, float]]:
-    """The entries of a log, of earlier versions too; a line that a killed process left half written is skipped."""
+    """The entries of a log, of earlier versions too; what is no entry, such as a line half written, is skipped."""
     if not path.is_file():
         return []
-    entries = (_entry(line) for line in path.read_text(encoding="utf-8").splitlines())
+    entries = (_entry(line) for line in path.read_text(encoding="utf-8", errors="replace").splitlines())
     return [entry for entry in entries if entry]
 
 
 def _entry(line: str) -> dict[str, float]:
     try:
-        return {RENAMED.get(name, name): value for name, value in json.loads(line).items()}
-    except ValueError:
+        entry = {RENAMED.get(name, name): value for name, value in json.loads(line).items()}
+    except (ValueError, AttributeError, RecursionError):
         return {}
+    numbers = all(isinstance(value, (int, float)) for value in entry.values())
+    return entry if numbers and type(entry.get("step")) is int else {}
 
 
 def memory_in_use() -> int:
@@ -201,16 +205,22 @@ def _append(path: Path, entry: Mapping[str, Any]) -> None:
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
     except OSError as error:
-        raise TrainingError(
-            f"{path} cannot be written ({error.strerror}). Make room; the last checkpoint is intact.",
-            code="file-not-written",
-        ) from error
+        raise _not_written(path, error) from error
 
 
 def _forget_after(path: Path, step: int) -> None:
-    entries = [entry for entry in read_log(path) if entry["step"] <= step]
-    with atomic_write(path) as part:
-        part.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
+    try:
+        entries = [entry for entry in read_log(path) if entry["step"] <= step]
+        with atomic_write(path) as part:
+            part.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
+    except OSError as error:
+        raise _not_written(path, error) from error
+
+
+def _not_written(path: Path, error: OSError) -> TrainingError:
+    return TrainingError(
+        f"{path} cannot be written ({why_not_written(error)}). The last checkpoint is intact.", code="log-not-written"
+    )
 
 
 def _board(folder: Path, step: int) -> Any:
@@ -221,7 +231,10 @@ def _board(folder: Path, step: int) -> Any:
             f"tensorboard cannot be imported ({error}). Install it with: pip install tensorboard; or set logging.tensorboard to false.",
             code="tensorboard-missing",
         ) from error
-    return SummaryWriter(str(folder), purge_step=step + 1)
+    try:
+        return SummaryWriter(str(folder), purge_step=step + 1)
+    except OSError as error:
+        raise _not_written(folder, error) from error
 
 
 def _smooth(values: tuple[float, ...], weight: float = 0.05) -> list[float]:

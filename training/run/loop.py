@@ -10,6 +10,7 @@ import json
 import math
 import os
 import signal
+import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -173,7 +174,10 @@ def write_nan_report(state: TrainState, batches: Sequence[Batch], losses: Sequen
     ]
     values = {part.name: str(value) for part, value in zip(state.objectives, losses, strict=True)}
     report = {"step": step, "losses": values, "gradient": str(grad_norm), "samples": samples}
-    path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    try:
+        path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    except OSError:  # what is wrong with the step matters more
+        print(json.dumps(report, indent=2), file=sys.stderr)
     return path
 
 
