@@ -39,6 +39,7 @@ def run(args: argparse.Namespace) -> None:
         AdapterError: something is there and `args.force` is not set, or the source is no adapter.
     """
     from .. import formats
+    from ..formats.reading import not_finite
     from ..methods.paired.adapter import Adapter
 
     destination: Path = args.destination
@@ -63,6 +64,12 @@ def run(args: argparse.Namespace) -> None:
             code="already-there",
         )
     adapter = Adapter.from_pretrained(args.source)
+    damaged = not_finite(adapter.state_dict())
+    if damaged:
+        raise AdapterError(
+            f"{args.source}: {damaged[0]} holds NaN or infinite values. The file is damaged: get it again.",
+            code="weights-not-finite",
+        )
     if native:
         adapter.save_pretrained(destination)
     else:

@@ -26,7 +26,15 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print what `args.path` is."""
+    from .. import formats
     from ..describe import as_text, describe
+    from ..formats.reading import not_finite
 
     found = describe(args.path)
+    damaged = not_finite(formats.load(args.path).tensors)
+    if damaged:
+        found["not_finite"] = damaged
     print(json.dumps(found, indent=2) if args.json else as_text(found))
+    if damaged and not args.json:
+        more = f" and {len(damaged) - 3} more" if len(damaged) > 3 else ""
+        print(f"  {'damaged':<13} NaN or infinite values in {', '.join(damaged[:3])}{more}: get the file again")

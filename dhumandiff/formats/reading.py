@@ -29,6 +29,7 @@ __all__ = [
     "Weights",
     "check_dtypes",
     "looks_like",
+    "not_finite",
     "number_layers",
     "read_tensor_file",
 ]
@@ -240,6 +241,11 @@ def check_dtypes(file: TensorFile) -> None:
                 "Get the file again.",
                 code="tensor-without-values",
             )
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names of the tensors with NaN or infinite values. Reads all values, which loading does not."""
+    return [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
 
 
 def number_layers(file: TensorFile, prefix: str = "") -> dict[str, Tensor]:

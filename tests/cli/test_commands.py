@@ -100,6 +100,20 @@ def test_convert_of_something_else_writes_nothing(tmp_path, capsys):
     assert not (tmp_path / "b.safetensors").exists()
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_said(tmp_path, capsys, number):
+    folder = layouts.released_folder(tmp_path / "a")
+    mapping = torch.load(folder / "mapping.pt")
+    mapping["fc1.weight"][0, 0] = number
+    torch.save(mapping, folder / "mapping.pt")
+    assert main(["inspect", str(folder)]) == 0
+    assert "NaN or infinite values in mapping.fc1.weight" in capsys.readouterr().out
+    assert main(["inspect", str(folder), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["not_finite"] == ["mapping.fc1.weight"]
+    assert "mapping.fc1.weight holds NaN" in error_of(capsys, "convert", folder, tmp_path / "b.safetensors")
+    assert not (tmp_path / "b.safetensors").exists()
+
+
 def test_inspect_tells_people(tmp_path, capsys):
     folder = layouts.released_folder(tmp_path / "a", dtype=torch.float16)
     assert main(["inspect", str(folder)]) == 0

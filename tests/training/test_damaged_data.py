@@ -8,10 +8,11 @@ import tarfile
 import pytest
 import torch
 from safetensors.torch import load, load_file, save, save_file
+from support.layouts import released_folder
 from support.refused import refused
 from support.shards import make_shards
 
-for package in ("jsonargparse", "webdataset"):
+for package in ("diffusers", "jsonargparse", "webdataset"):
     pytest.importorskip(package, reason="install it with: pip install '.[train]'")
 
 from training.data.batch import NO_AUGMENTATION, BatchMaker
@@ -20,7 +21,8 @@ from training.data.dataset import open_dataset
 from training.data.seeding import seeded_rng
 from training.data.shards import Manifest, ShardWriter
 from training.data.stream import SampleStream
-from training.run.config import OptimizerConfig
+from training.run.config import InitConfig, OptimizerConfig
+from training.run.init import init_adapter
 
 
 @pytest.fixture
@@ -158,6 +160,15 @@ def test_settings_that_are_no_number_are_refused(number):
         OptimizerConfig(betas=(0.9, number))
     with refused("setting-out-of-range", "weight"):
         FolderConfig(path="shards", weight=number)
+
+
+def test_initial_weights_that_are_no_numbers_are_refused(tmp_path):
+    path = released_folder(tmp_path / "a")
+    mapping = torch.load(path / "mapping.pt")
+    mapping["fc2.weight"][0] = float("nan")
+    torch.save(mapping, path / "mapping.pt")
+    with refused("initial-weights-not-finite", str(path), "mapping.fc2.weight"):
+        init_adapter(InitConfig(weights=str(path)), None, None, 0)
 
 
 # What `prepare` says is finished

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dhumandiff import Adapter
 from dhumandiff.faces.same_recognizer import recognizer_note
+from dhumandiff.formats.reading import not_finite
 from dhumandiff.hosts.diffusers.attention import cross_attention_layers
 from dhumandiff.methods.paired.projections import FaceProjection, IdentityProjection, SubjectMapping
 from dhumandiff.miniature import mini_adapter
@@ -48,6 +49,13 @@ def init_adapter(
             tensors, metadata = _init_from_scratch(config, base, folder)
         else:
             tensors, metadata = _read_weights(config, base)
+            damaged = not_finite(tensors)
+            if damaged:
+                raise TrainingError(
+                    f"init.weights: {config.weights} holds NaN or infinite values in {damaged[0]}. Get the file again, or start "
+                    "from other weights.",
+                    code="initial-weights-not-finite",
+                )
         if not config.subject_path:
             tensors = {name: value for name, value in tensors.items() if not name.startswith(("identity_", "mapping."))}
         elif not any(name.startswith("mapping.") for name in tensors):
