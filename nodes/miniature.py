@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from comfy_api.latest import io
 
+from ..dhumandiff.errors import HostError
 from ..dhumandiff.miniature.weights import FOLDER
 from ..dhumandiff.miniature.world import SPLITS, Identity, draw_reference, sample_identity
 from .comfy.miniature import (
@@ -20,6 +21,7 @@ from .comfy.miniature import (
 )
 from .comfy.schema import AdapterType, check_choice, schema
 
+MIN_SIDE, MAX_SIDE = 32, 4096
 GENDERS = ("any", "woman", "man")
 
 
@@ -107,13 +109,26 @@ class DHDDrawPerson(io.ComfyNode):
     @classmethod
     def execute(cls, person: int, gender: Literal["any", "woman", "man"], view: int, size: int) -> io.NodeOutput:
         check_choice("gender", gender, GENDERS)
+        if not MIN_SIDE <= size <= MAX_SIDE:
+            raise HostError(f"size is {size}: choose {MIN_SIDE} to {MAX_SIDE} px.", code="photo-size")
         picture = draw_reference(drawn_person(person, gender), view, size).picture
         return io.NodeOutput(torch.from_numpy(picture.copy())[None].float() / 255)
 
 
 def drawn_person(number: int, gender: Literal["any", "woman", "man"] = "any") -> Identity:
-    """One of the people nobody trained on: the `number`-th of all, or of the grown-up women or men."""
-    if gender == "any":
-        return sample_identity(SPLITS["test"][number])
-    grown_up = (who for seed in SPLITS["test"] if (who := sample_identity(seed, gender)).age != "child")
-    return next(islice(grown_up, number, None))
+    """One of the people nobody trained on: the `number`-th of all, or of the grown-up women or men.
+
+    Raises:
+        HostError: there are not so many.
+    """
+    people = SPLITS["test"]
+    if number in range(len(people)):
+        if gender == "any":
+            return sample_identity(people[number])
+        grown_up = (who for seed in people if (who := sample_identity(seed, gender)).age != "child")
+        if (found := next(islice(grown_up, number, None), None)) is not None:
+            return found
+    raise HostError(
+        f"There is no drawn person {number}: they have numbers from 0 on, of which there are {len(people)} with gender any.",
+        code="no-such-drawn-person",
+    )

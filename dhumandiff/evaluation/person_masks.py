@@ -63,7 +63,13 @@ def face_mask(box: np.ndarray | None, size: tuple[int, int], grow: float, feathe
 
     Returns:
         [H, W] float32 0..1, black all over without a box.
+
+    Raises:
+        ImageError: grow or feather is out of reach.
     """
+    for name, value, high in (("grow", grow, 20), ("feather", feather, 5)):
+        if not 0 <= value <= high:
+            raise ImageError(f"{name} is {value}: give a share of the face from 0 to {high}.", code="mask-edge")
     height, width = size
     mask = Image.new("L", (width, height))
     if box is not None:

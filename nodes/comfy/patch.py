@@ -20,7 +20,7 @@ from ...dhumandiff.errors import AdapterError, HostError
 from ...dhumandiff.methods.paired.adapter_checks import check_weights
 from ...dhumandiff.methods.paired.attention_store import AttentionRecord, last_layers
 from ...dhumandiff.methods.paired.conditioning import PairedConditioning
-from ...dhumandiff.methods.paired.settings import CascadeSettings, check_start_end
+from ...dhumandiff.methods.paired.settings import CascadeSettings, check_start_end, check_strengths
 from .attention import PEOPLE, AppliedPeople, PairedAttentionPatch, people_of
 from .batch import CALL, STEP, GuiderStep, UNetCall, with_step
 
@@ -118,6 +118,7 @@ def apply_people(
         FaceReferenceError: a reference was made with another image encoder.
     """
     check_start_end(start, end)
+    check_strengths(strength, *(person_strengths or ()))
     if not references:
         raise HostError("There is no reference: connect at least one person.", code="no-reference")
     focus = None if focus is None else check_mask(focus, "focus mask")

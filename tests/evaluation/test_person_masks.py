@@ -41,3 +41,10 @@ def test_a_face_mask_is_an_ellipse_in_the_box():
     assert face_mask(box, SIZE, grow=1.0, feather=0.0).sum() > 2 * plain.sum()
     assert ((face_mask(box, SIZE, grow=0.0, feather=0.2) > 0.05) & (plain == 0)).any()
     assert not face_mask(None, SIZE, grow=0.3, feather=0.1).any()
+
+
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf"), 1e9])
+@pytest.mark.parametrize("name", ["grow", "feather"])
+def test_an_edge_out_of_reach_is_refused(name, value):
+    with refused("mask-edge", name):
+        face_mask(np.array([10, 10, 30, 40], np.float32), SIZE, **{"grow": 0.3, "feather": 0.1, name: value})

@@ -285,3 +285,16 @@ def test_the_shipped_workflow_makes_a_portrait_from_nothing(server):
         if kinds[k] == "PreviewImage"
     ]
     assert (512, 384) in [Image.open(file).size for file in shown]
+
+
+@pytest.mark.parametrize("number", [-1, 10**6, 1.5, None, "a"])
+@pytest.mark.parametrize("gender", ["any", "woman"])
+def test_a_linked_number_of_nobody_is_refused(number, gender):
+    with refused("no-such-drawn-person", str(number)):
+        DHDDrawPerson.execute(number, gender, 0, 384)
+
+
+@pytest.mark.parametrize("size", [0, -5, 10**6])
+def test_a_linked_size_of_no_photo_is_refused(size):
+    with refused("photo-size", str(size)):
+        DHDDrawPerson.execute(0, "any", 0, size)

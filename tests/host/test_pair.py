@@ -360,3 +360,12 @@ def test_a_damaged_adapter_is_named_before_sampling(model, people, part, value):
     damaged.model.state_dict()[name].view(-1)[0] = value
     with refused("adapter-not-finite", name):
         apply_people(model, damaged, people)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), None, "1"])
+@pytest.mark.parametrize("which", ["strength", "person"])
+def test_a_linked_strength_that_is_no_number_is_refused(model, adapter, people, value, which):
+    """ComfyUI compares numbers with their limits only while they are written on the node itself."""
+    given = {"strength": value} if which == "strength" else {"person_strengths": (1.0, value)}
+    with refused("strength-not-a-number", str(value)):
+        apply_people(model, adapter, people, **given)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 from ...errors import HostError
@@ -16,6 +17,7 @@ __all__ = [
     "SamplingSettings",
     "check_released",
     "check_start_end",
+    "check_strengths",
     "released_without_mask",
     "split_settings",
 ]
@@ -126,6 +128,20 @@ def split_settings(**named: Any) -> tuple[CascadeSettings, SamplingSettings]:
     """Settings of both kinds by the names of their fields; what is not named stays as it is by default."""
     cascade = {name: named.pop(name) for name in CascadeSettings.__dataclass_fields__ if name in named}
     return CascadeSettings(**cascade), SamplingSettings(**named)
+
+
+def check_strengths(*strengths: float) -> None:
+    """Refuse strengths that are no numbers, which a linked input may bring: they would make NaN of the picture.
+
+    Raises:
+        HostError: says so.
+    """
+    for value in strengths:
+        if not isinstance(value, Real) or not math.isfinite(value):
+            raise HostError(
+                f"A strength of {value} is none: 1 is as trained, 0 as if nobody were there.",
+                code="strength-not-a-number",
+            )
 
 
 def check_start_end(start: float, end: float) -> None:
