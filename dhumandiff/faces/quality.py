@@ -1,4 +1,4 @@
-"""How good a photo is as a reference: five measurements, and a sentence for each that is out of range.
+"""How good a photo is as a reference: a few measurements, and a sentence for each that is out of range.
 
 Every threshold has its reason beside it. None of them refuses a photo; they are warnings (this project's choice
 throughout).
@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from .face import Face
-from .geometry import align_matrix, warp
+from .geometry import ARCFACE_TEMPLATE, align_matrix, warp
 from .light import measure_light
 
 __all__ = ["PhotoQuality", "QualityIssue", "assess", "estimate_yaw"]
@@ -22,10 +22,19 @@ GOOD_FACE_SIZE = 135.0
 """px. A head crop is shown to CLIP at 224 px, 0.60 of it face: a smaller face is enlarged for it, and has less detail
 than it could."""
 
-MIN_SHARPNESS = 0.006
+MIN_SHARPNESS = 0.02
 """Share of the face's contrast that lies in the finest detail CLIP can see. Sharp portraits measured 0.24 to 0.41 and
 small faces of an old group photo 0.026 and more; blurred so far that eyelids and lips run into each other (Gaussian of
-2.5 % of the face) none of them reached 0.005."""
+2.5 % of the face) none of them reached 0.005, and faces of 27 to 35 px that were enlarged to ten times their size had 0.001
+to 0.017: nobody is known by those, and a larger file of the same photo shows no more."""
+
+MAX_DISTORTION = 2.55
+"""px of the 112 of an aligned face by which the five landmarks miss the recognizer's template (root mean square). Portraits
+measured 0.95 to 2.3; stretched to 1.5 or 2 times their width, 2.7 to 3.5, squeezed to 0.4 of it, 2.6 and more, where cosines to
+the same photo fell to 0.8 and to 0.3 and less. A turned head misses it, too, so it counts below `DISTORTION_YAW` only."""
+
+DISTORTION_YAW = 20.0
+"""Degrees of yaw."""
 
 MAX_YAW = 30.0
 """Degrees of yaw. Recognizers hold up to about 30; beyond, the far cheek is hidden, and a portrait has to invent it."""
@@ -66,6 +75,7 @@ class PhotoQuality:
         clipped: share of the inner face lost to black or white, 0..1.
         light_imbalance: stops, positive when the picture's left half of the face is brighter.
         roll: degrees, positive clockwise.
+        distortion: px of 112 by which the landmarks miss a face of usual proportions, see `MAX_DISTORTION`.
     """
 
     face_size: float
@@ -75,6 +85,7 @@ class PhotoQuality:
     clipped: float
     light_imbalance: float
     roll: float = 0.0
+    distortion: float = 0.0
 
     def issues(self) -> list[QualityIssue]:
         """One per measurement out of range; empty for a good photo."""
@@ -92,7 +103,8 @@ class PhotoQuality:
         if self.sharpness < MIN_SHARPNESS:
             add(
                 "blurred",
-                f"the face is blurred (sharpness {self.sharpness:.4f}, better {MIN_SHARPNESS} or more): use a sharper photo",
+                f"the face is blurred (sharpness {self.sharpness:.4f}, better {MIN_SHARPNESS} or more): use a sharper photo; "
+                "one in which the face is larger, not this one enlarged",
             )
         if abs(self.yaw) > MAX_YAW:
             add(
@@ -104,6 +116,12 @@ class PhotoQuality:
             add(
                 f"tilted {abs(self.roll):.0f}°",
                 f"the head is tilted by {abs(self.roll):.0f} degrees (better below {MAX_ROLL:.0f}): turn the photo upright",
+            )
+        if self.distortion > MAX_DISTORTION and abs(self.yaw) < DISTORTION_YAW:
+            add(
+                "stretched?",
+                "the face has unusual proportions, as in a photo that was stretched or squeezed to another shape, on which nobody "
+                "is recognized: use a photo in its own proportions (crop instead of stretching)",
             )
         if self.brightness < MIN_BRIGHTNESS:
             add(
@@ -167,6 +185,7 @@ def assess(image: np.ndarray, face: Face, crop: np.ndarray, face_in_crop: Face) 
         light.clipped,
         light.imbalance,
         estimate_roll(face.landmarks),
+        estimate_distortion(face.landmarks, matrix),
     )
 
 
@@ -196,6 +215,14 @@ def estimate_roll(landmarks: np.ndarray) -> float:
     """Roll in degrees from five landmarks [5, 2]: how far the line between the eyes is from level, positive clockwise."""
     across = landmarks[1] - landmarks[0]
     return float(np.degrees(np.arctan2(across[1], across[0])))
+
+
+def estimate_distortion(landmarks: np.ndarray, matrix: np.ndarray | None = None) -> float:
+    """How far five landmarks [5, 2] lie from the template that recognizers know, after the best similarity: root mean square, px
+    of 112."""
+    matrix = align_matrix(landmarks) if matrix is None else matrix
+    points = np.asarray(landmarks, dtype=np.float64) @ matrix[:, :2].T + matrix[:, 2]
+    return float(np.sqrt(((points - ARCFACE_TEMPLATE) ** 2).sum(axis=1).mean()))
 
 
 def _sharpness(crop: np.ndarray, face: Face) -> float:

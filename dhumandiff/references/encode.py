@@ -191,7 +191,7 @@ def encode_reference(
         except (FaceError, ImageError) as error:
             failures.append((number, photo, error))
     if failures:
-        raise _all_failures(failures, len(listed), name)
+        raise _all_failures(failures, len(listed), name, is_batch=isinstance(photos, Tensor) and len(listed) > 1)
 
     crop = torch.from_numpy(np.stack([one.crop for one in extracted])).float() / 255
     identity = torch.from_numpy(np.stack([one.identity for one in extracted]))
@@ -284,7 +284,9 @@ def _similarity_to_others(identity: Tensor) -> list[float | None]:
     return (identity * others).sum(dim=-1).tolist()
 
 
-def _all_failures(failures: list[tuple[int, Photo, DHumanDiffError]], count: int, name: str) -> DHumanDiffError:
+def _all_failures(
+    failures: list[tuple[int, Photo, DHumanDiffError]], count: int, name: str, is_batch: bool = False
+) -> DHumanDiffError:
     """One error for all photos that failed, of the first one's kind and code."""
     lines = []
     for number, photo, error in failures:
@@ -295,4 +297,9 @@ def _all_failures(failures: list[tuple[int, Photo, DHumanDiffError]], count: int
     who = f" of {name!r}" if name else ""
     head = f"{len(failures)} of {count} photos{who} cannot be used" if count > 1 else f"The photo{who} cannot be used"
     first = failures[0][2]
+    if is_batch and any(error.code == "no-face" for _, _, error in failures):
+        lines.append(
+            "Batching images crops or stretches all of them to the shape of the first, which may have cut the face off: batch photos "
+            "of one shape, or encode them one by one."
+        )
     return type(first)(f"{head}. " + " ".join(lines), code=first.code)

@@ -11,8 +11,9 @@ from dhumandiff.faces import (
     align,
     normalize_light,
 )
+from dhumandiff.faces.geometry import ARCFACE_TEMPLATE
 from dhumandiff.faces.light import measure_light
-from dhumandiff.faces.quality import PhotoQuality, estimate_yaw
+from dhumandiff.faces.quality import MAX_DISTORTION, PhotoQuality, estimate_distortion, estimate_yaw
 
 GOOD = PhotoQuality(300, 0.2, 3, 0.5, 0.01, 0.2)
 
@@ -27,6 +28,8 @@ def test_a_good_photo_has_no_warnings():
     [
         ({"face_size": 100}, "small .100 px"),
         ({"sharpness": 0.004}, "blurred"),
+        ({"sharpness": 0.012}, "not this one enlarged"),
+        ({"distortion": 3.0}, "stretched or squeezed"),
         ({"yaw": -45}, "turned by about 45 degrees"),
         ({"brightness": 0.1}, "very dark"),
         ({"brightness": 0.9}, "overexposed"),
@@ -40,6 +43,17 @@ def test_each_fault_has_its_sentence(change, words):
     (warning,) = PhotoQuality(**values).warnings()
     assert re.search(words, warning)
     assert "use a" in warning
+
+
+def test_stretched_faces_miss_the_template():
+    """Points as a detector finds them on faces that were made twice as wide, or less than half as wide."""
+    usual = ARCFACE_TEMPLATE.astype(np.float64) * 3 + 40
+    assert estimate_distortion(usual) < 0.01
+    for width in (0.4, 0.6, 1.6, 2.0):
+        assert estimate_distortion(usual * (width, 1)) > MAX_DISTORTION
+    turned = usual @ np.array([[0.9, 0.4], [-0.4, 0.9]])
+    assert estimate_distortion(turned) < 0.01
+    assert PhotoQuality(**{**vars(GOOD), "distortion": 3.0, "yaw": 25.0}).warnings() == []
 
 
 @pytest.mark.parametrize("yaw", [-40, -20, 0, 20, 40])

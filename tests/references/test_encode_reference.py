@@ -128,6 +128,14 @@ class TestEncoding:
         assert not torch.equal(plain.crop, even.crop)
         assert torch.equal(plain.identity, even.identity)
 
+    def test_a_face_lost_in_a_batch_is_blamed_on_the_crop(self):
+        batch = torch.stack([picture(3), picture(3)])
+        with refused("no-face", "Batching images crops", error=FaceError):
+            encode_reference(batch, Encoder(), Analyzer(faces=0))
+        with pytest.raises(FaceError) as alone:
+            encode_reference(batch[:1], Encoder(), Analyzer(faces=0))
+        assert "Batching" not in str(alone.value)
+
     def test_photos_that_cannot_be_used_are_all_named(self, tmp_path):
         with refused("no-face", "The photo of 'Ann' cannot be used. photo 1: No face was found", error=FaceError):
             encode_reference(picture(3), Encoder(), Analyzer(faces=0), name="Ann")

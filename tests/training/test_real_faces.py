@@ -15,7 +15,7 @@ for package in ("jsonargparse", "matplotlib", "scipy", "webdataset"):
 
 from dhumandiff.evaluation.metrics import cosines
 from dhumandiff.evaluation.score import embed_faces, score_image
-from dhumandiff.faces import ARCFACE_TEMPLATE, Face, InsightFaceAnalyzer, align
+from dhumandiff.faces import ARCFACE_TEMPLATE, Face, InsightFaceAnalyzer, align, assess, crop_face
 from dhumandiff.prompts import parse_prompt
 from training import TrainingError
 from training.__main__ import main as training_main
@@ -75,6 +75,24 @@ def test_exchanged_real_people_are_wrong(photos, references, face_analyzer):
         assert [person.assigned_correctly for person in judged.score.persons] == [right, right]
         assert min(person.sim_ref for person in judged.score.persons) > 0.6
         assert judged.score.blending < 0.3
+
+
+def warned(picture, analyzer):
+    image = np.asarray(picture)
+    face = max(analyzer.detect(image), key=lambda one: one.size)
+    crop, moved, _ = crop_face(image, face)
+    return " ".join(assess(image, face, crop, moved).warnings())
+
+
+@pytest.mark.parametrize("name", ["obama.jpg", "biden.jpg"])
+def test_stretched_and_enlarged_faces_are_reported(face_photos, face_analyzer, name):
+    """Faces of which a recognizer knows nobody any more have something to improve, and the photos that they were made of do not."""
+    photo = Image.open(face_photos / name).convert("RGB")
+    width, height = photo.size
+    assert not warned(photo, face_analyzer)
+    assert "stretched or squeezed" in warned(photo.resize((2 * width, height)), face_analyzer)
+    small = photo.resize((width // 10, height // 10))
+    assert "not this one enlarged" in warned(small.resize((width, height)), face_analyzer)
 
 
 def test_evaluate_scores_real_photos(photos, faces_root, tmp_path, capsys):

@@ -272,6 +272,7 @@ def _references(
 
     def add(picture: np.ndarray, seen: Face, crop: np.ndarray, moved: Face, origin: str, augmented: bool) -> None:
         quality = {name: round(value, 4) for name, value in asdict(assess(picture, seen, crop, moved)).items()}
+        del quality["distortion"]  # a warning for people; what samples hold stays as it is
         identity = faces.identity(picture, seen)
         if augmented:  # it has no more detail than the face it was made of
             quality["face_size"] = rows.metadata[0]["quality"]["face_size"]
