@@ -183,6 +183,7 @@ def _own_patches(_: Any, clone: Any) -> None:
 
 def _around_run(executor: Any, *args: Any, **kwargs: Any) -> Any:
     """Nothing that a run computed stays behind, also when it was interrupted."""
+    _check_not_compiled(executor.class_obj.model_patcher)
     applied = people_of(executor.class_obj)
     for people in applied:
         people.on_run_start(executor.class_obj.model_patcher.get_model_object("model_sampling"))
@@ -193,6 +194,21 @@ def _around_run(executor: Any, *args: Any, **kwargs: Any) -> Any:
             people.clear_cache()
     _check_finite(samples)
     return samples
+
+
+def _check_not_compiled(model: Any) -> None:
+    """Refuse a compiled model: TorchCompileModel guards nothing that rides in transformer_options, so its code would keep the
+    strengths, masks and people of the first call for every later one."""
+    unet = model.get_model_object("diffusion_model")
+    modules = [*unet.modules(), *(part for part in model.object_patches.values() if isinstance(part, torch.nn.Module))]
+    if model.get_wrappers(WrappersMP.APPLY_MODEL, "torch.compile") or any(
+        "_orig_mod" in module._modules or getattr(module, "_compiled_call_impl", None) is not None for module in modules
+    ):
+        raise HostError(
+            "The MODEL is compiled (TorchCompileModel or a node like it), and compiled code would keep the first step's "
+            "strengths, masks and people for all others. Take that node out of the way of this MODEL.",
+            code="compiled-model",
+        )
 
 
 def _check_finite(picture: Tensor) -> None:
