@@ -14,7 +14,7 @@ from typing import Literal
 from ..errors import PromptError
 from .person_nouns import find_people
 from .prompt import Mention, Prompt, check_length
-from .typed import TAG, tag_number, without_hidden, without_wide_weights
+from .typed import JOINERS, TAG, tag_number, without_hidden, without_wide_weights
 
 __all__ = ["parse_prompt", "split_sentences", "try_parse_prompt"]
 
@@ -103,6 +103,8 @@ def _read_tags(sentence: str, persons: int) -> tuple[str, list[Mention]]:
         if match["number"] is None and match["apart"] is None:
             text += match[0][1:]
             continue
+        if match["number"]:
+            text = text.rstrip(JOINERS)
         near = " ".join(sentence[max(0, match.start() - 20) : match.end() + 10].split())
         start, end = _word_before(text, floor)
         number = tag_number(match["number"] or match["apart"])
@@ -140,9 +142,12 @@ def _read_tags(sentence: str, persons: int) -> tuple[str, list[Mention]]:
 
 def _word_before(text: str, floor: int) -> tuple[int, int]:
     """Start and end of the word that ends the text; equal when there is none. An apostrophe parts words ("l'homme")."""
-    embedding = re.search(r"(?<!\w)embedding:[^\s()<>\[\],]+$", text[floor:])
+    run = len(text)
+    while run > floor and text[run - 1] not in "()<>[]," and not text[run - 1].isspace():
+        run -= 1
+    embedding = re.search(r"(?<!\w)embedding:(?=.)", text[run:])
     if embedding:
-        return floor + embedding.start(), len(text)
+        return run + embedding.start(), len(text)
     start, end = _run_before(text, floor, len(text))
     if text[start:end] in ("s", "S") and start > floor and text[start - 1] in "'’":
         owner = _run_before(text, floor, start - 1)  # "man's": the man

@@ -9,15 +9,15 @@ from __future__ import annotations
 import re
 import unicodedata
 
-__all__ = ["AT", "TAG", "fold", "tag_number", "without_hidden", "without_wide_weights"]
+__all__ = ["AT", "JOINERS", "TAG", "fold", "tag_number", "without_hidden", "without_wide_weights"]
 
 AT = "@\uff20\ufe6b"  # plain, full-width, small
-_JOINERS = "\u200c\u200d\ufe0e\ufe0f"  # letters of some scripts and emoji need them; at a tag they are leftovers
+JOINERS = "\u200c\u200d\ufe0e\ufe0f"  # letters of some scripts and emoji need them; at a tag they are leftovers
 _DIGIT = r"\d\u2460-\u2468\u2776-\u277e\u00b9\u00b2\u00b3\u2074-\u2079"  # of any script; circled and raised ones
 
 TAG = re.compile(
     rf"[\\\uff3c][{AT}]"
-    rf"|[{_JOINERS}]*[{AT}](?:[{_JOINERS}]*(?P<number>[{_DIGIT}]+)[{_JOINERS}\u20e3]*"
+    rf"|[{AT}](?:[{JOINERS}]*(?P<number>[{_DIGIT}]+)[{JOINERS}\u20e3]*"
     r"(?P<glued>[A-Za-z_\uff21-\uff3a\uff41-\uff5a\uff3f]|\.[0-9A-Za-z]|\uff0e\d)?"
     rf"|\s+(?P<apart>[{_DIGIT}]+)(?![{_DIGIT}.:\uff0e\uff1a]))"
 )

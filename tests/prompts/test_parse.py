@@ -1,5 +1,7 @@
 """Who is who in a sentence with @-tags, and many sentences in one text."""
 
+import time
+
 import pytest
 from support.refused import refused
 from support.sentences import named
@@ -204,3 +206,19 @@ def test_more_mentions_than_any_encoder_reads_are_refused(text):
     with refused("too-many-mentions", "2000"):
         parse_prompt(text)
     assert len(parse_prompt("a man@1 " * 2000, mentions="all").mentions) == 2000
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("embedding:" * 20000 + ", man@1", "man"),
+        ("\u200d" * 100000 + "a man\u200d@1", "man"),
+        ("@ " * 100000 + "a man@1", "man"),
+        ("（man：1.2）" * 50000 + " man＠1", "man"),
+    ],
+    ids=["embeddings", "joiners", "signs", "weights"],
+)
+def test_long_texts_take_no_more_than_their_length(text, word):
+    start = time.process_time()
+    assert parse_prompt(text, persons=1, mentions="all").mentions[0].word == word
+    assert time.process_time() - start < 3  # 28 s and more where time grows with the square
