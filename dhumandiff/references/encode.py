@@ -191,7 +191,10 @@ def encode_reference(
         except (FaceError, ImageError) as error:
             failures.append((number, photo, error))
     if failures:
-        raise _all_failures(failures, len(listed), name, is_batch=isinstance(photos, Tensor) and len(listed) > 1)
+        shapes = {tuple(photo.shape) if isinstance(photo, Tensor) else None for photo in listed}
+        raise _all_failures(
+            failures, len(listed), name, is_batch=len(listed) > 1 and len(shapes) == 1 and None not in shapes
+        )
 
     crop = torch.from_numpy(np.stack([one.crop for one in extracted])).float() / 255
     identity = torch.from_numpy(np.stack([one.identity for one in extracted]))

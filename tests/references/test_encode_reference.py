@@ -130,10 +130,11 @@ class TestEncoding:
 
     def test_a_face_lost_in_a_batch_is_blamed_on_the_crop(self):
         batch = torch.stack([picture(3), picture(3)])
-        with refused("no-face", "Batching images crops", error=FaceError):
-            encode_reference(batch, Encoder(), Analyzer(faces=0))
+        for photos in (batch, list(batch)):  # the node gives a list
+            with refused("no-face", "Batching images crops", error=FaceError):
+                encode_reference(photos, Encoder(), Analyzer(faces=0))
         with pytest.raises(FaceError) as alone:
-            encode_reference(batch[:1], Encoder(), Analyzer(faces=0))
+            encode_reference([batch[0], batch[1, :-20]], Encoder(), Analyzer(faces=0))
         assert "Batching" not in str(alone.value)
 
     def test_photos_that_cannot_be_used_are_all_named(self, tmp_path):
