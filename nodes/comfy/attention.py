@@ -85,15 +85,27 @@ class AppliedPeople:
             self.current_strength, self.should_record = step.strength, step.store is not None
             self.recorded.clear()
 
-    def check_coverage(self, call: UNetCall) -> None:
+    def check_coverage(self, call: UNetCall, options: dict[str, Any]) -> None:
         """See that the first call of a run went through every layer of the people (packs may skip layers later on).
 
+        Args:
+            call: as it went.
+            options: its transformer_options.
+
         Raises:
-            HostError: another node put its own attention in place of this one.
+            HostError: another node put its own attention in place of this one, or the model passed it over.
         """
         if self.coverage_checked:
             return
         missed = self.layers - sum((id(self), layer) in call.visited for layer in range(self.layers))
+        placed = options.get("patches_replace", {}).get("attn2", {}).values()
+        if missed > self.layers - sum(map(self._is_in, placed)):
+            raise HostError(
+                f"The model passed over the two people's attention in {missed} of {self.layers} layers, although it is in place, so "
+                "they would be missing from the picture. Another node compiles the model, or caches or skips its layers: take that "
+                "node away. The order of the nodes changes nothing.",
+                code="attention-passed-over",
+            )
         if missed:
             raise HostError(
                 f"Another node replaced the two people's attention in {missed} of {self.layers} layers, so they would "
@@ -101,6 +113,14 @@ class AppliedPeople:
                 code="attention-replaced",
             )
         self.coverage_checked = True
+
+    def _is_in(self, patch: Any) -> bool:
+        """Whether a layer's patch, or one below it, is of these people."""
+        while isinstance(patch, PairedAttentionPatch):
+            if patch.applied is self:
+                return True
+            patch = patch.previous
+        return False
 
     def clear_cache(self) -> None:
         """Let go of what a run computed."""

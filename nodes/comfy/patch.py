@@ -267,5 +267,5 @@ def _around_call(
     call = UNetCall(options.get(STEP, GuiderStep()), x, t, options)
     out = executor(x, t, c_concat, c_crossattn, control, {**options, **call.for_others, CALL: call}, **kwargs)
     for people in options.get(PEOPLE, ()):
-        people.check_coverage(call)
+        people.check_coverage(call, options)
     return out

@@ -232,3 +232,17 @@ def test_the_tiny_adapter_has_a_layer_for_each_of_the_model(model, adapter):
     assert (
         len(check_compatible(model, adapter.model.info)) == adapter.model.info.layers == tiny.tiny_adapter().info.layers
     )
+
+
+def test_attention_that_is_passed_over_is_not_blamed_on_the_order(model, adapter, people):
+    """A node that runs the layers in its own way: putting Apply after it would change nothing."""
+    from comfy.patcher_extension import WrappersMP
+
+    def skips(executor, x, t, context, y, control, transformer_options, **more):
+        options = {name: value for name, value in transformer_options.items() if name != "patches_replace"}
+        return executor(x, t, context, y, control, options, **more)
+
+    patched = apply_people(model, adapter, people)
+    patched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "skips", skips)
+    with refused("attention-passed-over", "17 of 17 layers", "order of the nodes changes nothing"):
+        sample(guider(patched, POSITIVE, NEGATIVE), (1, 4, 16, 16), steps=1)
