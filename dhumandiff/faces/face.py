@@ -6,14 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
 from ..errors import FaceError
 
-__all__ = ["MIN_FACE_SIZE", "Face", "choose_face"]
+__all__ = ["MIN_FACE_SIZE", "Face", "choose_face", "with_structure"]
 
 MIN_FACE_SIZE = 64
 """Default smallest face, px. The recognizer looks at 112 x 112 px: below 64 more than two thirds of what it sees would
 be interpolated, and identity similarity falls apart (this project's choice)."""
+
+FLAT = 2.0
+"""Standard deviation of the light in 12 x 12 parts of a box, of 255, below which there is no face in it: an even wall, with or
+without a sensor's noise (this project's choice)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +45,26 @@ class Face:
         """Side in px of the square with the box's area: alike for detectors of square and of tall boxes."""
         width, height = float(self.box[2] - self.box[0]), float(self.box[3] - self.box[1])
         return (max(width, 0.0) * max(height, 0.0)) ** 0.5
+
+
+def with_structure(pixels: np.ndarray, faces: Sequence[Face]) -> list[Face]:
+    """The faces with something in their box: a small detector sees one on an even wall, too, and is sure of it.
+
+    Args:
+        pixels: uint8 [H, W, 3] RGB.
+        faces: found in it.
+    """
+    height, width = pixels.shape[:2]
+    kept = []
+    for face in faces:
+        x0, y0, x1, y1 = np.clip(np.round(face.box), 0, (width, height, width, height)).astype(int)
+        inside = pixels[y0:y1, x0:x1]
+        if (
+            inside.size
+            and np.asarray(Image.fromarray(inside).convert("L").resize((12, 12), Image.Resampling.BOX)).std() >= FLAT
+        ):
+            kept.append(face)
+    return kept
 
 
 def choose_face(faces: Sequence[Face], which: str | int = "largest", min_size: float = MIN_FACE_SIZE) -> Face:

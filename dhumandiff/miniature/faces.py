@@ -17,7 +17,7 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor, nn
 
-from ..faces.face import Face
+from ..faces.face import Face, with_structure
 from ..faces.geometry import align_matrix
 from .weights import load_part
 
@@ -151,7 +151,8 @@ class MiniFaces:
         pixels = torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2).float() / 127.5 - 1
         pad = -size[0] % 16, -size[1] % 16
         maps = self.detector(F.pad(pixels, (0, pad[0], 0, pad[1]), value=-1.0))
-        return [_faces(found, np.array([width / size[0], height / size[1]])) for found in maps]
+        scale_back = np.array([width / size[0], height / size[1]])
+        return [with_structure(image, _faces(found, scale_back)) for image, found in zip(images, maps, strict=True)]
 
     def identity(self, image: np.ndarray, face: Face, swap_channels: bool = False) -> np.ndarray:
         """Unit-length float32 [512] of one face, red and blue exchanged if `swap_channels`."""
