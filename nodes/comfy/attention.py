@@ -151,7 +151,7 @@ class PairedAttentionPatch:
         if self.applied.act_in(call):
             shape = tuple(extra_options["activations_shape"][-2:])
             step = call.step
-            where = (self.layer, q, heads, call.layout, shape)
+            where = (self.layer, q, heads, call.layout_of(q), shape)
             strength = self.applied.strength_in(step)
             out = out + self.applied.people.residual(*where, strength, step.record, step.recorded)
         for function, options in self.chained:

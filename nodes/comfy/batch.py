@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ...dhumandiff.conditioning.batch_layout import BatchLayout, Sample, Tile
 from ...dhumandiff.conditioning.identity import Strength
+from ...dhumandiff.conditioning.repeated import repeated_layout
 from ...dhumandiff.errors import HostError
 from ...dhumandiff.methods.paired.attention_store import AttentionRecord
 from ...dhumandiff.methods.paired.conditioning import Recorder
@@ -150,6 +151,8 @@ class UNetCall:
         self.step = step
         self.layout = read_layout(step, picture, options)
         self.visited: set[tuple[int, int]] = set()
+        self._prompts = max(1, len(options.get("cond_or_uncond", ())))
+        self._repeated: dict[int, BatchLayout] = {}
         self._sigma_tensor = sigma
         self._indices = [index % step.prompts for index in options.get("cond_or_uncond", ())]
 
@@ -157,6 +160,19 @@ class UNetCall:
     def sigma(self) -> float:
         """The call's noise level; read once, since reading it waits for the device."""
         return float(self._sigma_tensor.flatten()[0])
+
+    def layout_of(self, query: Tensor) -> BatchLayout:
+        """The layout of a layer's query [B, Q, C]: the call's, unless another node repeated samples for its regions.
+
+        Raises:
+            HostError: it cannot be told which sample was repeated.
+        """
+        rows = len(query)
+        if rows == len(self.layout.samples):
+            return self.layout
+        if rows not in self._repeated:
+            self._repeated[rows] = repeated_layout(self.layout, query, self._prompts)
+        return self._repeated[rows]
 
     @property
     def for_others(self) -> dict[str, Any]:

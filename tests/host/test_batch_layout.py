@@ -131,3 +131,44 @@ def test_a_compiled_model_is_refused_before_it_draws_the_first_step_s_strength_f
                 sample(made, (1, 4, 16, 16), steps=1)
     finally:
         unet.middle_block._compiled_call_impl = None
+
+
+# --- regional prompts inside of the attention -------------------------------------------------------------------------
+
+
+def coupled(model, copies=lambda kind: 1 if kind else 2, changed=lambda q: q):
+    """What attention couple does: samples once for each region, then joined again."""
+
+    def before(q, k, v, extra):
+        kinds = extra["cond_or_uncond"]
+        n = len(q) // len(kinds)
+        rows = [i * n + row for i, kind in enumerate(kinds) for _ in range(copies(kind)) for row in range(n)]
+        return changed(q[rows]), k[rows], v[rows]
+
+    def after(out, extra):
+        kinds = extra["cond_or_uncond"]
+        parts = iter(out.split(len(out) // sum(map(copies, kinds))))
+        return torch.cat([sum(next(parts) for _ in range(copies(kind))) / copies(kind) for kind in kinds])
+
+    made = model.clone()
+    made.set_model_attn2_patch(before)
+    made.set_model_attn2_output_patch(after)
+    return made
+
+
+@pytest.mark.parametrize("copies", [lambda kind: 1 if kind else 2, lambda kind: 3 if kind else 1, lambda kind: 2])
+def test_regions_inside_of_the_attention_draw_the_faces_of_their_prompt(model, adapter, people, copies):
+    pair = apply_people(model, adapter, people, masks=masks())
+    shape = (2, 4, 16, 16)
+    assert torch.allclose(drawn(coupled(pair, copies), shape), drawn(pair, shape), atol=1e-3)
+
+
+@pytest.mark.parametrize("mode", ["one_pass", "two_strength", "released"])
+def test_the_cascade_draws_regions_inside_of_the_attention(paired, mode):
+    pictures = [sample(cascade(made, mode), (1, 4, 16, 16), steps=2) for made in (coupled(paired), paired)]
+    assert (pictures[0] - pictures[1]).abs().mean() < 0.01
+
+
+def test_samples_of_the_attention_that_cannot_be_told_are_refused(paired):
+    with refused("repeated-attention", "areas"):
+        drawn(coupled(paired, changed=lambda q: q + torch.arange(len(q))[:, None, None]), (1, 4, 16, 16))
