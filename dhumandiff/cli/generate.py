@@ -20,7 +20,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import HostError
+from ..errors import FaceError, HostError
+from ..faces.same_recognizer import has_hash, is_recognizer
 from ..io import write_png
 from ..miniature.defaults import MINI
 from ..optional import require
@@ -156,7 +157,7 @@ def run(args: argparse.Namespace) -> None:
     references = references_of(
         people,
         found,
-        lambda: (_vision(args.image_encoder or built_in, device, args.dtype), _faces(pack, args)),
+        lambda: (_vision(args.image_encoder or built_in, device, args.dtype), _faces(pack, args, adapter)),
         args.normalise_light,
         drawn=_is_drawn(pack, args),
     )
@@ -250,7 +251,24 @@ def _is_drawn(pack: str, args: argparse.Namespace) -> bool:
     return pack == "mini" and args.face_root is None
 
 
-def _faces(pack: str, args: argparse.Namespace) -> Any:
+def _faces(pack: str, args: argparse.Namespace, adapter: Adapter) -> Any:
+    analyzer = _load_faces(pack, args)
+    said = adapter.info.recognizer
+    if adapter.has_subject_path and is_recognizer(said, analyzer) is False:
+        other = f"the adapter was trained with the face recognizer {said}, and the pack {analyzer.name}"
+        if has_hash(said):
+            raise FaceError(
+                f"{other[0].upper()}{other[1:]} holds another one, whose numbers mean nothing to it. Name the adapter's own pack "
+                "with --face-pack.",
+                code="pack-of-another-recognizer",
+            )
+        print(
+            f"warning: {other} has another name: if it holds another recognizer, nobody will be alike. See --face-pack."
+        )
+    return analyzer
+
+
+def _load_faces(pack: str, args: argparse.Namespace) -> Any:
     if pack == "tiny":
         from ..testing import tiny_faces
 

@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-__all__ = ["is_recognizer", "recognizer_hash", "recognizer_note"]
+__all__ = ["has_hash", "is_recognizer", "recognizer_hash", "recognizer_note"]
 
 _HASH = re.compile(r"\bsha256 ([0-9a-f]{16})\b")
 
@@ -40,6 +40,11 @@ def _file_hash(path: str, _changed: int) -> str:
 def recognizer_note(name: str, digest: str) -> str:
     """What an adapter's metadata says of its recognizer: "buffalo_l (sha256 4c06341c33c2ca1f)"."""
     return f"{name} (sha256 {digest})" if digest else name
+
+
+def has_hash(said: str) -> bool:
+    """Whether an adapter's metadata knows its recognizer's file, so that another one is certainly another."""
+    return _HASH.search(said) is not None
 
 
 def is_recognizer(said: str, analyzer: Any) -> bool | None:

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -332,6 +332,17 @@ def test_a_person_whom_no_word_names_is_noted(arguments, capsys):
 
 
 @pytest.mark.faces
+def test_a_pack_other_than_the_adapters_is_told(arguments, tmp_path, capsys):
+    for said, answer in (("dhumandiff.tiny", 0), ("buffalo_l", 0), ("tiny (sha256 0123456789abcdef)", 1)):
+        other = tiny.tiny_adapter()
+        other.info = replace(other.info, recognizer=said)
+        other.save_pretrained(tmp_path / "other.safetensors")
+        assert run({**arguments, "--adapter": [tmp_path / "other.safetensors"]}) == answer
+        told = capsys.readouterr()
+        assert ("the pack tiny has another name" in told.out) == (said == "buffalo_l")
+        assert ("whose numbers mean nothing to it" in told.out + told.err) == (answer == 1)
+
+
 def test_real_faces_are_found_with_a_real_pack(arguments, faces_root, face_photos, capsys):
     pytest.importorskip("insightface", reason="install it with: pip install insightface onnxruntime")
     arguments |= {

@@ -7,7 +7,6 @@ scores.html.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from dhumandiff import FaceReference
-from dhumandiff.faces.same_recognizer import is_recognizer, recognizer_hash
+from dhumandiff.faces.same_recognizer import has_hash, is_recognizer, recognizer_hash
 
 from .. import TrainingError
 from ..data.encode import load_faces, load_vision
@@ -167,9 +166,7 @@ def _reference_faces(config: EvaluateConfig, adapter: Adapter, base: str) -> Fac
     said = adapter.info.recognizer
     if config.adapter_pack:
         faces = load_faces(replace(config.faces, pack=config.adapter_pack))
-        named = re.search(r"sha256", said) is None or not recognizer_hash(
-            faces
-        )  # the person's word counts, unless a hash tells
+        named = not has_hash(said) or not recognizer_hash(faces)  # the person's word counts, unless a hash tells
         if named or is_recognizer(said, faces):
             return faces
     else:
