@@ -93,7 +93,7 @@ def atomic_write_all(
             if sync:
                 with part.open("rb") as file:
                     os.fsync(file.fileno())
-        _rename(parts, finals)
+        replace_all(parts, finals)
     finally:
         for part in parts:
             with suppress(OSError):  # the reason why it cannot be removed would hide why it could not be written
@@ -106,7 +106,7 @@ def _temporary(path: Path, ending: str) -> Path:
     return Path(name)
 
 
-def _rename(parts: Sequence[Path], finals: Sequence[Path]) -> None:
+def replace_all(parts: Sequence[Path], finals: Sequence[Path]) -> None:
     """Give every part its final name; when one cannot have it, those before it give theirs back."""
     if len(parts) == 1:
         os.replace(parts[0], finals[0])

@@ -10,7 +10,9 @@ makes  pair/pair.safetensors     the native format, one file
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +20,7 @@ from typing import Any, Literal
 import yaml
 
 from dhumandiff import Adapter
+from dhumandiff.io import replace_all, why_not_written
 
 from . import TrainingError
 from .parsing import check_setting, parse
@@ -90,18 +93,39 @@ def export(config: ExportConfig) -> list[Path]:
         "source": f"{name}: {checkpoint.metadata['source']}, {step} steps",
     }
     adapter = Adapter.from_tensors(checkpoint.ema_weights if use_ema else checkpoint.weights, metadata)
-    made = [out / f"{name}.safetensors"]
-    adapter.save_pretrained(made[0])
-    if adapter.has_subject_path and not adapter.info.shared:
-        made.append(out / "released")
-        adapter.save_released(made[1])
-    if adapter.info.base_family == "sdxl":  # what the nodes and `generate` know so far
-        for path in made:
-            Adapter.from_pretrained(path)
-    made.append(out / "README.md")
-    card = _card(name, adapter, checkpoint, replace(config, weights="ema" if use_ema else "raw"), run, scores, made)
-    made[-1].write_text(card, encoding="utf-8")
+    files = [f"{name}.safetensors"]
+    with _together(out) as part:
+        adapter.save_pretrained(part / files[0])
+        if adapter.has_subject_path and not adapter.info.shared:
+            files.append("released")
+            adapter.save_released(part / "released")
+        if adapter.info.base_family == "sdxl":  # what the nodes and `generate` know so far
+            for file in files:
+                Adapter.from_pretrained(part / file)
+        files.append("README.md")
+        made = [out / file for file in files]
+        card = _card(name, adapter, checkpoint, replace(config, weights="ema" if use_ema else "raw"), run, scores, made)
+        (part / "README.md").write_text(card, encoding="utf-8")
     return made
+
+
+@contextmanager
+def _together(out: Path) -> Iterator[Path]:
+    """A folder whose files go to `out` when all of them are written; otherwise what is there stays as it was."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".export.", dir=out) as folder:
+            part = Path(folder)
+            yield part
+            files = sorted(path for path in part.rglob("*") if path.is_file())
+            finals = [out / path.relative_to(part) for path in files]
+            for final in finals:
+                final.parent.mkdir(exist_ok=True)
+            replace_all(files, finals)
+    except OSError as error:
+        raise TrainingError(
+            f"{out}: the weights cannot be written ({why_not_written(error)}).", code="export-not-written"
+        ) from error
 
 
 def _scores(path: str) -> Mapping[str, Any]:

@@ -1,6 +1,7 @@
 """`python -m training export`: files that the nodes load, and a card that says where they come from."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -137,3 +138,21 @@ def test_scores_that_cannot_be_read_are_refused_before_anything_is_written(run, 
     with refused("scores-not-readable", "scores.json"):
         do(run, tmp_path / "pair", scores=str(tmp_path / "scores.json"))
     assert not (tmp_path / "pair").exists()
+
+
+@pytest.mark.parametrize("stuck", ["README.md", "two.safetensors", "released"])
+def test_the_exported_files_change_together(run, tmp_path, stuck):
+    """Whichever cannot be written: no card of other weights, and no two adapters of different steps."""
+    out = tmp_path / "pair"
+    export.export(export.ExportConfig(run=str(run), out=str(out), name="two"))
+    if (out / stuck).is_dir():
+        shutil.rmtree(out / stuck)
+        (out / stuck).write_text("in the way")
+    else:
+        (out / stuck).unlink()
+        (out / stuck).mkdir()
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with refused("export-not-written", "pair", "choose another name"):
+        export.export(export.ExportConfig(run=str(run), out=str(out), name="two", weights="raw"))
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    assert not [path.name for path in out.iterdir() if path.name.startswith(".")]
