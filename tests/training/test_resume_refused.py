@@ -62,6 +62,18 @@ def test_another_base_of_the_same_sizes_is_refused_and_the_same_elsewhere_is_not
     assert train(make_config(moved, small_shards, tmp_path / "run", steps=2)).step == 2
 
 
+def test_other_validation_data_under_the_same_names_are_said(small_base, small_shards, tmp_path, capsys):
+    held_out = make_shards(tmp_path / "held_out", samples=4)
+    data = {"validation": [held_out], "validation_batches": 1}
+    train(make_config(small_base, small_shards, tmp_path / "run", steps=1, data=data))
+    train(make_config(small_base, small_shards, tmp_path / "run", steps=2, data=data))
+    assert "scores before and after are not comparable" not in capsys.readouterr().out
+    shutil.rmtree(held_out)
+    make_shards(held_out, samples=4, seed=5)
+    train(make_config(small_base, small_shards, tmp_path / "run", steps=3, data=data))
+    assert "scores before and after are not comparable" in capsys.readouterr().out
+
+
 def test_a_run_of_an_earlier_version_has_no_checksums_and_is_resumed(config):
     ended = train(config(steps=1))
     path = ended.checkpoint / "state.json"

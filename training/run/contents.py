@@ -14,7 +14,7 @@ from .. import TrainingError
 from ..data.dataset import PreparedDataset
 from .base import BaseModel
 
-__all__ = ["check_contents", "contents_of"]
+__all__ = ["check_contents", "contents_of", "validation_changed"]
 
 HEAD = 1 << 20
 """Bytes of a shard that are looked at where dataset.json has no checksum of it."""
@@ -22,11 +22,14 @@ VALUES = 16
 """Values of each weight of the base that are looked at."""
 
 
-def contents_of(base: BaseModel, folders: Sequence[PreparedDataset]) -> dict[str, Any]:
+def contents_of(
+    base: BaseModel, folders: Sequence[PreparedDataset], validation: Sequence[PreparedDataset] = ()
+) -> dict[str, Any]:
     """Checksums for a checkpoint: of each shard (None where none is known), what they share, and the base's weights."""
     values = torch.cat(list(_samples(base)))
     return {
         "shards": [[_shard(folder, entry) for entry in folder.header["shards"]] for folder in folders],
+        "validation": [[_shard(folder, entry) for entry in folder.header["shards"]] for folder in validation],
         "common": [_digest(folder.common[name] for name in sorted(folder.common)) for folder in folders],
         "base": {
             "dtype": str(base.unet.dtype),
@@ -60,6 +63,11 @@ def check_contents(run: Path, found: Mapping[str, Any], now: Mapping[str, Any], 
             f"{run} was trained on another base: {base} has the same sizes, but other weights. {advice}",
             code="run-on-another-base",
         )
+
+
+def validation_changed(found: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether scores of earlier checkpoints are of other validation data; which is allowed, but has to be said."""
+    return "validation" in found and found["validation"] != now["validation"]
 
 
 def _same_base(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:

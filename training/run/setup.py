@@ -23,7 +23,7 @@ from .base import BaseModel, check_shards_compatible, load_base
 from .checkpoint import Checkpoint, RunFolder, random_state, set_random_state
 from .checkpoint_checks import check_moments, damaged_checkpoint
 from .config import TrainConfig
-from .contents import check_contents, contents_of
+from .contents import check_contents, contents_of, validation_changed
 from .init import cast_frozen, init_adapter
 from .model import TrainableModel, build_model
 from .optim import EMA, make_optimizer, make_scheduler
@@ -220,7 +220,7 @@ def setup(config: TrainConfig) -> TrainState:
         ema=ema,
         fp32_frozen=fp32_frozen,
         fingerprint=resume_fingerprint(config, base, adapter, folders),
-        contents=contents_of(base, folders),
+        contents=contents_of(base, folders, validation[0] if validation else ()),
     )
     resume(state)
     state.report(_summary(state))
@@ -237,6 +237,11 @@ def resume(state: TrainState) -> None:
     check_fingerprint(state.run.folder, found, state.fingerprint)
     check_contents(state.run.folder, found.contents, state.contents, state.base.name)
     report_changes(found, state.config, state.report)
+    if validation_changed(found.contents, state.contents):
+        state.report(
+            "The validation data hold something else than at the checkpoint: scores before and after are not comparable, "
+            "and neither is the choice of the best checkpoint among them."
+        )
     with damaged_checkpoint(state.run.path(found.step)):
         state.load_state_dict(found.state)
         check_moments(state.optimizer.optimizer)
