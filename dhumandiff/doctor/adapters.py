@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from ..catalogue import DHUMANDIFF
-from ..errors import AdapterError
+from ..errors import AdapterError, short_error
 from .findings import DAMAGED, MISSING, NOTE, OK, Finding
 from .folders import PROJECT, Folders, files_in
 from .misplaced import adapter_elsewhere
@@ -49,6 +49,11 @@ def _adapter(path: Path, todo: str) -> tuple[Finding, set[int]]:
         facts = describe(path)
     except AdapterError as error:
         return Finding(DAMAGED, f"the adapter {path.name}", str(error), todo), set()
+    except (
+        Exception
+    ) as error:  # one file never takes the report down: this is where people look when something is wrong
+        text = f"{path} cannot be read ({short_error(error, kind=True)})."
+        return Finding(DAMAGED, f"the adapter {path.name}", text, todo), set()
     return Finding(OK, path.name, f"{path}: {in_a_sentence(facts)}"), {facts["clip_width"]}
 
 
@@ -92,12 +97,19 @@ def _candidates(folders: Folders) -> list[Path]:
 
 def _ip_adapters(folders: Folders) -> list[Path]:
     """Files that are an IP-Adapter Plus for SDXL, or bear such a name: other kinds there are other packs' business."""
-    from ..formats import ip_adapter
-
     found = []
     for folder in folders.ip_adapters:
         for path in files_in(folder, ".safetensors", ".bin"):
             named = "plus" in path.name.lower() and "sdxl" in path.name.lower()
-            if named or (path.suffix == ".safetensors" and ip_adapter.fits(path)):
+            if named or (path.suffix == ".safetensors" and _fits(path)):
                 found.append(path)
     return found
+
+
+def _fits(path: Path) -> bool:
+    from ..formats import ip_adapter
+
+    try:
+        return ip_adapter.fits(path)
+    except Exception:  # whatever is wrong with it, it is another pack's business
+        return False

@@ -174,3 +174,21 @@ def test_with_nothing_but_python_there_is_still_a_report(folder):
     assert out.stderr == ""
     assert "https://pytorch.org/get-started/locally/" in out.stdout
     assert all(name in out.stdout.splitlines()[-1] for name in ("torch", "numpy", "insightface", "pillow"))
+
+
+def test_one_file_that_nobody_can_read_leaves_the_report(folder, capsys, monkeypatch):
+    """Whatever a damaged file raises, the rest is still told, and so is the file."""
+    from dhumandiff.formats import ip_adapter, reading, released
+
+    def breaks(*_):
+        raise MemoryError("an unheard-of kind of damage")
+
+    (folder / "ipadapter").mkdir(exist_ok=True)
+    (folder / "ipadapter" / "other.safetensors").write_bytes(b"x")
+    monkeypatch.setattr(ip_adapter, "fits", breaks)
+    for module in (reading, released):
+        monkeypatch.setattr(module, "read_tensor_file", breaks)
+    text = doctor(capsys, folder)[1]
+    assert "an unheard-of kind of damage" in text
+    assert "DHumanDiff cannot be read" in text
+    assert "other.safetensors" not in text
