@@ -193,7 +193,7 @@ def _persons_at(
             _THING.match(part) for part in parts[1:]
         )  # "on the left a lamp, a man ..."
         return (None if thing else after[0].person), None
-    if last is None:
+    if last is None or re.match(r"['’]s\b", text[last.end :]):  # "a man's dog on the left"
         return None, None
     parts = _CLAUSE.split(text[last.end : found.start()])
     thing = (
