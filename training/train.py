@@ -4,14 +4,16 @@
     accelerate launch -m training train ...                            several GPUs or machines, same result
     python -m training train --config ... --dry_run                    sizes, memory and steps; trains nothing
 
-The same command resumes where the last one ended, for whatever reason.
+The same command resumes where the last one ended, for whatever reason; so does `--run runs/pair` alone.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from .parsing import parse
 from .run.config import TrainConfig
@@ -28,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config, given = parse(
         TrainConfig,
         "train",
-        argv,
+        _with_settings_of_run(sys.argv[2:] if argv is None else argv),
         {"dry_run": "report what would be trained and how much memory it needs (an estimate); train nothing"},
     )
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -54,3 +56,18 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
     if result.signal:
         raise SystemExit(130 if result.signal == signal.SIGINT else 143)
+
+
+def _with_settings_of_run(words: Sequence[str]) -> list[str]:
+    """`--run X` alone, without settings or data, means the run that is there, with the settings it was started with."""
+    if any(word.startswith(("--config", "--data")) for word in words):
+        return list(words)
+    for number, word in enumerate(words):
+        name, _, value = word.partition("=")
+        if name == "--run":
+            from .run.checkpoint import CONFIG_FILE  # brings torch, which --help does without
+
+            config = Path(value or (words[number + 1] if number + 1 < len(words) else "")) / CONFIG_FILE
+            if config.is_file():
+                return ["--config", str(config), *words]
+    return list(words)

@@ -23,6 +23,7 @@ from training.run.logging import Logger, read_log
 from training.run.loop import train
 from training.run.setup import setup
 from training.run.shutdown import SignalHandler
+from training.train import main as command
 
 pytestmark = pytest.mark.usefixtures("one_thread", "fresh_accelerate")
 
@@ -36,6 +37,14 @@ def test_a_run_that_is_over_trains_nothing_when_started_again(config, capsys):
     again = train(config(steps=2))
     assert again.checkpoint == first.checkpoint
     assert "Resuming from" in capsys.readouterr().out
+
+
+def test_the_folder_alone_resumes_a_run(config, capsys):
+    ended = train(config(steps=1))
+    command(["--run", str(ended.run), "--steps", "2"])
+    assert "Resuming from" in capsys.readouterr().out
+    command([f"--run={ended.run}"])  # with the steps that were set last
+    assert RunFolder(ended.run).steps()[-1] == 2
 
 
 def test_the_log_forgets_what_came_after_the_checkpoint_a_run_goes_on_from(config):
