@@ -80,7 +80,9 @@ class AppliedPeople:
     def on_step_start(self, picture: Tensor) -> None:
         """Before a step of a run: the strength in it, and that its first prediction is recorded."""
         if self.mode is not None:
-            self.mode.begin((picture.shape[-2], picture.shape[-1]), picture.shape[0])
+            size = (picture.shape[-2], picture.shape[-1])
+            self.mode.resize(size)
+            self.mode.begin(size, picture.shape[0])
             step = self.mode.begin_step()
             self.current_strength, self.should_record = step.strength, step.store is not None
             self.recorded.clear()

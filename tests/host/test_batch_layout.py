@@ -1,9 +1,11 @@
 """How a batch is made up is known, not assumed: windows, caches, wrappers, regions and compilers of other nodes."""
 
 import comfy.context_windows as cw
+import comfy.samplers
 import pytest
 import torch
 from comfy_api.torch_helpers.torch_compile import set_torch_compile_wrapper
+from comfy_extras.nodes_advanced_samplers import SamplerLCMUpscale
 from comfy_extras.nodes_easycache import EasyCacheNode
 from dhd_pack.dhumandiff.methods.paired import cascade_modes
 from dhd_pack.dhumandiff.methods.paired.settings import CascadeSettings
@@ -172,3 +174,32 @@ def test_the_cascade_draws_regions_inside_of_the_attention(paired, mode):
 def test_samples_of_the_attention_that_cannot_be_told_are_refused(paired):
     with refused("repeated-attention", "areas"):
         drawn(coupled(paired, changed=lambda q: q + torch.arange(len(q))[:, None, None]), (1, 4, 16, 16))
+
+
+# --- latents that grow while they are sampled -------------------------------------------------------------------------
+
+
+def grown(made, steps=4):
+    model = made.model_patcher
+    sampler = SamplerLCMUpscale.execute(1.5, 2, "bislerp").result[0]
+    sigmas = comfy.samplers.KSampler(
+        model, steps, model.load_device, "euler", "normal", 1.0, model.model_options
+    ).sigmas
+    noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    return made.sample(noise, torch.zeros_like(noise), sampler, sigmas, disable_pbar=True, seed=0)
+
+
+@pytest.mark.parametrize("mode", ["one_pass", "two_strength", "released"])
+@pytest.mark.parametrize("provided", [False, True])
+def test_the_focus_grows_with_the_latent(paired, mode, provided):
+    made = cascade(paired, mode)
+    if provided:
+        made.set_cascade(made.settings, masks()[0])
+    assert grown(made).shape[-2:] == (24, 24)
+    assert made.focus.shape == (1, 24, 24)
+    assert made.focus.any()
+
+
+def test_people_with_a_cascade_of_their_own_grow_with_the_latent(model, adapter, people):
+    pair = apply_people(model, adapter, people, masks=masks(), cascade=CascadeSettings("one_pass", 0.3, 1.0, 0.1))
+    assert grown(guider(pair, POSITIVE, NEGATIVE)).shape[-2:] == (24, 24)

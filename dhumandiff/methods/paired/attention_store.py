@@ -111,6 +111,12 @@ class FocusMap:
         """Forget what was added since `maps` was asked for."""
         self._new.clear()
 
+    def resize(self, size: tuple[int, int]) -> None:
+        """Bring what was gathered to another size: the latent grew while it was sampled."""
+        self.maps()
+        self.total = F.interpolate(self.total, size=size, mode="bilinear", align_corners=False)
+        self.count = F.interpolate(self.count, size=size, mode="bilinear", align_corners=False)
+
     def maps(self) -> Tensor:
         """Mean so far, [images, P, H, W]; 0 where nothing was gathered."""
         for ((height, _), tiles), (contrast, layers) in self._new.items():
@@ -152,6 +158,11 @@ class AttentionStore:
         rows = slice(numbers[0], numbers[-1] + 1) if together else numbers
         self._maps[record.conditioning].add(record.probabilities[rows], record.shape, list(wanted.values()))
 
+    def resize(self, size: tuple[int, int]) -> None:
+        """Bring what was gathered to another size of the latent."""
+        for focus in self._maps.values():
+            focus.resize(size)
+
     def discard_pending(self) -> None:
         """Forget what was recorded since `maps` was asked for: a call that failed half-way is made again."""
         for focus in self._maps.values():
@@ -186,6 +197,9 @@ class ReleasedAttentionStore:
                 layers[record.conditioning, record.layer] = released_layer_map(
                     attention, record.shape, record.layout.size
                 )
+
+    def resize(self, size: tuple[int, int]) -> None:
+        """Nothing to resize: what counts is the last step, which comes in the size that it has."""
 
     def discard_pending(self) -> None:
         """Nothing to forget: the call that is made again replaces what was recorded."""

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ...conditioning.batch_layout import Tile, crop
@@ -41,6 +42,10 @@ class Store(Protocol):
 
     def __call__(self, record: AttentionRecord) -> None:
         """Take in one layer of one call."""
+        ...
+
+    def resize(self, size: tuple[int, int]) -> None:
+        """Bring what was gathered to another size of the latent."""
         ...
 
     def discard_pending(self) -> None:
@@ -92,6 +97,7 @@ class CascadeMode:
         self.settings, self.provided_focus = settings, provided_focus
         self.size, self.images = (0, 0), 1
         self.focus: Tensor | None = None
+        self._resized: tuple[Tensor | None, Tensor | None] = (None, None)  # a focus, and what it was made from
 
     def begin(self, size: tuple[int, int], images: int) -> None:
         """Before a run: for pictures with latents of (height, width).
@@ -101,6 +107,26 @@ class CascadeMode:
         """
         self.size, self.images = size, images
         self.focus = None if self.provided_focus is None else resize_focus(self.provided_focus, size, images)
+
+    def resize(self, size: tuple[int, int]) -> None:
+        """Before a step whose latents have another (height, width): some samplers let them grow.
+
+        Raises:
+            HostError: the provided focus has another shape than the pictures.
+        """
+        if size == self.size:
+            return
+        self.size = size
+        store: Store | None = getattr(self, "store", None)
+        if store is not None:
+            store.resize(size)
+        if self.provided_focus is not None:
+            self.focus = resize_focus(self.provided_focus, size, self.images)
+        elif self.focus is not None:
+            made, source = self._resized
+            source = source if made is self.focus and source is not None else self.focus
+            self.focus = F.interpolate(source[:, None].float(), size=size, mode="nearest-exact")[:, 0].bool()
+            self._resized = (self.focus, source)
 
     def begin_step(self, acts: bool = True, is_last: bool = False) -> CascadeStep:
         """What the step predicts at.
