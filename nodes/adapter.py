@@ -48,7 +48,8 @@ class DHDLoadAdapter(io.ComfyNode):
         if adapter_name is None:  # linked: the other node's own fingerprint counts
             return 0.0
         path = adapter_path(adapter_name)
-        return max(p.stat().st_mtime for p in (path, *(path.iterdir() if path.is_dir() else ())))
+        files = (path, *(path.iterdir() if path.is_dir() else ()))
+        return max(file.stat().st_mtime for file in files if file.exists())  # a link beside them may lead nowhere
 
     @classmethod
     def execute(cls, adapter_name: str) -> io.NodeOutput:

@@ -335,6 +335,15 @@ def test_a_linked_choice_is_looked_up_when_it_runs(models, node):
             node.execute(**{name: value})
 
 
+def test_a_link_that_leads_nowhere_beside_an_adapter_s_files_is_no_error(models):
+    folder = layouts.released_folder(models / "dhumandiff" / "mine")
+    before = DHDLoadAdapter.fingerprint_inputs("mine")
+    (folder / "readme.txt").symlink_to("nowhere.txt")
+    assert DHDLoadAdapter.fingerprint_inputs("mine") >= before
+    assert DHDLoadAdapter.validate_inputs("mine") is True
+    DHDLoadAdapter.execute("mine")
+
+
 def test_a_linked_face_pack_is_one_of_the_choices(models, tmp_path):
     """A workflow reads no other folder of the machine, and is not told which there are."""
     (tmp_path / "private").mkdir()
