@@ -217,9 +217,7 @@ def test_a_node_id_of_any_letters_leaves_the_page_whole(page, node_id):
     assert [problem for problem in page.problems if "valid selector" in problem] == []
 
 
-@pytest.mark.parametrize(
-    "value", ["constructor", "__proto__", "toString", {"toString": 1, "valueOf": 1}, None, [1]], ids=str
-)
+@pytest.mark.parametrize("value", ["constructor", "__proto__", "toString", None, [1]], ids=str)
 def test_a_value_of_any_kind_leaves_the_boxes_whole(page, value):
     """What is no choice is custom, and what are no boxes is said in their place."""
     node = {"id": 1, "type": "DHDPortraitLayout", "pos": [50, 50], "size": [400, 600], "flags": {}, "order": 0}
