@@ -63,6 +63,7 @@ class GuiderStep:
             guider told.
         window: where `picture` lies in what the guider was asked about; None where it is the same.
         positives: uuids of the conditionings that are the guider's positive; None when no guider told.
+        kinds: for each prompt of the guider's list whether it is positive; None for one that is both.
         areas: uuid -> (height, width, top, left) in latent pixels, for conditionings with an area.
         strength: takes the place of the people's own strength (the cascade sets it), see `conditioning.identity.Strength`. Where
             there are several, the guider's list of prompts is predicted once for each.
@@ -74,6 +75,7 @@ class GuiderStep:
     picture: Tensor | None = None
     window: Window | None = None
     positives: frozenset | None = None
+    kinds: tuple[bool | None, ...] = ()
     areas: dict[Any, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     strength: Strength | None = None
     prompts: int = 1
@@ -95,6 +97,12 @@ class GuiderStep:
             _log_once(f"the guider {type(guider).__name__} names no positive; taking {' and '.join(names)} for it.")
         areas = {c["uuid"]: tuple(c["area"]) for group in conds.values() for c in group or () if c.get("area")}
         return cls(picture, positives=frozenset(c["uuid"] for c in positives), areas=areas)
+
+    def asked(self, prompts: Sequence[list | None]) -> GuiderStep:
+        """The step, knowing the guider's list of prompts."""
+        positives = self.positives or ()
+        roles = [{cond["uuid"] in positives for cond in prompt or ()} for prompt in prompts]
+        return dataclasses.replace(self, kinds=tuple(role.pop() if len(role) == 1 else None for role in roles))
 
     def recording(self, record: Recorder | None, recorded: set[Tile | None]) -> Recorder | None:
         """`record` for the pictures that it was not called for in this step yet, which are noted in `recorded`.
@@ -244,7 +252,8 @@ def repeat_prompts(step: GuiderStep, prompts: Sequence[list | None], copies: int
     ]
     positives = step.positives and frozenset(id_of(name, copy) for name in step.positives for copy in numbers)
     areas = {id_of(name, copy): area for name, area in step.areas.items() for copy in numbers}
-    return dataclasses.replace(step, positives=positives, areas=areas, prompts=len(prompts)), repeated
+    step = dataclasses.replace(step, positives=positives, areas=areas, prompts=len(prompts))
+    return step.asked(repeated), repeated
 
 
 @functools.lru_cache(maxsize=64)
@@ -257,7 +266,18 @@ def _chunk_is_cond(step: GuiderStep, options: dict[str, Any]) -> list[bool]:
         # Someone calls the model without a guider. ComfyUI's convention for a plain call is 0 = positive.
         _log_once("no guider named its positive; taking index 0 of the batch for it.")
         return [index == 0 for index in options.get("cond_or_uncond", [0])]
-    return [uuid in step.positives for uuid in options["uuids"]]
+    indices = options.get("cond_or_uncond", [0])
+    if len(options["uuids"]) == len(indices):
+        return [uuid in step.positives for uuid in options["uuids"]]
+    # Another node calls the model for some of the prompts, and says so in one of the two lists only.
+    kinds = [kind for kind in (step.kinds[i] if i < len(step.kinds) else None for i in indices) if kind is not None]
+    if len(kinds) < len(indices):
+        raise HostError(
+            f"Another node calls the model with {len(indices)} prompts and the ids of {len(options['uuids'])}, so it is not known "
+            "which of them are positive. Sample without that node.",
+            code="cut-call",
+        )
+    return kinds
 
 
 def _chunk_strengths(step: GuiderStep, options: dict[str, Any]) -> list[int]:
@@ -275,7 +295,8 @@ def _known_tiles(
     if (height, width) == size:
         corners = [(0, 0)] * chunks
     else:
-        areas = [step.areas.get(uuid) for uuid in options.get("uuids", [None] * chunks)]
+        uuids = options.get("uuids", ())
+        areas = [step.areas.get(uuid) for uuid in (uuids if len(uuids) == chunks else [None] * chunks)]
         corners = [_area_corner(area, (height, width), size) for area in areas]
     return [
         None if corner is None else Tile(image, corner[0], corner[1], height, width)

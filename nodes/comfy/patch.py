@@ -244,7 +244,7 @@ def _around_prediction(
     step = options.get(STEP)
     if step is None:
         return executor(model, conds, x, timestep, model_options)
-    step = step.predicting(x, options)
+    step = step.predicting(x, options).asked(conds)
     recorders = {
         people.people: step.recording(people.mode.store, people.recorded)
         for people in options.get(PEOPLE, ())

@@ -203,3 +203,32 @@ def test_the_focus_grows_with_the_latent(paired, mode, provided):
 def test_people_with_a_cascade_of_their_own_grow_with_the_latent(model, adapter, people):
     pair = apply_people(model, adapter, people, masks=masks(), cascade=CascadeSettings("one_pass", 0.3, 1.0, 0.1))
     assert grown(guider(pair, POSITIVE, NEGATIVE)).shape[-2:] == (24, 24)
+
+
+# --- wrappers that call the model for one prompt after the other ------------------------------------------------------
+
+
+@pytest.mark.parametrize("cut", [("cond_or_uncond",), ("cond_or_uncond", "uuids"), ()])
+def test_a_wrapper_that_splits_a_call_gets_each_prompt_s_faces_or_a_sentence(paired, cut):
+    def one_by_one(apply_model, args):
+        x, t, c = args["input"], args["timestep"], args["c"]
+        count, outs = len(args["cond_or_uncond"]), []
+        for number in range(count):
+
+            def part(value, number=number):
+                return value.chunk(count)[number] if torch.is_tensor(value) else value
+
+            options = dict(c["transformer_options"])
+            options.update({key: options[key][number : number + 1] for key in cut})
+            given = {key: part(value) for key, value in c.items()} | {"transformer_options": options}
+            outs.append(apply_model(part(x), part(t), **given))
+        return torch.cat(outs)
+
+    split = paired.clone()
+    split.set_model_unet_function_wrapper(one_by_one)
+    shape = (2, 4, 16, 16)
+    if cut:
+        assert torch.allclose(drawn(split, shape), drawn(paired, shape), atol=1e-3)
+    else:
+        with refused("unknown-batch"):
+            drawn(split, shape)
