@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FaceError, HostError
-from ..faces.same_recognizer import has_hash, is_recognizer
 from ..io import write_png
 from ..miniature.defaults import MINI
 from ..optional import require
@@ -252,6 +251,8 @@ def _is_drawn(pack: str, args: argparse.Namespace) -> bool:
 
 
 def _faces(pack: str, args: argparse.Namespace, adapter: Adapter) -> Any:
+    from ..faces.same_recognizer import has_hash, is_recognizer
+
     analyzer = _load_faces(pack, args)
     said = adapter.info.recognizer
     if adapter.has_subject_path and is_recognizer(said, analyzer) is False:
