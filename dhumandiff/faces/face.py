@@ -29,11 +29,13 @@ class Face:
         box: [4] float32 x0 y0 x1 y1 (it may reach beyond the picture).
         landmarks: [5, 2] float32 x y of left eye, right eye, nose tip, left and right mouth corner (left as the viewer sees it).
         score: the detector's confidence.
+        is_drawn: of the drawn world, whose faces have proportions of their own.
     """
 
     box: np.ndarray
     landmarks: np.ndarray
     score: float = 1.0
+    is_drawn: bool = False
 
     @property
     def center(self) -> tuple[float, float]:

@@ -185,7 +185,7 @@ def assess(image: np.ndarray, face: Face, crop: np.ndarray, face_in_crop: Face) 
         light.clipped,
         light.imbalance,
         estimate_roll(face.landmarks),
-        estimate_distortion(face.landmarks, matrix),
+        0.0 if face.is_drawn else estimate_distortion(face.landmarks, matrix),
     )
 
 

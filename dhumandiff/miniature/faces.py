@@ -181,7 +181,7 @@ def _faces(found: Tensor, scale: np.ndarray) -> list[Face]:
         values = found[1:, y, x].numpy().astype(np.float64) * UNIT
         box = np.concatenate([centre - values[:2], centre + values[2:4]]) * np.tile(scale, 2)
         points = (centre + values[4:].reshape(5, 2)) * scale
-        face = Face(box.astype(np.float32), points.astype(np.float32), float(heat[y, x]))
+        face = Face(box.astype(np.float32), points.astype(np.float32), float(heat[y, x]), is_drawn=True)
         if box[2] > box[0] and box[3] > box[1] and all(_overlap(box, other.box) < 0.4 for other in faces):
             faces.append(face)
     return faces

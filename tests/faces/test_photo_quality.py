@@ -11,9 +11,10 @@ from dhumandiff.faces import (
     align,
     normalize_light,
 )
+from dhumandiff.faces.face import Face
 from dhumandiff.faces.geometry import ARCFACE_TEMPLATE
 from dhumandiff.faces.light import measure_light
-from dhumandiff.faces.quality import MAX_DISTORTION, PhotoQuality, estimate_distortion, estimate_yaw
+from dhumandiff.faces.quality import MAX_DISTORTION, PhotoQuality, assess, estimate_distortion, estimate_yaw
 
 GOOD = PhotoQuality(300, 0.2, 3, 0.5, 0.01, 0.2)
 
@@ -43,6 +44,16 @@ def test_each_fault_has_its_sentence(change, words):
     (warning,) = PhotoQuality(**values).warnings()
     assert re.search(words, warning)
     assert "use a" in warning
+
+
+def test_proportions_of_drawn_faces_are_their_own():
+    """Those of the drawn world are no stretched photos."""
+    image = np.full((300, 300, 3), 128, np.uint8)
+    landmarks = ARCFACE_TEMPLATE * np.array([1.0, 2.0], np.float32) + 20  # twice as high as wide
+    box = np.array([20, 20, 130, 250], np.float32)
+    found, drawn = (Face(box, landmarks.astype(np.float32), is_drawn=is_drawn) for is_drawn in (False, True))
+    assert assess(image, found, image, found).distortion > MAX_DISTORTION
+    assert assess(image, drawn, image, drawn).distortion == 0
 
 
 def test_stretched_faces_miss_the_template():
