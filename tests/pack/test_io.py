@@ -27,7 +27,7 @@ def test_a_file_gets_its_name_when_it_is_whole(tmp_path: Path):
 def test_a_broken_off_write_leaves_what_was_there(tmp_path: Path):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(KeyboardInterrupt), atomic_write(path) as part:  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), atomic_write(path) as part:  # noqa: PT012  # what the block does before it fails is the test
         part.write_text("ne")
         raise KeyboardInterrupt
     assert path.read_text() == "old"
@@ -43,7 +43,7 @@ def test_files_that_belong_together_change_together(tmp_path: Path, stuck: int):
     paths[stuck].unlink(missing_ok=True)
     paths[stuck].mkdir()
     before = {path: path.is_dir() or (path.is_file() and path.read_text()) for path in paths}
-    with pytest.raises(OSError, match="directory"), atomic_write_all(paths) as parts:  # noqa: PT012
+    with pytest.raises(OSError, match="directory"), atomic_write_all(paths) as parts:  # noqa: PT012  # what the block does before it fails is the test
         for part in parts:
             part.write_text("new")
     assert {path: path.is_dir() or (path.is_file() and path.read_text()) for path in paths} == before
