@@ -167,7 +167,8 @@ def decode_text(data: bytes, name: str) -> str:
     else:
         found = re.search(r"\0|\x1b[$(]", text)  # two bytes a letter, or ISO-2022, whose letters are escaped
         if found is None:
-            return text.replace("\r\n", "\n").replace("\r", "\n")
+            text = text.replace("\r\n", "\n").replace("\r", "\n")
+            return re.sub("^\ufeff+", "", text, flags=re.MULTILINE)  # more of them where files were joined
         what = f"character {found.start() + 1} is a control sign"
     raise DHumanDiffError(
         f"{name} is not UTF-8 ({what}), and nothing says what else it is. Save it as UTF-8.",

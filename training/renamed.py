@@ -5,14 +5,16 @@ Every use prints one line that names the new key. To rename a setting: rename th
 
 from __future__ import annotations
 
-import codecs
 import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dhumandiff.errors import short_error
 from dhumandiff.io import read_text
+
+from . import TrainingError
 
 __all__ = [
     "ACCEPTED_UNTIL",
@@ -74,9 +76,6 @@ RENAMED_VALUES: dict[str, dict[str, dict[str, str]]] = {
     "export": {"weights": {"average": "ema"}},
 }
 """Command -> new key -> old value -> new value."""
-
-
-_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def current_key(command: str, key: str) -> str:
@@ -162,16 +161,17 @@ def _value(command: str, key: str, word: str, used: dict[str, str]) -> str:
     """A word behind `--key`, with present names: a value, a group of settings in braces, or the path of a YAML file.
 
     Raises:
-        DHumanDiffError: nothing says in which encoding the file is.
+        DHumanDiffError: nothing says in which encoding the file is, or it is no YAML mapping.
     """
     if key == "config":
         try:
             text = read_text(word)
         except OSError:
             return word  # the parser says what is wrong with it
+        _check_mapping(text, word)
         named = _with_present_names(command, "", text, used)
-        # The parser knows UTF-8 alone, so that what an editor saved as UTF-16 goes to it as JSON.
-        return named or (word if Path(word).read_bytes()[:2] not in _UTF_16 else json.dumps(_read_mapping(text)))
+        # The parser knows UTF-8 and UTF-16 alone, the latter by its mark: what was saved in anything else goes to it as JSON.
+        return named or (word if _is_utf_8(Path(word)) else json.dumps(_read_mapping(text)))
     if word.lstrip().startswith("{"):
         return _with_present_names(command, key, word, used) or word
     return str(_current_value(command, current_key(command, key), word, used))
@@ -191,8 +191,44 @@ def _with_present_names(command: str, key: str, text: str, used: dict[str, str])
     return json.dumps(found) if inside else ""
 
 
+def _is_utf_8(path: Path) -> bool:
+    data = path.read_bytes()
+    try:
+        return "\0" not in data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+
+
+def _check_mapping(text: str, name: str) -> None:
+    import yaml
+
+    try:
+        found = _load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that is none
+        raise TrainingError(
+            f"The settings {name} are no YAML: {short_error(error)}. Correct the file.", code="settings-no-yaml"
+        ) from error
+    if found is not None and not isinstance(found, dict):
+        raise TrainingError(
+            f"The settings {name} hold a {type(found).__name__}: names and values are needed, such as seed: 7. "
+            "Correct the file.",
+            code="settings-no-mapping",
+        )
+
+
 def _read_mapping(text: str) -> dict[str, Any]:
-    """A YAML mapping; empty where the text is none. 1e-4 is a number, as for the parser (YAML 1.1 takes it for text)."""
+    """A YAML mapping; empty where the text is none."""
+    import yaml
+
+    try:
+        found = _load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _load(text: str) -> Any:
+    """YAML in which 1e-4 is a number, as for the parser (YAML 1.1 takes it for text)."""
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -200,11 +236,7 @@ def _read_mapping(text: str) -> dict[str, Any]:
 
     number = re.compile(r"^[-+]?([0-9][0-9_]*)(\.[0-9_]*)?[eE][-+]?[0-9]+$")
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789."))
-    try:
-        found = yaml.load(text, Loader)
-    except yaml.YAMLError:
-        return {}
-    return found if isinstance(found, dict) else {}
+    return yaml.load(text, Loader)
 
 
 def _note(used: dict[str, str], old: str, new: str) -> None:

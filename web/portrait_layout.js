@@ -25,10 +25,17 @@ const round = (value) => Math.round(value * 1000) / 1000;
 const side = (value) => (typeof value !== "object" && value >= 1 && value <= MAX_SIDE ? Number(value) : 0);
 const formatBoxes = (boxes) => boxes.map((box) => box.map(round).join(" ")).join("; ");
 
+/** Full-width digits and signs, which Chinese, Japanese and Korean keyboards write, as plain ones. */
+const fold = (text) =>
+  text
+    .replace(/[\uff01-\uff5e]/g, (sign) => String.fromCharCode(sign.charCodeAt(0) - 0xfee0))
+    .replace(/[\u3001\uff64]/g, ",")
+    .replace(/[\u3002\uff61]/g, ".");
+
 /** Two boxes [left, top, right, bottom] in shares, or null where the text does not say so. */
 function parseBoxes(text) {
   if (typeof text !== "string") return null;
-  const rows = text.split(/[;\n]/).filter((row) => row.trim());
+  const rows = fold(text).split(/[;\r\n]/).filter((row) => row.trim());
   const boxes = rows.map((row) => row.trim().split(/[\s,]+/).map(Number));
   const good = ([left, top, right, bottom, ...more]) =>
     !more.length && left >= 0 && top >= 0 && right <= 1 && bottom <= 1 && left < right && top < bottom;

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..errors import LayoutError
 from ..faces.photos import photo_from_tensor
+from ..prompts.typed import fold, without_hidden
 from .person_style import draw_box, person_color
 
 __all__ = [
@@ -147,12 +148,14 @@ def preset_front(name: str) -> int | None:
 
 
 def parse_boxes(text: str) -> Boxes:
-    """Two boxes from a line such as "0.04 0.12 0.5 1; 0.5 0.12 0.96 1". Commas and line breaks do as well.
+    """Two boxes from a line such as "0.04 0.12 0.5 1; 0.5 0.12 0.96 1". Commas and line breaks do as well, and full-width
+    digits and signs.
 
     Raises:
         LayoutError: it is not two times four numbers, or a box is empty or leaves the picture.
     """
-    rows = [row for row in re.split(r"[;\n]", text) if row.strip()] if isinstance(text, str) else []
+    plain = fold(without_hidden(text)) if isinstance(text, str) else ""
+    rows = [row for row in re.split(r"[;\r\n]", plain) if row.strip()]
     if len(rows) != 2:
         raise LayoutError(
             f"boxes needs 2 boxes and has {len(rows)}: {_FORM}, for example {_EXAMPLE}.", code="not-two-boxes"

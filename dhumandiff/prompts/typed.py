@@ -13,12 +13,19 @@ __all__ = ["AT", "JOINERS", "TAG", "fold", "tag_number", "without_hidden", "with
 
 AT = "@\uff20\ufe6b"  # plain, full-width, small
 JOINERS = "\u200c\u200d\ufe0e\ufe0f"  # letters of some scripts and emoji need them; at a tag they are leftovers
-_DIGIT = r"\d\u2460-\u2468\u2776-\u277e\u00b9\u00b2\u00b3\u2074-\u2079"  # of any script; circled and raised ones
+_DIGIT = (  # of any script; raised, circled, in brackets, with a full stop, Roman
+    r"\d\u00b9\u00b2\u00b3\u2074-\u2079\u2460-\u2468\u2776-\u277e\u2780-\u2788\u278a-\u2792\u3280-\u3288"
+    r"\u2474-\u247c\u3220-\u3228\u2488-\u2490\u2160-\u216b\u2170-\u217b"
+)
+_NUMERAL = "\u3007\u96f6\u4e00\u4e8c\u4e09\u56db\u4e94\u516d\u4e03\u516b\u4e5d\u5341\u58f9\u58f1\u8d30\u8cb3\u5f10\u53c1\u53c3"  # 0 to 10 of Chinese
+# What surely begins another word behind a numeral: and, with, at, of, is, stand, sit, wear, hug, kiss. Not "one of ..." or "at first".
+_PARTED = "\u548c\u4e0e\u8207\u8ddf\u53ca\u5728\u7684\u662f\u7ad9\u5750\u7a7f\u6234\u62e5\u64c1\u62b1\u543b"
 
 TAG = re.compile(
     rf"[\\\uff3c][{AT}]"
-    rf"|[{AT}](?:[{JOINERS}]*(?P<number>[{_DIGIT}]+)[{JOINERS}\u20e3]*"
-    r"(?P<glued>[A-Za-z_\uff21-\uff3a\uff41-\uff5a\uff3f]|\.[0-9A-Za-z]|\uff0e\d)?"
+    rf"|[{AT}](?:[{JOINERS}]*(?P<number>[{_DIGIT}]+|[{_NUMERAL}])[{JOINERS}\u20e3]*"
+    r"(?P<glued>[A-Za-z_\uff21-\uff3a\uff41-\uff5a\uff3f]|\.[0-9A-Za-z]|\uff0e\d"
+    rf"|(?<=[{_NUMERAL}])(?:(?![{_PARTED}])[\u3400-\u9fff\u3007]|[\u3064\d]))?"
     rf"|\s+(?P<apart>[{_DIGIT}]+)(?![{_DIGIT}.:\uff0e\uff1a]))"
 )
 """`number`: an @-tag; `glued`: what makes it unclear; `apart`: a number behind @ and a blank. None of them: an escaped @."""
@@ -41,7 +48,7 @@ def fold(text: str) -> str:
 
 def tag_number(digits: str) -> int:
     """The person that a tag's digits name."""
-    return int("".join(str(unicodedata.digit(digit)) for digit in digits[:9]))  # more digits name nobody anyway
+    return int("".join(str(int(unicodedata.numeric(digit))) for digit in digits[:9]))  # more digits name nobody anyway
 
 
 def without_hidden(text: str) -> str:

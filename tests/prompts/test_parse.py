@@ -145,6 +145,11 @@ def test_no_sentence_is_refused(text, said):
         "Ａ　ｍａｎ＠２　ａｎｄ　ａ　ｗｏｍａｎ＠１",
         "（A man＠2：1.2） and （a woman＠１）",
         "A man@② and a woman@①",
+        "A man@⑵ and a woman@㈠",
+        "A man@Ⅱ and a woman@Ⅰ",
+        "A man@二 and a woman＠一",
+        "A man@二和 a woman@壹、",
+        "（A man＠二：1.2） and （a woman＠一）",
         "A man@٢ and a woman@١",
         "A man\u200b@2 and a woman@\u200b1",
         "\ufeffA man\u200d@2 and a wo\u00adman@\u200e1\u200f",
@@ -179,6 +184,27 @@ def test_people_without_marks_are_found_among_full_width_letters():
 @pytest.mark.parametrize("text", ["A man@ 2 and a woman@ 1", "A man＠　２ and a woman＠　１"])
 def test_a_number_behind_a_blank_is_not_passed_over(text):
     with refused("unclear-tag", "man@2"):
+        parse_prompt(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["男人@一个 女人@二", "女人@二 男人@一起", "男性@一つ 女性@二", "男人@一二 女人@二", "男人@一0 女人@二"]
+)
+def test_a_numeral_that_begins_a_word_is_not_passed_over(text):
+    with refused("unclear-tag", "@一"):
+        parse_prompt(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["女人@二和男人@一在公园里", "男性＠一は左、女性＠二", "男人@一，女人@二。", "남자@一와 여자@二"]
+)
+def test_numerals_of_chinese_and_japanese_name_people(text):
+    assert sorted(mention.person for mention in parse_prompt(text).mentions) == [1, 2]
+
+
+@pytest.mark.parametrize("text", ["男人@三 女人@一", "男人@十 女人@一", "男人@〇 女人@一", "man@Ⅻ"])
+def test_numerals_of_nobody_are_refused(text):
+    with refused("tag-of-nobody", "names person"):
         parse_prompt(text)
 
 

@@ -237,7 +237,19 @@ def test_scores_of_sentences_with_any_line_end_are_read_again(tmp_path):
     assert read_records(tmp_path / "scores.jsonl") == records
 
 
-@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252", "gbk"])
+@pytest.mark.parametrize("name", ["metadata.jsonl", "cases.jsonl"])
+def test_marks_in_a_file_that_was_joined_are_no_letters(tmp_path, name):
+    pictures(tmp_path, "a.png", "b.png")
+    rows = [{"file_name": each, "text": TEXT, "prompt": TEXT, "references": [each]} for each in ("a.png", "b.png")]
+    text = "\r\n".join("\ufeff" + json.dumps({**row, "id": row["file_name"]}) for row in rows)
+    (tmp_path / name).write_text(text, encoding="utf-8-sig", newline="")
+    if name.startswith("cases"):
+        assert [case.sentence for case in read_cases(tmp_path / name)] == [TEXT, TEXT]
+    else:
+        assert [picture.caption for picture in listed(tmp_path)[0]] == [TEXT, TEXT]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be", "utf-32", "cp1252", "gbk"])
 def test_settings_are_read_or_their_file_is_named(tmp_path, encoding):
     path = tmp_path / "prepare.yaml"
     path.write_bytes("# it\u2019s\r\nout: shards\r\nseed: 7\r\nsources: [{path: a}]\r\n".encode(encoding))
@@ -246,3 +258,12 @@ def test_settings_are_read_or_their_file_is_named(tmp_path, encoding):
     else:
         with refused("setting-refused", "prepare.yaml is not UTF-8", "Save it as UTF-8"):
             parse(PrepareSettings, "prepare", ["--config", str(path)])
+
+
+@pytest.mark.parametrize(("text", "code"), [("out: [shards\n", "settings-no-yaml"), ("out\n", "settings-no-mapping")])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-32"])
+def test_settings_that_are_no_yaml_are_refused_in_any_encoding(tmp_path, encoding, text, code):
+    path = tmp_path / "prepare.yaml"
+    path.write_bytes(text.encode(encoding))
+    with refused(code, "prepare.yaml"):
+        parse(PrepareSettings, "prepare", ["--config", str(path)])
