@@ -16,11 +16,13 @@ from torch import Tensor
 
 from ..errors import FaceReferenceError, short_error
 from ..io import atomic_write, why_not_written
+from .lacks import called, require
 
 __all__ = ["SAME_PERSON_THRESHOLD", "FaceReference", "same_person_warning"]
 
 FORMAT = "dhumandiff-reference"
-FORMAT_VERSION = "1"
+FORMAT_VERSIONS = ("1", "2")
+"""2 holds parts that readers of 1 do not know, or lacks CLIP's; what readers of 1 know is still written as 1."""
 
 SAME_PERSON_THRESHOLD = 0.4
 """Cosine similarity from which two identities count as one person. It is the threshold commonly used with buffalo_l, and
@@ -43,40 +45,50 @@ class FaceReference:
         box: [N, 4] x0 y0 x1 y1 of the face, px in the photo.
         landmarks: [N, 5, 2] x y of eyes, nose tip and mouth corners, px in the photo.
         name: what the person is called in messages.
+        siglip_hidden: [N, 256, 768] SigLIP's last hidden state of each photo's face, for WithAnyone's sig branch.
+        identity_length: [N] length of each embedding before it was normalized: WithAnyone reads `raw_identity`.
+        recognizer: what made the identities, such as "antelopev2/glintr100"; "" where that is not known.
+        recognizer_hash: first 16 hexadecimal digits of the SHA-256 of its file; "" for one without a file.
+        image_encoder: what made `clip_hidden`, for messages; "" where that is not known.
+        siglip_encoder: what made `siglip_hidden`, for messages.
+
+    Any part may be lacking; a method asks for those that it reads with `require`. CLIP's two come together.
 
     Raises:
         FaceReferenceError: shapes that do not belong together, or values that are not finite.
     """
 
     identity: Tensor | None
-    clip_hidden: Tensor
-    clip_hidden_zero: Tensor
+    clip_hidden: Tensor | None = None
+    clip_hidden_zero: Tensor | None = None
     identity_swapped: Tensor | None = None
     crop: Tensor | None = None
     box: Tensor | None = None
     landmarks: Tensor | None = None
     name: str = ""
+    siglip_hidden: Tensor | None = None
+    identity_length: Tensor | None = None
+    recognizer: str = ""
+    recognizer_hash: str = ""
+    image_encoder: str = ""
+    siglip_encoder: str = ""
 
     def __post_init__(self) -> None:
-        for key, shape in _SHAPES.items():
-            value = getattr(self, key)
-            if value is None and key not in ("clip_hidden", "clip_hidden_zero"):
-                continue
-            self._check(key, value, shape)
-        photos, *encoder = self.clip_hidden.shape
-        if list(self.clip_hidden_zero.shape) != [1, *encoder]:
-            self._refuse(
-                f"clip_hidden_zero has shape {list(self.clip_hidden_zero.shape)}, clip_hidden "
-                f"{list(self.clip_hidden.shape)}: both come from one image encoder, so {[1, *encoder]} is needed",
-                "reference-of-two-encoders",
-            )
-        for key in _SHAPES:
-            value = getattr(self, key)
-            if key != "clip_hidden_zero" and value is not None and len(value) != photos:
+        held = {key: value for key in _SHAPES if (value := getattr(self, key)) is not None}
+        for key, value in held.items():
+            self._check(key, value, _SHAPES[key])
+        self._check_clip()
+        main = next((key for key in ("clip_hidden", "siglip_hidden", "identity") if key in held), None)
+        if main is None:
+            self._refuse("it holds nothing that a method reads. Encode the photos again", "reference-empty")
+        photos = len(held[main])
+        for key, value in held.items():
+            if key != "clip_hidden_zero" and len(value) != photos:
                 self._refuse(
                     f"{key} has {len(value)} rows for {photos} photos; one row a photo is needed",
                     "reference-rows-differ",
                 )
+        self._check_lengths()
         for key in ("identity", "identity_swapped"):
             value = getattr(self, key)
             if value is None:
@@ -90,6 +102,54 @@ class FaceReference:
             if ((lengths - 1).abs() > 1e-3).any():  # what is of unit length is kept bit for bit
                 object.__setattr__(self, key, (value.float() / lengths).to(value.dtype))
 
+    def _check_clip(self) -> None:
+        hidden, zero = self.clip_hidden, self.clip_hidden_zero
+        if hidden is None and zero is None:
+            return
+        if hidden is None or zero is None:
+            one, other = ("clip_hidden_zero", "clip_hidden") if hidden is None else ("clip_hidden", "clip_hidden_zero")
+            self._refuse(
+                f"{one} is there and {other} is missing; both are needed, or neither. Encode the photos again",
+                "reference-of-half-an-encoder",
+            )
+        if list(zero.shape) != [1, *hidden.shape[1:]]:
+            self._refuse(
+                f"clip_hidden_zero has shape {list(zero.shape)}, clip_hidden {list(hidden.shape)}: both come from one "
+                f"image encoder, so {[1, *hidden.shape[1:]]} is needed",
+                "reference-of-two-encoders",
+            )
+
+    def _check_lengths(self) -> None:
+        if self.identity_length is None:
+            return
+        if self.identity is None:
+            self._refuse("it has identity_length without identity. Encode the photos again", "length-of-no-identity")
+        if (self.identity_length <= 0).any():
+            self._refuse(
+                f"identity_length holds {float(self.identity_length.min()):.3g}; an embedding's length is above 0. Encode the "
+                "photos again",
+                "identity-length-not-positive",
+            )
+
+    def require(self, *parts: str, by: str = "") -> None:
+        """Refuse to go on without some parts; see `lacks.require`.
+
+        Raises:
+            FaceReferenceError: one is lacking; the message says how to get it.
+        """
+        require(self, *parts, by=by)
+
+    def raw_identity(self) -> Tensor:
+        """[N, 512] the recognizer's embeddings as it gave them, of any length.
+
+        Raises:
+            FaceReferenceError: identity or its length is lacking.
+        """
+        require(self, "identity", "identity_length")
+        assert self.identity is not None
+        assert self.identity_length is not None
+        return self.identity * self.identity_length.to(self.identity)[:, None]
+
     def mean_identity(self, swapped: bool = False) -> Tensor:
         """[1, 512] unit length: the photos' mean on the sphere, the direction with the largest sum of cosines to them.
 
@@ -99,13 +159,9 @@ class FaceReference:
         Raises:
             FaceReferenceError: the reference has none, or they cancel each other out.
         """
+        require(self, "identity_swapped" if swapped else "identity")
         rows = self.identity_swapped if swapped else self.identity
-        if rows is None:
-            what = "identity of channel-swapped faces, which adapters made with it need" if swapped else "identity"
-            self._refuse(
-                f"there is no {what}. Encode the photos again with a face recognizer connected",
-                "no-swapped-identity" if swapped else "no-identity",
-            )
+        assert rows is not None
         total = rows.float().sum(dim=0, keepdim=True)
         length = total.norm()
         if length < 1e-6:
@@ -126,7 +182,7 @@ class FaceReference:
         ours, theirs = self.mean_identity().float().cpu(), other.mean_identity().float().cpu()
         if ours.shape != theirs.shape:
             raise FaceReferenceError(
-                f"{self._title()} and {other._title()} come from different face recognizers (widths {ours.shape[1]} "
+                f"{called(self)} and {called(other)} come from different face recognizers (widths {ours.shape[1]} "
                 f"and {theirs.shape[1]}) and cannot be compared. Encode both with the same one.",
                 code="recognizers-differ",
             )
@@ -149,7 +205,9 @@ class FaceReference:
             )
         tensors = {key: getattr(self, key) for key in _SHAPES if getattr(self, key) is not None}
         tensors = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-        metadata = {"format": FORMAT, "format_version": FORMAT_VERSION, "name": self.name}
+        version = "1" if {"clip_hidden"} <= {*tensors} <= _VERSION_1 else "2"
+        metadata = {"format": FORMAT, "format_version": version, "name": self.name}
+        metadata |= {key: value for key in _MADE_BY if (value := getattr(self, key))}
         try:
             with atomic_write(path) as part:
                 save_file(tensors, part, metadata=metadata)
@@ -183,10 +241,10 @@ class FaceReference:
                         f"{path} is not a saved reference (it holds {keys}, ...). Choose a file made by Save Reference.",
                         code="not-a-reference",
                     )
-                if metadata.get("format_version") != FORMAT_VERSION:
+                if metadata.get("format_version") not in FORMAT_VERSIONS:
                     raise FaceReferenceError(
                         f"{path} has reference format {metadata.get('format_version')}, this version reads "
-                        f"{FORMAT_VERSION}. Update the project, or encode the person again.",
+                        f"{' and '.join(FORMAT_VERSIONS)}. Update the project, or encode the person again.",
                         code="reference-of-another-version",
                     )
                 unknown = sorted(set(file.keys()) - {*_SHAPES})
@@ -204,14 +262,17 @@ class FaceReference:
                 f"{path} cannot be read as a reference: {short_error(error)}. Save it again; only .safetensors files are read.",
                 code="reference-unreadable",
             ) from error
-        missing = [key for key in ("clip_hidden", "clip_hidden_zero") if key not in tensors]
-        if missing:
+        given = [key for key in ("clip_hidden", "clip_hidden_zero") if key in tensors]
+        # A file of version 2 may be without CLIP's; where one of two is gone, or those of version 1 are, it is cut short.
+        if len(given) == 1 or (not given and metadata["format_version"] == "1"):
+            missing = [key for key in ("clip_hidden", "clip_hidden_zero") if key not in given]
             raise FaceReferenceError(
                 f"{path} is incomplete: {' and '.join(missing)} is missing. Encode the person again.",
                 code="reference-incomplete",
             )
         try:
-            return cls(tensors.pop("identity", None), **tensors, name=metadata.get("name", ""))
+            made_by = {key: metadata.get(key, "") for key in _MADE_BY}
+            return cls(tensors.pop("identity", None), **tensors, name=metadata.get("name", ""), **made_by)
         except FaceReferenceError as error:
             raise FaceReferenceError(f"{path} is damaged. {error}", code="reference-damaged") from error
 
@@ -238,10 +299,7 @@ class FaceReference:
             )
 
     def _refuse(self, why: str, code: str) -> NoReturn:
-        raise FaceReferenceError(f"{self._title()}: {why}.", code=code)
-
-    def _title(self) -> str:
-        return f"The reference {self.name!r}" if self.name else "The reference"
+        raise FaceReferenceError(f"{called(self)}: {why}.", code=code)
 
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -254,7 +312,13 @@ _SHAPES: dict[str, tuple[str | int, ...]] = {
     "crop": ("photos", "height", "width", 3),
     "box": ("photos", 4),
     "landmarks": ("photos", 5, 2),
+    "siglip_hidden": ("photos", "tokens", "width"),
+    "identity_length": ("photos",),
 }
+
+_VERSION_1 = {*_SHAPES} - {"siglip_hidden", "identity_length"}
+
+_MADE_BY = ("recognizer", "recognizer_hash", "image_encoder", "siglip_encoder")
 
 
 def same_person_warning(first: FaceReference, second: FaceReference) -> str | None:

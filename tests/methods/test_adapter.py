@@ -184,6 +184,17 @@ def test_a_reference_without_identity_says_what_to_do(adapter, reference):
     assert adapter.face_tokens(faceless).shape == (1, 16, 96)
 
 
+def test_a_reference_without_clip_says_what_to_do(adapter, reference):
+    other = type(reference)(
+        reference.identity, siglip_hidden=torch.zeros(len(reference.identity), 256, 768), name="Ada"
+    )
+    for use in (adapter.face_tokens, adapter.unconditional_tokens, adapter.identity_token):
+        with refused(
+            "reference-without-clip", "'Ada'", "clip_vision of Encode Reference Face", error=FaceReferenceError
+        ):
+            use(other)
+
+
 def test_references_need_only_look_like_references(adapter):
     hidden, zero = torch.randn(2, 1, 9, 80)
     duck = SimpleNamespace(clip_hidden=hidden, clip_hidden_zero=zero, identity=None, name="")

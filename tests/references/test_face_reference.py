@@ -5,12 +5,14 @@ import errno
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from support.refused import refused
 
 from dhumandiff import FaceReference
 from dhumandiff.errors import DHumanDiffError, FaceError, FaceReferenceError, HostError, ImageError
 from dhumandiff.references import reference as references
+from dhumandiff.references.lacks import serves
 from dhumandiff.references.reference import same_person_warning
 
 PERSONS = torch.eye(512)  # rows as unlike as can be
@@ -40,7 +42,12 @@ class TestFaceReference:
             ({"identity": torch.ones(512)}, "reference-shape", "identity has shape [512]; [photos, width] is needed"),
             ({"identity": torch.zeros(2, 512)}, "identity-without-direction", "row of zeros, which is nobody's face"),
             ({"clip_hidden": hidden[0]}, "reference-shape", "clip_hidden has shape [5, 8]"),
-            ({"clip_hidden": None}, "reference-not-tensor", "clip_hidden is a NoneType"),
+            (
+                {"clip_hidden": None},
+                "reference-of-half-an-encoder",
+                "clip_hidden_zero is there and clip_hidden is missing",
+            ),
+            ({"clip_hidden": None, "clip_hidden_zero": None}, "reference-empty", "nothing that a method reads"),
             ({"clip_hidden": hidden[:0]}, "reference-shape", "clip_hidden has shape [0, 5, 8]"),
             (
                 {"clip_hidden_zero": hidden},
@@ -54,6 +61,18 @@ class TestFaceReference:
             ({"box": torch.zeros(2, 5)}, "reference-shape", "box has shape"),
             ({"landmarks": torch.zeros(1, 5, 2)}, "reference-rows-differ", "landmarks has 1 rows"),
             ({"identity_swapped": [1]}, "reference-not-tensor", "identity_swapped is a list"),
+            ({"siglip_hidden": torch.zeros(2, 256)}, "reference-shape", "[photos, tokens, width] is needed"),
+            ({"siglip_hidden": torch.zeros(3, 256, 768)}, "reference-rows-differ", "siglip_hidden has 3 rows"),
+            ({"identity_length": torch.ones(2)}, "length-of-no-identity", "without identity"),
+            *(
+                ({"identity": torch.ones(2, 512), "identity_length": torch.tensor(lengths)}, code, named)
+                for lengths, code, named in (
+                    ([20.0], "reference-rows-differ", "identity_length has 1 rows"),
+                    ([20.0, 0.0], "identity-length-not-positive", "holds 0;"),
+                    ([20.0, -1.0], "identity-length-not-positive", "holds -1;"),
+                    ([20.0, torch.nan], "reference-not-finite", "identity_length holds NaN"),
+                )
+            ),
         ]
         for change, code, message in cases:
             values = {"identity": None, "clip_hidden": hidden, "clip_hidden_zero": zero, "name": "Ann", **change}
@@ -61,7 +80,46 @@ class TestFaceReference:
                 FaceReference(**values)
 
     def test_every_tensor_it_holds_is_checked_and_saved(self):
-        assert set(references._SHAPES) == {field.name for field in dataclasses.fields(FaceReference)} - {"name"}
+        assert set(references._SHAPES) == {
+            field.name for field in dataclasses.fields(FaceReference) if field.type != "str"
+        }
+
+    def test_a_reference_may_be_of_any_encoder_or_of_none(self):
+        siglip, identity = torch.zeros(1, 256, 768), unit((0, 1))
+        assert FaceReference(identity, siglip_hidden=siglip).clip_hidden is None
+        assert FaceReference(identity).siglip_hidden is None
+        with refused("reference-rows-differ", "identity has 1 rows for 2 photos"):
+            FaceReference(identity, siglip_hidden=torch.zeros(2, 256, 768))
+
+    def test_what_is_lacking_is_said_with_the_way_to_get_it(self):
+        only_clip = reference(None, name="Ann")
+        for part, code, advice in [
+            ("siglip_hidden", "reference-without-siglip", "Connect Load SigLIP Vision to siglip_vision"),
+            ("identity", "no-identity", "Encode the photos again with face analysis connected"),
+            ("identity_swapped", "no-swapped-identity", "Encode the photos again with face analysis connected"),
+            ("identity_length", "reference-without-length", "with Load Face Analysis"),
+        ]:
+            with refused(code, "The reference 'Ann' ", "which WithAnyone reads", advice, error=FaceReferenceError):
+                only_clip.require("clip_hidden", part, by="WithAnyone")
+        with refused("reference-without-clip", "Connect Load CLIP Vision (CLIP ViT-H/14) to clip_vision"):
+            FaceReference(unit((0, 1))).require("clip_hidden")
+        only_clip.require("clip_hidden", "clip_hidden_zero")
+
+    def test_the_methods_that_it_serves(self):
+        parts = {"siglip_hidden": torch.zeros(1, 256, 768), "identity_length": torch.ones(1)}
+        assert serves(reference(None)) == ("IP-Adapter Plus",)
+        assert serves(reference(unit((0, 1)))) == ("DHumanDiff", "IP-Adapter Plus")
+        assert serves(reference(unit((0, 1)), **parts)) == ("DHumanDiff", "IP-Adapter Plus", "WithAnyone")
+        assert serves(FaceReference(unit((0, 1)), identity_length=torch.ones(1))) == ("WithAnyone's ArcFace branch",)
+        assert serves(FaceReference(None, siglip_hidden=parts["siglip_hidden"])) == ()
+
+    def test_the_embedding_s_length_is_kept(self):
+        raw = torch.randn(2, 512) * 20
+        lengths = raw.norm(dim=-1)
+        made = reference(raw / lengths[:, None], photos=2, identity_length=lengths)
+        assert torch.allclose(made.raw_identity(), raw, atol=1e-5)
+        with refused("reference-without-length", "how long its face embedding was"):
+            reference(unit((0, 1))).raw_identity()
 
     def test_identity_rows_are_directions(self):
         exact = torch.nn.functional.normalize(torch.randn(1, 512), dim=-1)
@@ -111,6 +169,12 @@ class TestFiles:
             box=torch.rand(2, 4),
             landmarks=torch.rand(2, 5, 2).transpose(1, 2).contiguous().transpose(1, 2),
             name="Ann Ørsted",
+            siglip_hidden=torch.randn(2, 256, 24, dtype=dtype),
+            identity_length=torch.tensor([21.5, 19.0]),
+            recognizer="antelopev2/glintr100",
+            recognizer_hash="0123456789abcdef",
+            image_encoder="CLIP ViT-H/14",
+            siglip_encoder="SigLIP base-patch16-256",
         )
         made.save(tmp_path / "ann.safetensors")
         back = FaceReference.load(tmp_path / "ann.safetensors")
@@ -118,7 +182,38 @@ class TestFiles:
         for key in references._SHAPES:
             assert getattr(back, key).dtype == getattr(made, key).dtype
             assert torch.equal(getattr(back, key), getattr(made, key))
+        for field in dataclasses.fields(FaceReference):
+            if field.type == "str":
+                assert getattr(back, field.name) == getattr(made, field.name) != ""
         assert [file.name for file in tmp_path.iterdir()] == ["ann.safetensors"]
+
+    def test_only_what_older_readers_do_not_know_makes_a_file_of_version_2(self, tmp_path):
+        path, identity = tmp_path / "a.safetensors", unit((0, 1))
+        siglip = {"siglip_hidden": torch.zeros(1, 256, 24)}
+        for made, version in [
+            (reference(identity), "1"),
+            (reference(identity, recognizer="mini"), "1"),
+            (reference(identity, identity_length=torch.ones(1)), "2"),
+            (reference(identity, **siglip), "2"),
+            (FaceReference(identity, **siglip), "2"),
+            (FaceReference(identity), "2"),
+        ]:
+            made.save(path)
+            with safe_open(path, framework="pt") as file:
+                assert file.metadata()["format_version"] == version
+            back = FaceReference.load(path)
+            assert [getattr(back, key) is None for key in references._SHAPES] == [
+                getattr(made, key) is None for key in references._SHAPES
+            ]
+
+    def test_a_file_without_clip_has_to_say_that_it_is_one(self, tmp_path):
+        path, label = tmp_path / "x.safetensors", {"format": references.FORMAT, "format_version": "1"}
+        save_file({"identity": unit((0, 1))}, path, metadata=label)
+        with refused("reference-incomplete", "clip_hidden and clip_hidden_zero is missing"):
+            FaceReference.load(path)
+        save_file({"siglip_hidden": torch.zeros(1, 2)}, path, metadata={**label, "format_version": "2"})
+        with refused("reference-damaged", "siglip_hidden has shape [1, 2]"):
+            FaceReference.load(path)
 
     def test_parts_that_are_missing_stay_missing(self, tmp_path):
         reference(None).save(tmp_path / "a.safetensors")
@@ -142,7 +237,7 @@ class TestFiles:
             FaceReference.load(path)
         label = {"format": references.FORMAT, "format_version": "1"}
         save_file(tensors, path, metadata={**label, "format_version": "9"})
-        with refused("reference-of-another-version", "format 9, this version reads 1"):
+        with refused("reference-of-another-version", "format 9, this version reads 1 and 2"):
             FaceReference.load(path)
         save_file({"clip_hidden": tensors["clip_hidden"]}, path, metadata=label)
         with refused("reference-incomplete", "clip_hidden_zero is missing"):

@@ -15,7 +15,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from ... import formats
 from ...errors import AdapterError, FaceReferenceError, HostError
 from ...formats.reading import OTHER_ENCODERS
+from ...references.lacks import called, require
 from .adapter_checks import PartBuilder, PartError, check_agreement, check_names_and_shapes
 from .projections import FaceProjection, IdentityProjection, PairedKeysValues, Shapes, SubjectMapping
 
@@ -185,7 +186,7 @@ class Adapter(nn.Module):
         Raises:
             FaceReferenceError: another image encoder saw the photos.
         """
-        return self.face_projection(self._hidden(reference, reference.clip_hidden)).mean(dim=0, keepdim=True)
+        return self.face_projection(self._hidden(reference, "clip_hidden")).mean(dim=0, keepdim=True)
 
     def unconditional_tokens(self, reference: FaceReference) -> Tensor:
         """Face tokens of a normalized picture of zeros, [1, tokens, context_width], for the unconditional half.
@@ -193,7 +194,7 @@ class Adapter(nn.Module):
         Raises:
             FaceReferenceError: another image encoder saw the photos.
         """
-        return self.face_projection(self._hidden(reference, reference.clip_hidden_zero)).mean(dim=0, keepdim=True)
+        return self.face_projection(self._hidden(reference, "clip_hidden_zero")).mean(dim=0, keepdim=True)
 
     def identity_token(self, reference: FaceReference) -> Tensor:
         """The identity token of one person, [1, token_width].
@@ -205,23 +206,18 @@ class Adapter(nn.Module):
             FaceReferenceError: the reference has no identity, or one of another recognizer or image encoder.
         """
         projection, _ = self._subject_path()
-        if reference.identity is None:
-            raise FaceReferenceError(
-                f"{_called(reference)} has no identity: it was made without a face recogniser. "
-                "Encode the photos again with face analysis connected.",
-                code="no-identity",
-            )
+        require(reference, "identity")
         # References made elsewhere may lack the swapped embedding; theirs is then taken as it is given.
         wants_swapped = self.info.identity_key == "identity_swapped"
         identity = reference.mean_identity(swapped=wants_swapped and reference.identity_swapped is not None)
         if identity.shape[-1] != self.info.identity_width:
             raise FaceReferenceError(
-                f"{_called(reference)} has an identity of {identity.shape[-1]} numbers, but the adapter was trained "
+                f"{called(reference)} has an identity of {identity.shape[-1]} numbers, but the adapter was trained "
                 f"with {self.info.identity_width} ({self.info.recognizer or 'its recogniser'}). "
                 "Encode the photos again with that recogniser.",
                 code="identity-of-another-width",
             )
-        hidden = self._hidden(reference, reference.clip_hidden)
+        hidden = self._hidden(reference, "clip_hidden")
         identity = identity.to(hidden).expand(hidden.shape[0], -1)
         return projection(identity, hidden).mean(dim=0, keepdim=True)
 
@@ -289,11 +285,13 @@ class Adapter(nn.Module):
         keys, values = self.attention[layer](inside)
         return keys.to(tokens.dtype), values.to(tokens.dtype)
 
-    def _hidden(self, reference: FaceReference, hidden: Tensor) -> Tensor:
+    def _hidden(self, reference: FaceReference, part: Literal["clip_hidden", "clip_hidden_zero"]) -> Tensor:
         """Hidden states at the door: width checked, device and dtype as the projections compute."""
+        require(reference, "clip_hidden")
+        hidden: Tensor = getattr(reference, part)
         if hidden.ndim != 3 or hidden.shape[-1] != self.info.clip_width:
             raise FaceReferenceError(
-                f"{_called(reference)} was encoded by a CLIP image encoder of width {hidden.shape[-1]} "
+                f"{called(reference)} was encoded by a CLIP image encoder of width {hidden.shape[-1]} "
                 f"({OTHER_ENCODERS.get(hidden.shape[-1], 'which one is unknown')}), but the adapter was trained with "
                 f"{self.info.clip_tower or 'CLIP ViT-H/14'}, width {self.info.clip_width}. "
                 "Load that encoder and encode the photos again.",
@@ -332,7 +330,3 @@ class Adapter(nn.Module):
         )
         check_agreement(self, info)
         return info
-
-
-def _called(reference: FaceReference) -> str:
-    return f"The reference {reference.name!r}" if reference.name else "The reference"
