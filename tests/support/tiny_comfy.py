@@ -172,13 +172,13 @@ VAE_PARAMS = {
 }
 
 
-def vae_weights():
+def vae_weights(params=None):
     """Random weights of a tiny autoencoder under ComfyUI's names."""
     from comfy.ldm.models.autoencoder import AutoencoderKL
 
     random = torch.Generator().manual_seed(9)
     weights = {}
-    for name, tensor in AutoencoderKL(**VAE_PARAMS).state_dict().items():
+    for name, tensor in AutoencoderKL(**params or VAE_PARAMS).state_dict().items():
         if tensor.ndim > 1:
             weights[name] = torch.randn(tensor.shape, generator=random) / tensor[0].numel() ** 0.5
         else:

@@ -21,7 +21,9 @@ if "dhd_pack" not in sys.modules:
     sys.modules["dhd_pack"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sys.modules["dhd_pack"])
 
-from support import tiny_comfy
+from support import tiny_comfy, tiny_flux
+
+from . import flux  # noqa: F401
 
 
 class TinySDXL(comfy.supported_models.SDXL):
@@ -50,8 +52,11 @@ _vae_init = comfy.sd.VAE.__init__
 def _tiny_vae_init(self, sd=None, config=None, **options):
     first = (sd or {}).get("decoder.conv_in.weight")
     if config is None and first is not None and first.shape[0] == tiny_comfy.VAE_PARAMS["ddconfig"]["ch"]:
-        config, options = {"params": tiny_comfy.VAE_PARAMS}, {}
+        params = tiny_flux.VAE_PARAMS if first.shape[1] == 16 else tiny_comfy.VAE_PARAMS
+        config, options = {"params": params}, {}
     _vae_init(self, sd=sd, config=config, **options)
+    if config is not None:
+        self.latent_channels = config["params"]["embed_dim"]
 
 
 comfy.sd.VAE.__init__ = _tiny_vae_init
