@@ -85,6 +85,11 @@ class IdentityConditioning:
         """Whether anybody adds anything at this strength."""
         return not is_off(strength) and any(self.person_strengths)
 
+    @property
+    def has_regions(self) -> bool:
+        """Whether anybody is kept to a part of the picture."""
+        return self.masks is not None
+
     def latent_masks(self, size: tuple[int, int], images: int) -> Tensor:
         """Masks at the latent's size, [N, P, *size]; all ones where nobody has one."""
         if self.masks is None:
@@ -134,12 +139,12 @@ class IdentityConditioning:
         elif isinstance(strength, Tensor):
             advice = "choose the mode two_strength"
             per_sample = _at_layer(strength.to(device), layout, shape, positions, "focus", advice)
-        elif self.masks is None and len(set(self.person_strengths)) == 1:
+        elif not self.has_regions and len(set(self.person_strengths)) == 1:
             return strength * self.person_strengths[0]
         else:
             per_sample = strength
         weights = torch.tensor(self.person_strengths, device=device)[None, :, None] * per_sample
-        if self.masks is None:
+        if not self.has_regions:
             return weights
         return weights * self._masks_of_layer(layout, shape, positions, device)
 

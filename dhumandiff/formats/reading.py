@@ -7,7 +7,7 @@ import json
 import pickle
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import index
 from pathlib import Path
@@ -28,6 +28,7 @@ __all__ = [
     "TensorFile",
     "Weights",
     "check_dtypes",
+    "compare_shapes",
     "looks_like",
     "not_finite",
     "number_layers",
@@ -243,6 +244,40 @@ def check_dtypes(file: TensorFile) -> None:
             )
 
 
+def compare_shapes(
+    wanted: Mapping[str, Sequence[int]],
+    shapes: Mapping[str, Sequence[int]],
+    called: Callable[[str], tuple[str, str]],
+) -> None:
+    """Compare a file's tensors with those of the module that its sizes describe.
+
+    Args:
+        wanted: name -> shape, of the module.
+        shapes: the same of the file.
+        called: name -> the file, and what messages call the tensor.
+
+    Raises:
+        AdapterError: a tensor is missing, unknown, or of another shape than the others ask for.
+    """
+    for name in [*wanted, *shapes]:
+        file, shown = called(name)
+        if name not in shapes:
+            raise AdapterError(
+                f"{file}: the tensor {shown!r} is missing. The file is incomplete: get it again.", code="tensor-missing"
+            )
+        if name not in wanted:
+            raise AdapterError(
+                f"{file}: the tensor {shown!r} is not part of the method. Is this another method's file?",
+                code="tensor-unknown",
+            )
+        if tuple(shapes[name]) != tuple(wanted[name]):
+            raise AdapterError(
+                f"{file}: the tensor {shown!r} has the shape {list(shapes[name])}, "
+                f"but the others ask for {list(wanted[name])}. The file is damaged or mixed from two adapters.",
+                code="tensor-of-another-shape",
+            )
+
+
 def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
     """Names of the tensors with NaN or infinite values. Reads all values, which loading does not."""
     return [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
@@ -300,6 +335,7 @@ _FOLDER = "{}, one of the four released files: choose the folder that holds all 
 
 # What a file looks like by the names of its tensors: the first that applies.
 _LOOKS = (
+    (r"^ipa(_arc|_sig)?\.\d+\.", "WithAnyone's weights for FLUX, which Load WithAnyone Adapter reads"),
     (r"^image_proj\.latents$", "an IP-Adapter Plus"),
     (r"^ip_adapter\..*_lora\.|^image_proj\.perceiver_resampler\.", "an IP-Adapter FaceID"),
     (r"^image_proj\.proj\.3\.", "an IP-Adapter Full Face (SD 1.5)"),

@@ -9,7 +9,7 @@ from weakref import WeakSet
 from torch import nn
 
 from ...errors import AdapterError
-from ...formats.reading import OTHER_BASES, OTHER_ENCODERS
+from ...formats.reading import OTHER_BASES, OTHER_ENCODERS, compare_shapes
 from .projections import PairedKeysValues, Shapes
 
 if TYPE_CHECKING:
@@ -79,24 +79,12 @@ def check_names_and_shapes(expected: Adapter, shapes: Shapes, files: Mapping[str
         AdapterError: a tensor is missing, unknown, or of another shape than the others ask for.
     """
     wanted = {name: tuple(tensor.shape) for name, tensor in expected.state_dict().items()}
-    for name in [*wanted, *shapes]:
+
+    def called(name: str) -> tuple[str, str]:
         part, _, rest = name.partition(".")
-        file = files.get(part, "the adapter")
-        if name not in shapes:
-            raise AdapterError(
-                f"{file}: the tensor {rest!r} is missing. The file is incomplete: get it again.", code="tensor-missing"
-            )
-        if name not in wanted:
-            raise AdapterError(
-                f"{file}: the tensor {rest!r} is not part of the method. Is this another method's file?",
-                code="tensor-unknown",
-            )
-        if shapes[name] != wanted[name]:
-            raise AdapterError(
-                f"{file}: the tensor {rest!r} has the shape {list(shapes[name])}, "
-                f"but the others ask for {list(wanted[name])}. The file is damaged or mixed from two adapters.",
-                code="tensor-of-another-shape",
-            )
+        return files.get(part, "the adapter"), rest
+
+    compare_shapes(wanted, shapes, called)
 
 
 def check_agreement(adapter: Adapter, info: AdapterInfo) -> None:
