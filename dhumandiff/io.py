@@ -114,20 +114,31 @@ def replace_all(parts: Sequence[Path], finals: Sequence[Path]) -> None:
     kept: dict[Path, Path | None] = {}
     try:
         for part, final in zip(parts, finals, strict=True):
-            old = _temporary(final, "old") if final.is_file() else None
-            if old is not None:
-                os.replace(final, old)
-            kept[final] = old
+            kept[final] = _second_name(final) if final.is_file() else None
             os.replace(part, final)
     except BaseException:
         for final, old in kept.items():
             with suppress(OSError):
                 os.replace(old, final) if old is not None else final.unlink(missing_ok=True)
+            if old is not None:
+                with suppress(OSError):
+                    old.unlink(missing_ok=True)  # two names of one file are left as they are
         raise
     for old in kept.values():
         if old is not None:
             with suppress(OSError):
                 old.unlink(missing_ok=True)
+
+
+def _second_name(path: Path) -> Path:
+    """Another name for a file, under which it stays when its own is taken; no moment goes by in which it has none."""
+    name = _temporary(path, "old")
+    name.unlink()
+    try:
+        os.link(path, name)
+    except OSError:  # a disk without hard links
+        os.replace(path, name)
+    return name
 
 
 def read_text(path: str | os.PathLike) -> str:

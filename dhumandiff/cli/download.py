@@ -62,8 +62,8 @@ def fetch(to: Path) -> Path:
         ) from error
     try:
         # One small question first: it fails at once without a network, where a download retries for half a minute.
-        listing = HfApi().model_info(DHUMANDIFF.repository, files_metadata=True, timeout=15).siblings or []
-        published = {Path(entry.rfilename).name: entry for entry in listing}
+        found = HfApi().model_info(DHUMANDIFF.repository, files_metadata=True, timeout=15)
+        published = {Path(entry.rfilename).name: entry for entry in found.siblings or []}
         missing = [name for name in DHUMANDIFF.files if name not in published]
         if missing:
             raise AdapterError(
@@ -71,7 +71,9 @@ def fetch(to: Path) -> Path:
                 code="repository-lacks-files",
             )
         for name in DHUMANDIFF.files:
-            path = Path(hf_hub_download(DHUMANDIFF.repository, published[name].rfilename, local_dir=folder))
+            # All of one revision, also when the authors publish others meanwhile.
+            remote = published[name].rfilename
+            path = Path(hf_hub_download(DHUMANDIFF.repository, remote, revision=found.sha, local_dir=folder))
             _check_size(path, published[name].size)
     except Exception as error:
         if not _is_about_the_network(error):

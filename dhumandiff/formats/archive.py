@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import zipfile
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-__all__ = ["holds", "is_plain"]
+__all__ = ["fingerprint", "holds", "is_plain"]
 
 
 def is_plain(path: Path) -> bool:
@@ -29,6 +30,13 @@ def holds(path: Path, tensors: Mapping[str, Tensor]) -> bool:
     sizes = iter([record.file_size for record in sorted(values, key=lambda record: record.header_offset)])
     # Both in the order of the file, where lists of a training script may have records that no tensor is on.
     return all(size in sizes for _, size in sorted(storages.items()) if size)
+
+
+def fingerprint(path: Path) -> str:
+    """A short checksum of what an archive holds, by the checksums in its directory, so that its values are not read; "" of another
+    file."""
+    found = sorted((record.filename.partition("/")[2], record.file_size, record.CRC) for record in _records(path))
+    return hashlib.sha256(repr(found).encode()).hexdigest()[:32] if found else ""
 
 
 def _records(path: Path) -> list[zipfile.ZipInfo]:

@@ -3,7 +3,8 @@
     face_projection.pt    face_projection2.pt (identity projection)    mapping.pt    ip_adapter_ca.pt (paired attention)
 
 The files say nothing about where they come from, so the metadata is what the authors' code and pages tell. A folder
-written by `save` also holds adapter.json with the metadata of its weights, which then counts.
+written by `save` also holds adapter.json with the metadata of its weights, which then counts, and checksums of the files: a
+writing that was killed between two of them is told.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from ..errors import AdapterError
 from ..io import read_text
+from . import archive
 from .native import check_metadata, stamped
 from .reading import (
     FAMILIES,
@@ -139,14 +141,27 @@ def _read_note(folder: Path) -> dict[str, str]:
     if not path.is_file():
         return dict(AS_RELEASED)
     try:
-        note = json.loads(read_text(path))
-        note = {str(name): str(value) for name, value in note.items()}
+        told = json.loads(read_text(path))
+        files = {str(name): str(digest) for name, digest in told.get("files", {}).items()}
+        note = {str(name): str(value) for name, value in told.items()}
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise AdapterError(
             f"{path}: the note about these weights cannot be read ({error}). Mend or remove it.", code="note-damaged"
         ) from error
     check_metadata(note, path)
+    _check_written_together(folder, files)
     return {name: note[name] for name in METADATA}
+
+
+def _check_written_together(folder: Path, files: Mapping[str, str]) -> None:
+    others = [name for name in FILES.values() if name in files and archive.fingerprint(folder / name) != files[name]]
+    if others:
+        raise AdapterError(
+            f"{folder}: {', '.join(others)} and {NOTE} were not written together, so parts of two adapters may be mixed: most likely "
+            "writing was broken off. Write or get all of them again (what was there before may still be beside them, under names "
+            f'that begin with a dot), or, where you exchanged a file yourself, remove "files" from {NOTE}.',
+            code="files-of-two-adapters",
+        )
 
 
 def save(folder: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -170,8 +185,11 @@ def save(folder: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str
         )
     if os.path.exists(folder) and not os.path.isdir(folder):
         raise AdapterError(f"{folder}: this is a file; the released layout needs a folder.", code="folder-needed")
-    needed = {folder / name: size(parts[part]) for part, name in FILES.items()} | {folder / NOTE: 0}
-    with all_at_once(needed) as temporaries:
-        for part, temporary in zip(FILES, temporaries, strict=False):
+    # The note first, so that whatever a killed writing leaves is told by it.
+    needed = {folder / NOTE: 0} | {folder / name: size(parts[part]) for part, name in FILES.items()}
+    with all_at_once(needed) as (note, *temporaries):
+        for part, temporary in zip(FILES, temporaries, strict=True):
             torch.save(parts[part], temporary)
-        temporaries[-1].write_text(json.dumps(stamped(metadata, shared=False), indent=2) + "\n", encoding="utf-8")
+        files = dict(zip(FILES.values(), map(archive.fingerprint, temporaries), strict=True))
+        told = {**stamped(metadata, shared=False), "files": files}
+        note.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")

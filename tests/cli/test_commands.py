@@ -196,9 +196,10 @@ class Hub:
         names = sorted(path.name for path in self.folder.iterdir())
         sizes = [(self.folder / name).stat().st_size for name in names]
         siblings = [SimpleNamespace(rfilename=self.prefix + n, size=s) for n, s in zip(names, sizes, strict=True)]
-        return SimpleNamespace(siblings=[*siblings, SimpleNamespace(rfilename="README.md", size=3)])
+        return SimpleNamespace(siblings=[*siblings, SimpleNamespace(rfilename="README.md", size=3)], sha="5e1f")
 
-    def hf_hub_download(self, repository, filename, *, local_dir):
+    def hf_hub_download(self, repository, filename, *, revision, local_dir):
+        assert revision == "5e1f"  # that of the listing, whatever is published meanwhile
         self.asked.append(filename)
         path = Path(local_dir) / filename
         path.parent.mkdir(parents=True, exist_ok=True)
