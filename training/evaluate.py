@@ -19,6 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dhumandiff.io import expand_user
+
 from . import TrainingError
 from .evaluation.config import EvaluateConfig
 from .evaluation.files import make_folder, write_text
@@ -130,7 +132,7 @@ def _config_of(run: str) -> TrainConfig:
     """The configuration that a run last used."""
     from .run.checkpoint import CONFIG_FILE
 
-    path = Path(run) / CONFIG_FILE
+    path = expand_user(run) / CONFIG_FILE
     if not path.is_file():
         raise TrainingError(
             f"{run}: this is no folder of a run ({CONFIG_FILE} is not there). Name the --run of `train`.",
@@ -145,7 +147,7 @@ def _adapter(config: EvaluateConfig) -> Adapter:
     if config.run:
         from .run.checkpoint import adapter_of_run
 
-        return adapter_of_run(Path(config.run))
+        return adapter_of_run(expand_user(config.run))
     if config.adapter:
         return Adapter.from_pretrained(config.adapter)
     from dhumandiff.miniature import mini_adapter

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import yaml
 
 from dhumandiff import Adapter
-from dhumandiff.io import replace_all, why_not_written
+from dhumandiff.io import expand_user, replace_all, why_not_written
 
 from . import TrainingError
 from .parsing import check_setting, parse
@@ -76,7 +76,7 @@ def export(config: ExportConfig) -> list[Path]:
         TrainingError: no such run, no checkpoint, or scores that cannot be read.
         AdapterError: a file cannot be written.
     """
-    run, out = RunFolder(config.run), Path(config.out)
+    run, out = RunFolder(config.run), expand_user(config.out)
     if not run.steps():
         raise TrainingError(
             f"{config.run}: there is no checkpoint of a run here. Name the folder given to `train` as --run.",

@@ -12,7 +12,8 @@ Pictures that cannot be used are set aside with the reason, in report.md.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+
+from dhumandiff.io import expand_user
 
 from .data.settings import PrepareSettings
 from .parsing import parse
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
 
     if settings.merge:
-        print(pipeline.merge_slices(Path(settings.merge)))
+        print(pipeline.merge_slices(expand_user(settings.merge)))
     elif given["dry_run"]:
         print(plan.describe(settings))
     else:

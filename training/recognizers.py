@@ -20,6 +20,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from dhumandiff.faces.geometry import ARCFACE_TEMPLATE, align_matrix
+from dhumandiff.io import expand_user
 
 from . import TrainingError
 from .data.dataset import PreparedDataset
@@ -81,7 +82,7 @@ class ArcFace(nn.Module):
         Raises:
             TrainingError: that cannot be done.
         """
-        path = Path(path).expanduser()
+        path = expand_user(path)
         if not path.is_file():
             raise TrainingError(
                 f"There is no recognizer {path}. Name the .onnx of a pack, such as buffalo_l/w600k_r50.onnx.",

@@ -44,6 +44,14 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in Adapter.from_pretrained(folder).state_dict().items()}
 
 
+def loaded(folder: Path) -> dict[str, torch.Tensor] | str:
+    """The weights, or the code of what is said of them."""
+    try:
+        return weights(folder)
+    except AdapterError as error:
+        return error.code
+
+
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
@@ -86,22 +94,20 @@ def test_writing_that_was_killed_never_leaves_a_mixture(tmp_path: Path, monkeypa
         folder = tmp_path / str(moment)
         shutil.copytree(tmp_path / "old", folder)
         killed = killed_after(moment, monkeypatch, new, folder)
-        try:
-            found = weights(folder)
-        except AdapterError as error:
-            assert killed
-            assert error.code in ("files-of-two-adapters", "released-file-missing"), str(error)
-            assert not links or error.code != "released-file-missing"
-            outcomes.add(error.code)
+        found = loaded(folder)
+        if isinstance(found, str):
+            outcomes.add(found)
         else:
             written = not list(folder.glob(".*.part"))
             assert same(found, dict(new.state_dict()) if written else old), moment
+            outcomes.add("new" if written else "old")
         if not killed:
             break
         moment += 1
     assert moment >= 5
     assert not list(folder.glob(".*"))
-    assert "files-of-two-adapters" in outcomes
+    lacking = set() if links else {"released-file-missing"}
+    assert outcomes == {"old", "new", "files-of-two-adapters"} | lacking
 
 
 def test_a_file_out_of_another_folder_is_named(tmp_path: Path):
@@ -123,7 +129,5 @@ def test_checksums_of_any_kind_stop_nothing_raw(tmp_path: Path, files):
     layouts.small_adapter().save_released(tmp_path / "a")
     note = tmp_path / "a" / "adapter.json"
     note.write_text(json.dumps({**json.loads(note.read_text()), "files": files}))
-    try:
-        Adapter.from_pretrained(tmp_path / "a")
-    except AdapterError as error:
-        assert error.code in ("note-damaged", "files-of-two-adapters")
+    found = loaded(tmp_path / "a")
+    assert found in ("note-damaged", "files-of-two-adapters") or files == {"other.pt": "x"}

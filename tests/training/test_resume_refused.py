@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import shutil
 import socket
+import sys
 
 import pytest
 import torch
@@ -50,6 +51,43 @@ def test_data_of_another_checksum_is_refused(small_base, tmp_path):
     (shards / "dataset.json").write_text(json.dumps(header))
     with refused("run-with-other-data", "1 of 2 shards"):
         train(make_config(small_base, shards, tmp_path / "run", steps=2))
+
+
+def test_other_shards_beside_an_old_description_are_refused(small_base, tmp_path):
+    """dataset.json says what it said, and its checksums are those of other files."""
+    shards = make_shards(tmp_path / "shards", samples=8, references=3)
+    other = make_shards(tmp_path / "other", samples=8, references=3, seed=9)
+    for folder in (shards, other):
+        header = json.loads((folder / "dataset.json").read_text())
+        header["shards"] = [{**shard, "sha256": "a" * 64} for shard in header["shards"]]
+        (folder / "dataset.json").write_text(json.dumps(header))
+    train(make_config(small_base, shards, tmp_path / "run", steps=1))
+    for tar in other.glob("*.tar"):
+        shutil.copy(tar, shards)
+    with refused("run-with-other-data", "2 of 2 shards"):
+        train(make_config(small_base, shards, tmp_path / "run", steps=2))
+
+
+def test_a_shard_of_another_size_than_its_description_is_refused(small_base, tmp_path):
+    shards = make_shards(tmp_path / "shards", samples=8, references=3)
+    header = json.loads((shards / "dataset.json").read_text())
+    for shard in header["shards"]:
+        shard["bytes"] = (shards / shard["name"]).stat().st_size
+    header["shards"][1]["bytes"] += 512
+    (shards / "dataset.json").write_text(json.dumps(header))
+    with refused("shard-of-another-size", header["shards"][1]["name"], "dataset.json"):
+        train(make_config(small_base, shards, tmp_path / "run", steps=1))
+
+
+def test_shards_behind_a_url_without_checksums_are_compared(small_base, tmp_path):
+    shards = make_shards(tmp_path / "shards", samples=8, references=3)
+    url = shards.as_uri()
+    train(make_config(small_base, url, tmp_path / "run", steps=1))
+    assert train(make_config(small_base, url, tmp_path / "run", steps=2)).step == 2
+    shutil.rmtree(shards)
+    make_shards(shards, samples=8, references=3, seed=9)
+    with refused("run-with-other-data", "2 of 2 shards"):
+        train(make_config(small_base, url, tmp_path / "run", steps=3))
 
 
 def test_another_base_of_the_same_sizes_is_refused_and_the_same_elsewhere_is_not(small_shards, tmp_path):
@@ -105,6 +143,39 @@ def test_two_processes_never_train_on_one_folder(config, tmp_path):
     assert (tmp_path / "run" / LOCK).is_file()
     assert train(config(steps=1)).step == 1
     assert not (tmp_path / "run" / LOCK).exists()
+
+
+class BytesLocked:
+    """Windows' msvcrt as Microsoft describes it: a byte of a file is one process's until that unlocks it or ends."""
+
+    LK_UNLCK, LK_NBLCK = 0, 2
+
+    def __init__(self):
+        self.held = {}
+
+    def locking(self, handle, mode, count):
+        byte = (os.fstat(handle).st_ino, os.lseek(handle, 0, os.SEEK_CUR), count)
+        if (mode == self.LK_NBLCK) == (byte in self.held):
+            raise PermissionError(13, "Permission denied")
+        if mode == self.LK_NBLCK:
+            self.held[byte] = handle
+        else:
+            del self.held[byte]
+
+
+def test_the_lock_of_windows_holds_and_ends(tmp_path, monkeypatch):
+    windows = BytesLocked()
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    monkeypatch.setitem(sys.modules, "msvcrt", windows)
+    with run_lock(tmp_path / "run"):
+        assert len(windows.held) == 1
+        with refused("run-in-use", f"process {os.getpid()}"), run_lock(tmp_path / "run"):
+            pass
+        assert (tmp_path / "run" / LOCK).is_file()
+    assert windows.held == {}
+    assert not (tmp_path / "run").exists()
+    with run_lock(tmp_path / "run"), run_lock(tmp_path / "another"):
+        assert len(windows.held) == 2
 
 
 def test_a_run_that_is_refused_leaves_no_folder(config, small_shards, tmp_path):

@@ -11,7 +11,7 @@ from os import PathLike
 from pathlib import Path, PurePath
 
 from dhumandiff.errors import DHumanDiffError, short_error
-from dhumandiff.io import decode_text, printable, read_text
+from dhumandiff.io import decode_text, expand_user, printable, read_text
 
 from .. import TrainingError
 from .settings import Source
@@ -42,7 +42,7 @@ def read_captions(source: Source, root: Path, notes: list[str]) -> dict[str, str
         TrainingError: a file that cannot be read, or a line of it; the message names both.
     """
     if source.captions:
-        wanted = [Path(source.captions).expanduser()]
+        wanted = [expand_user(source.captions)]
         if not wanted[0].is_file():
             raise TrainingError(
                 f"There is no file of captions {wanted[0]}. Correct `captions` of {source.path}.", code="no-captions"

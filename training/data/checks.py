@@ -26,7 +26,8 @@ def check_header(header: Mapping[str, Any]) -> None:
             _check(_is_count(header[part][name], 1), f"{part}.{name} is {header[part][name]!r:.40}")
     _check(_is_count(header["base"].get("pooled_width") or 0), "base.pooled_width is no count")
     for shard in header["shards"]:
-        _check(isinstance(shard["name"], str) and _is_count(shard["samples"]), f"a shard is {shard!r:.60}")
+        right = isinstance(shard["name"], str) and _is_count(shard["samples"]) and _is_count(shard.get("bytes", 0))
+        _check(right, f"a shard is {shard!r:.60}")
     for bucket in header["buckets"]:
         _check(len(bucket) == 2 and all(_is_count(side, 1) for side in bucket), f"a bucket is {bucket!r:.40}")
     for source in header.get("sources", []):

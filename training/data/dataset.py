@@ -15,6 +15,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from dhumandiff.errors import short_error
+from dhumandiff.io import expand_user
 
 from .. import TrainingError
 from .checks import check_common, check_header
@@ -118,6 +119,14 @@ class PreparedDataset:
         if done != expected:
             raise _cut_off(path, done, expected, "it ends too early" if done < expected else "it is another shard")
 
+    def head(self, shard: str, size: int) -> bytes:
+        """The first `size` bytes of a shard.
+
+        Raises:
+            TrainingError: it cannot be read.
+        """
+        return _read(_join(self.path, shard), size)
+
     @staticmethod
     def _metadata(path: str, key: str, parts: dict[str, bytes]) -> dict[str, Any]:
         try:
@@ -139,6 +148,7 @@ def open_dataset(path: str) -> PreparedDataset:
     Raises:
         TrainingError: it is no prepared folder, or another version's.
     """
+    path = path if _is_url(path) else str(expand_user(path))
     where = _join(path, "dataset.json")
     content = _read(where)
     try:
@@ -174,13 +184,25 @@ def open_dataset(path: str) -> PreparedDataset:
             f"{path}: there is no sample in it; report.md there says why. Prepare other data.", code="no-samples"
         )
     if not _is_url(path):
-        for name, _ in dataset.shards:
-            if not (Path(path) / name).is_file():
-                raise TrainingError(
-                    f"{path}: the shard {name} is missing. Bring it back, or prepare the data again.",
-                    code="shard-missing",
-                )
+        for shard in header["shards"]:
+            _check_shard(Path(path), shard)
     return dataset
+
+
+def _check_shard(folder: Path, shard: Mapping[str, Any]) -> None:
+    file = folder / shard["name"]
+    if not file.is_file():
+        raise TrainingError(
+            f"{folder}: the shard {shard['name']} is missing. Bring it back, or prepare the data again.",
+            code="shard-missing",
+        )
+    size = file.stat().st_size
+    if shard.get("bytes", size) != size:
+        raise TrainingError(
+            f"{folder}: the shard {shard['name']} has {size:,} bytes, dataset.json says {shard['bytes']:,}: it is another shard, or "
+            "was cut off. Bring it back, or prepare the data again.",
+            code="shard-of-another-size",
+        )
 
 
 def open_datasets(configs: Sequence[FolderConfig]) -> tuple[list[PreparedDataset], list[float]]:
@@ -266,10 +288,10 @@ def _open(path: str) -> Iterator[BinaryIO]:
             stream.close()
 
 
-def _read(path: str) -> bytes:
+def _read(path: str, size: int = -1) -> bytes:
     with _open(path) as stream:
         try:
-            return stream.read()
+            return stream.read(size)
         except OSError as error:
             raise TrainingError(
                 f"{path} cannot be read ({error}). {PREPARE}, or correct data.folders.", code="unreadable-data"

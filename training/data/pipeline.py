@@ -22,6 +22,7 @@ from tqdm import tqdm
 from dhumandiff.errors import short_error
 from dhumandiff.faces import ARCFACE_TEMPLATE, Face, FaceAnalyzer
 from dhumandiff.faces.same_recognizer import recognizer_hash
+from dhumandiff.io import expand_user
 
 from .. import TrainingError
 from ..recognizers import probe_picture
@@ -50,7 +51,7 @@ def prepare(settings: PrepareSettings, encoders: Encoders | None = None, faces: 
     Raises:
         DHumanDiffError: pictures or models that cannot be used, a folder begun with other settings, or a full disk.
     """
-    out = Path(settings.out)
+    out = expand_user(settings.out)
     files = list_files(settings)
     plan = make_plan(settings, files)
     check_plan(out, plan)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dhumandiff.io import expand_user
+
 from .. import TrainingError
 from ..parsing import differences
 from .contract import FORMAT, FORMAT_VERSION
@@ -128,7 +130,7 @@ def describe(settings: PrepareSettings) -> str:
         TrainingError: settings or sources with which it could not begin.
     """
     files = list_files(settings)
-    out, total = Path(settings.out), len(files.pictures)
+    out, total = expand_user(settings.out), len(files.pictures)
     plan = make_plan(settings, files)
     check_plan(out, plan)
     shards = shards_of_slice(settings, plan["shards"])

@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 from dhumandiff.errors import ImageError, short_error
 from dhumandiff.faces import PhotoPixels, as_photo, load_photo
 from dhumandiff.faces.photos import check_pixels
-from dhumandiff.io import decode_text, printable, read_text
+from dhumandiff.io import decode_text, expand_user, printable, read_text
 
 from .. import TrainingError
 from .captions import CAPTION_FIELDS, caption_text, picture_key, read_captions
@@ -170,7 +170,7 @@ def source_name(source: Source) -> str:
 
 def reference_photos(source: Source) -> dict[str, list[Part]]:
     """Further photos of people, by identity: references/<identity>/*.jpg."""
-    root = Path(source.references or Path(source.path) / "references").expanduser()
+    root = expand_user(source.references or Path(source.path) / "references")
     if not root.is_dir():
         if source.references:
             raise TrainingError(
@@ -189,7 +189,7 @@ def reference_photos(source: Source) -> dict[str, list[Part]]:
 
 def _expand(pattern: str) -> list[Path]:
     """The paths that a path or a pattern stands for."""
-    paths = [Path(pattern).expanduser()]
+    paths = [expand_user(pattern)]
     if not paths[0].exists():
         names = import_module("webdataset.shardlists").expand_urls(str(paths[0]))
         paths = [
@@ -232,7 +232,7 @@ def _files(paths: list[Path], ending: str) -> list[Path]:
 
 def _folder(source: Source, root: Path, notes: list[str]) -> list[Picture]:
     name = source_name(source)
-    masks = Path(source.masks).expanduser() if source.masks else root / "masks"
+    masks = expand_user(source.masks) if source.masks else root / "masks"
     captions = read_captions(source, root, notes)
     annotated = _annotation_lookup(source, root)
     pictures = []
@@ -267,7 +267,7 @@ def _folder(source: Source, root: Path, notes: list[str]) -> list[Picture]:
 
 def _annotation_lookup(source: Source, root: Path) -> Any:
     """(path, path inside the source) -> where its annotation is, or None."""
-    place = Path(source.annotations).expanduser() if source.annotations else root / "annotations"
+    place = expand_user(source.annotations) if source.annotations else root / "annotations"
     if source.annotations and not place.exists():
         raise TrainingError(
             f"There are no annotations at {place}. Correct `annotations` of {source.path}.", code="no-annotations"

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from dhumandiff.errors import DHumanDiffError, short_error
-from dhumandiff.io import read_text
+from dhumandiff.io import expand_user, read_text
 
 from .. import TrainingError
 from ..data.sources import PICTURES
@@ -73,7 +73,7 @@ def read_cases(path: str | Path) -> list[Case]:
     Raises:
         TrainingError: no such file, or a line that is no case; the message names it.
     """
-    path = Path(path).expanduser()
+    path = expand_user(path)
     try:
         lines = read_text(path).split("\n")
     except (OSError, DHumanDiffError) as error:
@@ -115,7 +115,7 @@ def read_bench(folder: str | Path) -> list[Case]:
     Raises:
         TrainingError: no such folder, or none of its folders is a case.
     """
-    folder = Path(folder).expanduser()
+    folder = expand_user(folder)
     if not folder.is_dir():
         raise TrainingError(
             f"There is no folder {folder}. Give the one that holds <id>/out.jpg and the rest.", code="no-such-folder"
@@ -144,7 +144,7 @@ def with_pictures(cases: Sequence[Case], folder: str | Path) -> tuple[list[Case]
     Raises:
         TrainingError: no such folder.
     """
-    folder = Path(folder).expanduser()
+    folder = expand_user(folder)
     if not folder.is_dir():
         raise TrainingError(f"There is no folder {folder} with finished pictures.", code="no-such-folder")
     waiting: dict[str, list[Path]] = {}
@@ -184,7 +184,7 @@ def _case(data: Mapping[str, Any], folder: Path, number: str) -> Case:
     def file(value: Any, what: str) -> Path:
         if not isinstance(value, str) or not value:
             raise TrainingError(f"{what} is {value!r} where the name of a file belongs", code="bad-case-file")
-        path = folder / Path(value).expanduser()
+        path = folder / expand_user(value)
         if not path.is_file():
             problems.append(f"{what} is not there: {path}")
         return path

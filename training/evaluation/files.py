@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 from dhumandiff.errors import short_error
-from dhumandiff.io import atomic_write
+from dhumandiff.io import atomic_write, expand_user
 
 from .. import TrainingError
 
@@ -19,7 +19,7 @@ def make_folder(path: str) -> Path:
     Raises:
         TrainingError: it cannot be made.
     """
-    out = Path(path)
+    out = expand_user(path)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -16,6 +16,7 @@ from torch import nn
 
 from dhumandiff import FaceReference
 from dhumandiff.faces.same_recognizer import has_hash, is_recognizer, recognizer_hash
+from dhumandiff.io import expand_user
 
 from .. import TrainingError
 from ..data.encode import load_faces, load_vision
@@ -110,7 +111,7 @@ def score(
 
 
 def _other(folder: str) -> list[dict[str, Any]]:
-    path = Path(folder).expanduser()
+    path = expand_user(folder)
     path = path / RECORDS if path.is_dir() else path
     if not path.is_file():
         raise TrainingError(

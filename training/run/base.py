@@ -12,6 +12,7 @@ from torch import nn
 from dhumandiff.errors import short_error
 from dhumandiff.hosts.diffusers.attention import cross_attention_layers
 from dhumandiff.hosts.diffusers.loading import BUILT_IN, check_base, load_pipeline
+from dhumandiff.io import expand_user
 from dhumandiff.optional import require
 
 from .. import TrainingError
@@ -79,8 +80,8 @@ def load_base(path: str, *, text_encoder: bool, vae: bool, dtype: torch.dtype = 
         HostError: there is no such base.
     """
     diffusers = require("diffusers")
-    if path not in BUILT_IN and Path(path).expanduser().is_dir():
-        parts = _from_folder(Path(path).expanduser(), text_encoder, vae, dtype)
+    if path not in BUILT_IN and expand_user(path).is_dir():
+        parts = _from_folder(expand_user(path), text_encoder, vae, dtype)
     else:
         check_base(path)
         pipeline = load_pipeline(path, dtype)
@@ -107,7 +108,7 @@ def meta_base(path: str, *, text_encoder: bool) -> BaseModel:
 
     Of a folder only the small configuration files are read. Raises what `load_base` raises.
     """
-    folder = Path(path).expanduser()
+    folder = expand_user(path)
     if path in BUILT_IN or not (folder / "unet" / "config.json").is_file():
         base = load_base(path, text_encoder=text_encoder, vae=False)
         base.to("meta")

@@ -27,6 +27,7 @@ from torch import Tensor
 from dhumandiff import Adapter
 from dhumandiff.errors import DHumanDiffError, short_error
 from dhumandiff.formats import native
+from dhumandiff.io import expand_user
 
 from .. import TrainingError
 from ..renamed import current_config
@@ -121,7 +122,7 @@ class RunFolder:
     """
 
     def __init__(self, folder: str | Path, keep: int = 2) -> None:
-        self.folder, self.keep = Path(folder), keep
+        self.folder, self.keep = expand_user(folder), keep
         self.checkpoints = self.folder / "checkpoints"
 
     def clean(self) -> None:

@@ -18,6 +18,8 @@ __all__ = ["check_contents", "contents_of", "validation_changed"]
 
 HEAD = 1 << 20
 """Bytes of a shard that are looked at where dataset.json has no checksum of it."""
+BEGINNING = 1 << 16
+"""Bytes of a shard on a disk that are looked at besides: dataset.json may be that of another file."""
 VALUES = 16
 """Values of each weight of the base that are looked at."""
 
@@ -25,10 +27,11 @@ VALUES = 16
 def contents_of(
     base: BaseModel, folders: Sequence[PreparedDataset], validation: Sequence[PreparedDataset] = ()
 ) -> dict[str, Any]:
-    """Checksums for a checkpoint: of each shard (None where none is known), what they share, and the base's weights."""
+    """Checksums for a checkpoint: of each shard, what they share, and the base's weights."""
     values = torch.cat(list(_samples(base)))
     return {
         "shards": [[_shard(folder, entry) for entry in folder.header["shards"]] for folder in folders],
+        "beginnings": [[_beginning(folder, entry) for entry in folder.header["shards"]] for folder in folders],
         "validation": [[_shard(folder, entry) for entry in folder.header["shards"]] for folder in validation],
         "common": [_digest(folder.common[name] for name in sorted(folder.common)) for folder in folders],
         "base": {
@@ -46,11 +49,15 @@ def check_contents(run: Path, found: Mapping[str, Any], now: Mapping[str, Any], 
         TrainingError: naming the shard, or the base.
     """
     advice = f"Bring back what the run was started with, or choose another folder (--run); init.weights: {run} would start from its weights."
-    for number, (before, after) in enumerate(zip(found.get("shards", []), now["shards"], strict=False)):
-        changed = [
-            name for name, (one, other) in enumerate(zip(before, after, strict=False)) if one and other and one != other
-        ]
-        common = found["common"][number] != now["common"][number] if "common" in found else False
+    for number, after in enumerate(now["shards"]):
+        changed = {
+            shard
+            for part in ("shards", "beginnings")
+            for before in found.get(part, [])[number : number + 1]
+            for shard, (one, other) in enumerate(zip(before, now[part][number], strict=False))
+            if one and other and one != other
+        }
+        common = "common" in found and found["common"][number] != now["common"][number]
         if changed or common:
             what = f"{len(changed)} of {len(after)} shards" if changed else "common.safetensors"
             raise TrainingError(
@@ -77,14 +84,22 @@ def _same_base(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
     return ours.shape == theirs.shape and bool(torch.allclose(ours, theirs, rtol=0.02, atol=1e-4))
 
 
-def _shard(folder: PreparedDataset, entry: Mapping[str, Any]) -> str | None:
+def _shard(folder: PreparedDataset, entry: Mapping[str, Any]) -> str:
     if entry.get("sha256"):
         return str(entry["sha256"])
     path = Path(folder.path) / str(entry["name"])
     if not path.is_file():  # behind a URL
-        return None
+        return hashlib.sha256(folder.head(str(entry["name"]), HEAD)).hexdigest()
     with path.open("rb") as file:
         return hashlib.sha256(f"{path.stat().st_size} ".encode() + file.read(HEAD)).hexdigest()
+
+
+def _beginning(folder: PreparedDataset, entry: Mapping[str, Any]) -> str | None:
+    path = Path(folder.path) / str(entry["name"])
+    if not path.is_file():  # behind a URL, where it would take a question for each shard
+        return None
+    with path.open("rb") as file:
+        return hashlib.sha256(file.read(BEGINNING)).hexdigest()
 
 
 def _samples(base: BaseModel) -> Iterator[Tensor]:

@@ -13,6 +13,7 @@ from dhumandiff import Adapter
 from dhumandiff.faces.same_recognizer import recognizer_note
 from dhumandiff.formats.reading import not_finite
 from dhumandiff.hosts.diffusers.attention import cross_attention_layers
+from dhumandiff.io import expand_user
 from dhumandiff.methods.paired.projections import FaceProjection, IdentityProjection, SubjectMapping
 from dhumandiff.miniature import mini_adapter
 
@@ -86,7 +87,7 @@ def cast_frozen(adapter: Adapter, dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def _read_weights(config: InitConfig, base: BaseModel) -> tuple[dict[str, Tensor], dict[str, str]]:
-    path = Path(config.weights).expanduser()
+    path = expand_user(config.weights)
     if config.weights == "mini":
         adapter = mini_adapter()
     else:

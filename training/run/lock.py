@@ -42,8 +42,7 @@ def run_lock(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if os.name == "nt":  # an open file cannot be removed there
-            file.close()
+        _unlock(file)
         with suppress(OSError):
             path.unlink(missing_ok=True)
         file.close()
@@ -71,13 +70,17 @@ def _take(path: Path) -> IO[str] | None:
         file.close()  # whoever held it has ended and removed it meanwhile
 
 
+_FAR = 1 << 20
+"""Windows locks bytes, and nobody can read those: one far behind what the file says of its holder."""
+
+
 def _lock(file: IO[str]) -> bool:
     try:
         import fcntl
-    except ImportError:  # Windows: bytes are locked, so one that nobody reads
+    except ImportError:
         import msvcrt
 
-        file.seek(1 << 20)
+        file.seek(_FAR)
         try:
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
         except OSError:
@@ -88,6 +91,18 @@ def _lock(file: IO[str]) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _unlock(file: IO[str]) -> None:
+    """On Windows a lock does not surely end with its file, and an open file cannot be removed; elsewhere removing comes first."""
+    try:
+        import msvcrt
+    except ImportError:
+        return
+    with suppress(OSError):
+        file.seek(_FAR)
+        msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)
+    file.close()
 
 
 def _holder(path: Path) -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from dhumandiff.errors import DHumanDiffError
-from dhumandiff.io import atomic_write, why_not_written
+from dhumandiff.io import atomic_write, expand_user, why_not_written
 
 from .. import TrainingError
 from ..data.batch import Batch
@@ -70,7 +70,7 @@ def train(config: TrainConfig) -> TrainResult:
         DHumanDiffError: something cannot be used or written, or the loss is NaN; the last checkpoint is intact in any case.
     """
     first = int(os.environ.get("RANK", "0")) == 0  # the others belong to the same run
-    with run_lock(Path(config.run)) if first else nullcontext():
+    with run_lock(expand_user(config.run)) if first else nullcontext():
         return _train(config)
 
 
