@@ -1,4 +1,5 @@
-"""Checkpoint formats, one file each: `released` (four .pt), `native` (one .safetensors), `ip_adapter` (Plus, SDXL).
+"""Checkpoint formats, one file each: `released` (four .pt), `native` (one .safetensors), `ip_adapter` (Plus, SDXL), and
+`parts2whole` (a folder of another method, with a `load` of its own).
 
     detect(path)   the name of the format, from names and shapes of the tensors only
     load(path)     tensors under the adapter's own names, and the metadata that tensors cannot tell
@@ -15,10 +16,10 @@ from types import ModuleType
 
 from ..errors import AdapterError
 from ..io import expand_user
-from . import ip_adapter, native, released
+from . import ip_adapter, native, parts2whole, released
 from .reading import METADATA, TensorFile, Weights, looks_like, read_tensor_file
 
-__all__ = ["METADATA", "Weights", "detect", "ip_adapter", "load", "native", "released"]
+__all__ = ["METADATA", "Weights", "detect", "ip_adapter", "load", "native", "parts2whole", "released"]
 
 EXPECTED = (
     "Expected: a folder with the four released files (face_projection.pt, face_projection2.pt, mapping.pt, "
@@ -34,6 +35,8 @@ def detect(path: str | os.PathLike[str]) -> str:
     """
     path = _existing(path)
     if path.is_dir():
+        if parts2whole.is_folder(path):
+            return parts2whole.NAME
         released.find(path)
         return released.NAME
     return _format_of(read_tensor_file(path)).NAME
@@ -47,6 +50,12 @@ def load(path: str | os.PathLike[str]) -> Weights:
     """
     path = _existing(path)
     if path.is_dir():
+        if parts2whole.is_folder(path):
+            raise AdapterError(
+                f"{path}: these are weights of Parts2Whole, which draws parts of people on Stable Diffusion 1.5; load them "
+                f"with Parts2Whole's own loader. {EXPECTED}.",
+                code="weights-of-parts2whole",
+            )
         return released.load(path)
     file = read_tensor_file(path)
     return _format_of(file).load(file)

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from support.comfyui import REPOSITORY
 
+from dhumandiff.methods.parts2whole.model import HOST
+
 PACK = ("dhumandiff", "nodes")
 ROOMS = (*PACK, "training", "benchmarks")
 
@@ -105,6 +107,20 @@ def test_no_method_imports_another():
                 assert not [
                     other for other in others if inside(other, *(f"dhumandiff.methods.{m}" for m in methods - {own}))
                 ]
+
+
+def test_one_method_reaches_its_host_by_name_and_no_other_does():
+    """What the syntax of imports does not show; docs/architecture.md says why."""
+    rooms = ("conditioning", "formats", "methods", "references", "faces", "prompts", "layout", "evaluation")
+    by_name = {
+        name
+        for name in MODULES
+        if inside(name, *(f"dhumandiff.{room}" for room in rooms))
+        and "import_module" in MODULES[name].read_text(encoding="utf-8")
+    }
+    assert by_name == {"dhumandiff.methods.parts2whole.model"}
+    assert HOST == "...hosts.diffusers.parts2whole"
+    assert "dhumandiff.hosts.diffusers.parts2whole" in MODULES
 
 
 def test_inside_the_pack_imports_are_relative():

@@ -28,11 +28,20 @@ if TYPE_CHECKING:
     from ...methods.paired.adapter import Adapter, AdapterInfo
     from ...references.reference import FaceReference
 
-__all__ = ["Attached", "PairedProcessor", "attach", "attach_couples", "check_compatible", "cross_attention_layers"]
+__all__ = [
+    "Attached",
+    "PairedProcessor",
+    "attach",
+    "attach_couples",
+    "check_compatible",
+    "check_plain",
+    "cross_attention_layers",
+]
 
 # Processors that compute plain attention, which `PairedProcessor` computes likewise; any other would be lost.
 _HOW_TO_DETACH = {
     "PairedProcessor": "Other people are attached: end their `with`, or call its detach()",
+    "PartsProcessor": "Parts of people are attached: end their `with`, or call its detach()",
     "FusedAttnProcessor2_0": "Call unet.unfuse_qkv_projections() first",
 }
 _PLAIN = ("AttnProcessor", "AttnProcessor2_0", "XFormersAttnProcessor", "SlicedAttnProcessor")
@@ -237,10 +246,15 @@ def check_compatible(layers: Sequence[tuple[str, nn.Module]], info: AdapterInfo)
             code="adapter-of-another-base",
         )
     for name, module in layers:
-        kind = type(module.processor).__name__
-        if kind not in _PLAIN:
-            raise HostError(
-                f"The layer {name} has the attention processor {kind}, which would be lost. "
-                f"{_HOW_TO_DETACH.get(kind, 'Put the plain one back first: unet.set_attn_processor(AttnProcessor2_0())')}.",
-                code="foreign-processor",
-            )
+        check_plain(name, module)
+
+
+def check_plain(name: str, module: Any) -> None:
+    """Refuse an attention whose processor computes something else than plain attention, and would be lost. HostError."""
+    kind = type(module.processor).__name__
+    if kind not in _PLAIN:
+        raise HostError(
+            f"The layer {name} has the attention processor {kind}, which would be lost. "
+            f"{_HOW_TO_DETACH.get(kind, 'Put the plain one back first: unet.set_attn_processor(AttnProcessor2_0())')}.",
+            code="foreign-processor",
+        )
