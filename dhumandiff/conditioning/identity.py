@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import HostError
@@ -51,6 +52,9 @@ class IdentityConditioning:
     Raises:
         HostError: nobody is there, or strengths or masks are those of another number of persons.
     """
+
+    patch = 1
+    """Side of the square of latent pixels that a position of the first layer stands for."""
 
     def __init__(
         self, persons: int, person_strengths: Sequence[float] | None = None, masks: Tensor | None = None
@@ -138,7 +142,7 @@ class IdentityConditioning:
             ]
         elif isinstance(strength, Tensor):
             advice = "choose the mode two_strength"
-            per_sample = _at_layer(strength.to(device), layout, shape, positions, "focus", advice)
+            per_sample = _at_layer(strength.to(device), layout, shape, positions, self.patch, "focus", advice)
         elif not self.has_regions and len(set(self.person_strengths)) == 1:
             return strength * self.person_strengths[0]
         else:
@@ -156,12 +160,12 @@ class IdentityConditioning:
         if key not in self._masks_at:
             masks = self.latent_masks(layout.size, layout.images).to(device)
             what = ("person masks", "leave the masks out")
-            self._masks_at[key] = _at_layer(masks, layout, shape, positions, *what)
+            self._masks_at[key] = _at_layer(masks, layout, shape, positions, self.patch, *what)
         return self._masks_at[key]
 
 
 def _at_layer(
-    field: Tensor, layout: BatchLayout, shape: tuple[int, int], positions: int, what: str, advice: str
+    field: Tensor, layout: BatchLayout, shape: tuple[int, int], positions: int, patch: int, what: str, advice: str
 ) -> Tensor:
     """What varies over the whole latent, [images or 1, n, *size], at the positions of a layer: [B or 1, n, Q]."""
     if shape[0] * shape[1] != positions:
@@ -180,4 +184,8 @@ def _at_layer(
     parts = [dataclasses.replace(tile, image=tile.image if len(field) > 1 else 0) for tile in tiles]
     if len(set(parts)) == 1:  # every sample alike
         parts = parts[:1]
-    return downsample_masks(torch.stack([crop(field[part.image], part) for part in parts]), shape)
+    cropped = torch.stack([crop(field[part.image], part) for part in parts])
+    beyond = [-side % patch for side in cropped.shape[-2:]]
+    if any(beyond):  # the model fills its last patch up
+        cropped = F.pad(cropped, (0, beyond[1], 0, beyond[0]), mode="replicate")
+    return downsample_masks(cropped, shape)

@@ -24,6 +24,8 @@ __all__ = ["WithAnyoneConditioning"]
 
 LATENT = 8
 """Side of the square of pixels that a latent pixel stands for."""
+PATCH = TOKEN // LATENT
+"""Side of the square of latent pixels that a token stands for. Where the latent's side is odd, the last token is filled up."""
 
 
 class WithAnyoneConditioning(IdentityConditioning):
@@ -33,16 +35,19 @@ class WithAnyoneConditioning(IdentityConditioning):
         adapter: the weights.
         tokens: branch -> [P, T, D] of `WithAnyone.arc_tokens` and `sig_tokens`; a branch of weight 0 may be left out.
         id_weight, siglip_weight: of the branches.
-        boxes: one a person, px of a picture of `size`; scaled where another size is sampled. Or
-        masks: [P, N, H, W] 0..1, see `IdentityConditioning`.
+        boxes: one a person, px of a picture of `size`; scaled where another size is sampled. None for those who have a mask.
+        masks: [P, N, H, W] 0..1, see `IdentityConditioning`, for those who have no box.
         size: (width, height) px that `boxes` are drawn on; None: of the picture that is sampled.
         person_strengths: one a person.
         start, end: share of sampling in which the people act.
+        kept: for each block branch -> keys and values that were made before; the tokens are not read then.
 
     Raises:
         HostError: see `IdentityConditioning`; more people than the weights know; neither boxes nor masks.
         LayoutError: not every person has one box.
     """
+
+    patch = PATCH
 
     def __init__(
         self,
@@ -51,22 +56,26 @@ class WithAnyoneConditioning(IdentityConditioning):
         id_weight: float,
         siglip_weight: float,
         *,
-        boxes: Sequence[PixelBox] | None = None,
+        boxes: Sequence[PixelBox | None] | None = None,
         masks: Tensor | None = None,
         size: tuple[int, int] | None = None,
         person_strengths: Sequence[float] | None = None,
         start: float = 0.0,
         end: float = 1.0,
+        kept: Sequence[Mapping[str, tuple[Tensor, Tensor]]] | None = None,
     ) -> None:
-        persons = max((len(of_branch) for of_branch in tokens.values()), default=0)
+        counted = [len(of_branch) for of_branch in tokens.values()]
+        counted += [len(keys) for keys, _ in kept[0].values()] if kept else []
+        persons = max(counted, default=0)
         super().__init__(persons, person_strengths, masks)
         check_people(persons, None if boxes is None else len(boxes))
-        if (boxes is None) == (masks is None):
+        if masks is None and (boxes is None or None in boxes):
             raise HostError(
-                "WithAnyone needs to know where each person is: give boxes, or masks, and not both. Draw boxes in Portrait Layout.",
+                "WithAnyone needs to know where each person is: give everybody a box or a mask. Draw boxes in Portrait Layout.",
                 code="withanyone-no-regions",
             )
         self.adapter, self.tokens, self.boxes, self.size = adapter, dict(tokens), boxes, size
+        self.kept = kept
         self.id_weight, self.siglip_weight = id_weight, siglip_weight
         self.start, self.end = start, end
         self._kv: dict[Any, dict[str, tuple[Tensor, Tensor]]] = {}
@@ -89,21 +98,31 @@ class WithAnyoneConditioning(IdentityConditioning):
 
     def latent_masks(self, size: tuple[int, int], images: int) -> Tensor:
         """Where each person may be at the latent's size, [N, P, *size]: boxes along the borders of tokens."""
-        if self.boxes is None:
+        boxed = [person for person, box in enumerate(self.boxes or ()) if box is not None]
+        if not boxed:
             return super().latent_masks(size, images)
+        covered = self._latent_boxes(self.boxes or (), size)
+        if len(boxed) == self.persons:
+            return covered[None]
+        masks = super().latent_masks(size, images).clone()
+        masks[:, boxed] = covered[boxed]
+        return masks
+
+    def _latent_boxes(self, boxes: Sequence[PixelBox | None], size: tuple[int, int]) -> Tensor:
+        """Which pixels of the latent lie in tokens of each person's box, [P, *size] of 0 and 1."""
         height, width = size
         picture = (width * LATENT, height * LATENT)
         drawn_on = self.size or picture
         across, down = picture[0] / drawn_on[0], picture[1] / drawn_on[1]
         # Rounded to a millionth: 512 px on a canvas twice as large are 256 px, not a token more.
         boxes = [
-            [round(edge * scale, 6) for edge, scale in zip(box, (across, down, across, down), strict=True)]
-            for box in self.boxes
+            box and [round(edge * scale, 6) for edge, scale in zip(box, (across, down, across, down), strict=True)]
+            for box in boxes
         ]
-        grid = (-(-height // 2), -(-width // 2))
+        grid = (-(-height // PATCH), -(-width // PATCH))
         weights = box_weights(boxes, (grid[1] * TOKEN, grid[0] * TOKEN), grid[0] * grid[1])
-        whole = weights.view(len(boxes), *grid).repeat_interleave(2, 1).repeat_interleave(2, 2)
-        return whole[None, :, :height, :width]
+        whole = weights.view(len(boxes), *grid).repeat_interleave(PATCH, 1).repeat_interleave(PATCH, 2)
+        return whole[:, :height, :width]
 
     def residual(
         self,
@@ -157,7 +176,9 @@ class WithAnyoneConditioning(IdentityConditioning):
     def _keys_values(self, block: int, picture: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         """Keys and values of a block, for each branch that counts; made once a run."""
         key = (block, picture.device, picture.dtype)
-        if key not in self._kv:
+        if key not in self._kv and self.kept is not None:
+            self._kv[key] = {branch: (k.to(picture), v.to(picture)) for branch, (k, v) in self.kept[block].items()}
+        elif key not in self._kv:
             weights = {"arc": self.id_weight, "sig": self.siglip_weight}
             self._kv[key] = {
                 branch: self.adapter.keys_values(block, branch, tokens.to(picture))

@@ -145,11 +145,11 @@ def check_people(persons: int, boxes: int | None = None) -> None:
         )
 
 
-def box_weights(boxes: Sequence[PixelBox], size: tuple[int, int], tokens: int) -> Tensor:
+def box_weights(boxes: Sequence[PixelBox | None], size: tuple[int, int], tokens: int) -> Tensor:
     """Which tokens each person's box covers: columns x1 // 16 to ceil(x2 / 16), rows alike, cut at the picture's border.
 
     Args:
-        boxes: one a person, px of the picture.
+        boxes: one a person, px of the picture; None for one without, whose weights are 0.
         size: (width, height) of the picture, px.
         tokens: L.
 
@@ -165,6 +165,8 @@ def box_weights(boxes: Sequence[PixelBox], size: tuple[int, int], tokens: int) -
     weights = torch.zeros(len(boxes), rows, columns)
     seen: dict[tuple[float, ...], int] = {}
     for person, box in enumerate(boxes, 1):
+        if box is None:
+            continue
         x1, y1, x2, y2 = _checked(box, person, size)
         twin = seen.setdefault((x1, y1, x2, y2), person)
         if twin != person:
