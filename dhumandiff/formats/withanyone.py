@@ -12,10 +12,12 @@ Only a part of a file is in memory at a time while its numbers are brought to an
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -30,12 +32,12 @@ __all__ = ["BRANCHES", "NAME", "WithAnyoneWeights", "as_dtype", "load", "matches
 NAME = "withanyone"
 BRANCHES = ("arc", "sig")
 
-PIECE = 2**24
-"""Numbers that are brought to another type at a time: 64 MB in float32."""
+PIECE = 2**22
+"""Numbers that are brought to another type at a time: 16 MB of float32."""
 
 _BLOCK = re.compile(r"^ipa(_arc|_sig)?\.\d+\.")
 _OWN = re.compile(r"^(ipa|arcface_in|siglip_in)(_arc|_sig)?\.")
-_KONTEXT = re.compile(r"kontext|withanyone[._-]?ke?\b", re.IGNORECASE)
+_KONTEXT = re.compile(r"kontext|withanyone[._-]?ke?(?![a-z0-9])", re.IGNORECASE)
 
 EXPECTED = "Expected: withanyone.safetensors (Hugging Face WithAnyone/WithAnyone), or the file of one of its branches"
 
@@ -153,41 +155,53 @@ def as_dtype(weights: WithAnyoneWeights, dtype: torch.dtype | None) -> dict[str,
         )
     if dtype is None:
         return weights.tensors
+    source = _Source(weights)
     return {
-        name: tensor if tensor.dtype == dtype else _converted(weights, name, tensor, dtype)
+        name: tensor if tensor.dtype == dtype else _converted(source, name, tensor, dtype)
         for name, tensor in weights.tensors.items()
     }
 
 
-def _converted(weights: WithAnyoneWeights, name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+def _converted(source: _Source, name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    # Nothing but what stays is allocated on the way: freed pieces in between would leave holes as large as themselves.
     out = torch.empty(tensor.shape, dtype=dtype)
     rows = max(1, PIECE // max(1, tensor[0].numel())) if tensor.ndim else 1
     for start in range(0, len(tensor), rows):
         part = slice(start, start + rows)
-        out[part] = _piece(weights, name, tensor, part)
-        if not bool(out[part].isfinite().all()):
+        piece = out[part]
+        source.copy(name, part, piece)
+        low, high = piece.aminmax()
+        if not -math.inf < low.item() <= high.item() < math.inf:  # false for NaN, too
             raise AdapterError(
-                f"{weights.path}: {name} holds values that are none, or that {str(dtype).removeprefix('torch.')} cannot hold. Get the "
+                f"{source.path}: {name} holds values that are none, or that {str(dtype).removeprefix('torch.')} cannot hold. Get the "
                 "file again, or load it as bfloat16.",
                 code="withanyone-not-finite",
             )
     return out
 
 
-def _piece(weights: WithAnyoneWeights, name: str, tensor: Tensor, part: slice) -> Tensor:
-    """Some rows. A mapped file's pages count as memory until the mapping ends, so each piece has a mapping of its own."""
-    if not _is_safetensors(weights.path):
-        return tensor[part]
-    try:
-        with safe_open(weights.path, framework="pt", device="cpu") as file:
-            return file.get_slice(weights.stored[name])[part].clone()
-    except Exception as error:  # the file was changed or its disk went away since its header was read
-        raise AdapterError(
-            f"{weights.path}: {name} can no longer be read ({short_error(error)}). Load the file again.",
-            code="withanyone-changed",
-        ) from error
+class _Source:
+    """Rows of a file's tensors. Pages of a mapped file count as memory until the mapping ends, so it is mapped anew now and then."""
 
+    def __init__(self, weights: WithAnyoneWeights) -> None:
+        self.path, self.tensors, self.stored = weights.path, weights.tensors, weights.stored
+        with self.path.open("rb") as file:
+            self.can_be_mapped_anew = file.read(9)[6:9] == b"\x00\x00{"  # a .safetensors, whatever its name ends in
+        self.file: Any = None
+        self.read = 0
 
-def _is_safetensors(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(9)[6:9] == b"\x00\x00{"
+    def copy(self, name: str, part: slice, to: Tensor) -> None:
+        """Copy rows of a tensor into one of another type."""
+        if not self.can_be_mapped_anew:
+            to.copy_(self.tensors[name][part])
+            return
+        try:
+            if self.file is None or self.read >= PIECE:
+                self.file, self.read = safe_open(self.path, framework="pt", device="cpu"), 0
+            to.copy_(self.file.get_slice(self.stored[name])[part])
+        except Exception as error:  # the file was changed or its disk went away since its header was read
+            raise AdapterError(
+                f"{self.path}: {name} can no longer be read ({short_error(error)}). Load the file again.",
+                code="withanyone-changed",
+            ) from error
+        self.read += to.numel()

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
 
 from torch import nn
 
 from ...errors import AdapterError
 from ...formats.reading import OTHER_BASES, OTHER_ENCODERS, compare_shapes
+from ...formats.values import check_weights
 from .projections import PairedKeysValues, Shapes
 
 if TYPE_CHECKING:
     from .adapter import Adapter, AdapterInfo
 
 __all__ = ["PartBuilder", "PartError", "check_agreement", "check_names_and_shapes", "check_weights"]
-
-MAX_WEIGHT = 65504.0
-"""The largest number of float16, which adapters are published in; trained weights are a thousandth of it and less."""
-_CHECKED: WeakSet[Adapter] = WeakSet()
 
 
 class PartError(AdapterError):
@@ -152,26 +148,3 @@ def _check_is_for_sdxl(info: AdapterInfo) -> None:
             "CLIP ViT-H/14 has 1280. Choose the file with vit-h in its name",
             code="made-for-another-encoder",
         )
-
-
-def check_weights(adapter: Adapter) -> None:
-    """Refuse weights that no training made: NaN, infinite or beyond float16. Looked at once an adapter.
-
-    Without this the base is blamed for what its people were made of.
-
-    Raises:
-        AdapterError: a tensor holds such numbers.
-    """
-    if adapter in _CHECKED:
-        return
-    for name, value in adapter.state_dict().items():
-        if value.numel() and value.is_floating_point():
-            low, high = (value if value.element_size() > 1 else value.float()).aminmax()
-            if not -MAX_WEIGHT <= low.item() <= high.item() <= MAX_WEIGHT:  # false for NaN, too
-                source = f" ({adapter.info.source})" if adapter.info.source else ""
-                raise AdapterError(
-                    f"The adapter{source} holds NaN, infinite or impossibly large numbers in {name}, so its file is damaged and would "
-                    "spoil every picture. Get the file again.",
-                    code="adapter-not-finite",
-                )
-    _CHECKED.add(adapter)
