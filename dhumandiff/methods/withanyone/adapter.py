@@ -27,7 +27,7 @@ from ...formats.reading import compare_shapes
 from ...io import expand_user
 from .attention import IdentityAttention, region_residual
 from .inputs import check_embeddings, check_picture, check_siglip
-from .regions import PixelBox, Regions, box_weights, check_people, regions_of
+from .regions import PixelBox, Regions, box_weights, check_boxes, check_people, regions_of
 
 __all__ = ["ARC_TOKENS", "SIGLIP_TOKENS", "WithAnyone", "WithAnyoneInfo"]
 
@@ -183,6 +183,7 @@ class WithAnyone(nn.Module):
             FaceReferenceError: as for `arc_tokens`; the hidden states are of another model, or of other people.
         """
         self._check_branch("sig")
+        check_embeddings(embeddings, self.info.embedding_width)
         check_siglip(siglip, SIGLIP_TOKENS, self.info.siglip_width or 0, len(embeddings))
         projector = self._part("siglip_in_sig")
         return torch.cat([projector(self._inside(siglip, projector)), self._embedded("sig", embeddings)], dim=1)
@@ -239,6 +240,7 @@ class WithAnyone(nn.Module):
             HostError, LayoutError: picture, boxes or number of people do not fit together.
         """
         check_picture(picture, self.info.width)
+        check_boxes(boxes)
         given = {"arc": (id_weight, arc), "sig": (siglip_weight, sig)}
         persons = {branch: len(tokens) for branch, (_, tokens) in given.items() if tokens is not None}
         for count in persons.values() or (len(boxes),):

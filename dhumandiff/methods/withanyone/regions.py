@@ -33,6 +33,7 @@ __all__ = [
     "PixelBox",
     "Regions",
     "box_weights",
+    "check_boxes",
     "check_people",
     "mask_weights",
     "regions_of",
@@ -183,16 +184,31 @@ def box_weights(boxes: Sequence[PixelBox | None], size: tuple[int, int], tokens:
     return weights.flatten(1)
 
 
+def check_boxes(boxes: Sequence[PixelBox | None]) -> None:
+    """Refuse a person without a box, where there are no masks.
+
+    Raises:
+        LayoutError: naming the person.
+    """
+    for person, box in enumerate(boxes, 1):
+        if box is None:
+            raise _no_box(box, person)
+
+
+def _no_box(box: object, person: int) -> LayoutError:
+    return LayoutError(
+        f"The box of person {person} is {box!r}: four numbers are needed, left, top, right and bottom in px.",
+        code="withanyone-no-box",
+    )
+
+
 def _checked(box: PixelBox, person: int, size: tuple[int, int]) -> tuple[float, float, float, float]:
     try:
         edges = [float(edge) for edge in box]
     except (TypeError, ValueError):
         edges = []
     if len(edges) != 4 or not all(map(math.isfinite, edges)):
-        raise LayoutError(
-            f"The box of person {person} is {box!r}: four numbers are needed, left, top, right and bottom in px.",
-            code="withanyone-no-box",
-        )
+        raise _no_box(box, person)
     x1, y1, x2, y2 = edges
     if x2 <= x1 or y2 <= y1:
         raise LayoutError(
