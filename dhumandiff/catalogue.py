@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["BASE", "CATALOGUE", "DHUMANDIFF", "FACE_PACKS", "IMAGE_ENCODER", "IP_ADAPTER", "KnownWeights"]
+__all__ = [
+    "BASE",
+    "CATALOGUE",
+    "DHUMANDIFF",
+    "FACE_PACKS",
+    "IMAGE_ENCODER",
+    "IP_ADAPTER",
+    "PARTS2WHOLE",
+    "KnownWeights",
+]
 
 
 @dataclass(frozen=True)
@@ -29,6 +38,10 @@ class KnownWeights:
     """Folder inside the repository."""
     files: tuple[str, ...] = ()
     """Names of the files; empty where there are many to choose from."""
+    folders: tuple[str, ...] = ()
+    """Folders of the repository that belong to it, with all that is in them."""
+    required_folders: tuple[str, ...] = ()
+    """Those of them without which nothing works."""
 
     @property
     def url(self) -> str:
@@ -80,4 +93,16 @@ BASE = KnownWeights(
     repository="stabilityai/stable-diffusion-xl-base-1.0",
 )
 
-CATALOGUE = (BASE, IMAGE_ENCODER, *FACE_PACKS, DHUMANDIFF, IP_ADAPTER)
+PARTS2WHOLE = KnownWeights(
+    title="Parts2Whole's released weights",
+    folder="dhumandiff",
+    license="MIT",
+    name="Parts2Whole",
+    repository="huanngzh/Parts2Whole",
+    files=("decoupled_attn.pth",),
+    required_folders=("reference_unet", "pose_guider"),
+    folders=("reference_unet", "pose_guider", "unet", "text_encoder", "tokenizer", "vae", "image_encoder", "scheduler"),
+)
+"""The method's three, and the Stable Diffusion 1.5 that it was trained with."""
+
+CATALOGUE = (BASE, IMAGE_ENCODER, *FACE_PACKS, DHUMANDIFF, IP_ADAPTER, PARTS2WHOLE)

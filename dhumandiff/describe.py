@@ -10,10 +10,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from . import formats
 from .methods.paired.adapter import Adapter, field_of
+from .methods.parts2whole import describe as of_parts
 
-__all__ = ["as_text", "describe", "in_a_sentence"]
+__all__ = ["as_text", "describe", "in_a_sentence", "tensors_of"]
 
 KEYS = {field_of(key): key for key in formats.METADATA}
 """Field of `AdapterInfo` -> its name in files and in what is printed."""
@@ -29,6 +32,8 @@ def describe(path: Path) -> dict[str, Any]:
     Raises:
         AdapterError: the file is no adapter; the message says what it looks like.
     """
+    if formats.parts2whole.is_folder(path):
+        return of_parts.describe(path)
     weights = formats.load(path)
     adapter = Adapter.from_tensors(weights.tensors, weights.metadata, files=weights.files)
     parameters: dict[str, int] = {}
@@ -46,6 +51,15 @@ def describe(path: Path) -> dict[str, Any]:
     }
 
 
+def tensors_of(path: Path) -> dict[str, Tensor]:
+    """All tensors of a weights file or folder.
+
+    Raises:
+        AdapterError: as `describe`.
+    """
+    return of_parts.tensors_of(path) if formats.parts2whole.is_folder(path) else formats.load(path).tensors
+
+
 _FORMATS = {
     "released": "the four released files",
     "native": "a native DHumanDiff adapter",
@@ -55,6 +69,8 @@ _FORMATS = {
 
 def in_a_sentence(found: dict[str, Any]) -> str:
     """The little that tells one file from another, for lists."""
+    if found["format"] == formats.parts2whole.NAME:
+        return of_parts.in_a_sentence(found)
     persons = "one set of weights for everybody" if found["shared"] else f"{found['persons']} persons"
     subject = "with" if found["subject_path"] else "without"
     return (
@@ -66,6 +82,8 @@ def in_a_sentence(found: dict[str, Any]) -> str:
 
 def as_text(found: dict[str, Any]) -> str:
     """The same for people."""
+    if found["format"] == formats.parts2whole.NAME:
+        return of_parts.as_text(found)
     hidden = found["hidden"]
     widths = ", ".join(f"{hidden.count(width)} of width {width}" for width in sorted(set(hidden)))
     persons = "one for everybody" if found["shared"] else f"{found['persons']} persons"

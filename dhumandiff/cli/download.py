@@ -1,9 +1,10 @@
-"""Fetch the released weights (Pan1111/DHumanDiff, four files) from Hugging Face.
+"""Fetch released weights from Hugging Face: DHumanDiff's (Pan1111/DHumanDiff, four files), or another method's.
 
 python -m dhumandiff download                             into models/dhumandiff/DHumanDiff
 python -m dhumandiff download --to ComfyUI/models/dhumandiff
+python -m dhumandiff download --method parts2whole        into models/dhumandiff/Parts2Whole
 
-A download that was interrupted goes on where it stopped. The authors state no licence for these weights.
+A download that was interrupted goes on where it stopped. DHumanDiff's authors state no licence for their weights.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import argparse
 import errno
 from pathlib import Path
 
-from ..catalogue import DHUMANDIFF
+from ..catalogue import DHUMANDIFF, PARTS2WHOLE, KnownWeights
 from ..errors import AdapterError, short_error
 from ..io import expand_user
 
@@ -26,63 +27,91 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
+        "--method",
+        choices=sorted(WEIGHTS),
+        default="paired",
+        help="whose weights: paired, which is DHumanDiff (default), or parts2whole (some 9 GB, with its base)",
+    )
+    parser.add_argument(
         "--to",
         type=Path,
         default=Path("models/dhumandiff"),
         metavar="FOLDER",
-        help="where adapters live; the files go into FOLDER/DHumanDiff (default: models/dhumandiff)",
+        help="where adapters live; the files go into FOLDER/DHumanDiff, FOLDER/Parts2Whole (default: models/dhumandiff)",
     )
     parser.set_defaults(run=run)
+
+
+WEIGHTS = {"paired": DHUMANDIFF, "parts2whole": PARTS2WHOLE}
+"""Method -> its released weights."""
+
+_LICENSE_NOTES = {
+    "paired": "The authors state no licence for these weights: ask them before you use the pictures for more than trying out."
+}
 
 
 def run(args: argparse.Namespace) -> None:
     """Download into `args.to` and say what came."""
     from ..describe import as_text, describe
 
-    folder = fetch(expand_user(args.to))  # the doctor's text says ~, also where no shell knows it
+    known = WEIGHTS[args.method]
+    folder = fetch(expand_user(args.to), known)  # the doctor's text says ~, also where no shell knows it
     print(as_text(describe(folder)))
-    print(
-        "The authors state no licence for these weights: ask them before you use the pictures for more than trying out."
-    )
+    print(_LICENSE_NOTES.get(args.method, f"Licence: {known.license}."))
 
 
-def fetch(to: Path) -> Path:
-    """Download the four files into `to`/DHumanDiff, check their sizes against the hub's, and return that folder.
+def fetch(to: Path, known: KnownWeights = DHUMANDIFF) -> Path:
+    """Download released files into a folder of `to`, check their sizes against the hub's, and return that folder.
 
     Raises:
         AdapterError: the hub cannot be reached (at once when offline); the message says which files to put where by hand.
     """
-    folder = to / DHUMANDIFF.name
+    folder = to / known.name
     try:
         from huggingface_hub import HfApi, hf_hub_download
     except ImportError as error:
         raise AdapterError(
-            f"The download needs huggingface_hub: pip install huggingface_hub. {_by_hand(folder)}",
+            f"The download needs huggingface_hub: pip install huggingface_hub. {_by_hand(folder, known)}",
             code="package-missing",
         ) from error
     try:
         # One small question first: it fails at once without a network, where a download retries for half a minute.
-        found = HfApi().model_info(DHUMANDIFF.repository, files_metadata=True, timeout=15)
-        published = {Path(entry.rfilename).name: entry for entry in found.siblings or []}
-        missing = [name for name in DHUMANDIFF.files if name not in published]
+        found = HfApi().model_info(known.repository, files_metadata=True, timeout=15)
+        wanted, missing = _wanted(known, {entry.rfilename: entry.size for entry in found.siblings or []})
         if missing:
             raise AdapterError(
-                f"{DHUMANDIFF.repository} no longer holds {', '.join(missing)} on Hugging Face. {_by_hand(folder)}",
+                f"{known.repository} no longer holds {', '.join(missing)} on Hugging Face. {_by_hand(folder, known)}",
                 code="repository-lacks-files",
             )
-        for name in DHUMANDIFF.files:
+        for remote, size in wanted.items():
             # All of one revision, also when the authors publish others meanwhile.
-            remote = published[name].rfilename
-            path = Path(hf_hub_download(DHUMANDIFF.repository, remote, revision=found.sha, local_dir=folder))
-            _check_size(path, published[name].size)
+            path = Path(hf_hub_download(known.repository, remote, revision=found.sha, local_dir=folder))
+            _check_size(path, size)
     except Exception as error:
         if not _is_about_the_network(error):
             raise
         raise AdapterError(
-            f"{DHUMANDIFF.repository} cannot be fetched from Hugging Face: {_reason(error)}. {_by_hand(folder)}",
+            f"{known.repository} cannot be fetched from Hugging Face: {_reason(error)}. {_by_hand(folder, known)}",
             code="download-failed",
         ) from error
     return folder
+
+
+def _wanted(known: KnownWeights, published: dict[str, int | None]) -> tuple[dict[str, int | None], list[str]]:
+    """What is to be fetched, with sizes; and names that the repository lacks.
+
+    Of a model that lies there both ways the .safetensors is enough.
+    """
+    by_name = {Path(remote).name: remote for remote in published if Path(remote).parts[0] not in known.folders}
+    wanted = {by_name[name]: published[by_name[name]] for name in known.files if name in by_name}
+    missing = [name for name in known.files if name not in by_name]
+    for folder in known.folders:
+        inside = {remote: size for remote, size in published.items() if Path(remote).parts[0] == folder}
+        safe = any(remote.endswith(".safetensors") for remote in inside)
+        wanted |= {remote: size for remote, size in inside.items() if not (safe and remote.endswith(".bin"))}
+        if not inside and folder in known.required_folders:
+            missing.append(f"{folder}/")
+    return wanted, missing
 
 
 def _check_size(path: Path, wanted: int | None) -> None:
@@ -94,8 +123,9 @@ def _check_size(path: Path, wanted: int | None) -> None:
         )
 
 
-def _by_hand(folder: Path) -> str:
-    return f"By hand: get {', '.join(DHUMANDIFF.files)} from {DHUMANDIFF.url} and put them into {folder.absolute()}."
+def _by_hand(folder: Path, known: KnownWeights) -> str:
+    names = ", ".join([*known.files, *(f"{name}/" for name in known.folders)])
+    return f"By hand: get {names} from {known.url} and put them into {folder.absolute()}."
 
 
 def _is_about_the_network(error: Exception) -> bool:

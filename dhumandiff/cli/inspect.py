@@ -1,6 +1,7 @@
 """Say what a weights file or folder is: format, sizes, layers, dtype, parameters, licence.
 
 python -m dhumandiff inspect models/dhumandiff/DHumanDiff
+python -m dhumandiff inspect models/dhumandiff/Parts2Whole
 python -m dhumandiff inspect pair.safetensors --json
 """
 
@@ -26,12 +27,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print what `args.path` is."""
-    from .. import formats
-    from ..describe import as_text, describe
+    from ..describe import as_text, describe, tensors_of
     from ..formats.reading import not_finite
 
     found = describe(args.path)
-    damaged = not_finite(formats.load(args.path).tensors)
+    damaged = not_finite(tensors_of(args.path))
     if damaged:
         found["not_finite"] = damaged
     print(json.dumps(found, indent=2) if args.json else as_text(found))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ..catalogue import DHUMANDIFF
+from ..catalogue import DHUMANDIFF, PARTS2WHOLE
 from ..errors import AdapterError, short_error
 from .findings import DAMAGED, MISSING, NOTE, OK, Finding
 from .folders import PROJECT, Folders, files_in
@@ -22,6 +22,10 @@ def adapters(folders: Folders) -> tuple[list[Finding], set[int]]:
         finding, width = _adapter(path, _again(path, folders))
         found.append(finding)
         widths |= width
+    for path in _parts2whole(folders):
+        todo = f"Fetch it again: python -m dhumandiff download --method parts2whole --to {_as_argument(path.parent)}."
+        finding, _ = _adapter(path, f"{todo} Licence: {PARTS2WHOLE.license}.")
+        found.append(finding.as_note())  # another method than that of the first portrait
     for path in _ip_adapters(folders):
         finding, width = _adapter(path, "Nothing, if another pack uses it. Else get it again, or remove it.")
         found.append(finding.as_note())
@@ -54,7 +58,8 @@ def _adapter(path: Path, todo: str) -> tuple[Finding, set[int]]:
     ) as error:  # one file never takes the report down: this is where people look when something is wrong
         text = f"{path} cannot be read ({short_error(error, kind=True)})."
         return Finding(DAMAGED, f"the adapter {path.name}", text, todo), set()
-    return Finding(OK, path.name, f"{path}: {in_a_sentence(facts)}"), {facts["clip_width"]}
+    width = {facts["clip_width"]} if "clip_width" in facts else set()
+    return Finding(OK, path.name, f"{path}: {in_a_sentence(facts)}"), width
 
 
 def _again(path: Path, folders: Folders) -> str:
@@ -83,8 +88,11 @@ def _as_argument(folder: Path) -> str:
 def _candidates(folders: Folders) -> list[Path]:
     """What claims to be an adapter: single files, and folders that hold any of the four files, or bear the name."""
     found: dict[Path, None] = {}
+    others = _parts2whole(folders)
     for folder in folders.adapters:
         for path in files_in(folder, ".safetensors", *DHUMANDIFF.files):
+            if any(path.is_relative_to(other) for other in others):
+                continue
             if path.name in DHUMANDIFF.files:
                 found.setdefault(path.parent)
             elif path.relative_to(folder).parts[0] != "references":  # people, who are nobody's business
@@ -93,6 +101,21 @@ def _candidates(folders: Folders) -> list[Path]:
         if os.path.isdir(named) and not any(path.is_relative_to(named) for path in found):
             found.setdefault(named)  # begun and empty, or still a zip
     return list(found)
+
+
+def _parts2whole(folders: Folders) -> list[Path]:
+    """Folders of Parts2Whole, be they whole or not; who does not use it has none."""
+    from ..formats.parts2whole import is_folder
+
+    places = [folder / name for folder in folders.adapters for name in _subfolders(folder)]
+    return [place for place in places if is_folder(place)]
+
+
+def _subfolders(folder: Path) -> list[str]:
+    try:
+        return sorted(name for name in os.listdir(folder) if os.path.isdir(folder / name))
+    except OSError:
+        return []
 
 
 def _ip_adapters(folders: Folders) -> list[Path]:

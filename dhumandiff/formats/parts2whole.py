@@ -23,11 +23,13 @@ from ..errors import AdapterError
 from ..io import expand_user
 from .reading import FAMILIES, OTHER_BASES, TensorFile, check_dtypes, looks_like, read_tensor_file
 
-__all__ = ["ABSENT", "DECOUPLED", "NAME", "Parts2WholeFiles", "is_folder", "layers_of", "load"]
+__all__ = ["ABSENT", "BASE_PARTS", "DECOUPLED", "NAME", "Parts2WholeFiles", "is_folder", "layers_of", "load"]
 
 NAME = "parts2whole"
 
 REFERENCE, POSE, DECOUPLED = "reference_unet", "pose_guider", "decoupled_attn.pth"
+BASE_PARTS = ("unet", "text_encoder", "vae", "image_encoder")
+"""Folders of the base that the released folder holds, too; they may come from elsewhere."""
 SCHEDULE = Path("scheduler") / "scheduler_config.json"
 WEIGHTS = tuple(
     f"diffusion_pytorch_model{variant}.{ending}" for ending in ("safetensors", "bin") for variant in ("", ".fp16")

@@ -72,7 +72,12 @@ def _adapters() -> dict[str, Path]:
     """Name -> path. The first folder wins where two have a name in common, as everywhere in ComfyUI."""
     found: dict[str, Path] = {}
     for folder in map(Path, _folders(ADAPTERS)):
+        others = [
+            place for place in (folder / name for name in _subfolders(folder)) if formats.parts2whole.is_folder(place)
+        ]
         for path in _files(folder, ".safetensors"):
+            if any(path.is_relative_to(other) for other in others):  # another method's, with a node of its own
+                continue
             if REFERENCES not in path.relative_to(folder).parts[:1]:
                 found.setdefault(path.relative_to(folder).as_posix(), path)
         for path in _files(folder, "ip_adapter_ca.pt"):
@@ -83,6 +88,13 @@ def _adapters() -> dict[str, Path]:
             if _is_plus_sdxl(path):
                 found.setdefault(f"{IP_ADAPTERS}/{path.relative_to(folder).as_posix()}", path)
     return found
+
+
+def _subfolders(folder: Path) -> list[str]:
+    try:
+        return sorted(name for name in os.listdir(folder) if os.path.isdir(folder / name))
+    except OSError:
+        return []
 
 
 def _files(folder: Path, *endings: str) -> Iterator[Path]:
