@@ -16,7 +16,7 @@ function set(element, attributes) {
 }
 
 export class LayoutView {
-  /** `facts`: the two colors and dashes. */
+  /** `facts`: colors and dashes, of as many people as there can be. */
   constructor(facts) {
     this.facts = facts;
     this.build();
@@ -32,16 +32,16 @@ export class LayoutView {
     this.element = document.createElement("div");
     this.element.className = "dhd-layout";
     this.element.style.cssText = `width: 100%; height: 100%; min-height: ${HEIGHT}px; box-sizing: border-box; user-select: none`;
-    this.canvas = svg("svg", { role: "group", "aria-label": "Where person 1 and person 2 are" });
+    this.canvas = svg("svg", { role: "group", "aria-label": "Where the people are" });
     this.canvas.style.cssText = "display: block; width: 100%; height: 100%; touch-action: none; overflow: visible";
     this.element.append(this.canvas);
     svg("title", {}, this.canvas).textContent = HELP;
     this.paper = svg("rect", { fill: "#808080" }, this.canvas);
     this.picture = svg("image", { preserveAspectRatio: "xMidYMid slice" }, this.canvas);
-    this.people = [0, 1].map((person) => this.buildPerson(person));
+    this.people = this.facts.colors.map((_, person) => this.buildPerson(person));
     this.trouble = svg("text", { "text-anchor": "middle", fill: "white", "pointer-events": "none" }, this.canvas);
-    this.trouble.textContent = "boxes: four shares a person, see the tooltip";
-    // Labels and corners lie over both boxes; where they meet, those of the box last touched are on top.
+    this.trouble.textContent = "no boxes: see the tooltips of preset and boxes";
+    // Labels and corners lie over all boxes; where they meet, those of the box last touched are on top.
     for (const { group, grips } of this.people) {
       this.trouble.before(grips);
       group.addEventListener("focus", () => this.trouble.before(grips));
@@ -66,7 +66,7 @@ export class LayoutView {
     return { group, grips, halo, area, chip, label, corners };
   }
 
-  /** Boxes in shares, or null where they cannot be read; the picture's size in px; who is in front, 1, 2 or null. */
+  /** Boxes in shares, or null where they cannot be read; the picture's size in px; who is in front, from 1 on, or null. */
   draw({ size, boxes, front, background }) {
     const [width, height] = size;
     const unit = Math.max(width, height) / 100;
@@ -75,23 +75,27 @@ export class LayoutView {
     set(this.picture, { width, height });
     this.drawBackground(background);
     this.trouble.style.display = boxes ? "none" : "";
-    set(this.trouble, { x: width / 2, y: height / 2, "font-size": 4 * unit });
+    set(this.trouble, { x: width / 2, y: height / 2, "font-size": 3 * unit });
     for (const [person, parts] of this.people.entries()) {
-      for (const part of [parts.group, parts.grips]) part.style.display = boxes ? "" : "none";
-      if (boxes) this.drawPerson(person, parts, boxes[person], [width, height], unit);
+      const box = boxes?.[person];
+      for (const part of [parts.group, parts.grips]) part.style.display = box ? "" : "none";
+      if (box) this.drawPerson(person, parts, box, person / Math.max(boxes.length - 1, 1), [width, height], unit);
     }
-    this.stack((front ?? 2) - 1);
+    this.stack((front ?? boxes?.length ?? 1) - 1);
   }
 
-  /** Whoever is in front is drawn last. Moving the element that has the focus would take the focus away, so the other one moves. */
+  /** Whoever is in front is drawn last. Moving the element that has the focus would take the focus away, so the others move. */
   stack(front) {
-    const [above, below] = [this.people[front].group, this.people[1 - front].group];
-    if (below.nextElementSibling === above) return;
-    if (below === document.activeElement) below.after(above);
-    else above.before(below);
+    const groups = this.people.map(({ group }) => group);
+    const order = [...groups.filter((_, person) => person !== front), groups[front]];
+    const drawn = [...this.canvas.children].filter((one) => groups.includes(one));
+    if (order.every((group, place) => group === drawn[place])) return;
+    const still = Math.max(order.indexOf(document.activeElement), 0);
+    order[still].before(...order.slice(0, still));
+    order[still].after(...order.slice(still + 1));
   }
 
-  drawPerson(person, { group, halo, area, chip, label, corners }, box, [width, height], unit) {
+  drawPerson(person, { group, halo, area, chip, label, corners }, box, across, [width, height], unit) {
     const [left, top, right, bottom] = [box[0] * width, box[1] * height, box[2] * width, box[3] * height];
     const dash = this.facts.dashes[person];
     const line = (document.activeElement === group ? 1.3 : 0.8) * unit;
@@ -100,7 +104,7 @@ export class LayoutView {
     set(area, { ...outline, "stroke-width": line });
     area.setAttribute("stroke-dasharray", dash ? dash.map((part) => part * 0.8 * unit).join(" ") : "none");
     const side = 8 * unit;
-    const x = person ? right - side : left; // on the outer side each, so that the labels seldom meet
+    const x = (1 - across) * left + across * (right - side); // the outer ones on the outer side, so that labels seldom meet
     set(chip, { x, y: top, width: side, height: side });
     set(label, { x: x + side / 2, y: top + side / 2, "font-size": 6.5 * unit });
     for (const corner of corners) {

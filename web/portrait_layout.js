@@ -1,4 +1,4 @@
-/* The page's part of Portrait Layout: two boxes to drag and resize over a canvas of the picture's shape.
+/* The page's part of Portrait Layout: a box a person to drag and resize over a canvas of the picture's shape.
 
 The node's inputs are the only state: a gesture writes `boxes` and `preset`, and what is drawn is read from them. So saving, undo,
 copy and paste and the API form need nothing of their own. Presets, colors and dashes come with the node's definition. */
@@ -10,6 +10,7 @@ import { chain, own, takeOver } from "./node_panel.js";
 const NODE = "DHDPortraitLayout";
 const WIDTH = 340; // px, the node's when it is new
 const MAX_SIDE = 131072; // px, the most that is drawn: far more than any picture has
+const AS_PRESET = "as preset"; // of in_front
 const STEP = 0.01; // share of the picture that an arrow key moves
 
 app.registerExtension({
@@ -32,14 +33,14 @@ const fold = (text) =>
     .replace(/[\u3001\uff64]/g, ",")
     .replace(/[\u3002\uff61]/g, ".");
 
-/** Two boxes [left, top, right, bottom] in shares, or null where the text does not say so. */
+/** Boxes [left, top, right, bottom] in shares, or null where the text does not say so. */
 function parseBoxes(text) {
   if (typeof text !== "string") return null;
   const rows = fold(text).split(/[;\r\n]/).filter((row) => row.trim());
   const boxes = rows.map((row) => row.trim().split(/[\s,]+/).map(Number));
   const good = ([left, top, right, bottom, ...more]) =>
     !more.length && left >= 0 && top >= 0 && right <= 1 && bottom <= 1 && left < right && top < bottom;
-  return boxes.length === 2 && boxes.every(good) ? boxes : null;
+  return boxes.length && boxes.every(good) ? boxes : null;
 }
 
 class LayoutCanvas {
@@ -55,7 +56,7 @@ class LayoutCanvas {
       getMinHeight: () => HEIGHT,
     });
     widget.serialize = false; // nor in the workflow: `boxes` holds it all
-    for (const name of ["preset", "in_front", "width", "height", "boxes"]) {
+    for (const name of ["preset", "in_front", "width", "height", "boxes", "people"]) {
       const input = this.widget(name);
       if (input) chain(input, "callback", () => this.changed(name));
     }
@@ -103,14 +104,24 @@ class LayoutCanvas {
     return [side(this.value("width")) || 1024, side(this.value("height")) || 1024];
   }
 
-  preset() {
-    return own(this.facts.presets, this.value("preset")); // undefined: custom, and what is no preset
+  /** How many people there are; what cannot be known here, since it is linked, the last run tells. */
+  people() {
+    const slot = this.node.inputs?.find((one) => one.name === "people");
+    const people = slot?.link != null && this.lastRun ? this.lastRun.people : this.value("people");
+    return Number.isInteger(people) && people >= 1 && people <= this.facts.colors.length ? people : 2;
+  }
+
+  /** A preset for so many people; undefined: custom, and what is none. */
+  preset(name = this.value("preset")) {
+    return own(own(this.facts.presets, name), this.people());
   }
 
   boxes() {
     if (this.held?.moved) return this.held.moved; // not written down before the gesture ends
     const preset = this.preset();
-    return preset ? preset[this.shape()] : parseBoxes(this.value("boxes"));
+    if (preset) return preset[this.shape()];
+    const boxes = own(this.facts.presets, this.value("preset")) ? null : parseBoxes(this.value("boxes"));
+    return boxes?.length === this.people() ? boxes : null;
   }
 
   shape() {
@@ -120,23 +131,38 @@ class LayoutCanvas {
   }
 
   front() {
-    const front = own({ "person 1": 1, "person 2": 2, neither: null }, this.value("in_front"));
-    return front === undefined ? this.preset()?.front ?? null : front;
+    const chosen = this.value("in_front");
+    const front = chosen === AS_PRESET ? this.preset()?.front : own(this.facts.front, chosen);
+    return front <= this.people() ? front : null;
   }
 
   /** Somebody changed an input by hand. */
   changed(name) {
     if (this.writing) return;
     const preset = this.preset();
+    if (name === "people") this.recount();
     if (name === "boxes" && preset && this.value("boxes") !== formatBoxes(preset[this.shape()])) this.customize();
     this.refresh();
+  }
+
+  /** Other people: a preset that has no boxes for them gives way to the first that has; boxes of one's own stay, and whoever
+   * comes gets the box of that preset. */
+  recount() {
+    const people = this.people();
+    const first = Object.keys(this.facts.presets).find((name) => this.preset(name));
+    if (own(this.facts.front, this.value("in_front")) > people) this.write("in_front", AS_PRESET);
+    if (this.preset()) return;
+    if (this.value("preset") !== this.facts.custom) return this.write("preset", first);
+    const boxes = parseBoxes(this.value("boxes"));
+    const more = this.preset(first)[this.shape()].slice(boxes?.length ?? 0);
+    if (boxes) this.write("boxes", formatBoxes([...boxes.slice(0, people), ...more]));
   }
 
   /** Boxes that are no preset's any more; who is in front stays. */
   customize() {
     const preset = this.preset();
     if (!preset) return;
-    if (preset.front && this.value("in_front") === "as preset") this.write("in_front", `person ${preset.front}`);
+    if (preset.front && this.value("in_front") === AS_PRESET) this.write("in_front", `person ${preset.front}`);
     this.write("preset", this.facts.custom);
   }
 

@@ -1,17 +1,16 @@
-"""Where two people shall be: presets, boxes, and a soft mask for each person.
+"""Where people shall be: boxes as text and in px, a soft mask for each person, and a picture of both.
 
-    boxes = preset_boxes("side by side", 832, 1216)
-    masks = layout_masks(boxes, 832, 1216)    # [2, 1216, 832]
+    boxes = preset_boxes("side by side", 832, 1216, people=3)
+    masks = layout_masks(boxes, 832, 1216)    # [3, 1216, 832]
 
 A box is left, top, right and bottom as shares of the picture, 0..1. Everything here is this project's choice.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
-from numbers import Integral
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,8 +21,20 @@ from ..errors import LayoutError
 from ..faces.photos import photo_from_tensor
 from ..prompts.typed import fold, without_hidden
 from .person_style import draw_box, person_color
+from .presets import (
+    CUSTOM,
+    MAX_SQUARE_RATIO,
+    PRESETS,
+    Box,
+    Boxes,
+    Preset,
+    check_people,
+    preset_boxes,
+    preset_front,
+    shape_of,
+)
 
-__all__ = [
+__all__ = [  # also what moved to presets.py
     "CUSTOM",
     "FEATHER",
     "MAX_SQUARE_RATIO",
@@ -32,6 +43,7 @@ __all__ = [
     "Box",
     "Boxes",
     "Preset",
+    "check_front",
     "draw_layout",
     "format_boxes",
     "layout_masks",
@@ -42,126 +54,33 @@ __all__ = [
     "shape_of",
 ]
 
-Box = tuple[float, float, float, float]
-Boxes = tuple[Box, Box]
-
-
-class Preset(NamedTuple):
-    """Boxes of person 1 and person 2 for each shape of a picture, and who is in front (1, 2, or None for neither)."""
-
-    portrait: Boxes
-    square: Boxes
-    landscape: Boxes
-    front: int | None = None
-
-
-PRESETS: dict[str, Preset] = {
-    "side by side": Preset(
-        ((0.03, 0.18, 0.5, 1.0), (0.5, 0.18, 0.97, 1.0)),
-        ((0.04, 0.12, 0.5, 1.0), (0.5, 0.12, 0.96, 1.0)),
-        ((0.12, 0.08, 0.5, 1.0), (0.5, 0.08, 0.88, 1.0)),
-    ),
-    "close together": Preset(
-        ((0.06, 0.16, 0.56, 1.0), (0.44, 0.16, 0.94, 1.0)),
-        ((0.1, 0.12, 0.56, 1.0), (0.44, 0.12, 0.9, 1.0)),
-        ((0.2, 0.08, 0.55, 1.0), (0.45, 0.08, 0.8, 1.0)),
-    ),
-    "one behind": Preset(
-        ((0.04, 0.26, 0.64, 1.0), (0.5, 0.12, 0.94, 0.86)),
-        ((0.08, 0.2, 0.6, 1.0), (0.5, 0.08, 0.9, 0.86)),
-        ((0.18, 0.14, 0.56, 1.0), (0.48, 0.06, 0.78, 0.86)),
-        front=1,
-    ),
-    "parent and child": Preset(
-        ((0.06, 0.08, 0.62, 1.0), (0.5, 0.46, 0.92, 1.0)),
-        ((0.1, 0.06, 0.58, 1.0), (0.5, 0.45, 0.86, 1.0)),
-        ((0.22, 0.05, 0.57, 1.0), (0.5, 0.44, 0.77, 1.0)),
-        front=2,
-    ),
-    "full body": Preset(
-        ((0.1, 0.12, 0.5, 0.96), (0.5, 0.12, 0.9, 0.96)),
-        ((0.2, 0.06, 0.5, 0.97), (0.5, 0.06, 0.8, 0.97)),
-        ((0.28, 0.05, 0.5, 0.97), (0.5, 0.05, 0.72, 0.97)),
-    ),
-    "faces only": Preset(
-        ((0.14, 0.24, 0.44, 0.5), (0.56, 0.24, 0.86, 0.5)),
-        ((0.13, 0.22, 0.43, 0.58), (0.57, 0.22, 0.87, 0.58)),
-        ((0.19, 0.18, 0.43, 0.62), (0.57, 0.18, 0.81, 0.62)),
-    ),
-}
-CUSTOM = "custom"
-"""The name of boxes that are no preset's."""
-
 MIN_BOX = 0.02
 """The least width and height of a box, as a share of the picture."""
 FEATHER = 0.05
 """How wide a soft edge is where nothing else is said, as a share of the picture's shorter side."""
 
-MAX_SQUARE_RATIO = 1.15
-"""Up to this ratio of the longer side to the shorter one a picture counts as square."""
-
-MAX_PIXELS = 2**26
-"""The most pixels that are laid out, 8192 x 8192: a dozen masks of that size are in memory at once, 3 GB."""
-
-_FORM = "write left top right bottom of person 1, a semicolon, and the same of person 2, as shares of the picture"
+_FORM = "write left top right bottom of each person, as shares of the picture, and a semicolon between two people"
 _EXAMPLE = "0.04 0.12 0.5 1; 0.5 0.12 0.96 1"
 
 
-def shape_of(width: int, height: int) -> str:
-    """ "portrait", "square" or "landscape", by the sides of a picture.
+def parse_boxes(text: str, people: int = 2) -> Boxes:
+    """A box for each person from a line such as "0.04 0.12 0.5 1; 0.5 0.12 0.96 1". Commas and line breaks do as well, and
+    full-width digits and signs.
 
     Raises:
-        LayoutError: a side is not a positive whole number, or there is more to the picture than `MAX_PIXELS`.
+        LayoutError: it is not four numbers for each of them, or a box is empty or leaves the picture.
     """
-    if not all(isinstance(side, Integral) and side >= 1 for side in (width, height)):
-        raise LayoutError(
-            f"width and height are {width} x {height}: a picture has a whole number of pixels each way, at least one.",
-            code="no-picture-size",
-        )
-    if width * height > MAX_PIXELS:
-        raise LayoutError(
-            f"width and height are {width} x {height}: masks of more than {MAX_PIXELS / 1e6:.0f} megapixels would need "
-            "more memory than most machines have. Lay out a smaller picture of this shape: masks are resized.",
-            code="picture-too-large",
-        )
-    if max(width, height) <= MAX_SQUARE_RATIO * min(width, height):
-        return "square"
-    return "portrait" if height > width else "landscape"
-
-
-def preset_boxes(name: str, width: int, height: int) -> Boxes:
-    """The boxes of a preset in a picture of this size, px.
-
-    Raises:
-        LayoutError: there is no such preset.
-    """
-    return getattr(_preset(name), shape_of(width, height))
-
-
-def preset_front(name: str) -> int | None:
-    """Who is in front in a preset: 1, 2, or None for neither. In custom boxes neither is.
-
-    Raises:
-        LayoutError: there is no such preset.
-    """
-    return None if name == CUSTOM else _preset(name).front
-
-
-def parse_boxes(text: str) -> Boxes:
-    """Two boxes from a line such as "0.04 0.12 0.5 1; 0.5 0.12 0.96 1". Commas and line breaks do as well, and full-width
-    digits and signs.
-
-    Raises:
-        LayoutError: it is not two times four numbers, or a box is empty or leaves the picture.
-    """
+    check_people(people)
     plain = fold(without_hidden(text)) if isinstance(text, str) else ""
     rows = [row for row in re.split(r"[;\r\n]", plain) if row.strip()]
-    if len(rows) != 2:
+    if len(rows) != people:
+        plural = "box" if people == 1 else "boxes"
         raise LayoutError(
-            f"boxes needs 2 boxes and has {len(rows)}: {_FORM}, for example {_EXAMPLE}.", code="not-two-boxes"
+            f"boxes needs {people} {plural} and has {len(rows)}, or people is another number: {_FORM}, for example "
+            f"{_EXAMPLE}.",
+            code="not-two-boxes",
         )
-    first, second = (_parse_box(row, person) for person, row in enumerate(rows, 1))
-    return first, second
+    return tuple(_parse_box(row, person) for person, row in enumerate(rows, 1))
 
 
 def format_boxes(boxes: Boxes) -> str:
@@ -177,14 +96,14 @@ def pixel_boxes(boxes: Boxes, width: int, height: int) -> list[tuple[int, int, i
 def layout_masks(
     boxes: Boxes, width: int, height: int, *, feather: float = FEATHER, front: int | None = None
 ) -> Tensor:
-    """Where each person may be: soft masks [2, height, width] 0..1 whose sum is nowhere more than 1.
+    """Where each person may be: soft masks [people, height, width] 0..1 whose sum is nowhere more than 1.
 
     An edge fades over `feather` (a share of the picture's shorter side; never over more than the box), half of it inside of
-    the box. Where a box reaches the picture's border it does not fade. Where boxes overlap, `front` (1 or 2) says who wins;
-    None gives each place to the one whose box's middle is nearer, counted in sizes of that box.
+    the box. Where a box reaches the picture's border it does not fade. Where boxes overlap, `front` (1 is person 1) says who
+    wins; among the others, or with None, a place goes to the one whose box's middle is nearer, counted in sizes of that box.
 
     Raises:
-        LayoutError: the feather is not 0..1, or front is none of them.
+        LayoutError: the feather is not 0..1, or front is nobody.
     """
     shape_of(width, height)
     if not 0 <= feather <= 1:
@@ -192,8 +111,7 @@ def layout_masks(
             f"feather is {feather:g}: give a share of the picture's shorter side from 0 to 1.",
             code="feather-out-of-range",
         )
-    if front not in (None, 1, 2):
-        raise LayoutError(f"Nobody is called person {front}: in front is 1, 2 or neither.", code="nobody-in-front")
+    check_front(front, len(boxes))
     x, y = torch.arange(width) + 0.5, torch.arange(height) + 0.5
     alone, far = [], []
     for box in boxes:
@@ -203,21 +121,39 @@ def layout_masks(
         across = (2 * x - left - right) / (right - left)
         down = (2 * y - top - bottom) / (bottom - top)
         far.append(across.square() + down.square()[:, None])
-    if front is None:
-        # The factor makes this seam about as soft as the edges of boxes that overlap by a third.
-        first = ((far[1] - far[0]) / max(8 * feather, 1e-6) + 0.5).clamp(0, 1)
-    else:
-        first = torch.full_like(alone[0], float(front == 1))
-    # What is lost to the other adds up to the product, so the sum is 1 - (1 - a)(1 - b): never more than 1.
-    return torch.stack([alone[0] * (1 - alone[1] * (1 - first)), alone[1] * (1 - alone[0] * first)])
+    # As if each person were there, and won against each other, by chance: that somebody is there and wins against all who are
+    # excludes the same of anybody else, so these chances never add up to more than 1.
+    masks = list(alone)
+    for one, other in itertools.combinations(range(len(boxes)), 2):
+        if front in (one + 1, other + 1):
+            wins: Tensor | float = float(front == one + 1)
+        else:  # the factor makes this seam about as soft as the edges of boxes that overlap by a third
+            wins = ((far[other] - far[one]) / max(8 * feather, 1e-6) + 0.5).clamp(0, 1)
+        masks[one] = masks[one] * (1 - alone[other] * (1 - wins))
+        masks[other] = masks[other] * (1 - alone[one] * wins)
+    return torch.stack(masks)
+
+
+def check_front(front: int | None, people: int) -> None:
+    """Refuse somebody in front who is not there.
+
+    Raises:
+        LayoutError: says who is.
+    """
+    if front is not None and not 1 <= front <= people:
+        there = ", ".join(map(str, range(1, people + 1)))
+        raise LayoutError(
+            f"Nobody is called person {front}: in front is {there} or neither. For more people set people.",
+            code="nobody-in-front",
+        )
 
 
 def draw_layout(boxes: Boxes, masks: Tensor, background: Tensor | None = None) -> Tensor:
-    """The layout as a picture [H, W, 3] 0..1: masks tinted, boxes outlined and labelled 1 and 2, each in its person's look.
+    """The layout as a picture [H, W, 3] 0..1: masks tinted, boxes outlined and numbered, each in its person's look.
 
     Args:
-        boxes: of both people.
-        masks: [2, H, W] of `layout_masks`.
+        boxes: of all people.
+        masks: [people, H, W] of `layout_masks`.
         background: [H', W', 3] 0..1, cut to the shape of the masks around its middle; grey without one.
     """
     height, width = masks.shape[1:]
@@ -237,22 +173,13 @@ def draw_layout(boxes: Boxes, masks: Tensor, background: Tensor | None = None) -
             (x0 - 1, y0 - 1, x1 + 1, y1 + 1), outline="white", width=line + 2
         )  # to be seen on any background
         draw_box(draw, (x0, y0, x1, y1), person, line)
-    for person, (x0, y0, x1, _) in enumerate(
-        edges
-    ):  # labels last, 1 on the left and 2 on the right, so that both are seen
-        left = x0 if person == 0 else x1 - chip
+    for person, (x0, y0, x1, _) in enumerate(edges):  # labels last, and from left to right, so that all are seen
+        across = person / max(len(edges) - 1, 1)
+        left = (1 - across) * x0 + across * (x1 - chip)
         draw.rectangle((left, y0, left + chip, y0 + chip), fill=person_color(person))
         middle = (left + chip / 2, y0 + chip / 2)
         draw.text(middle, str(person + 1), fill="white", font_size=0.8 * chip, anchor="mm")
     return torch.from_numpy(np.asarray(canvas).copy()).float() / 255
-
-
-def _preset(name: str) -> Preset:
-    if name not in PRESETS:
-        raise LayoutError(
-            f"There is no preset {name!r}: choose one of {', '.join((*PRESETS, CUSTOM))}.", code="unknown-preset"
-        )
-    return PRESETS[name]
 
 
 def _parse_box(row: str, person: int) -> Box:
