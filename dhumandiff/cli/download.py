@@ -71,7 +71,8 @@ def fetch(to: Path, known: KnownWeights = DHUMANDIFF) -> Path:
         from huggingface_hub import HfApi, hf_hub_download
     except ImportError as error:
         raise AdapterError(
-            f"The download needs huggingface_hub: pip install huggingface_hub. {_by_hand(folder, known)}",
+            f"The download needs huggingface_hub ({error}). Install it with: pip install huggingface_hub. "
+            f"{_by_hand(folder, known)}",
             code="package-missing",
         ) from error
     try:
