@@ -13,9 +13,13 @@ __all__ = [
     "CATALOGUE",
     "DHUMANDIFF",
     "FACE_PACKS",
+    "FLUX",
     "IMAGE_ENCODER",
     "IP_ADAPTER",
     "PARTS2WHOLE",
+    "SIGLIP",
+    "WITHANYONE",
+    "WITHANYONE_FACE_PACK",
     "KnownWeights",
 ]
 
@@ -84,7 +88,9 @@ FACE_PACKS = tuple(
     )
     for name in ("buffalo_l", "antelopev2")
 )
-"""InsightFace's own packs; the first is what the released weights were trained with."""
+"""InsightFace's own packs; DHumanDiff's released weights were trained with the first, WithAnyone's with the second."""
+
+WITHANYONE_FACE_PACK = FACE_PACKS[1]
 
 BASE = KnownWeights(
     title="SDXL",
@@ -105,4 +111,29 @@ PARTS2WHOLE = KnownWeights(
 )
 """The method's three, and the Stable Diffusion 1.5 that it was trained with."""
 
-CATALOGUE = (BASE, IMAGE_ENCODER, *FACE_PACKS, DHUMANDIFF, IP_ADAPTER, PARTS2WHOLE)
+WITHANYONE = KnownWeights(
+    title="WithAnyone's weights for FLUX.1",
+    folder="withanyone",
+    license="FLUX.1 [dev] Non-Commercial License; non-commercial academic research only",
+    repository="WithAnyone/WithAnyone",
+    files=("withanyone.safetensors",),
+)
+"""The repository has files for FLUX.1 Kontext, too (previews); their names could not be looked up."""
+
+SIGLIP = KnownWeights(
+    title="SigLIP base-patch16-256-i18n",
+    folder="clip_vision",
+    license="Apache-2.0",
+    repository="google/siglip-base-patch16-256-i18n",
+    files=("model.safetensors",),
+)
+
+FLUX = KnownWeights(
+    title="FLUX.1",
+    folder="diffusion_models",
+    license="FLUX.1 [dev] Non-Commercial License",
+    repository="black-forest-labs/FLUX.1-dev",
+    files=("flux1-dev.safetensors",),
+)
+
+CATALOGUE = (BASE, IMAGE_ENCODER, *FACE_PACKS, DHUMANDIFF, IP_ADAPTER, PARTS2WHOLE, FLUX, WITHANYONE, SIGLIP)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from torch import Tensor
@@ -15,6 +16,7 @@ from torch import Tensor
 from . import formats
 from .methods.paired.adapter import Adapter, field_of
 from .methods.parts2whole import describe as of_parts
+from .methods.withanyone import describe as of_withanyone
 
 __all__ = ["as_text", "describe", "in_a_sentence", "tensors_of"]
 
@@ -32,8 +34,8 @@ def describe(path: Path) -> dict[str, Any]:
     Raises:
         AdapterError: the file is no adapter; the message says what it looks like.
     """
-    if formats.parts2whole.is_folder(path):
-        return of_parts.describe(path)
+    if other := _of_another_method(path):
+        return other.describe(path)
     weights = formats.load(path)
     adapter = Adapter.from_tensors(weights.tensors, weights.metadata, files=weights.files)
     parameters: dict[str, int] = {}
@@ -57,7 +59,18 @@ def tensors_of(path: Path) -> dict[str, Tensor]:
     Raises:
         AdapterError: as `describe`.
     """
-    return of_parts.tensors_of(path) if formats.parts2whole.is_folder(path) else formats.load(path).tensors
+    other = _of_another_method(path)
+    return other.tensors_of(path) if other else formats.load(path).tensors
+
+
+_OTHERS = {formats.parts2whole.NAME: of_parts, formats.withanyone.NAME: of_withanyone}
+"""Format -> what describes the weights of another method than DHumanDiff."""
+
+
+def _of_another_method(path: Path) -> ModuleType | None:
+    if formats.parts2whole.is_folder(path):
+        return of_parts
+    return of_withanyone if formats.withanyone.is_file(path) else None
 
 
 _FORMATS = {
@@ -69,8 +82,8 @@ _FORMATS = {
 
 def in_a_sentence(found: dict[str, Any]) -> str:
     """The little that tells one file from another, for lists."""
-    if found["format"] == formats.parts2whole.NAME:
-        return of_parts.in_a_sentence(found)
+    if found["format"] in _OTHERS:
+        return _OTHERS[found["format"]].in_a_sentence(found)
     persons = "one set of weights for everybody" if found["shared"] else f"{found['persons']} persons"
     subject = "with" if found["subject_path"] else "without"
     return (
@@ -82,8 +95,8 @@ def in_a_sentence(found: dict[str, Any]) -> str:
 
 def as_text(found: dict[str, Any]) -> str:
     """The same for people."""
-    if found["format"] == formats.parts2whole.NAME:
-        return of_parts.as_text(found)
+    if found["format"] in _OTHERS:
+        return _OTHERS[found["format"]].as_text(found)
     hidden = found["hidden"]
     widths = ", ".join(f"{hidden.count(width)} of width {width}" for width in sorted(set(hidden)))
     persons = "one for everybody" if found["shared"] else f"{found['persons']} persons"

@@ -3,8 +3,11 @@
 python -m dhumandiff download                             into models/dhumandiff/DHumanDiff
 python -m dhumandiff download --to ComfyUI/models/dhumandiff
 python -m dhumandiff download --method parts2whole        into models/dhumandiff/Parts2Whole
+python -m dhumandiff download --method withanyone         into models/withanyone
+python -m dhumandiff download --list                      all weights that are known: where from, where to, under which licence
 
-A download that was interrupted goes on where it stopped. DHumanDiff's authors state no licence for their weights.
+A download that was interrupted goes on where it stopped. DHumanDiff's authors state no licence for their weights; WithAnyone's
+are for non-commercial research.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import argparse
 import errno
 from pathlib import Path
 
-from ..catalogue import DHUMANDIFF, PARTS2WHOLE, KnownWeights
+from ..catalogue import CATALOGUE, DHUMANDIFF, PARTS2WHOLE, WITHANYONE, KnownWeights
 from ..errors import AdapterError, short_error
 from ..io import expand_user
 
@@ -30,19 +33,21 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--method",
         choices=sorted(WEIGHTS),
         default="paired",
-        help="whose weights: paired, which is DHumanDiff (default), or parts2whole (some 9 GB, with its base)",
+        help="whose weights: paired, which is DHumanDiff (default), parts2whole (some 9 GB, with its base), or withanyone "
+        "(for FLUX.1; 2.8 billion numbers)",
     )
     parser.add_argument(
         "--to",
         type=Path,
-        default=Path("models/dhumandiff"),
         metavar="FOLDER",
-        help="where adapters live; the files go into FOLDER/DHumanDiff, FOLDER/Parts2Whole (default: models/dhumandiff)",
+        help="where adapters live; the files go into FOLDER/DHumanDiff, FOLDER/Parts2Whole (default: models/dhumandiff), or "
+        "WithAnyone's one file into FOLDER (default: models/withanyone)",
     )
+    parser.add_argument("--list", action="store_true", help="print what is known, and fetch nothing")
     parser.set_defaults(run=run)
 
 
-WEIGHTS = {"paired": DHUMANDIFF, "parts2whole": PARTS2WHOLE}
+WEIGHTS = {"paired": DHUMANDIFF, "parts2whole": PARTS2WHOLE, "withanyone": WITHANYONE}
 """Method -> its released weights."""
 
 _LICENSE_NOTES = {
@@ -54,10 +59,29 @@ def run(args: argparse.Namespace) -> None:
     """Download into `args.to` and say what came."""
     from ..describe import as_text, describe
 
+    if args.list:
+        print(listing())
+        return
     known = WEIGHTS[args.method]
-    folder = fetch(expand_user(args.to), known)  # the doctor's text says ~, also where no shell knows it
-    print(as_text(describe(folder)))
+    to = args.to or Path("models") / known.folder
+    folder = fetch(expand_user(to), known)  # the doctor's text says ~, also where no shell knows it
+    print(as_text(describe(folder if known.name else folder / known.files[0])))
     print(_LICENSE_NOTES.get(args.method, f"Licence: {known.license}."))
+
+
+def listing() -> str:
+    """All weights that are known, with source, place and licence."""
+    rows = []
+    for known in CATALOGUE:
+        names = ", ".join([*known.files, *(f"{name}/" for name in known.folders)])
+        inside = f", in {known.inside}" if known.inside else ""
+        rows += [
+            known.title,
+            f"  {'from':<8} {f'{known.url}{inside}' if known.repository else 'its publisher'}{names and f': {names}'}",
+            f"  {'into':<8} models/{known.folder}/{known.name}",
+            f"  {'licence':<8} {known.license}",
+        ]
+    return "\n".join(rows)
 
 
 def fetch(to: Path, known: KnownWeights = DHUMANDIFF) -> Path:
@@ -126,7 +150,7 @@ def _check_size(path: Path, wanted: int | None) -> None:
 
 def _by_hand(folder: Path, known: KnownWeights) -> str:
     names = ", ".join([*known.files, *(f"{name}/" for name in known.folders)])
-    return f"By hand: get {names} from {known.url} and put them into {folder.absolute()}."
+    return f"By hand: get {names} from {known.url} and put {'them' if ',' in names else 'it'} into {folder.absolute()}."
 
 
 def _is_about_the_network(error: Exception) -> bool:

@@ -1,5 +1,5 @@
 """Checkpoint formats, one file each: `released` (four .pt), `native` (one .safetensors), `ip_adapter` (Plus, SDXL), and
-`parts2whole` (a folder of another method, with a `load` of its own).
+of other methods, each with a `load` of its own, `parts2whole` (a folder) and `withanyone` (one file, for FLUX).
 
     detect(path)   the name of the format, from names and shapes of the tensors only
     load(path)     tensors under the adapter's own names, and the metadata that tensors cannot tell
@@ -16,10 +16,10 @@ from types import ModuleType
 
 from ..errors import AdapterError
 from ..io import expand_user
-from . import ip_adapter, native, parts2whole, released
+from . import ip_adapter, native, parts2whole, released, withanyone
 from .reading import METADATA, TensorFile, Weights, looks_like, read_tensor_file
 
-__all__ = ["METADATA", "Weights", "detect", "ip_adapter", "load", "native", "parts2whole", "released"]
+__all__ = ["METADATA", "Weights", "detect", "ip_adapter", "load", "native", "parts2whole", "released", "withanyone"]
 
 EXPECTED = (
     "Expected: a folder with the four released files (face_projection.pt, face_projection2.pt, mapping.pt, "
@@ -39,7 +39,8 @@ def detect(path: str | os.PathLike[str]) -> str:
             return parts2whole.NAME
         released.find(path)
         return released.NAME
-    return _format_of(read_tensor_file(path)).NAME
+    file = read_tensor_file(path)
+    return withanyone.NAME if withanyone.matches(file) else _format_of(file).NAME
 
 
 def load(path: str | os.PathLike[str]) -> Weights:

@@ -27,7 +27,7 @@ from ..errors import AdapterError, short_error
 from . import ip_adapter, native
 from .reading import DTYPES, TensorFile, check_dtypes, looks_like, read_tensor_file
 
-__all__ = ["BRANCHES", "NAME", "WithAnyoneWeights", "as_dtype", "load", "matches"]
+__all__ = ["BRANCHES", "NAME", "WithAnyoneWeights", "as_dtype", "is_file", "load", "matches"]
 
 NAME = "withanyone"
 BRANCHES = ("arc", "sig")
@@ -64,6 +64,15 @@ class WithAnyoneWeights:
 def matches(file: TensorFile) -> bool:
     """Whether the names of the tensors are those of WithAnyone."""
     return any(_BLOCK.match(name) for name in file.tensors)
+
+
+def is_file(path: Path) -> bool:
+    """Whether a path is a file with weights of WithAnyone, whole or not.
+
+    Raises:
+        AdapterError: there is a file that cannot be read.
+    """
+    return path.is_file() and matches(read_tensor_file(path))
 
 
 def load(path: Path) -> WithAnyoneWeights:
