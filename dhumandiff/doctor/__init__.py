@@ -14,7 +14,8 @@ from collections.abc import Callable
 from ..errors import short_error
 from . import adapters as adapter_files
 from . import base_models, face_packs
-from .findings import MISSING, Finding, Report, Section
+from . import withanyone as flux
+from .findings import MISSING, OK, Finding, Report, Section
 from .folders import FACE_ROOT, Folders, comfyui_beside
 from .runtime import providers
 from .versions import face_packages, packages, system
@@ -50,7 +51,22 @@ def examine(folders: Folders, comfyui: str | None = None, device: str | None = N
         ),
         ("Base model", lambda: base_models.checkpoints(folders) if host else base_models.named_base()),
     )
-    return Report([Section(title, _guarded(title, look)) for title, look in sections])
+    report = [Section(title, _guarded(title, look)) for title, look in sections]
+    if host and folders.withanyone:
+        other = Section("WithAnyone (FLUX.1)", _guarded("WithAnyone", lambda: flux.withanyone(folders)))
+        if any(finding.state == OK for finding in other.findings) and not Report([other]).in_the_way:
+            # Who draws with WithAnyone needs nothing of DHumanDiff's; what is not there of it is still told.
+            report = [_as_notes(section) if section.title in DHUMANDIFFS else section for section in report]
+        report.append(other)
+    return Report(report)
+
+
+DHUMANDIFFS = ("Adapters", "Face packs", "Image encoder", "Base model")
+"""Sections of what only portraits with SDXL need."""
+
+
+def _as_notes(section: Section) -> Section:
+    return Section(section.title, [finding.as_note() for finding in section.findings])
 
 
 def _guarded(title: str, look: Callable[[], list[Finding]]) -> list[Finding]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ..catalogue import DHUMANDIFF, PARTS2WHOLE
+from ..catalogue import DHUMANDIFF, PARTS2WHOLE, KnownWeights
 from ..errors import AdapterError, short_error
 from .findings import DAMAGED, MISSING, NOTE, OK, Finding
 from .folders import PROJECT, Folders, files_in
 from .misplaced import adapter_elsewhere
 
-__all__ = ["adapters", "how_to_download"]
+__all__ = ["adapters", "describe_file", "how_to_download"]
 
 
 def adapters(folders: Folders) -> tuple[list[Finding], set[int]]:
@@ -19,15 +19,19 @@ def adapters(folders: Folders) -> tuple[list[Finding], set[int]]:
     found, widths = [], set()
     candidates = _candidates(folders)
     for path in candidates:
-        finding, width = _adapter(path, _again(path, folders))
+        finding, width = describe_file(path, _again(path, folders))
         found.append(finding)
         widths |= width
+    for path in _withanyone(folders):
+        place = folders.withanyone[0]
+        text = f"{path}: weights of WithAnyone, which are looked for in {place}."
+        found.append(Finding(NOTE, path.name, text, f"Move it to {place}."))
     for path in _parts2whole(folders):
         todo = f"Fetch it again: python -m dhumandiff download --method parts2whole --to {_as_argument(path.parent)}."
-        finding, _ = _adapter(path, f"{todo} Licence: {PARTS2WHOLE.license}.")
+        finding, _ = describe_file(path, f"{todo} Licence: {PARTS2WHOLE.license}.")
         found.append(finding.as_note())  # another method than that of the first portrait
     for path in _ip_adapters(folders):
-        finding, width = _adapter(path, "Nothing, if another pack uses it. Else get it again, or remove it.")
+        finding, width = describe_file(path, "Nothing, if another pack uses it. Else get it again, or remove it.")
         found.append(finding.as_note())
         widths |= width
     if widths:  # what works is enough; what does not is still told
@@ -36,7 +40,7 @@ def adapters(folders: Folders) -> tuple[list[Finding], set[int]]:
         place = folders.adapters[0] / DHUMANDIFF.name
         text = f"DHumanDiff's released weights (four files) are not there. They belong into {place}. Licence: "
         text += f"{DHUMANDIFF.license}; ask them before you use the weights for more than a look."
-        todo = how_to_download(folders)
+        todo = how_to_download(folders.adapters[0])
         if lies := adapter_elsewhere(folders, DHUMANDIFF.files[-1]):
             text = f"DHumanDiff's released weights lie in {lies}, but are looked for in {place}."
             todo = f"Move the files {', '.join(DHUMANDIFF.files)} to {place}."
@@ -45,7 +49,7 @@ def adapters(folders: Folders) -> tuple[list[Finding], set[int]]:
     return found, widths
 
 
-def _adapter(path: Path, todo: str) -> tuple[Finding, set[int]]:
+def describe_file(path: Path, todo: str) -> tuple[Finding, set[int]]:
     """A file or folder in words, and the width of its image encoder if it works; `todo` is said if it does not."""
     from ..describe import describe, in_a_sentence
 
@@ -65,15 +69,14 @@ def _adapter(path: Path, todo: str) -> tuple[Finding, set[int]]:
 def _again(path: Path, folders: Folders) -> str:
     if path.name != DHUMANDIFF.name:
         return "Get it again from where you had it, or remove it."
-    return f"Remove what is wrong there. {how_to_download(folders)} Licence: {DHUMANDIFF.license}."
+    return f"Remove what is wrong there. {how_to_download(folders.adapters[0])} Licence: {DHUMANDIFF.license}."
 
 
-def how_to_download(folders: Folders) -> str:
-    """The command that fetches the released weights, and what to do without a network."""
+def how_to_download(folder: Path, known: KnownWeights = DHUMANDIFF, options: str = "") -> str:
+    """The command that fetches released weights into a folder of their kind, and what to do without a network."""
     return (
-        f"In the folder {PROJECT}: python -m dhumandiff download --to {_as_argument(folders.adapters[0])}. By hand: get "
-        f"{', '.join(DHUMANDIFF.files)} from {DHUMANDIFF.url} and put them into "
-        f"{folders.adapters[0] / DHUMANDIFF.name}."
+        f"In the folder {PROJECT}: python -m dhumandiff download {options}--to {_as_argument(folder)}. By hand: get "
+        f"{', '.join(known.files)} from {known.url} and put {'them' if len(known.files) > 1 else 'it'} into {folder / known.name}."
     )
 
 
@@ -88,7 +91,7 @@ def _as_argument(folder: Path) -> str:
 def _candidates(folders: Folders) -> list[Path]:
     """What claims to be an adapter: single files, and folders that hold any of the four files, or bear the name."""
     found: dict[Path, None] = {}
-    others = _parts2whole(folders)
+    others = [*_parts2whole(folders), *_withanyone(folders)]
     for folder in folders.adapters:
         for path in files_in(folder, ".safetensors", *DHUMANDIFF.files):
             if any(path.is_relative_to(other) for other in others):
@@ -109,6 +112,19 @@ def _parts2whole(folders: Folders) -> list[Path]:
 
     places = [folder / name for folder in folders.adapters for name in _subfolders(folder)]
     return [place for place in places if is_folder(place)]
+
+
+def _withanyone(folders: Folders) -> list[Path]:
+    """Files of WithAnyone that were put beside DHumanDiff's."""
+    from ..formats.withanyone import is_file
+
+    def is_one(path: Path) -> bool:
+        try:
+            return is_file(path)
+        except Exception:  # whatever is wrong with it is told with the adapters
+            return False
+
+    return [path for folder in folders.adapters for path in files_in(folder, ".safetensors") if is_one(path)]
 
 
 def _subfolders(folder: Path) -> list[str]:

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..catalogue import BASE, IMAGE_ENCODER
+from ..catalogue import BASE, IMAGE_ENCODER, SIGLIP
 from ..errors import AdapterError
 from .findings import MISSING, NOTE, OK, Finding
 from .folders import Folders, files_in
 from .misplaced import encoder_elsewhere
 
-__all__ = ["cached_image_encoder", "checkpoints", "image_encoder", "named_base"]
+__all__ = ["cached_image_encoder", "checkpoints", "image_encoder", "is_siglip", "named_base"]
 
 _SDXL = f"Get one, for example {BASE.repository} on Hugging Face. Licence: {BASE.license}."
 
@@ -35,7 +35,9 @@ def image_encoder(folders: Folders, widths: set[int]) -> list[Finding]:
         except AdapterError as error:
             found.append(Finding(NOTE, path.name, str(error), "Get it again from where you had it, or remove it."))
             continue
-        if width in wanted:
+        if is_siglip(path):
+            found.append(Finding(OK, path.name, f"{path}: {SIGLIP.title}, which WithAnyone reads"))
+        elif width in wanted:
             kind = "CLIP ViT-H/14" if width == 1280 else f"an image encoder of width {width}"
             found.append(Finding(OK, path.name, f"{path}: {kind}, which the adapter wants"))
             fitting = True
@@ -66,6 +68,24 @@ def _encoder_width(path: Path) -> int | None:
         if name.endswith(names) and tensor.ndim == 4:
             return tensor.shape[0]
     return None
+
+
+def is_siglip(path: Path) -> bool:
+    """Whether a file is the SigLIP that WithAnyone reads, as far as sizes tell."""
+    from ..formats.reading import read_tensor_file
+
+    embeddings = "vision_model.embeddings."
+    try:
+        shapes = {name: tuple(tensor.shape) for name, tensor in read_tensor_file(path).tensors.items()}
+    except AdapterError:  # not whole, or no tensor file; told where all are listed
+        return False
+    return (
+        shapes.get(f"{embeddings}patch_embedding.weight"),
+        shapes.get(f"{embeddings}position_embedding.weight"),
+    ) == (
+        (768, 3, 16, 16),
+        (256, 768),
+    )
 
 
 def _fits(path: Path, wanted: set[int]) -> bool:

@@ -14,7 +14,7 @@ from .folders import FACE_ROOT, PROJECT, Folders
 from .misplaced import not_a_pack_yet
 from .onnx_bytes import why_damaged
 
-__all__ = ["face_packs"]
+__all__ = ["face_packs", "pack"]
 
 PACK = FACE_PACKS[0].name
 
@@ -22,7 +22,7 @@ PACK = FACE_PACKS[0].name
 def face_packs(folders: Folders, comfyui: bool) -> list[Finding]:
     """InsightFace's packs where they count, and one that lies elsewhere when none of them works."""
     names, get = _pack_names(folders.face_root), _get_pack(folders.face_root, comfyui)
-    found = [_pack(name, folders.face_root, get) for name in names]
+    found = [pack(name, folders.face_root, get) for name in names]
     if not any(finding.state == OK for finding in found):
         return found + _no_pack(folders, get, damaged=bool(found))
     found = [finding.as_note() for finding in found]
@@ -40,7 +40,8 @@ def _pack_names(root: Path) -> list[str]:
     return sorted(names)
 
 
-def _pack(name: str, root: Path, get: str) -> Finding:
+def pack(name: str, root: Path, get: str) -> Finding:
+    """A pack that is there, below a root; `get` says how one is got again."""
     from ..faces.insightface import find_pack
 
     place = next((place for place in (root / "models" / name, root / name) if os.path.isdir(place)), root)
@@ -71,7 +72,7 @@ def _no_pack(folders: Folders, get: str, damaged: bool) -> list[Finding]:
     """What to say when no pack works: one elsewhere can be moved, else it has to be fetched."""
     here, there = folders.face_root / "models", folders.other_face_root
     for name in _pack_names(there) if there else []:
-        if there and _pack(name, there, get).state == OK:
+        if there and pack(name, there, get).state == OK:
             text = f"The InsightFace pack {name} lies in {there / 'models'}, but is looked for in {here}."
             todo = f"Copy the folder {there / 'models' / name} to {here / name}."
             return [Finding(MISSING, f"the face pack {name}", text, todo)]

@@ -32,6 +32,9 @@ class Folders:
     """InsightFace's root that counts; packs lie in models/ below it."""
     other_face_root: Path | None = None
     """Another one, where a pack may lie in vain."""
+    withanyone: tuple[Path, ...] = ()
+    diffusion_models: tuple[Path, ...] = ()
+    """Of models without text encoders and VAE, such as FLUX."""
 
     @classmethod
     def below(cls, models: Path, face_root: Path | None = None) -> Folders:
@@ -48,6 +51,8 @@ class Folders:
             checkpoints=(models / "checkpoints",),
             face_root=expand_user(face_root) if face_root else counts,
             other_face_root=None if face_root else other,
+            withanyone=(models / "withanyone",),
+            diffusion_models=(models / "diffusion_models", models / "unet"),
         )
 
 

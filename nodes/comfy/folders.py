@@ -229,6 +229,8 @@ def every_folder() -> Folders:
         "ip_adapters": IP_ADAPTERS,
         "clip_vision": IMAGE_ENCODER.folder,
         "checkpoints": BASE.folder,
+        "withanyone": "withanyone",
+        "diffusion_models": "diffusion_models",
     }
     return Folders(
         **{name: tuple(map(Path, _folders(kind))) for name, kind in kinds.items()},
