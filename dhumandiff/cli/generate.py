@@ -25,6 +25,7 @@ from ..io import write_png
 from ..miniature.defaults import MINI
 from ..optional import require
 from .files import check_outputs, check_writable
+from .parts import add_options, refuse_options_of_parts, run_parts
 from .people import Person, check_saves, people_of, read, read_mask, read_masks, references_of
 
 if TYPE_CHECKING:
@@ -43,7 +44,15 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     form = {"description": __doc__, "formatter_class": argparse.RawDescriptionHelpFormatter}
     parser = subparsers.add_parser("generate", help="make a portrait from photos and a sentence", **form)
     add = parser.add_argument
-    photos = "photos of {} person, or a saved reference .safetensors"
+    add(
+        "--method",
+        choices=("paired", "parts2whole"),
+        default="paired",
+        help="paired: DHumanDiff (default); parts2whole",
+    )
+    photos = (
+        "photos of {} person, or a saved reference .safetensors; parts2whole: face=FILE upper=FILE upper-mask=FILE ..."
+    )
     add("--person-1", nargs="+", required=True, metavar="PHOTO", help=photos.format("the first"))
     add("--person-2", nargs="+", metavar="PHOTO", help=photos.format("the second"))
     add("--swap", action="store_true", help="exchange the two people; strengths and masks stay with @1 and @2")
@@ -87,6 +96,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     add("--strength", type=float, default=1.0, help="of the faces in the mode none (default: 1.0)")
     add("--start", type=float, default=0.0, help="share of sampling at which the faces begin to count (default: 0)")
     add("--end", type=float, default=1.0, help="share of sampling at which they cease to count (default: 1)")
+    add_options(add)
     add("--device", default="auto", help="auto, cuda, mps, cpu")
     add("--dtype", default="auto", help="auto, fp16, bf16, fp32")
     parser.set_defaults(run=run)
@@ -97,6 +107,10 @@ def run(args: argparse.Namespace) -> None:
 
     Everything that can be refused without loading a model is refused first.
     """
+    if args.method == "parts2whole":
+        args.parsed_size = args.size and _size(args.size)
+        return run_parts(args)
+    refuse_options_of_parts(args)
     _fill_defaults(args)
     _check_words(args)
     size = _size(args.size)

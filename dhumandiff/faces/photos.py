@@ -27,11 +27,13 @@ class PhotoPixels:
         pixels: uint8 [H, W, 3] RGB, upright.
         notes: what was changed on the way.
         name: what messages call the photo.
+        alpha: uint8 [H, W], how opaque a file with transparent parts is; None for others.
     """
 
     pixels: np.ndarray
     notes: tuple[str, ...] = ()
     name: str = ""
+    alpha: np.ndarray | None = None
 
 
 def as_photo(photo: PhotoPixels | str | os.PathLike | torch.Tensor | np.ndarray, name: str = "image") -> PhotoPixels:
@@ -80,7 +82,9 @@ def load_photo(path: str | os.PathLike) -> PhotoPixels:
                 image.seek(0)
                 notes.append(f"the file holds {frames} pictures; the first one is used")
             image.load()
-            pixels = _to_rgb(ImageOps.exif_transpose(image), notes, image.format == "TIFF")
+            upright = ImageOps.exif_transpose(image)
+            pixels = _to_rgb(upright, notes, image.format == "TIFF")
+            alpha = np.asarray(upright.convert("RGBA"))[..., 3] if _is_transparent(upright) else None
     except UnidentifiedImageError as error:
         raise ImageError(
             f"{path} is not a picture that can be read. Save it as JPEG, PNG, WebP or TIFF.",
@@ -96,7 +100,7 @@ def load_photo(path: str | os.PathLike) -> PhotoPixels:
             f"{path} is damaged or of an unusual kind: {error}. Download it again, or save it as JPEG or PNG.",
             code="photo-damaged",
         ) from error
-    return PhotoPixels(pixels, tuple(notes), path.name)
+    return PhotoPixels(pixels, tuple(notes), path.name, alpha)
 
 
 def check_pixels(image: Image.Image) -> None:
@@ -182,6 +186,12 @@ def _full_scale(mode: str, top: float, is_tiff: bool) -> float:
     return 2.0**bits - 1
 
 
+def _is_transparent(image: Image.Image) -> bool:
+    """Whether parts of a picture may be transparent."""
+    deep = image.mode == "F" or image.mode.startswith("I")
+    return not deep and (image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info)
+
+
 def _to_rgb(image: Image.Image, notes: list[str], is_tiff: bool = False) -> np.ndarray:
     """Any Pillow mode to uint8 [H, W, 3]."""
     if image.mode == "F" or image.mode.startswith("I"):  # Pillow would clip these at 255 instead of scaling them
@@ -197,7 +207,7 @@ def _to_rgb(image: Image.Image, notes: list[str], is_tiff: bool = False) -> np.n
         guessed = "" if image.mode == "F" or full == 65535 else f" (by its largest, {top:.0f})"
         notes.append(f"greyscale with {depth} values{guessed}{scaled}: no color is known of this face")
         return np.rint(values / full * 255).astype(np.uint8)[..., None].repeat(3, axis=-1)
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+    if _is_transparent(image):
         if image.mode in ("L", "1", "LA", "La"):
             notes.append(_GREY)
         values = np.asarray(image.convert("RGBA")).astype(np.float32) / 255

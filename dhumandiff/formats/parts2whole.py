@@ -23,7 +23,17 @@ from ..errors import AdapterError
 from ..io import expand_user
 from .reading import FAMILIES, OTHER_BASES, TensorFile, check_dtypes, looks_like, read_tensor_file
 
-__all__ = ["ABSENT", "BASE_PARTS", "DECOUPLED", "NAME", "Parts2WholeFiles", "is_folder", "layers_of", "load"]
+__all__ = [
+    "ABSENT",
+    "BASE_PARTS",
+    "DECOUPLED",
+    "NAME",
+    "Parts2WholeFiles",
+    "is_folder",
+    "layers_of",
+    "load",
+    "read_unet",
+]
 
 NAME = "parts2whole"
 
@@ -115,6 +125,17 @@ def load(path: str | os.PathLike[str]) -> Parts2WholeFiles:
         schedule,
         {"reference": reference.path, "pose": pose.path, "decoupled": decoupled.path},
     )
+
+
+def read_unet(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], Path]:
+    """A UNet's settings, tensors and weights file. Decoupled attention that lies in it as well is left.
+
+    Raises:
+        AdapterError: a file is missing or damaged.
+    """
+    file = _read(_weights_of(folder))
+    tensors = {name: tensor for name, tensor in file.tensors.items() if not _DECOUPLED.fullmatch(name)}
+    return _json(folder / "config.json"), tensors, file.path
 
 
 def layers_of(names: Mapping[str, Any]) -> list[str]:

@@ -16,7 +16,7 @@ from .person_nouns import find_people
 from .prompt import Mention, Prompt, check_length
 from .typed import JOINERS, TAG, tag_number, without_hidden, without_wide_weights
 
-__all__ = ["parse_prompt", "split_sentences", "try_parse_prompt"]
+__all__ = ["parse_prompt", "split_sentences", "try_parse_prompt", "without_tags"]
 
 
 def parse_prompt(sentence: str, persons: int = 2, mentions: Literal["first", "all"] = "first") -> Prompt:
@@ -54,6 +54,15 @@ def parse_prompt(sentence: str, persons: int = 2, mentions: Literal["first", "al
         found = [Mention(person, start, end, text[start:end]) for person, start, end in people]
     prompt = Prompt(text, tuple(found))
     return prompt if mentions == "all" else prompt.first_mentions()
+
+
+def without_tags(sentence: str, persons: int) -> str:
+    """The sentence as a text encoder reads it, where no word carries anybody.
+
+    Raises:
+        PromptError: a tag that is unclear or names nobody.
+    """
+    return _read_tags(without_wide_weights(without_hidden(sentence)), persons)[0]
 
 
 def try_parse_prompt(sentence: str, persons: int) -> Prompt | None:

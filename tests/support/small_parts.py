@@ -96,3 +96,28 @@ def random_part(label="face", size=(8, 8), seed=0, masked=False, person=1, stren
         person=person,
         strength=strength,
     )
+
+
+def parts_base(folder, seed=0, whole=False):
+    """`parts_folder` with the base beside it, as the released folder has it: unet/, vae/, text_encoder/, image_encoder/."""
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    from dhumandiff.hosts.diffusers.parts import untrained_text_encoders
+    from dhumandiff.testing import fill_with_noise, tiny_vae
+
+    parts_folder(folder, seed, whole)
+    small_unet(seed + 1).save_pretrained(folder / "unet")
+    tiny_vae().save_pretrained(folder / "vae")
+    text, _ = untrained_text_encoders((CONTEXT, 32), heads=(2, 2))
+    fill_with_noise(text, seed + 2).save_pretrained(folder / "text_encoder")
+    config = CLIPVisionConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_attention_heads=2,
+        num_hidden_layers=2,
+        image_size=56,
+        patch_size=14,
+        projection_dim=IMAGE,
+    )
+    fill_with_noise(CLIPVisionModelWithProjection(config), seed + 3).save_pretrained(folder / "image_encoder")
+    return folder

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from .attention import PairedProcessor, check_plain
 if TYPE_CHECKING:
     from ...methods.parts2whole.model import Parts2Whole
 
-__all__ = ["AttachedParts", "attach", "encode", "make_encoder"]
+__all__ = ["AttachedParts", "attach", "encode", "load_unet", "make_encoder"]
 
 
 def make_encoder(files: Parts2WholeFiles) -> nn.Module:
@@ -34,30 +35,44 @@ def make_encoder(files: Parts2WholeFiles) -> nn.Module:
         AdapterError: tensors are missing or have other shapes.
         HostError: diffusers is missing.
     """
-    path = files.paths["reference"]
-    config = {name: value for name, value in files.config.items() if not name.startswith("_")}
+    return load_unet(files.config, files.reference, files.paths["reference"], ABSENT)
+
+
+def load_unet(
+    config: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path, absent: Collection[str] = ()
+) -> nn.Module:
+    """A UNet2DConditionModel around a file's tensors, without copying them.
+
+    Args:
+        config: its config.json.
+        tensors: under diffusers' names; others are left.
+        path: of the file, for messages.
+        absent: names that may be missing, and are zeros then.
+
+    Raises:
+        AdapterError: tensors are missing or have other shapes.
+        HostError: diffusers is missing.
+    """
+    kind = require("diffusers").UNet2DConditionModel
     try:
         with torch.device("meta"):
-            unet = require("diffusers").UNet2DConditionModel.from_config(config)
-    except HostError:
-        raise
+            unet = kind.from_config({name: value for name, value in config.items() if not name.startswith("_")})
     except Exception as error:  # a config of another model, or one that somebody edited
         raise AdapterError(
             f"{path.parent / 'config.json'}: no UNet can be made of it ({short_error(error)}). Get the file again.",
             code="encoder-config",
         ) from error
     wanted = unet.state_dict()
-    given = files.reference
-    lacking = [name for name in wanted if name not in given and name not in ABSENT]
-    odd = [name for name in wanted if name in given and given[name].shape != wanted[name].shape]
+    lacking = [name for name in wanted if name not in tensors and name not in absent]
+    odd = [name for name in wanted if name in tensors and tensors[name].shape != wanted[name].shape]
     if lacking or odd:
         raise AdapterError(
             f"{path}: it lacks {len(lacking)} tensors of the UNet that config.json describes, and {len(odd)} have another shape "
             f"({', '.join((lacking + odd)[:3])}). Get the folder again.",
             code="encoder-tensors",
         )
-    zeros = {name: torch.zeros(wanted[name].shape) for name in wanted if name not in given}
-    unet.load_state_dict({name: given.get(name, zeros.get(name)) for name in wanted}, strict=True, assign=True)
+    zeros = {name: torch.zeros(tensor.shape) for name, tensor in wanted.items() if name not in tensors}
+    unet.load_state_dict({name: tensors.get(name, zeros.get(name)) for name in wanted}, strict=True, assign=True)
     return unet.requires_grad_(False).eval()
 
 

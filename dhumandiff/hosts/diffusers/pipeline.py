@@ -26,8 +26,9 @@ from ...optional import require
 from ...prompts import Prompt, parse_prompt
 from .attention import Attached, attach
 from .loading import BUILT_IN, choose_device, choose_dtype, load_pipeline
-from .sampling import DenoisingLoop, check_finite, initial_noise
+from .sampling import DenoisingLoop, initial_noise
 from .text import bound_words, encode_prompt
+from .vae import decode
 
 if TYPE_CHECKING:
     from ...methods.paired.adapter import Adapter
@@ -146,7 +147,7 @@ class PortraitPipeline:
         with torch.no_grad(), attach(self.pipeline.unet, adapter, *people) as attached:
             loop = self.loop(attached, conditions, sampling, [sampling.seed], progress)
             latent = loop.run(noise, mode)
-        return self._decode(latent), None if mode.focus is None else mode.focus[0].cpu()
+        return decode(self.pipeline.vae, latent), None if mode.focus is None else mode.focus[0].cpu()
 
     def loop(
         self,
@@ -198,16 +199,6 @@ class PortraitPipeline:
     def bound_words(self, prompt: Prompt) -> str:
         """Say for people which words of a prompt stand for whom."""
         return bound_words(self.pipeline.tokenizer, prompt)
-
-    def _decode(self, latent: Tensor) -> Image.Image:
-        vae = self.pipeline.vae
-        if vae.dtype == torch.float16 and vae.config.force_upcast:  # SDXL's VAE overflows in float16
-            vae.to(torch.float32)
-        with torch.no_grad():
-            picture = vae.decode((latent / vae.config.scaling_factor).to(vae.dtype)).sample[0].float()
-        check_finite(picture, "decoding the picture")
-        values = ((picture / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
-        return Image.fromarray(values.permute(1, 2, 0).cpu().numpy())
 
 
 def check_settings(cascade: CascadeSettings, sampling: SamplingSettings) -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ...methods.paired.adapter import Adapter
     from ...references.reference import FaceReference
 
-__all__ = ["bound_words", "encode_prompt", "token_positions"]
+__all__ = ["bound_words", "encode_prompt", "encode_words", "token_positions"]
 
 LENGTH = 77
 """Tokens of a chunk, start and end included: the positions that CLIP's text models have."""
@@ -101,6 +101,17 @@ def encode_prompt(
     tokens = min(states_l.shape[1], states_g.shape[1])
     embeds = torch.cat([states_l[:, :tokens].to(states_g.device), states_g[:, :tokens]], dim=-1)
     return embeds, pooled, bound
+
+
+def encode_words(tokenizer: Any, text_encoder: nn.Module, text: str) -> Tensor:
+    """Encode a text as Stable Diffusion 1.5 does: CLIP-L's last hidden states after its final norm, [1, 77 * chunks, C] float32.
+
+    Raises:
+        PromptError: the text asks for a textual inversion.
+    """
+    with torch.no_grad():
+        chunks = _lay_out(tokenizer, text, padding=tokenizer.eos_token_id)
+        return _run(text_encoder, chunks, tokenizer, tokenizer.eos_token_id, last=True)[0]
 
 
 def bound_words(tokenizer: Any, prompt: Prompt) -> str:
