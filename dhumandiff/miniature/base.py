@@ -1,4 +1,4 @@
-"""The tiny base: SDXL's parts and names at small widths. Its pictures are 128 x 96 px of the drawn world.
+"""The tiny base: SDXL's parts and names at small widths, for pictures of the drawn world; design.py says how large they are.
 
     pipeline = mini_pipeline()            # a StableDiffusionXLPipeline, what hosts/diffusers/loading.py hands out as "mini"
 
@@ -17,7 +17,8 @@ from ..hosts.diffusers.parts import sdxl_scheduler, sdxl_tokenizer, untrained_te
 from ..hosts.diffusers.vision import ClipVision
 from ..optional import require
 from ..tokenizer import VOCABULARY
-from .autoencoder import LATENTS, Autoencoder
+from .autoencoder import Autoencoder
+from .design import DESIGN, Design
 from .weights import load_part
 
 __all__ = [
@@ -27,31 +28,24 @@ __all__ = [
     "build_vision",
     "compact_vocabulary",
     "mini_pipeline",
+    "mini_scheduler",
+    "mini_text_encoders",
     "mini_vae",
     "mini_vision",
+    "unet_arguments",
     "whole_vocabulary",
 ]
 
-SIZE = (128, 96)
+SIZE = DESIGN.size
 """Width and height of the pictures it was trained on, px."""
 
 TEXT_WIDTHS = (64, 96)
 TEXT_HEADS = (4, 6)
 CONTEXT = sum(TEXT_WIDTHS)
-CHANNELS = (64, 64, 96)
 VISION_WIDTH = 128
 
-UNET: dict[str, Any] = {
-    "sample_size": 16,
-    "in_channels": LATENTS,
-    "out_channels": LATENTS,
-    "block_out_channels": CHANNELS,
-    "layers_per_block": (1, 2, 2),
+UNET_OF_ALL: dict[str, Any] = {
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    # SDXL's last block looks at nothing. Here it does: a face is 4 latents wide, 2 places of the layers below.
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-    "transformer_layers_per_block": (1, 1, 1),
-    "attention_head_dim": (2, 2, 3),  # the number of heads, despite the name: 32 channels each
     "use_linear_projection": True,
     "cross_attention_dim": CONTEXT,
     "addition_embed_type": "text_time",
@@ -59,6 +53,15 @@ UNET: dict[str, Any] = {
     "projection_class_embeddings_input_dim": TEXT_WIDTHS[1] + 6 * 32,
     "norm_num_groups": 32,
 }
+"""What all designs have in common."""
+
+
+def unet_arguments(design: Design) -> dict[str, Any]:
+    """Of UNet2DConditionModel."""
+    return {"in_channels": design.latents, "out_channels": design.latents, **UNET_OF_ALL, **design.unet}
+
+
+UNET = unet_arguments(DESIGN)
 
 VISION: dict[str, Any] = {
     "hidden_size": VISION_WIDTH,
@@ -72,9 +75,16 @@ VISION: dict[str, Any] = {
 }
 
 
-def build_unet() -> nn.Module:
-    """The UNet2DConditionModel, untrained: 13 cross-attention layers, context 160 wide."""
-    return require("diffusers").UNet2DConditionModel(**UNET)
+def build_unet(design: Design = DESIGN) -> nn.Module:
+    """The UNet2DConditionModel, untrained: 13 or 14 cross-attention layers, context 160 wide."""
+    return require("diffusers").UNet2DConditionModel(**unet_arguments(design))
+
+
+def mini_scheduler(design: Design = DESIGN) -> Any:
+    """Euler with SDXL's noise schedule, for what this design's UNet predicts."""
+    return require("diffusers").EulerDiscreteScheduler.from_config(
+        sdxl_scheduler().config, prediction_type=design.prediction
+    )
 
 
 def build_text_encoders() -> tuple[nn.Module, nn.Module]:
@@ -88,11 +98,17 @@ def build_vision() -> nn.Module:
     return transformers.CLIPVisionModelWithProjection(transformers.CLIPVisionConfig(**VISION))
 
 
-def mini_pipeline() -> Any:
-    """The trained base as a StableDiffusionXLPipeline, float32."""
+def mini_text_encoders() -> tuple[nn.Module, nn.Module]:
+    """The trained text encoders, CLIP-L and CLIP-G."""
     first, second = build_text_encoders()
     for encoder, part in ((first, "text_encoder"), (second, "text_encoder_2")):
         _fill(encoder, whole_vocabulary(load_part(part)))
+    return first, second
+
+
+def mini_pipeline() -> Any:
+    """The trained base as a StableDiffusionXLPipeline, float32."""
+    first, second = mini_text_encoders()
     return require("diffusers").StableDiffusionXLPipeline(
         vae=mini_vae(),
         text_encoder=first,
@@ -100,7 +116,7 @@ def mini_pipeline() -> Any:
         tokenizer=sdxl_tokenizer(),
         tokenizer_2=sdxl_tokenizer(second=True),
         unet=_fill(build_unet(), load_part("unet")),
-        scheduler=sdxl_scheduler(),
+        scheduler=mini_scheduler(),
         add_watermarker=False,
     )
 

@@ -30,6 +30,7 @@ from torch import Tensor
 from ...dhumandiff.errors import AdapterError, HostError
 from ...dhumandiff.miniature.autoencoder import LATENTS, Autoencoder
 from ...dhumandiff.miniature.base import TEXT_HEADS, TEXT_WIDTHS, UNET, VISION, whole_vocabulary
+from ...dhumandiff.miniature.design import DESIGN
 from ...dhumandiff.miniature.faces import MiniFaces, mini_faces
 from ...dhumandiff.miniature.weights import FOLDER, load_part
 from ...dhumandiff.tokenizer import END, START
@@ -78,7 +79,8 @@ class _MiniConfig(comfy.supported_models.SDXL):
     unet_extra_config: ClassVar[dict[str, int]] = {"num_heads": -1, "num_head_channels": HEAD_CHANNELS}
 
     def get_model(self, state_dict: dict[str, Tensor], prefix: str = "", device: Any = None) -> _MiniSDXL:
-        return _MiniSDXL(self, model_type=self.model_type(state_dict, prefix), device=device)
+        predicts = comfy.model_base.ModelType.V_PREDICTION if DESIGN.prediction == "v_prediction" else None
+        return _MiniSDXL(self, model_type=predicts or self.model_type(state_dict, prefix), device=device)
 
 
 def _unet_config() -> dict[str, Any]:
@@ -127,7 +129,7 @@ def _names(config: dict[str, Any]) -> dict[str, str]:
 
 
 def mini_model() -> comfy.model_patcher.ModelPatcher:
-    """MODEL: the base that was trained on drawn pairs, 128 x 96 px."""
+    """MODEL: the base that was trained on drawn pairs."""
     device = model_management.get_torch_device()
     config = _MiniConfig(_unet_config())
     names = _names(config.unet_config)

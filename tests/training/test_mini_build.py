@@ -212,7 +212,7 @@ def test_stages_run_once_in_order(tmp_path, monkeypatch):
     """Stages run once in order and a failure names its log."""
     order = []
 
-    def start(folder, name, weights, arguments=()):
+    def start(folder, name, weights, arguments=(), **_):
         order.append(name)
         code = f"import pathlib, sys; d = pathlib.Path({str(folder)!r}, 'done'); d.mkdir(exist_ok=True); "
         code += "sys.exit(3)" if name == "bad" else f"(d / '{name}.json').write_text('{{\"seconds\": 1}}')"

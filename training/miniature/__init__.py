@@ -9,6 +9,10 @@
     text_to_image.py the UNet: with the towers the base, which knows clothes, scenes and places but nobody's face
     build.py         all of it in order, then prepare and train for the adapter
 
+    larger.py        the stages of the second design, 256 x 192 px, whose weights do not ship yet:
+    latents.py       many pictures' latents; their pictures are not kept
+    base.py          its UNet, which predicts the velocity; resumable at any time, on a CPU or a GPU
+
     stages.py        the stages, each a process
     sampling.py, scoring.py, rendering.py        portraits in batches, and how good they are
     ablations.py, table.py                       what each part of the method is worth, and the table of it

@@ -2,6 +2,7 @@
 
     python -m training mini --dry_run                       the stages, and about how long each takes
     python -m training mini                                 everything from nothing, 113 minutes on two cores
+    python -m training mini --design 256x192 --out runs/mini_256    the second design, see larger.py
     python -m training mini --row order_swapping            one row, 40 minutes; --row table makes table and plot anew
 
 Kill it whenever you like: the same command goes on. Whatever was built lies in the run's folder until all of it is done;
@@ -18,15 +19,16 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dhumandiff.miniature.design import DESIGNS, design_of, save_design
 from dhumandiff.miniature.weights import FOLDER as SHIPPED
 
 from .. import TrainingError
 from ..parsing import check_setting, parse
-from .stages import STAGES, finished, save_adapter
+from .stages import STAGES, Stage, finished, save_adapter, stages_of
 
 __all__ = ["MiniConfig", "build", "main", "train_ablation"]
 
@@ -45,14 +47,28 @@ class MiniConfig:
     the rows that were scored. Rows stand on the data of this run, or on new data made with the miniature that ships."""
     stage: str = ""
     """Only this stage and what it needs; see --dry_run."""
+    design: str = ""
+    """What to make: 128x96 or 256x192, the size of its pictures. By default what the folder holds already, else 128x96."""
+    device: str = "cpu"
+    """Where the stages compute that can: cpu, or cuda."""
     install: bool = True
     """When everything is built, put the weights where the project ships them."""
 
     def __post_init__(self) -> None:
         check_setting(bool(self.out), "out", self.out, "it names the folder of the run")
         check_setting(
-            not self.stage or self.stage in STAGES, "stage", self.stage, f"the stages are {', '.join(STAGES)}"
+            not self.design or self.design in DESIGNS, "design", self.design, f"the designs are {', '.join(DESIGNS)}"
         )
+        check_setting(self.device in ("cpu", "cuda"), "device", self.device, "the devices are cpu and cuda")
+        stages = self.stages
+        check_setting(
+            not self.stage or self.stage in stages, "stage", self.stage, f"the stages are {', '.join(stages)}"
+        )
+
+    @property
+    def stages(self) -> dict[str, Stage]:
+        """Of the design that is being made."""
+        return stages_of(self.design or design_of(Path(self.out) / "weights").name)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -66,24 +82,39 @@ def main(argv: Sequence[str] | None = None) -> None:
         if config.row:
             print(_run_ablations(config, folder, given["dry_run"]))
         elif given["dry_run"]:
-            print(_plan(folder, _wanted(config.stage)))
+            print(_plan(folder, _wanted(config.stage, config.stages), config.stages))
         else:
-            build(folder, _wanted(config.stage))
+            if config.design:
+                save_design(DESIGNS[config.design], folder / "weights")
+            stages = config.stages
+            build(folder, _wanted(config.stage, stages), stages=stages, device=config.device)
             print(_end(folder, config))
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-def build(folder: Path, wanted: Sequence[str], weights: Path | None = None) -> None:
+def build(
+    folder: Path,
+    wanted: Sequence[str],
+    weights: Path | None = None,
+    stages: Mapping[str, Stage] | None = None,
+    device: str = "cpu",
+) -> None:
     """Run the stages that are not done, `CORES` processes at a time, each when what it needs is there.
 
-    weights: where the stages find and put weights; the folder's own by default.
+    Args:
+        folder: of the run.
+        wanted: names of stages.
+        weights: where the stages find and put weights; the folder's own by default.
+        stages: of the design; None: the first's.
+        device: for the stages that can be anywhere.
 
     Raises:
         TrainingError: a stage failed; its log says why.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "logs").mkdir(exist_ok=True)
+    stages = STAGES if stages is None else stages
     running: dict[str, list[subprocess.Popen]] = {}
     try:
         while not all(finished(folder, name) for name in wanted):
@@ -97,27 +128,32 @@ def build(folder: Path, wanted: Sequence[str], weights: Path | None = None) -> N
                 if all(code == 0 for code in codes):
                     del running[name]
                     print(f"{name}: done", flush=True)
-            free = CORES - sum(STAGES[name].cores for name in running)
+            free = CORES - sum(stages[name].cores for name in running)
             for name in wanted:
-                stage = STAGES[name]
+                stage = stages[name]
                 ready = all(finished(folder, need_) for need_ in stage.needs if need_ in wanted)
                 if not finished(folder, name) and name not in running and ready and stage.cores <= free:
                     print(f"{name}: {stage.what}, about {stage.minutes:g} minutes", flush=True)
-                    running[name] = start(folder, name, weights or folder / "weights")
+                    on = device if stage.on_device else "cpu"
+                    running[name] = start(folder, name, weights or folder / "weights", stage=stage, device=on)
                     free -= stage.cores
             time.sleep(1)
     finally:
         _stop([process for processes in running.values() for process in processes])
 
 
-def start(folder: Path, name: str, weights: Path, arguments: Sequence[str] = ()) -> list[subprocess.Popen]:
-    """Start a stage's processes, one thread each: two threads that fight for a core are slower than one."""
+def start(
+    folder: Path, name: str, weights: Path, arguments: Sequence[str] = (), *, stage: Stage, device: str = "cpu"
+) -> list[subprocess.Popen]:
+    """Start a stage's processes, one thread each: two threads that fight for a core are slower than one. A GPU has one process."""
     alone = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "DHUMANDIFF_MINI": str(weights.absolute())}
     started = []
     shared: dict[str, str] = {}
-    stage = STAGES["adapter" if name.startswith("row:") else name]
-    processes = stage.cores if stage.together else 1
-    if stage.together:
+    together = stage.together and device == "cpu"
+    processes = stage.cores if together else 1
+    if device != "cpu":
+        arguments = ["--device", device, *arguments]
+    if together:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -142,7 +178,7 @@ def train_ablation(folder: Path, name: str, arguments: Sequence[str]) -> Path:
         if not finished(folder, "prepare"):
             build(folder, ["data", "prepare"], weights)
         (folder / "logs").mkdir(exist_ok=True)
-        processes = start(folder, f"row:{name}", weights, arguments)
+        processes = start(folder, f"row:{name}", weights, arguments, stage=STAGES["adapter"])
         try:
             while (codes := [process.poll() for process in processes]) and None in codes:
                 if any(code not in (None, 0) for code in codes):
@@ -185,22 +221,23 @@ def _run_ablations(config: MiniConfig, folder: Path, dry: bool) -> str:
     return "\n".join([f"Made {path}." for path in made] + ["Next: python -m training mini --row table"])
 
 
-def _wanted(stage: str) -> list[str]:
-    """A stage and everything that it needs, in the order of `STAGES`; all of them for none."""
+def _wanted(stage: str, stages: Mapping[str, Stage] | None = None) -> list[str]:
+    """A stage and everything that it needs, in the order of the stages; all of them for none."""
+    stages = STAGES if stages is None else stages
     if not stage:
-        return list(STAGES)
+        return list(stages)
     found, waiting = set(), [stage]
     while waiting:
         name = waiting.pop()
         found.add(name)
-        waiting += STAGES[name].needs
-    return [name for name in STAGES if name in found]
+        waiting += stages[name].needs
+    return [name for name in stages if name in found]
 
 
-def _plan(folder: Path, wanted: Sequence[str]) -> str:
+def _plan(folder: Path, wanted: Sequence[str], stages: Mapping[str, Stage]) -> str:
     lines = [f"In {folder}, two processes at a time:"]
     for name in wanted:
-        stage = STAGES[name]
+        stage = stages[name]
         state = "done" if finished(folder, name) else f"about {stage.minutes:g} minutes"
         needs = f" (needs {', '.join(stage.needs)})" if stage.needs else ""
         lines.append(f"  {name:<18} {state:<18} {stage.what}{needs}")
@@ -217,6 +254,7 @@ def _end(folder: Path, config: MiniConfig) -> str:
         SHIPPED.mkdir(exist_ok=True)
         for path in sorted(weights.glob("*.safetensors")):
             shutil.copyfile(path, SHIPPED / path.name)
+        save_design(design_of(weights), SHIPPED)
         lines.append(f"They are in {SHIPPED} now.")
     return "\n".join([*lines, "Next: python -m training mini --row full, and python -m dhumandiff demo --out demo.png"])
 

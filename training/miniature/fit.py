@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import csv
 import math
+import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +46,9 @@ def fit(
     adamw: Iterable[Tensor] = (),
     ema: float = 0.995,
     save_every: int = 100,
+    save_minutes: float = math.inf,
+    decay: float = 1.0,
+    bf16: bool = False,
     seed: int = 0,
     accelerator: Any = None,
 ) -> None:
@@ -60,6 +66,9 @@ def fit(
         adamw: matrices for AdamW all the same, such as token tables.
         ema: decay of the EMA.
         save_every: steps between checkpoints.
+        save_minutes: and minutes, on machines that others use, too.
+        decay: the share of the steps, at their end, over which the rates fall. A run that is to be made longer has a small one.
+        bf16: compute in bfloat16 where torch's autocast does; weights and averages stay in float32.
         seed: of the batches.
         accelerator: Accelerate's, where several processes compute a part of each batch; they step with the mean of their
             gradients.
@@ -80,19 +89,24 @@ def fit(
     ema_weights = [parameter.detach().clone() for parameter in parameters]
     done, smooth = 0, {}
     if kept.exists():
-        found = torch.load(kept, weights_only=True)
+        found = torch.load(kept, weights_only=True, map_location="cpu")
         for parameter, average, now, mean in zip(parameters, ema_weights, found["now"], found["mean"], strict=True):
             parameter.data.copy_(now)
             average.copy_(mean)
         optimizer.load_state_dict(found["optimiser"])
         done, smooth = found["step"], found["smooth"]
         _forget_after(log, done)
+    device = parameters[0].device.type
+    precision = partial(torch.autocast, device, torch.bfloat16) if bf16 else nullcontext
+    saved = time.monotonic()
     bar = tqdm(range(done, steps), initial=done, total=steps, desc=name, unit="step", mininterval=5)
     for step in bar:
-        share = min((step + 1) / WARMUP, 0.5 * (1 + math.cos(math.pi * step / steps)) * 0.98 + 0.02)
+        fallen = max(step / steps - (1 - decay), 0.0) / decay
+        share = min((step + 1) / WARMUP, 0.5 * (1 + math.cos(math.pi * fallen)) * 0.98 + 0.02)
         for group, highest in zip(optimizer.param_groups, full, strict=True):
             group["lr"] = highest * share
-        parts = losses(torch.Generator().manual_seed(seeded_rng(seed, step).getrandbits(62)), step)
+        with precision():
+            parts = losses(torch.Generator().manual_seed(seeded_rng(seed, step).getrandbits(62)), step)
         loss = torch.stack(list(parts.values())).sum()
         if not loss.isfinite():
             raise TrainingError(
@@ -106,7 +120,8 @@ def fit(
             mean = accelerator.reduce(parameters_to_vector(gradients), reduction="mean")
             vector_to_parameters(mean, gradients)
         nn.utils.clip_grad_norm_(rest, MAX_GRAD_NORM)
-        optimizer.step()
+        with precision():  # Muon's products of matrices, too
+            optimizer.step()
         kept_share = min(ema, (step + 1) / (step + 10))
         torch._foreach_lerp_(ema_weights, [parameter.data for parameter in parameters], 1 - kept_share)
         if accelerator is not None and not accelerator.is_main_process:
@@ -116,7 +131,9 @@ def fit(
         if (step + 1) % 20 == 0:
             bar.set_postfix({part: f"{value:.4g}" for part, value in smooth.items()}, refresh=False)
             _note(log, step + 1, smooth)
-        if (step + 1) % save_every == 0 or step + 1 == steps:
+        late = time.monotonic() - saved > 60 * save_minutes
+        if (step + 1) % save_every == 0 or step + 1 == steps or late:
+            saved = time.monotonic()
             state = {
                 "step": step + 1,
                 "smooth": smooth,

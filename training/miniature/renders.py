@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +54,11 @@ class Renders:
         return json.loads((self.folder / "told.json").read_text(encoding="utf-8"))
 
 
-def render_pictures(folder: Path, count: int, workers: int, first: int = 0) -> Renders:
-    """Pictures of two strangers of the training split each, seeds from `first`."""
-    width, height = SIZE
+def render_pictures(folder: Path, count: int, workers: int, first: int = 0, size: tuple[int, int] = SIZE) -> Renders:
+    """Pictures of two strangers of the training split each, seeds from `first`; size: width and height, px."""
+    width, height = size
     shapes = {"images": (height, width, 3), "boxes": (2, 4), "landmarks": (2, 5, 2)}
-    return _draw(folder, shapes, range(first, first + count), _one_picture, workers)
+    return _draw(folder, shapes, range(first, first + count), partial(_one_picture, size=size), workers)
 
 
 def render_people(folder: Path, split: str, count: int, views: int, workers: int) -> Renders:
@@ -92,8 +93,8 @@ def render_pair_images(folder: Path, split: str, count: int, pictures: int, work
     return _draw(folder, shapes, jobs, _one_pair_image, workers)
 
 
-def _one_picture(seed: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    sample = sample_pair(seed, references=0)
+def _one_picture(seed: int, size: tuple[int, int]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    sample = sample_pair(seed, references=0, size=size)
     script = sample.script
     arrays = {
         "images": sample.picture,

@@ -24,6 +24,7 @@ from torch import nn
 from dhumandiff.errors import DHumanDiffError, ImageError
 from dhumandiff.evaluation.metrics import interval, score_picture
 from dhumandiff.faces import Face
+from dhumandiff.miniature.base import SIZE
 from dhumandiff.miniature.faces import MiniFaces, align_face, mini_judge
 from dhumandiff.miniature.world import (
     Identity,
@@ -185,7 +186,7 @@ class Evaluator:
     def truth(self, script: Script) -> np.ndarray:
         """Embeddings [2, 512] of its people, in the order of the sentence, in a drawing of the world's own."""
         if script not in self._truths:
-            drawing = draw_script(script, TRUTH_SEED)
+            drawing = draw_script(script, TRUTH_SEED, SIZE)
             people = drawing.people if script.first_is_left else drawing.people[::-1]
             crops = [align_face(drawing.picture, person.landmarks) for person in people]
             self._truths[script] = self.faces.identities(np.stack(crops))
@@ -288,7 +289,7 @@ def oracle_pictures(vae: nn.Module, cases: Sequence[PairCase], seeds: Sequence[i
 
     The n-th picture is of the n-th case; its seed moves poses, places and light.
     """
-    drawn = np.stack([draw_script(case.script, seed).picture for case, seed in zip(cases, seeds, strict=True)])
+    drawn = np.stack([draw_script(case.script, seed, SIZE).picture for case, seed in zip(cases, seeds, strict=True)])
     with torch.no_grad():
         return decode(vae, encode_all(vae, drawn))
 

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["STAGES", "Stage", "finished"]
+from dhumandiff.miniature.design import DESIGN, FIRST
+
+__all__ = ["STAGES", "Stage", "finished", "stages_of"]
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -30,15 +32,16 @@ TOWER_STEPS = 1000
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage: what has to be there, what it does, about how many minutes, the cores it keeps busy, and whether it has a
-    process for each that find each other as `accelerate launch` has them do."""
+    """One stage: what has to be there, what it does, about how many minutes, the cores it keeps busy, whether it has a
+    process for each that find each other as `accelerate launch` has them do, and whether `run` takes a device, too."""
 
     needs: tuple[str, ...]
-    run: Callable[[Path], Any]
+    run: Callable[..., Any]
     minutes: float
     what: str
     cores: int = 1
     together: bool = False
+    on_device: bool = False
 
 
 def _pictures(folder: Path) -> None:
@@ -156,18 +159,21 @@ def _prepare(folder: Path) -> None:
     main(["--config", config, "--data", str(folder / "data"), "--out", str(folder / "shards"), "--workers", "2"])
 
 
-def train_adapter(folder: Path, run: str, arguments: tuple[str, ...] = ()) -> None:
-    """`python -m training train` with the miniature's configuration, on this process's share of the work."""
+def train_adapter(folder: Path, run: str, arguments: tuple[str, ...] = ()) -> bool:
+    """`python -m training train` with the miniature's configuration, on this process's share of the work.
+
+    Returns whether this is the process that saves.
+    """
     from ..train import main
 
     data = json.dumps([{"path": str(folder / "shards")}])
     config = str(CONFIGS / "mini.yaml")
-    main(["--config", config, "--data.folders", data, "--run", str(folder / "runs" / run), *arguments])
+    main(["--config", config, *arguments, "--data.folders", data, "--run", str(folder / "runs" / run)])
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 def _adapter(folder: Path) -> None:
-    train_adapter(folder, "adapter")
-    if int(os.environ.get("RANK", "0")) == 0:
+    if train_adapter(folder, "adapter"):
         save_adapter(folder / "runs" / "adapter", folder / "weights" / "adapter.safetensors")
 
 
@@ -204,6 +210,15 @@ STAGES: dict[str, Stage] = {
 UNet needs both. Minutes as measured, beside some other work."""
 
 
+def stages_of(design: str) -> dict[str, Stage]:
+    """The stages that make the weights of a design."""
+    if design == FIRST.name:
+        return STAGES
+    from .larger import STAGES as LARGER
+
+    return LARGER
+
+
 def finished(folder: Path, name: str) -> bool:
     """Whether a stage is done."""
     return (folder / "done" / f"{name}.json").exists()
@@ -215,11 +230,16 @@ def main(argv: list[str] | None = None) -> None:
     folder, started = Path(place), time.monotonic()
     import torch
 
-    torch.set_num_threads(1)
+    device = "cpu"
+    if arguments[:1] == ["--device"]:
+        _, device, *arguments = arguments
+    if device == "cpu":
+        torch.set_num_threads(1)
     if name.startswith("row:"):
         train_adapter(folder, name.removeprefix("row:"), tuple(arguments))
     else:
-        STAGES[name].run(folder)
+        stage = stages_of(DESIGN.name)[name]
+        stage.run(folder, device) if stage.on_device else stage.run(folder)
     if int(os.environ.get("RANK", "0")) == 0:
         (folder / "done").mkdir(exist_ok=True)
         entry = {"stage": name, "seconds": round(time.monotonic() - started, 1)}

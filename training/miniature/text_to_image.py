@@ -87,7 +87,7 @@ class TextAttention:
             given = ((query * query.shape[-1] ** -0.5) @ key.mT).softmax(dim=-1)
             given = (given @ words[:, None]).mean(dim=1)  # [B, places, sides]
             columns = layer_shape((SIZE[1] // PATCH, SIZE[0] // PATCH), given.shape[1])[1]
-            across = (torch.arange(given.shape[1]) % columns + 0.5) / columns
+            across = (torch.arange(given.shape[1], device=given.device) % columns + 0.5) / columns
             right = (across > middle[:, None]).float()
             other = torch.stack([right, 1 - right], dim=-1)
             shares.append((given * other).sum() / given.sum().clamp(min=1e-6))

@@ -1,0 +1,220 @@
+"""The miniature's second design: which weights are of it, its stages, its latents, and the training of its base."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from support.refused import refused
+
+for package in ("jsonargparse", "webdataset"):
+    pytest.importorskip(package, reason="install it with: pip install '.[train]'")
+
+from accelerate import Accelerator
+
+from dhumandiff.errors import HostError
+from dhumandiff.hosts.diffusers.attention import cross_attention_layers
+from dhumandiff.miniature.autoencoder import Autoencoder
+from dhumandiff.miniature.base import SIZE, build_unet, mini_text_encoders
+from dhumandiff.miniature.design import DESIGN, FIRST, SECOND, design_of, save_design
+from dhumandiff.miniature.world import sample_pair
+from training.__main__ import main as training_main
+from training.miniature import autoencoder, larger, latents, stages
+from training.miniature.base import Texts, train_base
+from training.miniature.build import build
+from training.miniature.fit import fit
+from training.miniature.latents import Latents, draw_latents
+from training.miniature.renders import render_pictures
+
+
+def test_weights_without_a_design_are_of_the_first(tmp_path):
+    assert design_of(tmp_path) is FIRST
+    save_design(SECOND, tmp_path / "weights")
+    assert design_of(tmp_path / "weights") is SECOND
+    assert DESIGN in (FIRST, SECOND)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"design": "1x1"}', '{"name": "256x192"}'])
+def test_an_unknown_design_is_refused_by_its_file(tmp_path, text):
+    (tmp_path / "design.json").write_text(text)
+    with refused("unknown-miniature-design", str(tmp_path / "design.json"), "256x192", error=HostError):
+        design_of(tmp_path)
+
+
+def test_attention_has_the_places_of_the_first_design():
+    small, large = (
+        [name.split(".")[0:2] for name, _ in cross_attention_layers(build_unet(d))] for d in (FIRST, SECOND)
+    )
+    assert (len(small), len(large)) == (13, 14)
+    assert ["up_blocks", "2"] in small  # at 1 latent a place
+    assert ["up_blocks", "2"] not in large  # at most at 2 latents a place: 16 x 12 of a picture of 32 x 24
+
+
+def test_larger_pictures_are_decoded_at_their_size():
+    vae, pixels = Autoencoder(SECOND), torch.randn(1, 3, 192, 256)
+    with torch.no_grad():
+        code = vae.encode(pixels).latent_dist.mean
+        assert code.shape == (1, SECOND.latents, 24, 32)
+        assert vae.decode(code).sample.shape == pixels.shape
+
+
+# --- stages -----------------------------------------------------------------------------------------------------------
+
+
+def test_every_stage_of_the_second_design_comes_after_its_needs(tmp_path):
+    names = list(larger.STAGES)
+    assert all(names.index(need) < names.index(name) for name, stage in larger.STAGES.items() for need in stage.needs)
+    assert stages.stages_of(SECOND.name) is larger.STAGES
+    assert stages.stages_of(FIRST.name) is stages.STAGES
+
+
+def test_a_folder_knows_its_design(tmp_path, capsys):
+    """The same command without the design goes on with it."""
+    save_design(SECOND, tmp_path / "weights")
+    assert training_main(["mini", "--out", str(tmp_path), "--dry_run"]) == 0
+    assert "sharpen its decoder" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--design", "64x48"], "the designs are 128x96, 256x192"),
+        (["--device", "tpu"], "the devices are cpu and cuda"),
+        (["--design", "256x192", "--stage", "towers"], "the stages are parts, pictures"),
+    ],
+)
+def test_what_no_design_has_is_refused(words, message, capsys):
+    assert training_main(["mini", *words]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_the_parts_that_see_are_taken_as_they_ship(tmp_path):
+    larger._parts(tmp_path)
+    assert {path.stem for path in (tmp_path / "weights").iterdir()} == set(larger.TAKEN)
+
+
+def test_a_gpu_has_one_process_that_is_told_so(tmp_path, monkeypatch):
+    started = []
+
+    class Process:
+        def __init__(self, command, env, **_):
+            started.append((command[3:], env.get("WORLD_SIZE")))
+            (tmp_path / "done").mkdir(exist_ok=True)
+            (tmp_path / "done" / f"{command[3]}.json").write_text("{}")
+
+        def poll(self):
+            return 0
+
+        def kill(self):
+            """Of one that has ended, nothing."""
+
+    monkeypatch.setattr("training.miniature.build.subprocess.Popen", Process)
+    alone = {"base": stages.Stage((), print, 1, "train", 2, together=True, on_device=True)}
+    for device in ("cpu", "cuda"):
+        build(tmp_path, ["base"], stages=alone, device=device)
+        (tmp_path / "done" / "base.json").unlink()
+    place = str(tmp_path)
+    assert started == [(["base", place], "2"), (["base", place], "2"), (["base", place, "--device", "cuda"], None)]
+
+
+# --- latents and base -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """Eight pictures' latents in two chunks, by an untrained autoencoder."""
+    folder = tmp_path_factory.mktemp("latents")
+    torch.manual_seed(0)
+    vae = Autoencoder()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(latents, "CHUNK", 4)
+        draw_latents(folder, vae, 8, first=30)
+    return folder, vae
+
+
+def test_latents_are_of_the_worlds_pictures(drawn):
+    folder, vae = drawn
+    found = Latents.load(folder)
+    sample = sample_pair(35, references=0, size=SIZE)
+    expected = autoencoder.encode_all(vae, sample.picture[None])[0]
+    assert found.latents.shape == (8, DESIGN.latents, SIZE[1] // 8, SIZE[0] // 8)
+    assert torch.allclose(found.latents[5].float(), expected, atol=2e-3)
+    assert found.descriptions[5]["scene"] == sample.script.scene
+    assert np.allclose(found.boxes[5, 0], sample.people[0].face_box)
+
+
+def test_chunks_that_are_there_are_not_drawn_again(drawn, monkeypatch):
+    folder, vae = drawn
+    monkeypatch.setattr(latents, "CHUNK", 4)
+    (folder / "00001.npz").unlink()
+    before = (folder / "00000.npz").stat().st_mtime_ns
+    draw_latents(folder, vae, 8, first=30)
+    assert (folder / "00000.npz").stat().st_mtime_ns == before
+    assert len(Latents.load(folder).descriptions) == 8
+
+
+def test_a_killed_base_ends_as_one_that_was_not(drawn, tmp_path, monkeypatch):
+    data, texts = Latents.load(drawn[0]), Texts(*mini_text_encoders())
+    monkeypatch.setattr("training.miniature.base.ASTRAY_FROM", 1)
+    monkeypatch.setattr("training.miniature.base.ASTRAY_EVERY", 1)
+    monkeypatch.setattr("training.miniature.base.SAVE_MINUTES", 0.0)  # after every step
+    whole = train_base(tmp_path / "whole", data, texts, 3, Accelerator(cpu=True), batch=2)
+
+    class Killed(Exception):
+        pass
+
+    calls, forward = itertools.count(), Texts.forward
+
+    def dying(*given):
+        if next(calls) == 2:
+            raise Killed
+        return forward(*given)
+
+    monkeypatch.setattr(Texts, "forward", dying)
+    with pytest.raises(Killed):
+        train_base(tmp_path / "run", data, texts, 3, Accelerator(cpu=True), batch=2)
+    again = train_base(tmp_path / "run", data, texts, 3, Accelerator(cpu=True), batch=2)
+    for (name, one), other in zip(whole.named_parameters(), again.parameters(), strict=True):
+        assert torch.equal(one, other), name
+
+
+def test_hidden_words_read_as_unknown_ones(drawn):
+    texts = Texts(*mini_text_encoders())
+    ids = torch.full((1, 77), 320)  # "a"
+    last, none = torch.tensor([False]), torch.zeros(1, 77, dtype=torch.bool)
+    seen, _ = texts(ids, ids, last, none)
+    hidden, _ = texts(ids, ids, last, ~none)
+    other, _ = texts(torch.full_like(ids, texts._unknown), torch.full_like(ids, texts._unknown), last, none)
+    assert torch.equal(hidden, other)
+    assert not torch.allclose(seen, hidden)
+
+
+# --- what is new in the loop and in the autoencoder ----------------------------------------------------------------------
+
+
+def test_rates_fall_only_in_the_last_share_of_the_steps(tmp_path):
+    torch.manual_seed(0)
+    models = {decay: torch.nn.Linear(2, 2) for decay in (1.0, 0.2)}
+    for model in models.values():
+        model.load_state_dict(models[1.0].state_dict())
+
+    def far(model, steps, decay):
+        before = model.weight.detach().clone()
+        losses = lambda *_: {"up": model.weight.sum()}  # noqa: E731
+        fit(tmp_path / str(decay), "part", model, losses, steps=steps, decay=decay, ema=0.0)
+        return (model.weight - before).norm()
+
+    assert far(models[0.2], 100, 0.2) > 1.3 * far(models[1.0], 100, 1.0)
+
+
+@pytest.mark.parametrize("size", [(128, 96), (256, 192)])
+def test_the_critic_sharpens_the_decoder_alone(tmp_path, monkeypatch, size):
+    monkeypatch.setattr(autoencoder, "CROPS", 2)
+    renders = render_pictures(tmp_path / "pictures", 3, 1, size=size)
+    torch.manual_seed(0)
+    vae = Autoencoder(SECOND)
+    before = {name: value.clone() for name, value in vae.state_dict().items()}
+    vae.requires_grad_(False)
+    autoencoder.train_sharp_decoder(tmp_path, vae, renders, 2, bf16=True)
+    moved = {name.split(".")[0] for name, value in vae.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == {"to_patch", "decoder"}
