@@ -9,6 +9,7 @@ from comfy_api.latest import io
 
 from ..dhumandiff.layout.person_style import PERSON_COLORS, PERSON_DASHES
 from ..dhumandiff.prompts import describe_tokens, parse_prompt, split_sentences
+from ..dhumandiff.references.recognizers import recognizer_warnings
 from .comfy.encoders import encode_subject_prompt, token_words
 from .comfy.schema import ADVANCED, AdapterType, ReferenceType, check_choice, schema, tell
 
@@ -79,7 +80,8 @@ class DHDSubjectPrompt(io.ComfyNode):
         references = [r for r in (reference_1, reference_2) if r is not None]
         all_mentions = parse_prompt(text, persons=len(references), mentions="all")
         prompt = all_mentions if mentions == "all" else all_mentions.first_mentions()
-        if notes := prompt.notes(len(references)):
+        notes = [*prompt.notes(len(references)), *recognizer_warnings(references, adapter.model.info.recognizer)]
+        if notes:
             tell(cls, " ".join(notes))
         conditioning, tokens = encode_subject_prompt(clip, adapter, references, prompt)
         bound_words = describe_tokens(prompt, tokens, token_words(clip, prompt.text))

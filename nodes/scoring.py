@@ -301,7 +301,7 @@ def _score(
     masks: Tensor | None = None,
 ) -> list[ScoredImage]:
     analyzer = as_analyzer(face_analysis)
-    identities = mean_identities(references)
+    identities = mean_identities(references, analyzer)
     prompt = try_parse_prompt(text, len(references)) if text.strip() else None
     scored = []
     for number, pixels in enumerate(pictures):

@@ -265,20 +265,15 @@ def _is_drawn(pack: str, args: argparse.Namespace) -> bool:
 
 
 def _faces(pack: str, args: argparse.Namespace, adapter: Adapter) -> Any:
-    from ..faces.same_recognizer import has_hash, is_recognizer
+    from ..faces.same_recognizer import compare_analyzer
 
     analyzer = _load_faces(pack, args)
     said = adapter.info.recognizer
-    if adapter.has_subject_path and is_recognizer(said, analyzer) is False:
-        other = f"the adapter was trained with the face recognizer {said}, and the pack {analyzer.name}"
-        if has_hash(said):
-            raise FaceError(
-                f"{other[0].upper()}{other[1:]} holds another one, whose numbers mean nothing to it. Name the adapter's own pack "
-                "with --face-pack.",
-                code="pack-of-another-recognizer",
-            )
-        print(
-            f"warning: {other} has another name: if it holds another recognizer, nobody will be alike. See --face-pack."
+    if adapter.has_subject_path and compare_analyzer(said, analyzer) == "other":
+        raise FaceError(
+            f"The adapter was trained with the face recognizer {said}, and the pack {analyzer.name} holds another one, whose "
+            "numbers mean nothing to it. Name the adapter's own pack with --face-pack.",
+            code="pack-of-another-recognizer",
         )
     return analyzer
 
@@ -301,6 +296,7 @@ def _load_faces(pack: str, args: argparse.Namespace) -> Any:
 
 
 def _tell_warnings(adapter: Adapter, references: list[FaceReference], prompt: Prompt) -> None:
+    from ..references.recognizers import recognizer_warnings
     from ..references.reference import same_person_warning
 
     same = same_person_warning(*references) if len(references) == 2 else None
@@ -309,6 +305,8 @@ def _tell_warnings(adapter: Adapter, references: list[FaceReference], prompt: Pr
     if not adapter.has_subject_path:
         print("note: these weights have no subject path, so the faces act but no word of the prompt carries one.")
         return
+    for warning in recognizer_warnings(references, adapter.info.recognizer):
+        print(f"warning: {warning} See --face-pack.")
     for note in prompt.notes(len(references)):
         print(f"note: {note}")
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from ..faces.face import Face
 from ..protocols import FaceAnalyzer
+from ..references.recognizers import check_face_analysis
 from ..references.reference import FaceReference
 from .assignment import assign_faces
 from .metrics import PictureScore, cosines, match, score_picture
@@ -97,12 +98,13 @@ def embed_faces(pixels: np.ndarray, analyzer: FaceAnalyzer, width: int = 512) ->
     return faces, np.stack(found) if found else np.empty((0, width))
 
 
-def mean_identities(references: Sequence[FaceReference]) -> np.ndarray:
-    """Mean identities [P, D] of references.
+def mean_identities(references: Sequence[FaceReference], analyzer: FaceAnalyzer) -> np.ndarray:
+    """Mean identities [P, D] of references, to be compared with what an analyzer recognizes.
 
     Raises:
-        FaceReferenceError: one was encoded without a recognizer.
+        FaceReferenceError: one was encoded without a recognizer, or with another one than the analyzer's.
     """
+    check_face_analysis(references, analyzer)
     return np.concatenate([reference.mean_identity().float().cpu().numpy() for reference in references])
 
 

@@ -1,7 +1,8 @@
-"""Whether a face recognizer is the one that an adapter was trained with: by a hash of its file, else by its pack's name.
+"""Whether two face recognizers are one: by a hash of the file, else by the pack's name.
 
-    recognizer_hash(analyzer)                                       # "9f2c...", 16 letters; "" for one without a file
+    recognizer_name(analyzer), recognizer_hash(analyzer)            # "antelopev2/glintr100", "9f2c...": "" without a file
     is_recognizer(adapter.info.recognizer, analyzer)                # True, False, or None: cannot be told
+    compare(adapter.info.recognizer, reference.recognizer, reference.recognizer_hash)    # "same", "other", "unsure", "unknown"
 
 Embeddings of two recognizers have one width and nothing else in common, so no number would tell.
 """
@@ -12,11 +13,40 @@ import hashlib
 import re
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-__all__ = ["has_hash", "is_recognizer", "recognizer_hash", "recognizer_note"]
+__all__ = [
+    "Comparison",
+    "compare",
+    "compare_analyzer",
+    "has_hash",
+    "is_recognizer",
+    "recognizer_hash",
+    "recognizer_name",
+    "recognizer_note",
+    "same_recognizer",
+]
 
 _HASH = re.compile(r"\bsha256 ([0-9a-f]{16})\b")
+
+Comparison = Literal["same", "other", "unsure", "unknown"]
+""""other": certainly another. "unsure": another name, which a renamed pack has, too. "unknown": one of them is not known."""
+
+_RECOGNIZERS = {
+    "buffalo_l": "w600k_r50",
+    "buffalo_m": "w600k_r50",
+    "buffalo_s": "w600k_mbf",
+    "buffalo_sc": "w600k_mbf",
+    "antelopev2": "glintr100",
+}
+"""InsightFace's packs and the recognizers in them. Another pack may hold another recognizer under a name of these, as AuraFace's
+does, so names that are alike prove nothing."""
+
+
+def recognizer_name(analyzer: Any) -> str:
+    """The name that a reference keeps: that of the pack, and of the recognizer's file where it has one; "" without a name."""
+    name, file = getattr(analyzer, "name", ""), getattr(getattr(analyzer, "recognizer", None), "model_file", None)
+    return f"{name}/{Path(file).stem}" if isinstance(file, str) and file else str(name)
 
 
 def recognizer_hash(analyzer: Any) -> str:
@@ -52,9 +82,40 @@ def is_recognizer(said: str, analyzer: Any) -> bool | None:
 
     A hash decides where there is one, since packs are renamed and share their files; else the pack's name.
     """
-    if not said.strip():
+    found = compare_analyzer(said, analyzer)
+    return None if found == "unknown" else found == "same"
+
+
+def compare_analyzer(said: str, analyzer: Any) -> Comparison:
+    """`compare` with an analyzer's recognizer."""
+    return compare(said, recognizer_name(analyzer), recognizer_hash(analyzer))
+
+
+def compare(said: str, name: str, digest: str) -> Comparison:
+    """Whether what an adapter's metadata says of its recognizer means another.
+
+    Args:
+        said: a pack's name in whatever words, with or without a hash (`recognizer_note`); "" where nothing is known.
+        name: of the other, as `recognizer_name` gives it; "" where it is not known.
+        digest: of the other's file; "" for one without a file.
+    """
+    if not said.strip() or not (name or digest):
+        return "unknown"
+    if known := _HASH.search(said):  # a recognizer without a file is another one
+        return "same" if known[1] == digest else "other"
+    pack, _, file = name.partition("/")
+    if pack and _names(said, pack):
+        return "same"
+    ours = next((own for other, own in _RECOGNIZERS.items() if _names(said, other)), None)
+    return "other" if ours and file in {*_RECOGNIZERS.values()} - {ours} else "unsure"
+
+
+def same_recognizer(first: tuple[str, str], second: tuple[str, str]) -> bool | None:
+    """Whether two recognizers are one, each as name and hash; None where one of them is not known."""
+    if not any(first) or not any(second):
         return None
-    known, own = _HASH.search(said), recognizer_hash(analyzer)
-    if known:  # a recognizer without a file is another one
-        return known[1] == own
-    return re.search(rf"(?<![\w-]){re.escape(analyzer.name)}(?![\w-])", said, re.IGNORECASE) is not None
+    return first[1] == second[1] if first[1] or second[1] else first[0] == second[0]
+
+
+def _names(said: str, pack: str) -> bool:
+    return re.search(rf"(?<![\w-]){re.escape(pack)}(?![\w-])", said, re.IGNORECASE) is not None

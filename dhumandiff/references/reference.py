@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import FaceReferenceError, short_error
+from ..faces.same_recognizer import same_recognizer
 from ..io import atomic_write, why_not_written
 from .lacks import called, require
 
@@ -180,13 +181,21 @@ class FaceReference:
         if self.identity is None or other.identity is None:
             return None
         ours, theirs = self.mean_identity().float().cpu(), other.mean_identity().float().cpu()
-        if ours.shape != theirs.shape:
+        if not self.is_comparable(other):
+            one, two = (each.recognizer or "one not known" for each in (self, other))
             raise FaceReferenceError(
                 f"{called(self)} and {called(other)} come from different face recognizers (widths {ours.shape[1]} "
-                f"and {theirs.shape[1]}) and cannot be compared. Encode both with the same one.",
+                f"and {theirs.shape[1]}; {one}, {two}) and cannot be compared. Encode both with the same one.",
                 code="recognizers-differ",
             )
         return float((ours * theirs).sum())
+
+    def is_comparable(self, other: FaceReference) -> bool:
+        """Whether both have identities, and of one recognizer as far as is known."""
+        if self.identity is None or other.identity is None or self.identity.shape[1] != other.identity.shape[1]:
+            return False
+        made_by = [(each.recognizer, each.recognizer_hash) for each in (self, other)]
+        return same_recognizer(*made_by) is not False
 
     def save(self, path: str | os.PathLike) -> None:
         """Write everything to one .safetensors file; `load` gives back the same bits.
@@ -323,6 +332,8 @@ _MADE_BY = ("recognizer", "recognizer_hash", "image_encoder", "siglip_encoder")
 
 def same_person_warning(first: FaceReference, second: FaceReference) -> str | None:
     """A sentence for the person when two references seem to show the same person, with their similarity; else None."""
+    if not first.is_comparable(second):  # whoever reads identities refuses one of the two
+        return None
     similarity = first.similarity(second)
     if similarity is None or similarity < SAME_PERSON_THRESHOLD:
         return None

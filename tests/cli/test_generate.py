@@ -339,7 +339,7 @@ def test_a_pack_other_than_the_adapters_is_told(arguments, tmp_path, capsys):
         other.save_pretrained(tmp_path / "other.safetensors")
         assert run({**arguments, "--adapter": [tmp_path / "other.safetensors"]}) == answer
         told = capsys.readouterr()
-        assert ("the pack tiny has another name" in told.out) == (said == "buffalo_l")
+        assert ("unless the two are one under two names" in told.out) == (said == "buffalo_l")
         assert ("whose numbers mean nothing to it" in told.out + told.err) == (answer == 1)
 
 

@@ -1,5 +1,6 @@
 """The scoring nodes on drawn pictures of known people: right, swapped, missing, batches, masks, and the server's workflow."""
 
+import dataclasses
 import re
 from types import SimpleNamespace
 
@@ -117,6 +118,29 @@ def test_a_reference_without_identity_is_refused(scene, faces):
     plain = FaceReference(None, scene.references[0].clip_hidden, scene.references[0].clip_hidden_zero, name="nobody")
     with refused("no-identity", "nobody", error=FaceReferenceError):
         score(scene, faces, references=[plain, scene.references[1]])
+
+
+def test_references_of_another_recognizer_are_refused(scene, faces):
+    """In all three nodes; those of before, which do not say, are taken as they are."""
+    other = dataclasses.replace(
+        scene.references[1], recognizer="buffalo_l/w600k_r50", recognizer_hash="a" * 16, name="Ann"
+    )
+    given = {"image": scene.picture, "face_analysis": faces, "reference_1": scene.references[0], "reference_2": other}
+    for use in (
+        lambda: score(scene, faces, references=[scene.references[0], other]),
+        lambda: DHDPickBest.execute(**given),
+        lambda: DHDFaceMasks.execute(**given, grow=0.3, feather=0.1),
+    ):
+        with refused(
+            "face-analysis-of-another-recognizer",
+            "'Ann'",
+            "buffalo_l/w600k_r50",
+            "holds mini",
+            error=FaceReferenceError,
+        ):
+            use()
+    unknown = dataclasses.replace(other, recognizer="", recognizer_hash="")
+    assert score(scene, faces, references=[scene.references[0], unknown])[3] == [True]
 
 
 def test_the_best_of_a_batch_shows_both_people(scene, faces):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from support.refused import refused
 from dhumandiff import Adapter
 from dhumandiff.errors import AdapterError, FaceReferenceError, HostError
 from dhumandiff.formats.released import AS_RELEASED
+from dhumandiff.references.recognizers import recognizer_warnings
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -193,6 +195,33 @@ def test_a_reference_without_clip_says_what_to_do(adapter, reference):
             "reference-without-clip", "'Ada'", "clip_vision of Encode Reference Face", error=FaceReferenceError
         ):
             use(other)
+
+
+def test_a_reference_of_another_recognizer_is_refused(reference):
+    """By the file's hash, or by names of packs that are known to differ; a pack of another name may be a renamed one."""
+    adapter = layouts.small_adapter()
+    adapter.info = dataclasses.replace(adapter.info, recognizer="buffalo_l (sha256 aaaaaaaaaaaaaaaa)")
+    ours = dataclasses.replace(reference, name="Ada", recognizer="mine/w600k_r50", recognizer_hash="a" * 16)
+    token = adapter.identity_token(ours)
+    assert torch.equal(adapter.identity_token(dataclasses.replace(ours, recognizer="", recognizer_hash="")), token)
+    other = dataclasses.replace(ours, recognizer="antelopev2/glintr100", recognizer_hash="b" * 16)
+    with refused(
+        "reference-of-another-recognizer",
+        "'Ada'",
+        "antelopev2/glintr100 (sha256 bbbb",
+        "buffalo_l",
+        error=FaceReferenceError,
+    ):
+        adapter.identity_token(other)
+    assert adapter.face_tokens(other).shape == (1, 16, 96)  # what CLIP saw needs no recognizer
+    adapter.info = dataclasses.replace(adapter.info, recognizer="insightface buffalo_l")
+    with refused("reference-of-another-recognizer", "insightface buffalo_l"):
+        adapter.identity_token(other)
+    renamed = dataclasses.replace(other, recognizer="mine/net")
+    assert torch.equal(adapter.identity_token(renamed), token)
+    (warning,) = recognizer_warnings([ours, renamed, reference], "insightface auraface")[:1]
+    assert "'Ada' was encoded with the face recognizer mine/w600k_r50" in warning
+    assert recognizer_warnings([reference], adapter.info.recognizer) == []
 
 
 def test_references_need_only_look_like_references(adapter):

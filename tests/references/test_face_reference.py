@@ -150,6 +150,15 @@ class TestFaceReference:
         with refused("recognizers-differ", "widths 512 and 128"):
             a.similarity(reference(torch.ones(1, 128)))
 
+    def test_recognizers_that_are_known_to_differ_are_not_compared(self):
+        a = reference(unit((0, 1)), recognizer="antelopev2/glintr100", recognizer_hash="a" * 16)
+        b = reference(unit((0, 1)), recognizer="buffalo_l/w600k_r50", recognizer_hash="b" * 16)
+        with refused("recognizers-differ", "antelopev2/glintr100", "buffalo_l/w600k_r50"):
+            a.similarity(b)
+        assert same_person_warning(a, b) is None
+        renamed = dataclasses.replace(b, recognizer_hash=a.recognizer_hash)
+        assert a.similarity(renamed) == a.similarity(reference(unit((0, 1)))) == pytest.approx(1)
+
     def test_the_same_person_twice_is_warned_about(self):
         a = reference(unit((0, 1)))
         assert "similarity 0.60" in same_person_warning(a, reference(unit((0, 3), (1, 4))))

@@ -24,6 +24,7 @@ from ... import formats
 from ...errors import AdapterError, FaceReferenceError, HostError
 from ...formats.reading import OTHER_ENCODERS
 from ...references.lacks import called, require
+from ...references.recognizers import check_trained_with
 from .adapter_checks import PartBuilder, PartError, check_agreement, check_names_and_shapes
 from .projections import FaceProjection, IdentityProjection, PairedKeysValues, Shapes, SubjectMapping
 
@@ -217,6 +218,7 @@ class Adapter(nn.Module):
                 "Encode the photos again with that recogniser.",
                 code="identity-of-another-width",
             )
+        check_trained_with(reference, self.info.recognizer)
         hidden = self._hidden(reference, "clip_hidden")
         identity = identity.to(hidden).expand(hidden.shape[0], -1)
         return projection(identity, hidden).mean(dim=0, keepdim=True)
