@@ -20,6 +20,9 @@ __all__ = ["FaceAnalyzer", "ImageEncoder", "PictureScorer"]
 class FaceAnalyzer(Protocol):
     """A face detector and recognizer: everything the project asks of a backend.
 
+    One that also has `identity_and_length`, with the arguments of `identity`, tells how long the embedding was before it was
+    normalized, which WithAnyone reads.
+
     Attributes:
         name: of its models.
     """
@@ -36,7 +39,7 @@ class FaceAnalyzer(Protocol):
 
 
 class ImageEncoder(Protocol):
-    """CLIP's vision model: normalized pixels [N, 3, S, S] float32 -> `hidden_states[-2]` [N, T, C].
+    """A vision model: normalized pixels [N, 3, S, S] float32 -> [N, T, C]; of CLIP `hidden_states[-2]`, of SigLIP the last.
 
     S is the attribute `image_size`; 224 without one.
     """

@@ -10,6 +10,7 @@ from .references import (
     DHDEncodeReference,
     DHDLoadFaceAnalysis,
     DHDLoadReference,
+    DHDLoadSigLIP,
     DHDSaveReference,
     DHDSwapPersons,
 )
@@ -35,4 +36,5 @@ NODES = [
     DHDLoadMiniature,
     DHDDrawPerson,
     DHDDoctor,
+    DHDLoadSigLIP,
 ]

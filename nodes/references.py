@@ -10,13 +10,12 @@ import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..dhumandiff.errors import FaceReferenceError
+from ..dhumandiff.errors import AdapterError, FaceReferenceError
 from ..dhumandiff.faces import InsightFaceAnalyzer, as_analyzer
 from ..dhumandiff.faces.drawing import draw_crop
 from ..dhumandiff.io import why_not_written
 from ..dhumandiff.references.encode import EncodeReport, encode_reference
 from ..dhumandiff.references.reference import FaceReference
-from .comfy.encoders import ClipVisionEncoder
 from .comfy.folders import (
     face_pack,
     face_pack_choices,
@@ -24,8 +23,11 @@ from .comfy.folders import (
     new_reference_path,
     reference_choices,
     reference_path,
+    siglip_choices,
+    siglip_path,
 )
 from .comfy.schema import ADVANCED, FACE_ANALYSIS_TYPES, ReferenceType, check_choice, progress_text, schema, tell
+from .comfy.vision import ClipVisionEncoder, SiglipEncoder, load_siglip
 
 DEVICES = ("auto", "CPU", "CUDA", "CoreML", "DirectML")
 WHICH = ("largest", "left-most", "right-most", "by index")
@@ -73,6 +75,49 @@ class DHDLoadFaceAnalysis(io.ComfyNode):
         return io.NodeOutput(analyzer)
 
 
+class DHDLoadSigLIP(io.ComfyNode):
+    """Choice of file -> SigLIP's vision tower under ComfyUI's memory management."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="DHDLoadSigLIP",
+            display_name="Load SigLIP Vision",
+            description="The image encoder with which WithAnyone looks at faces: siglip-base-patch16-256-i18n, which ComfyUI's own "
+            "Load CLIP Vision does not know.",
+            search_aliases=["siglip", "clip vision", "image encoder", "withanyone", "vision tower"],
+            inputs=[
+                io.Combo.Input(
+                    "siglip_name",
+                    options=siglip_choices(),
+                    tooltip="From models/clip_vision: model.safetensors of google/siglip-base-patch16-256-i18n, under any name.",
+                ),
+            ],
+            outputs=[io.ClipVision.Output("siglip_vision", tooltip="For siglip_vision of Encode Reference Face.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, siglip_name: str | None = None) -> bool | str:
+        # In the place of ComfyUI's own check of the choice, whose message does not say what to put where.
+        if siglip_name is None:  # linked: looked up when it runs
+            return True
+        try:
+            siglip_path(siglip_name)
+        except AdapterError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, siglip_name: str | None = None) -> float:
+        if siglip_name is None:  # linked: the other node's own fingerprint counts
+            return 0.0
+        return siglip_path(siglip_name).stat().st_mtime
+
+    @classmethod
+    def execute(cls, siglip_name: str) -> io.NodeOutput:
+        return io.NodeOutput(load_siglip(siglip_path(siglip_name)))
+
+
 class DHDEncodeReference(io.ComfyNode):
     """Photos of one person -> a reference."""
 
@@ -86,7 +131,11 @@ class DHDEncodeReference(io.ComfyNode):
             search_aliases=["face", "reference", "photo", "person", "encode face", "face id", "dhumandiff"],
             inputs=[
                 io.Image.Input("image", tooltip="One photo of the person, or a batch of several."),
-                io.ClipVision.Input("clip_vision", tooltip="CLIP ViT-H/14, the image encoder of IP-Adapter."),
+                io.ClipVision.Input(
+                    "clip_vision",
+                    optional=True,
+                    tooltip="CLIP ViT-H/14, the image encoder of IP-Adapter: for DHumanDiff and IP-Adapter on SDXL.",
+                ),
                 io.MultiType.Input(
                     "face_analysis",
                     types=FACE_ANALYSIS_TYPES,
@@ -113,6 +162,12 @@ class DHDEncodeReference(io.ComfyNode):
                     "reference for the person's looks.",
                 ),
                 io.String.Input("name", default="", tooltip="What messages call this person. Optional.", **ADVANCED),
+                io.ClipVision.Input(
+                    "siglip_vision",
+                    optional=True,
+                    tooltip="From Load SigLIP Vision: for WithAnyone on FLUX. One of the two encoders is needed; with both, one "
+                    "reference serves all methods.",
+                ),
             ],
             outputs=[
                 ReferenceType.Output("reference", tooltip="The person, for the other DHumanDiff nodes."),
@@ -127,20 +182,22 @@ class DHDEncodeReference(io.ComfyNode):
     def execute(
         cls,
         image: Tensor,
-        clip_vision: Any,
-        face_analysis: Any,
-        which: str,
-        index: int,
-        normalise_light: bool,
+        clip_vision: Any = None,
+        face_analysis: Any = None,
+        which: str = WHICH[0],
+        index: int = 0,
+        normalise_light: bool = False,
         name: str = "",
+        siglip_vision: Any = None,
     ) -> io.NodeOutput:
         which = check_choice("which", which, WHICH)
         analyzer = as_analyzer(face_analysis)
         show = progress_text(cls)
         reference, report = encode_reference(
             list(image),
-            ClipVisionEncoder(clip_vision),
+            None if clip_vision is None else ClipVisionEncoder(clip_vision),
             analyzer,
+            siglip=None if siglip_vision is None else SiglipEncoder(siglip_vision),
             which=index if which == "by index" else which,
             normalize_light=normalise_light,
             name=name,
@@ -209,7 +266,8 @@ def saved_as(path: Path, reference: FaceReference) -> bool:
         there = FaceReference.load(path)
     except FaceReferenceError:  # damaged, or something else: not ours to write over unasked
         return False
-    pairs = [(there.identity, reference.identity), (there.clip_hidden, reference.clip_hidden)]
+    parts = ("identity", "clip_hidden", "siglip_hidden")
+    pairs = [(getattr(there, part), getattr(reference, part)) for part in parts]
     return all(a is b if a is None or b is None else (a.shape == b.shape and torch.equal(a, b)) for a, b in pairs)
 
 

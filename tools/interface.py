@@ -22,7 +22,9 @@ COMMAND = "python -m tools.interface"
 # Characters with a meaning of their own in the messages of ComfyUI's page (vue-i18n): links, placeholders, plurals.
 SYNTAX = frozenset("@{}|")
 # Choices that depend on ComfyUI's version or on files, not on this pack.
-CHANGING_CHOICES = {"adapter_name", "file_name", "pack", "sampler_name", "scheduler"}
+CHANGING_CHOICES = {"adapter_name", "file_name", "pack", "sampler_name", "scheduler", "siglip_name"}
+# Types whose inputs are widgets: workflows keep their values by place.
+WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 
 
 def node_infos() -> dict[str, dict[str, Any]]:
@@ -106,7 +108,8 @@ def breaks(frozen: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What would break a workflow made with the frozen nodes, a sentence each.
 
     Workflows keep values of inputs by their place and links by name and place, so that the order counts too. New nodes,
-    choices, and optional inputs and outputs behind the others, break nothing.
+    choices, and optional inputs and outputs behind the others, break nothing; nor does an input that is only linked and is not
+    required any more, since links are found by its name.
     """
     return [sentence for node, before in frozen.items() for sentence in _breaks(node, before, now.get(node))]
 
@@ -115,10 +118,16 @@ def _breaks(node: str, before: dict[str, Any], after: dict[str, Any] | None) -> 
     if after is None:
         yield f"{node} is gone"
         return
-    if list(before["required"].items()) != list(after["required"].items()):
+    eased = {
+        name
+        for name, kind in before["required"].items()
+        if name not in after["required"] and after["optional"].get(name) == kind and kind not in WIDGETS
+    }
+    if [item for item in before["required"].items() if item[0] not in eased] != list(after["required"].items()):
         yield f"{node}: required inputs were {before['required']}, and are {after['required']}"
     for group in ("optional", "outputs"):
-        if list(after[group].items())[: len(before[group])] != list(before[group].items()):
+        kept = [item for item in after[group].items() if group == "outputs" or item[0] not in eased]
+        if kept[: len(before[group])] != list(before[group].items()):
             yield f"{node}: {group} were {before[group]}, and begin with {after[group]}"
     for name, choices in before["choices"].items():
         if gone := [choice for choice in choices if choice not in after["choices"].get(name, ())]:

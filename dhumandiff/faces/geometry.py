@@ -9,7 +9,7 @@ from PIL import Image
 from ..errors import FaceError
 from .face import Face
 
-__all__ = ["ARCFACE_TEMPLATE", "CROP_SIZE", "align", "align_matrix", "crop_face", "warp"]
+__all__ = ["ARCFACE_TEMPLATE", "CROP_SIZE", "align", "align_matrix", "crop_face", "square_face", "warp"]
 
 ARCFACE_TEMPLATE = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]],
@@ -121,3 +121,46 @@ def crop_face(image: np.ndarray, face: Face, size: int = CROP_SIZE) -> tuple[np.
             "more room around the head is better"
         )
     return crop, face_in_crop, note
+
+
+def square_face(image: np.ndarray, face: Face, size: int = CROP_SIZE) -> tuple[np.ndarray, Face, str | None]:
+    """The face alone, as WithAnyone's SigLIP sees it: the box made square by growing its short side, with Pillow's Lanczos filter.
+
+    As released: edges are cut to whole px, and where the square reaches beyond the picture, what is inside is stretched.
+
+    Args:
+        image: [H, W, 3] uint8.
+        face: in it.
+        size: of the result, px.
+
+    Returns:
+        The face [size, size, 3] uint8, the face in its pixels, and a note that says that it was stretched, or None.
+
+    Raises:
+        FaceError: the box lies beyond the picture.
+    """
+    height, width = image.shape[:2]
+    x0, y0, x1, y1 = (int(edge) for edge in face.box)
+    grow_x, grow_y = max(y1 - y0 - (x1 - x0), 0), max(x1 - x0 - (y1 - y0), 0)
+    left, right = max(x0 - grow_x // 2, 0), min(x1 + grow_x - grow_x // 2, width)
+    top, bottom = max(y0 - grow_y // 2, 0), min(y1 + grow_y - grow_y // 2, height)
+    if left >= right or top >= bottom:
+        raise FaceError(
+            f"The face's box ({x0}, {y0}) to ({x1}, {y1}) px holds nothing of the {width} x {height} px photo. Use a photo with "
+            "the whole face in it.",
+            code="face-beyond-the-picture",
+        )
+    square = Image.fromarray(np.ascontiguousarray(image[top:bottom, left:right]))
+    scale = np.array([size / (right - left), size / (bottom - top)], dtype=np.float32)
+    offset = np.array([left, top], dtype=np.float32)
+    inside = Face(
+        ((face.box.reshape(2, 2) - offset) * scale).reshape(4),
+        (face.landmarks - offset) * scale,
+        face.score,
+        face.is_drawn,
+    )
+    stretched = max(scale) / min(scale) - 1
+    note = None
+    if stretched > 0.05:
+        note = f"the picture's edge cuts the face, so SigLIP sees it stretched by {stretched:.0%}; a photo with the whole face is better"
+    return np.asarray(square.resize((size, size), Image.Resampling.LANCZOS)), inside, note

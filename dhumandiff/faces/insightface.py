@@ -150,6 +150,12 @@ class InsightFaceAnalyzer:
         InsightFace expects BGR and is handed BGR. With `swap_channels` it is handed the aligned face as RGB, the way
         the released inference script does.
         """
+        return self.identity_and_length(image, face, swap_channels)[0]
+
+    def identity_and_length(
+        self, image: np.ndarray, face: Face, swap_channels: bool = False
+    ) -> tuple[np.ndarray, float]:
+        """`identity`, and how long the embedding was before it was brought to length one."""
         size = self.recognizer.input_size[0]
         aligned = align(image, face.landmarks, size if isinstance(size, int) else 112)
         given = aligned if swap_channels else aligned[..., ::-1]
@@ -161,7 +167,7 @@ class InsightFaceAnalyzer:
                 "again, or use another one.",
                 code="no-embedding",
             )
-        return embedding / length
+        return embedding / length, length
 
     def _detect_with_border(self, image: np.ndarray) -> list[Face]:
         height, width = image.shape[:2]

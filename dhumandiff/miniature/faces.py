@@ -92,10 +92,14 @@ class Recognizer(nn.Module):
         self.narrow = nn.Conv2d(4 * w, 16, 1)
         self.out = nn.Linear(16 * 49, 512)
 
+    def embed(self, pixels: Tensor) -> Tensor:
+        """[B, 3, 56, 56] -> [B, 512], of any length."""
+        x = F.silu(self.narrow(self.body(self.stem(pixels))))
+        return self.out(rearrange(x, "b c h w -> b (c h w)"))
+
     def forward(self, pixels: Tensor) -> Tensor:
         """[B, 3, 56, 56] -> [B, 512]."""
-        x = F.silu(self.narrow(self.body(self.stem(pixels))))
-        return F.normalize(self.out(rearrange(x, "b c h w -> b (c h w)")), dim=-1)
+        return F.normalize(self.embed(pixels), dim=-1)
 
 
 def align_face(image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
@@ -156,19 +160,31 @@ class MiniFaces:
 
     def identity(self, image: np.ndarray, face: Face, swap_channels: bool = False) -> np.ndarray:
         """Unit-length float32 [512] of one face, red and blue exchanged if `swap_channels`."""
+        return self.identity_and_length(image, face, swap_channels)[0]
+
+    @torch.no_grad()
+    def identity_and_length(
+        self, image: np.ndarray, face: Face, swap_channels: bool = False
+    ) -> tuple[np.ndarray, float]:
+        """`identity`, and how long the embedding was before it was brought to length one."""
         crop = align_face(image, face.landmarks)
-        return self.identities((crop[..., ::-1] if swap_channels else crop)[None])[0]
+        embedding = self.recognizer.embed(_pixels((crop[..., ::-1] if swap_channels else crop)[None]))
+        return F.normalize(embedding, dim=-1)[0].numpy(), float(embedding.norm())
 
     @torch.no_grad()
     def identities(self, crops: np.ndarray) -> np.ndarray:
         """Embeddings [N, 512] of aligned faces uint8 [N, 64, 64, 3]."""
-        edge = (ALIGNED - SEEN) // 2
-        middle = np.ascontiguousarray(crops[:, edge:-edge, edge:-edge])
-        pixels = torch.from_numpy(middle).permute(0, 3, 1, 2).float() / 127.5 - 1
-        return self.recognizer(pixels).numpy()
+        return self.recognizer(_pixels(crops)).numpy()
 
 
 _FILTER = Image.Resampling.BILINEAR
+
+
+def _pixels(crops: np.ndarray) -> Tensor:
+    """Aligned faces uint8 [N, 64, 64, 3] -> what the recognizers look at, [N, 3, 56, 56] -1..1."""
+    edge = (ALIGNED - SEEN) // 2
+    middle = np.ascontiguousarray(crops[:, edge:-edge, edge:-edge])
+    return torch.from_numpy(middle).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def _faces(found: Tensor, scale: np.ndarray) -> list[Face]:

@@ -1,9 +1,9 @@
-"""From photos of one person to a `FaceReference`: detect, choose, crop, recognize, and run the image encoder."""
+"""From photos of one person to a `FaceReference`: detect, choose, crop, recognize, and run the image encoders."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,16 +14,21 @@ from torch import Tensor
 from ..errors import DHumanDiffError, FaceError, HostError, ImageError
 from ..faces import light
 from ..faces.face import MIN_FACE_SIZE, Face, choose_face
-from ..faces.geometry import crop_face
+from ..faces.geometry import crop_face, square_face
 from ..faces.photos import PhotoPixels, as_photo
 from ..faces.quality import PhotoQuality, QualityIssue, assess
+from ..faces.same_recognizer import recognizer_hash, recognizer_name, recognizer_note
 from ..protocols import FaceAnalyzer, ImageEncoder
+from .lacks import serves
 from .reference import SAME_PERSON_THRESHOLD, FaceReference
 
 __all__ = ["CLIP_MEAN", "CLIP_STD", "EncodeReport", "PhotoReport", "clip_pixels", "encode_reference"]
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+SIGLIP_MEAN = SIGLIP_STD = (0.5, 0.5, 0.5)
+SIGLIP_SIZE = 256
+"""Px of the pictures that WithAnyone's SigLIP (base-patch16-256-i18n) looks at."""
 
 Photo = PhotoPixels | str | os.PathLike | Tensor | np.ndarray
 
@@ -73,10 +78,19 @@ class PhotoReport:
 
 @dataclass(frozen=True)
 class EncodeReport:
-    """What happened to all photos of one person; `str()` of it is the text for people."""
+    """What happened to all photos of one person; `str()` of it is the text for people.
+
+    Attributes:
+        photos: one by one.
+        name: of the person.
+        made_by: what ran, in words.
+        serves: the methods that the reference has everything for.
+    """
 
     photos: tuple[PhotoReport, ...]
     name: str = ""
+    made_by: tuple[str, ...] = ()
+    serves: tuple[str, ...] = ()
 
     def warnings(self) -> list[str]:
         """All warnings, each beginning with the photo it is about."""
@@ -94,6 +108,9 @@ class EncodeReport:
                 lines.append(f"  similarity to the other photos: {photo.similarity:.2f}")
             lines.extend(f"  note: {note}" for note in photo.notes)
             lines.extend(f"  warning: {warning}" for warning in photo.warnings())
+        if self.made_by:
+            lines.append(f"encoded with: {', '.join(self.made_by)}")
+            lines.append(f"serves: {', '.join(self.serves) or 'no method'}")
         if not self.warnings():
             lines.append("Nothing to improve.")
         return "\n".join(lines)
@@ -101,21 +118,29 @@ class EncodeReport:
 
 @dataclass(frozen=True, eq=False)
 class _PhotoFeatures:
-    """Everything extracted from one photo before the image encoder runs."""
+    """Everything extracted from one photo before the image encoders run; the face alone and its length where they are wanted."""
 
     report: PhotoReport
     face: Face
     crop: np.ndarray
+    square: np.ndarray | None
     identity: np.ndarray
+    length: float | None
     identity_swapped: np.ndarray
 
 
-def clip_pixels(crops: Tensor, size: int = 224) -> Tensor:
+def clip_pixels(
+    crops: Tensor, size: int = 224, mean: Sequence[float] = CLIP_MEAN, std: Sequence[float] = CLIP_STD
+) -> Tensor:
     """CLIP's preprocessing: short side to `size` with Pillow's bicubic filter on 8-bit values, center crop, mean and deviation.
+
+    SigLIP's is the same of a square, with a mean and deviation of its own.
 
     Args:
         crops: [N, H, W, 3] float 0..1.
         size: px.
+        mean: of each color, which becomes 0.
+        std: of each color, which becomes 1.
 
     Returns:
         [N, 3, size, size] float32.
@@ -137,14 +162,15 @@ def clip_pixels(crops: Tensor, size: int = 224) -> Tensor:
         resized = np.asarray(Image.fromarray(picture).resize(scaled, Image.Resampling.BICUBIC))
         pictures.append(torch.from_numpy(resized[top : top + size, left : left + size].copy()))
     pixels = torch.stack(pictures).permute(0, 3, 1, 2).float() / 255
-    return (pixels - torch.tensor(CLIP_MEAN).view(1, 3, 1, 1)) / torch.tensor(CLIP_STD).view(1, 3, 1, 1)
+    return (pixels - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(1, 3, 1, 1)
 
 
 def encode_reference(
     photos: Photo | Sequence[Photo],
-    image_encoder: ImageEncoder,
+    image_encoder: ImageEncoder | None,
     faces: FaceAnalyzer | None,
     *,
+    siglip: ImageEncoder | None = None,
     which: str | int = "largest",
     normalize_light: bool = False,
     name: str = "",
@@ -158,8 +184,9 @@ def encode_reference(
 
     Args:
         photos: file paths, tensors [H, W, C] float 0..1, a batch [N, H, W, C] of them, or `PhotoPixels`.
-        image_encoder: CLIP's; it runs twice, on all crops and on one normalized picture of zeros.
+        image_encoder: CLIP's; it runs twice, on all crops and on one normalized picture of zeros. None where no method asks for it.
         faces: detector and recognizer.
+        siglip: SigLIP's, for WithAnyone; it runs once, on the faces alone.
         which: face of each photo, see `choose_face`.
         normalize_light: even out the light in the crops; the identity always comes from the photo as it is.
         name: what messages call the person.
@@ -172,8 +199,14 @@ def encode_reference(
     Raises:
         FaceError: nothing to find faces with, or a photo without the face that is wanted.
         ImageError: no photo, or one that cannot be read. With several failures the error is the first one's and names all.
-        HostError: the image encoder's answer is of another shape, or not finite.
+        HostError: there is no image encoder, or its answer is of another shape, or not finite.
     """
+    if image_encoder is None and siglip is None:
+        raise HostError(
+            "There is no image encoder. Connect CLIP ViT-H/14 to clip_vision (DHumanDiff, IP-Adapter), or SigLIP to siglip_vision "
+            "(WithAnyone), or both.",
+            code="no-image-encoder",
+        )
     if faces is None:
         raise FaceError(
             "There is nothing to find faces with. Connect a face analysis (Load Face Analysis), or pass an "
@@ -187,7 +220,7 @@ def encode_reference(
             progress(number, len(listed))
         try:
             opened = as_photo(photo, name=f"image {number}")
-            extracted.append(_extract(opened, faces, which, min_size, normalize_light))
+            extracted.append(_extract(opened, faces, which, min_size, normalize_light, siglip is not None))
         except (FaceError, ImageError) as error:
             failures.append((number, photo, error))
     if failures:
@@ -196,22 +229,50 @@ def encode_reference(
             failures, len(listed), name, is_batch=len(listed) > 1 and len(shapes) == 1 and None not in shapes
         )
 
-    crop = torch.from_numpy(np.stack([one.crop for one in extracted])).float() / 255
-    identity = torch.from_numpy(np.stack([one.identity for one in extracted]))
-    hidden, hidden_zero = _encode_crops(image_encoder, crop)
+    crop = _stacked(one.crop for one in extracted).float() / 255
+    hidden, hidden_zero = (None, None) if image_encoder is None else _encode_crops(image_encoder, crop)
+    squares = [one.square for one in extracted if one.square is not None]
+    siglip_hidden = None if siglip is None else _encode_faces(siglip, _stacked(squares).float() / 255)
+    lengths = [one.length for one in extracted if one.length is not None]
     reference = FaceReference(
-        identity=identity,
+        identity=_stacked(one.identity for one in extracted),
         clip_hidden=hidden,
         clip_hidden_zero=hidden_zero,
-        identity_swapped=torch.from_numpy(np.stack([one.identity_swapped for one in extracted])),
+        identity_swapped=_stacked(one.identity_swapped for one in extracted),
         crop=crop,
-        box=torch.from_numpy(np.stack([one.face.box for one in extracted])).float(),
-        landmarks=torch.from_numpy(np.stack([one.face.landmarks for one in extracted])).float(),
+        box=_stacked(one.face.box for one in extracted).float(),
+        landmarks=_stacked(one.face.landmarks for one in extracted).float(),
         name=name,
+        siglip_hidden=siglip_hidden,
+        identity_length=torch.tensor(lengths) if len(lengths) == len(extracted) else None,
+        recognizer=recognizer_name(faces),
+        recognizer_hash=recognizer_hash(faces),
+        image_encoder=_encoder_name(hidden, _CLIPS, "CLIP"),
+        siglip_encoder=_encoder_name(siglip_hidden, _SIGLIPS, "SigLIP"),
     )
-    similarities = _similarity_to_others(identity)
-    reports = tuple(replace(one.report, similarity=value) for one, value in zip(extracted, similarities, strict=True))
-    return reference, EncodeReport(reports, name)
+    return reference, _report_of(reference, [one.report for one in extracted])
+
+
+def _report_of(reference: FaceReference, photos: Sequence[PhotoReport]) -> EncodeReport:
+    assert reference.identity is not None
+    similarities = _similarity_to_others(reference.identity)
+    reports = tuple(replace(one, similarity=value) for one, value in zip(photos, similarities, strict=True))
+    recognizer = recognizer_note(reference.recognizer, reference.recognizer_hash)
+    made_by = tuple(filter(None, (reference.image_encoder, reference.siglip_encoder, recognizer)))
+    return EncodeReport(reports, reference.name, made_by, serves(reference))
+
+
+def _stacked(arrays: Iterable[np.ndarray]) -> Tensor:
+    return torch.from_numpy(np.stack(list(arrays)))
+
+
+_CLIPS = {1280: "CLIP ViT-H/14", 1024: "CLIP ViT-L/14", 1664: "CLIP ViT-bigG/14"}
+_SIGLIPS = {768: "SigLIP base-patch16-256"}
+
+
+def _encoder_name(hidden: Tensor | None, known: Mapping[int, str], kind: str) -> str:
+    """What made hidden states, by their width."""
+    return "" if hidden is None else known.get(hidden.shape[-1], f"{kind} of width {hidden.shape[-1]}")
 
 
 def _as_list(photos: Photo | Sequence[Photo]) -> list[Photo]:
@@ -228,8 +289,9 @@ def _as_list(photos: Photo | Sequence[Photo]) -> list[Photo]:
 
 
 def _extract(
-    photo: PhotoPixels, faces: FaceAnalyzer, which: str | int, min_size: float, normalize_light: bool
+    photo: PhotoPixels, faces: FaceAnalyzer, which: str | int, min_size: float, normalize_light: bool, alone: bool
 ) -> _PhotoFeatures:
+    """Of one photo: the wanted face, its crop, with `alone` also the face alone, and whose it is."""
     height, width = photo.pixels.shape[:2]
     if min(height, width) < min_size:
         raise ImageError(
@@ -246,37 +308,63 @@ def _extract(
         )
     if crop_note:
         notes.append(crop_note)
+    square, square_note = _face_alone(photo.pixels, face, normalize_light) if alone else (None, None)
+    if square_note:
+        notes.append(square_note)
     quality = assess(photo.pixels, face, crop, face_in_crop)
     report = PhotoReport(photo.name, (width, height), len(found), quality, face_in_crop, tuple(notes))
     return _PhotoFeatures(
         report,
         face,
         light.normalize_light(crop, face_in_crop) if normalize_light else crop,
-        faces.identity(photo.pixels, face),
+        square,
+        *_identity_and_length(photo.pixels, face, faces),
         faces.identity(photo.pixels, face, swap_channels=True),
     )
+
+
+def _face_alone(pixels: np.ndarray, face: Face, normalize_light: bool) -> tuple[np.ndarray, str | None]:
+    square, face_in_square, note = square_face(pixels, face)
+    return light.normalize_light(square, face_in_square) if normalize_light else square, note
+
+
+def _identity_and_length(pixels: np.ndarray, face: Face, faces: FaceAnalyzer) -> tuple[np.ndarray, float | None]:
+    """What the recognizer says of a face, and how long its embedding was, where the analyzer tells."""
+    measure = getattr(faces, "identity_and_length", None)
+    return measure(pixels, face) if measure is not None else (faces.identity(pixels, face), None)
 
 
 def _encode_crops(image_encoder: ImageEncoder, crop: Tensor) -> tuple[Tensor, Tensor]:
     """(hidden states of the crops [N, T, C], of zeros [1, T, C]), float32 on the CPU."""
     size = int(getattr(image_encoder, "image_size", 224))
+    hidden = _run(image_encoder, clip_pixels(crop, size), "CLIP")
+    return hidden, _run(image_encoder, torch.zeros(1, 3, size, size), "CLIP")
+
+
+def _encode_faces(siglip: ImageEncoder, squares: Tensor) -> Tensor:
+    """Hidden states [N, T, C] of faces [N, S, S, 3] 0..1, float32 on the CPU."""
+    size = int(getattr(siglip, "image_size", SIGLIP_SIZE))
+    return _run(siglip, clip_pixels(squares, size, SIGLIP_MEAN, SIGLIP_STD), "SigLIP")
+
+
+def _run(encoder: ImageEncoder, pixels: Tensor, kind: str) -> Tensor:
     with torch.no_grad():
-        outputs = [image_encoder(clip_pixels(crop, size)), image_encoder(torch.zeros(1, 3, size, size))]
-    for given, hidden in zip((len(crop), 1), outputs, strict=True):
-        if not isinstance(hidden, Tensor) or hidden.ndim != 3 or len(hidden) != given:
-            got = list(hidden.shape) if isinstance(hidden, Tensor) else type(hidden).__name__
-            raise HostError(
-                f"The CLIP image encoder gave {got} for {given} picture(s); hidden states [{given}, tokens, width] are "
-                "needed.",
-                code="not-hidden-states",
-            )
-        if not hidden.isfinite().all():
-            raise HostError(
-                "The CLIP image encoder gave NaN or infinite values. Run it in a wider dtype (float32 or bfloat16), or "
-                "load its file again.",
-                code="hidden-states-not-finite",
-            )
-    return outputs[0].float().cpu(), outputs[1].float().cpu()
+        hidden = encoder(pixels)
+    given = len(pixels)
+    if not isinstance(hidden, Tensor) or hidden.ndim != 3 or len(hidden) != given:
+        got = list(hidden.shape) if isinstance(hidden, Tensor) else type(hidden).__name__
+        raise HostError(
+            f"The {kind} image encoder gave {got} for {given} picture(s); hidden states [{given}, tokens, width] are "
+            "needed.",
+            code="not-hidden-states",
+        )
+    if not hidden.isfinite().all():
+        raise HostError(
+            f"The {kind} image encoder gave NaN or infinite values. Run it in a wider dtype (float32 or bfloat16), or "
+            "load its file again.",
+            code="hidden-states-not-finite",
+        )
+    return hidden.float().cpu()
 
 
 def _similarity_to_others(identity: Tensor) -> list[float | None]:

@@ -1,4 +1,4 @@
-"""ComfyUI's CLIP and CLIP_VISION as encoders: subject-augmented prompts, and the crops of references.
+"""ComfyUI's CLIP as encoder of subject-augmented prompts, and how well a picture fits its words.
 
 ComfyUI takes a tensor in a token list as that token's embedding (its way of textual inversion), so a mapped word is put in
 place of the word's id and everything else (weights, chunks of 77, hooks, schedules, offloading) stays ComfyUI's.
@@ -159,38 +159,7 @@ def _word_embeddings(clip: CLIP, tokens: Sequence[Any]) -> list[Tensor]:
     ]
 
 
-# --- images --------------------------------------------------------------------------------------------------------------
-
-
-class ClipVisionEncoder:
-    """CLIP_VISION as a reference's image encoder: normalized pixels [N, 3, S, S] -> hidden states before the last layer.
-
-    Goes around CLIP_VISION's own preprocessing, since the unconditional half needs a *normalized* picture of zeros.
-
-    Args:
-        clip_vision: from Load CLIP Vision.
-
-    Raises:
-        HostError: there is no vision model in it.
-    """
-
-    def __init__(self, clip_vision: Any) -> None:
-        if not hasattr(clip_vision, "patcher") or not hasattr(clip_vision, "model"):
-            raise HostError(
-                "The CLIP_VISION input holds no vision model. Connect Load CLIP Vision (CLIP ViT-H/14).",
-                code="no-vision-model",
-            )
-        self.clip_vision = clip_vision
-        self.image_size = getattr(clip_vision, "image_size", 224)
-
-    def __call__(self, pixels: Tensor) -> Tensor:
-        """Hidden states [N, T, C] float32 on the CPU."""
-        model_management.load_model_gpu(self.clip_vision.patcher)
-        with torch.no_grad():
-            out = self.clip_vision.model(
-                pixel_values=pixels.float().to(self.clip_vision.load_device), intermediate_output=-2
-            )
-        return out[1].float().cpu()
+# --- text and image ------------------------------------------------------------------------------------------------------
 
 
 def text_alignment(clip: CLIP, clip_vision: Any, image: Tensor, text: str) -> list[float]:

@@ -4,6 +4,7 @@ models/dhumandiff/              adapters: folders with the four released files, 
 models/dhumandiff/references/   people, encoded once
 models/ipadapter/               IP-Adapter Plus (Face) SDXL ViT-H files
 models/insightface/models/      InsightFace packs
+models/clip_vision/             SigLIP's vision tower, beside CLIP's
 """
 
 from __future__ import annotations
@@ -137,6 +138,35 @@ def _fits(path: Path, modified: int) -> bool:
     if path.suffix == ".bin":  # reading all of a pickle only for a list would be slow; loading checks it
         return "plus" in path.name.lower() and "sdxl" in path.name.lower()
     return formats.ip_adapter.fits(path)
+
+
+def siglip_choices() -> list[str]:
+    """Names of the vision towers, those called SigLIP first."""
+    return sorted(_vision_towers(), key=lambda name: ("siglip" not in name.lower(), name))
+
+
+def siglip_path(name: str) -> Path:
+    """Path of a choice.
+
+    Raises:
+        AdapterError: it is not there (any more).
+    """
+    found = _vision_towers()
+    if not isinstance(name, str) or name not in found:
+        raise AdapterError(
+            f"The vision tower {name!r} is not in {' or '.join(_folders(IMAGE_ENCODER.folder))}. Put model.safetensors of "
+            "google/siglip-base-patch16-256-i18n (Hugging Face) there, under a name of your choice, then press R.",
+            code="siglip-missing",
+        )
+    return found[name]
+
+
+def _vision_towers() -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for folder in map(Path, _folders(IMAGE_ENCODER.folder)):
+        for path in _files(folder, ".safetensors", ".bin", ".pt"):
+            found.setdefault(path.relative_to(folder).as_posix(), path)
+    return found
 
 
 def reference_choices() -> list[str]:

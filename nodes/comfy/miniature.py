@@ -5,12 +5,9 @@ Neither diffusers nor a download: what the stock checkpoint loader does for SDXL
 
 from __future__ import annotations
 
-import json
 import re
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, ClassVar
 
 import comfy.clip_vision
@@ -35,6 +32,7 @@ from ...dhumandiff.miniature.faces import MiniFaces, mini_faces
 from ...dhumandiff.miniature.weights import FOLDER, load_part
 from ...dhumandiff.tokenizer import END, START
 from .adapter import load_adapter
+from .vision import make_clip_vision
 
 HEAD_CHANNELS = UNET["block_out_channels"][0] // UNET["attention_head_dim"][0]
 
@@ -255,10 +253,7 @@ def _placeholder() -> dict[str, Tensor]:
 
 def mini_clip_vision() -> comfy.clip_vision.ClipVisionModel:
     """CLIP_VISION: pictures of 96 px, hidden states [N, 65, 128]."""
-    with tempfile.TemporaryDirectory() as folder:  # older versions of ComfyUI read the configuration from a file only
-        path = Path(folder) / "config.json"
-        path.write_text(json.dumps({**VISION, "model_type": "clip_vision_model", "num_channels": 3}))
-        made = comfy.clip_vision.ClipVisionModel(str(path))
+    made = make_clip_vision({**VISION, "model_type": "clip_vision_model", "num_channels": 3})
     with _shipped("vision"):
         _complete(*made.load_sd(load_part("vision")))
     return made

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from PIL import Image
 from support.plain_faces import face_at, gradient
 from support.refused import refused
 
@@ -15,6 +16,7 @@ from dhumandiff.faces import (
     choose_face,
     crop_face,
 )
+from dhumandiff.faces.geometry import square_face
 
 FACES = (face_at(300, 100, 80), face_at(100, 100, 120), face_at(500, 100, 100))
 
@@ -93,3 +95,36 @@ def test_beyond_the_edge_pixels_repeat_with_a_note():
     crop, _, note = crop_face(gradient(300, 300), face_at(40, 60, 100))
     assert (crop[:20] == crop[0]).all(axis=(1, 2)).sum() > 10
     assert "close to the picture's edge" in note
+
+
+def face_in(*box):
+    """A face with a box and landmarks anywhere in it."""
+    corner, size = np.array(box[:2], np.float32), np.array(box[2:], np.float32) - box[:2]
+    return Face(np.array(box, np.float32), corner + np.linspace(0.3, 0.7, 10, dtype=np.float32).reshape(5, 2) * size)
+
+
+@pytest.mark.parametrize(
+    ("box", "taken"),
+    [
+        ((100, 100, 200, 250), (75, 100, 225, 250)),  # tall: grows to both sides alike
+        ((100, 100, 251, 200), (100, 75, 251, 226)),  # an odd rest goes below
+        ((100.9, 50.9, 140.9, 100.2), (95, 50, 145, 100)),  # edges are cut to whole px
+        ((-20, 100, 60, 200), (0, 100, 70, 200)),  # what lies beyond the picture is not there
+    ],
+)
+def test_the_face_alone_is_a_square_grown_from_its_box(box, taken):
+    image = gradient(300, 400)
+    square, face, note = square_face(image, face_in(*box), 64)
+    inside = Image.fromarray(image).crop(taken).resize((64, 64), Image.Resampling.LANCZOS)
+    assert np.array_equal(square, np.asarray(inside))
+    size = np.array([taken[2] - taken[0], taken[3] - taken[1]])
+    expected = (face_in(*box).landmarks - taken[:2]) * 64 / size
+    assert np.allclose(face.landmarks, expected, atol=1e-3)
+    assert (note is not None) == (size[0] != size[1])
+    if note:
+        assert "stretched by 43%" in note
+
+
+def test_a_face_beyond_the_picture_cannot_be_cut_out():
+    with refused("face-beyond-the-picture", "400 x 300 px", error=FaceError):
+        square_face(gradient(300, 400), face_in(-60, 10, -20, 50))

@@ -22,9 +22,10 @@ from dhd_pack.dhumandiff.methods.paired.settings import MODES, CascadeSettings
 from dhd_pack.dhumandiff.prompts import parse_prompt
 from dhd_pack.dhumandiff.references.encode import encode_reference
 from dhd_pack.nodes.adapter import DHDLoadAdapter
-from dhd_pack.nodes.comfy.encoders import ClipVisionEncoder, encode_subject_prompt
+from dhd_pack.nodes.comfy.encoders import encode_subject_prompt
 from dhd_pack.nodes.comfy.guider import CascadeGuider
 from dhd_pack.nodes.comfy.patch import apply_people
+from dhd_pack.nodes.comfy.vision import ClipVisionEncoder
 from dhd_pack.nodes.conditioning import DHDApplyPair
 from dhd_pack.nodes.prompt import DHDSubjectPrompt
 from dhd_pack.nodes.references import DHDEncodeReference

@@ -15,7 +15,7 @@ from dhd_pack.nodes import NODES
 from dhd_pack.nodes.adapter import DHDLoadAdapter
 from dhd_pack.nodes.comfy.folders import adapter_choices, adapter_path, new_reference_path, reference_choices
 from dhd_pack.nodes.doctor import DHDDoctor
-from dhd_pack.nodes.references import DHDLoadFaceAnalysis, DHDLoadReference, DHDSaveReference
+from dhd_pack.nodes.references import DHDLoadFaceAnalysis, DHDLoadReference, DHDLoadSigLIP, DHDSaveReference
 from safetensors.torch import save_file
 from support import layouts, tiny_comfy
 from support.refused import refused
@@ -323,10 +323,14 @@ def test_a_folder_that_links_to_what_it_lies_in_is_listed_once(models):
     assert adapter_choices() == ["deep/mine.safetensors"]
 
 
-@pytest.mark.parametrize("node", [DHDLoadAdapter, DHDLoadReference])
+@pytest.mark.parametrize("node", [DHDLoadAdapter, DHDLoadReference, DHDLoadSigLIP])
 def test_a_linked_choice_is_looked_up_when_it_runs(models, node):
     """ComfyUI asks before the run with None in the place of what is linked."""
-    code = {DHDLoadAdapter: "adapter-missing", DHDLoadReference: "reference-missing"}[node]
+    code = {
+        DHDLoadAdapter: "adapter-missing",
+        DHDLoadReference: "reference-missing",
+        DHDLoadSigLIP: "siglip-missing",
+    }[node]
     (name,) = (one.id for one in node.define_schema().inputs)
     assert node.validate_inputs(**{name: None}) is True
     assert node.fingerprint_inputs(**{name: None}) == 0.0
@@ -356,7 +360,7 @@ CHOICES = [
     (node, one.id)
     for node in NODES
     for one in node.define_schema().inputs
-    if isinstance(one, io.Combo.Input) and one.id not in ("adapter_name", "file_name", "pack")
+    if isinstance(one, io.Combo.Input) and one.id not in ("adapter_name", "file_name", "pack", "siglip_name")
 ]
 
 

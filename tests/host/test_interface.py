@@ -53,6 +53,15 @@ def no_longer_require(nodes):
     nodes["DHDApplyPair"]["optional"]["end"] = nodes["DHDApplyPair"]["required"].pop("end")
 
 
+def no_longer_require_and_rename(nodes):
+    nodes["DHDApplyPair"]["optional"]["base"] = nodes["DHDApplyPair"]["required"].pop("model")
+
+
+def no_longer_require_and_change_type(nodes):
+    del nodes["DHDApplyPair"]["required"]["model"]
+    nodes["DHDApplyPair"]["optional"]["model"] = "LATENT"
+
+
 def reorder(nodes):
     required = nodes["DHDDrawPerson"]["required"]
     nodes["DHDDrawPerson"]["required"] = dict(reversed(required.items()))
@@ -78,6 +87,8 @@ def remove_choice(nodes):
         change_type,
         require,
         no_longer_require,
+        no_longer_require_and_rename,
+        no_longer_require_and_change_type,
         reorder,
         insert_before_the_others,
         remove_output,
@@ -97,4 +108,12 @@ def test_additions_at_the_end_break_nothing():
     changed["DHDApplyPair"]["optional"]["mask_3"] = "MASK"
     changed["DHDCascadeKSampler"]["choices"]["mode"].append("four_strength")
     changed["DHDSaveReference"]["outputs"]["path"] = "STRING"
+    assert interface.breaks(FROZEN, changed) == []
+
+
+def test_a_linked_input_that_is_not_required_any_more_breaks_nothing():
+    """Links are found by name, wherever the input stands among the optional ones; values of widgets are kept by place."""
+    changed = copy.deepcopy(FROZEN)
+    pair = changed["DHDApplyPair"]
+    pair["optional"] = {"model": pair["required"].pop("model"), **pair["optional"]}
     assert interface.breaks(FROZEN, changed) == []

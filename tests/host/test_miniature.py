@@ -20,8 +20,9 @@ from dhd_pack.dhumandiff.prompts import parse_prompt
 from dhd_pack.dhumandiff.references.encode import clip_pixels
 from dhd_pack.dhumandiff.references.reference import FaceReference
 from dhd_pack.nodes.comfy import miniature as comfy_mini
-from dhd_pack.nodes.comfy.encoders import ClipVisionEncoder, encode_subject_prompt
+from dhd_pack.nodes.comfy.encoders import encode_subject_prompt
 from dhd_pack.nodes.comfy.patch import apply_people
+from dhd_pack.nodes.comfy.vision import ClipVisionEncoder
 from dhd_pack.nodes.miniature import DHDDrawPerson, DHDLoadMiniature, drawn_person
 from dhd_pack.nodes.references import DHDEncodeReference
 from PIL import Image

@@ -104,6 +104,48 @@ class TestEncoding:
         encode_reference(picture(3), encoder, Analyzer())
         assert encoder.shown[0].shape[-1] == 336
 
+    def test_siglip_sees_the_face_alone_at_256_px(self):
+        photos, siglip = torch.rand(2, 300, 400, 3), Encoder()
+        siglip.image_size = 256
+        analyzer = Analyzer(size=150)
+        analyzer.identity = lambda *_, **__: PERSONS[3].numpy()
+        made, report = encode_reference(photos, None, analyzer, siglip=siglip)
+        assert made.clip_hidden is None
+        assert [tuple(pixels.shape) for pixels in siglip.shown] == [(2, 3, 256, 256)]
+        face = Image.fromarray((photos[1, 75:225, 125:275] * 255).round().byte().numpy())
+        seen = np.asarray(
+            face.resize((512, 512), Image.Resampling.LANCZOS).resize((256, 256), Image.Resampling.BICUBIC)
+        )
+        expected = torch.from_numpy(seen.copy()).permute(2, 0, 1).float() / 127.5 - 1
+        assert torch.allclose(siglip.shown[0][1], expected, atol=1e-5)
+        assert report.serves == ()  # this analyzer does not tell how long embeddings were
+        with refused("no-image-encoder", "clip_vision", "siglip_vision", error=HostError):
+            encode_reference(photos, None, analyzer)
+
+    def test_a_reference_knows_what_made_it(self):
+        class Measuring(Analyzer):
+            def identity_and_length(self, image, face, swap_channels=False):
+                return self.identity(image, face, swap_channels), float(image[0, 0, 0])
+
+        made, _ = encode_reference([picture(3), picture(3)], Encoder(), Measuring())
+        assert made.identity_length.tolist() == [3, 3]
+        assert torch.equal(made.raw_identity(), 3 * PERSONS[[3, 3]])
+        assert (made.recognizer, made.recognizer_hash, made.image_encoder) == ("red", "", "CLIP of width 3")
+        made, report = encode_reference(picture(3), Encoder(), Analyzer(), siglip=Encoder())
+        assert made.identity_length is None
+        assert made.siglip_encoder == "SigLIP of width 3"
+        lines = str(report).splitlines()
+        assert "encoded with: CLIP of width 3, SigLIP of width 3, red" in lines
+        assert "serves: DHumanDiff, IP-Adapter Plus" in lines
+
+    @pytest.mark.parametrize(
+        ("answer", "code"),
+        [(torch.zeros(1, 3), "not-hidden-states"), (torch.full((1, 4, 3), torch.nan), "hidden-states-not-finite")],
+    )
+    def test_what_siglip_answers_is_checked(self, answer, code):
+        with refused(code, "The SigLIP image encoder gave", error=HostError):
+            encode_reference(picture(3), Encoder(), Analyzer(), siglip=lambda _: answer)
+
     def test_a_photo_of_someone_else_is_reported_and_kept(self):
         made, report = encode_reference([picture(3), picture(3), picture(4)], Encoder(), Analyzer())
         assert len(made.identity) == 3

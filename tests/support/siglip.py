@@ -1,0 +1,31 @@
+"""SigLIP towers of random weights: transformers' model, its tensors as the published file names them, and files of both."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+SMALL = {"hidden_size": 48, "intermediate_size": 96, "num_attention_heads": 3, "num_hidden_layers": 2, "image_size": 64}
+"""Another layout with the same 16 px patches: 16 tokens."""
+
+
+def siglip_tower(seed: int = 0, **sizes: int):
+    """transformers' vision tower in float32, its weights far from 0 and its norms far from 1."""
+    from transformers import SiglipVisionConfig, SiglipVisionModel
+
+    tower = SiglipVisionModel(SiglipVisionConfig(**{"image_size": 256, **sizes})).eval().requires_grad_(False)
+    random = torch.Generator().manual_seed(seed)
+    for name, parameter in tower.named_parameters():
+        noise = torch.randn(parameter.shape, generator=random)
+        is_norm = "norm" in name and name.endswith("weight")
+        is_matrix = parameter.ndim > 1 and "position" not in name
+        parameter.copy_(1 + 0.1 * noise if is_norm else noise * (parameter[0].numel() ** -0.5 if is_matrix else 0.02))
+    return tower
+
+
+def siglip_tensors(tower) -> dict[str, Tensor]:
+    """The tower's tensors under the file's names; versions of transformers disagree about the prefix."""
+    return {
+        name if name.startswith("vision_model.") else f"vision_model.{name}": value.contiguous()
+        for name, value in tower.state_dict().items()
+    }
