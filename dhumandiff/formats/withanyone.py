@@ -110,14 +110,24 @@ def load(path: Path) -> WithAnyoneWeights:
 
 
 def _suffix(file: TensorFile) -> str:
-    """What names without a branch lack; empty for a merged file."""
+    """What names without a branch lack; empty for a merged file.
+
+    Raises:
+        AdapterError: it cannot be told which branch this is.
+    """
     if not any(name.startswith("ipa.") for name in file.tensors):
         return ""
-    width = next(tensor.shape[-1] for name, tensor in file.tensors.items() if name.startswith("ipa."))
-    first = file.tensors.get("siglip_in.0.weight")
-    norm = file.tensors.get("ipa.0.norm1.weight")
-    width = norm.shape[-1] if norm is not None and norm.ndim else width
-    return "_sig" if first is not None and first.ndim and first.shape[0] == width else "_arc"
+    if not any(name.startswith("siglip_in.") for name in file.tensors):
+        return "_arc"
+    norm, first = (file.tensors.get(name) for name in ("ipa.0.norm1.weight", "siglip_in.0.weight"))
+    width, rows = ((0 if tensor is None or not tensor.ndim else len(tensor)) for tensor in (norm, first))
+    if width and rows in (width, 4 * width):
+        return "_sig" if rows == width else "_arc"
+    raise AdapterError(
+        f"{file.path}: it cannot be told which branch of WithAnyone this is: siglip_in.0.weight has {rows} rows, and ipa.0.norm1.weight "
+        f"{width} numbers. The file is damaged or incomplete: get it again.",
+        code="withanyone-branch-unclear",
+    )
 
 
 def _kind(path: Path, tensors: dict[str, Tensor]) -> str:

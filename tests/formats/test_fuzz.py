@@ -16,12 +16,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from support import layouts
 from support.shards import make_shards
 from support.small_base import make_base, make_config
+from support.withanyone_files import branch_file, withanyone_file
 
 from dhumandiff import Adapter
 from dhumandiff.errors import DHumanDiffError
+from dhumandiff.methods.withanyone import WithAnyone
 from dhumandiff.references.reference import FaceReference
 
 pytestmark = pytest.mark.slow
@@ -120,6 +123,17 @@ def ip_adapter_torch(folder):
     return [path], adapter(path)
 
 
+def withanyone_merged(folder):
+    path = withanyone_file(folder / "withanyone.safetensors", blocks=2)
+    return [path], lambda: dict(WithAnyone.from_pretrained(path, dtype=torch.bfloat16).state_dict())
+
+
+def withanyone_branch(folder):
+    path = folder / "sig.bin"
+    torch.save(load_file(branch_file(folder / "sig.safetensors", "sig", blocks=2)), path)
+    return [path], lambda: dict(WithAnyone.from_pretrained(path).state_dict())
+
+
 def reference(folder):
     path = folder / "a.safetensors"
     FaceReference(
@@ -163,7 +177,19 @@ def prepared(folder):
 
 
 @pytest.mark.parametrize(
-    "make", [native, released, old_torch, ip_adapter_safetensors, ip_adapter_torch, reference, checkpoint, prepared]
+    "make",
+    [
+        native,
+        released,
+        old_torch,
+        ip_adapter_safetensors,
+        ip_adapter_torch,
+        withanyone_merged,
+        withanyone_branch,
+        reference,
+        checkpoint,
+        prepared,
+    ],
 )
 def test_damage_of_every_kind_is_refused_or_loaded(tmp_path: Path, make):
     torch.manual_seed(0)

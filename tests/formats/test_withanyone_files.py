@@ -171,6 +171,26 @@ def test_loading_needs_hardly_more_memory_than_what_stays(tmp_path, dtype, sizes
     assert extra < 1.1 * stays
 
 
+def test_a_branch_that_cannot_be_told_is_refused(tmp_path):
+    for changed in (
+        {"siglip_in.0.weight": torch.zeros(48, 768)},
+        {"siglip_in.0.weight": None},
+        {"ipa.0.norm1.weight": None},
+    ):
+        tensors = load_file(branch_file(tmp_path / "sig.safetensors", "sig")) | changed
+        save_file({name: t for name, t in tensors.items() if t is not None}, tmp_path / "odd.safetensors")
+        with refused("withanyone-branch-unclear", "odd.safetensors", "siglip_in.0.weight"):
+            WithAnyone.from_pretrained(tmp_path / "odd.safetensors")
+
+
+def test_a_block_of_a_number_beyond_all_is_refused_at_once(tmp_path):
+    name = "ipa_arc.4.to_q.weight"
+    far = {"ipa_arc.99999999999.to_q.weight": torch.zeros(128, 32), name: None}
+    lost = {other: None for other in withanyone_files.shapes() if other.startswith("ipa_arc.4.")}
+    with refused("withanyone-blocks-missing", "ipa_arc", "4"):
+        WithAnyone.from_pretrained(withanyone_file(tmp_path / "odd.safetensors", changed=lost | far))
+
+
 def flux(path: Path, prefix: str = "") -> Path:
     save_file({f"{prefix}double_blocks.0.img_attn.qkv.weight": torch.zeros(6, 2)}, path)
     return path

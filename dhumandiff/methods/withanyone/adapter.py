@@ -358,12 +358,12 @@ def _count_blocks(shapes: Mapping[str, Sequence[int]], branches: Sequence[str]) 
         branch: {int(found[1]) for name in shapes if (found := re.match(rf"ipa_{branch}\.(\d+)\.", name))}
         for branch in branches
     }
-    blocks = max(max(there) for there in numbers.values()) + 1
+    blocks = max(map(len, numbers.values()))
     for branch, there in numbers.items():
-        lacking = sorted(set(range(blocks)) - there)
+        lacking = [number for number in range(blocks) if number not in there]
         if lacking:
             raise AdapterError(
-                f"of {blocks} blocks ipa_{branch} lacks {', '.join(map(str, lacking[:5]))}: the file is incomplete",
+                f"ipa_{branch} has no block {', '.join(map(str, lacking[:5]))}: the file is incomplete",
                 code="withanyone-blocks-missing",
             )
     return blocks
