@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
@@ -16,6 +18,7 @@ from ...dhumandiff.methods.paired.cascade_modes import OnePass
 from ...dhumandiff.methods.paired.conditioning import PairedConditioning
 from ...dhumandiff.methods.paired.settings import CascadeSettings
 from .batch import CALL, GuiderStep, UNetCall
+from .compiled import residual_in_compiled
 
 PEOPLE = "dhumandiff_pairs"
 """Where transformer_options hold the people of a MODEL."""
@@ -37,6 +40,8 @@ class AppliedPeople:
         should_record: whether the step is recorded. recorded: those of its pictures that were (None: all).
         coverage_checked: whether the run's first call was seen to go through every layer. finite_checked: to give numbers.
         sigma_range: noise levels of start and end.
+        number: their place among the people of the MODEL.
+        compiled: whether the run's UNet is compiled.
     """
 
     people: PairedConditioning
@@ -54,12 +59,30 @@ class AppliedPeople:
     coverage_checked: bool = False
     finite_checked: bool = False
     sigma_range: tuple[float, float] = (float("inf"), 0.0)
+    number: int = 0
+    compiled: bool = False
 
     def strength_in(self, step: GuiderStep) -> Strength:
         """The strength in a step: the guider's cascade's, their own cascade's, or theirs."""
         if step.strength is not None:
             return step.strength
         return self.strength if self.current_strength is None else self.current_strength
+
+    def residual(self, call: UNetCall, layer: int, query: Tensor, heads: int, shape: tuple[int, int]) -> Tensor | None:
+        """What they add to a layer's output in a call; None for nothing. Notes that the call went through the layer.
+
+        Args:
+            call: which call of the UNet.
+            layer: its number in the adapter's order.
+            query: [B, Q, C], the layer's own.
+            heads: of the layer.
+            shape: (height, width) of the layer.
+        """
+        call.visited.add((id(self), layer))
+        if not self.act_in(call):
+            return None
+        where = (layer, query, heads, call.layout_of(query), shape)
+        return self.people.residual(*where, self.strength_in(call.step), call.step.record, call.step.recorded)
 
     def act_in(self, call: UNetCall) -> bool:
         """Whether they add anything in this call."""
@@ -88,7 +111,8 @@ class AppliedPeople:
             self.recorded.clear()
 
     def check_coverage(self, call: UNetCall, options: dict[str, Any]) -> None:
-        """See that the first call of a run went through every layer of the people (packs may skip layers later on).
+        """See that the first call of a run went through every layer of the people (packs may skip layers later on; but compiled
+        code that another MODEL left behind may pass over some at any time).
 
         Args:
             call: as it went.
@@ -97,7 +121,7 @@ class AppliedPeople:
         Raises:
             HostError: another node put its own attention in place of this one, or the model passed it over.
         """
-        if self.coverage_checked:
+        if self.coverage_checked and not call.in_compiled:
             return
         missed = self.layers - sum((id(self), layer) in call.visited for layer in range(self.layers))
         placed = options.get("patches_replace", {}).get("attn2", {}).values()
@@ -127,7 +151,7 @@ class AppliedPeople:
     def clear_cache(self) -> None:
         """Let go of what a run computed."""
         self.people.clear_cache()
-        self.coverage_checked = self.finite_checked = self.should_record = False
+        self.coverage_checked = self.finite_checked = self.should_record = self.compiled = False
         self.mode = self.current_strength = None
         self.recorded.clear()
 
@@ -148,18 +172,27 @@ class PairedAttentionPatch:
         else:
             precision = extra_options["attn_precision"]
             out = optimized_attention(q, k, v, heads, attn_precision=precision, transformer_options=extra_options)
-        call: UNetCall = extra_options[CALL]
-        call.visited.add((id(self.applied), self.layer))
-        if self.applied.act_in(call):
-            shape = tuple(extra_options["activations_shape"][-2:])
-            step = call.step
-            where = (self.layer, q, heads, call.layout_of(q), shape)
-            strength = self.applied.strength_in(step)
-            out = out + self.applied.people.residual(*where, strength, step.record, step.recorded)
+        height, width = extra_options["activations_shape"][-2:]
+        if torch.compiler.is_dynamo_compiling():
+            out = out + residual_in_compiled(q.contiguous(), self.applied.number, self.layer, heads, height, width)
+        else:
+            added = self.applied.residual(extra_options[CALL], self.layer, q, heads, (height, width))
+            out = out if added is None else out + added
+        return self._joined(out, q, k, v, extra_options) if self.chained else out
+
+    def _joined(self, out: Tensor, q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
+        """The output with what other packs add behind the people."""
+        sigma = extra_options[CALL].sigma
         for function, options in self.chained:
-            if options["sigma_end"] <= call.sigma <= options["sigma_start"]:
+            if options["sigma_end"] <= sigma <= options["sigma_start"]:
                 out = (out + function(out, q, k, v, extra_options, **options)).to(q.dtype)
         return out
+
+    @property
+    def form(self) -> str:
+        """What of the layer's patches compiled code depends on."""
+        below = self.previous.form if isinstance(self.previous, PairedAttentionPatch) else type(self.previous).__name__
+        return f"{self.applied.number}({below})"
 
     def models(self) -> list[Any]:
         """ModelPatchers that ComfyUI shall load along with the model."""
@@ -193,3 +226,34 @@ class PairedAttentionPatch:
 def people_of(model: Any) -> tuple[AppliedPeople, ...]:
     """The people applied to a MODEL, or to the model of a guider."""
     return model.model_options["transformer_options"].get(PEOPLE, ())
+
+
+def form_of(options: dict[str, Any]) -> dict[str, bool]:
+    """What compiled code depends on, of the patches of a call: an argument for the UNet, whose name holds it, since names of
+    arguments are guarded.
+
+    Args:
+        options: its transformer_options.
+    """
+    form = " ".join(patch.form for patch in _patches(options))
+    return {f"dhumandiff_{zlib.crc32(form.encode()):08x}": True}
+
+
+def check_compilable(model: Any) -> None:
+    """Refuse a compiled MODEL on which another pack joined its own addition to the people's: noise levels switch it on and off, which
+    compiled code would take for constants.
+
+    Raises:
+        HostError: says so.
+    """
+    if any(patch.chained for patch in _patches(model.model_options["transformer_options"])):
+        raise HostError(
+            "The MODEL is compiled, and another node (an IP-Adapter, for instance) adds to the two people's attention behind Apply "
+            "Disparity-Aware Conditioning. Put that node before it, or take the node that compiles away.",
+            code="compiled-with-additions",
+        )
+
+
+def _patches(options: dict[str, Any]) -> list[PairedAttentionPatch]:
+    placed = options.get("patches_replace", {}).get("attn2", {}).values()
+    return [patch for patch in placed if isinstance(patch, PairedAttentionPatch)]

@@ -153,12 +153,14 @@ class UNetCall:
         step: the guider's step that this call belongs to.
         layout: what its batch is made of.
         visited: (id of the conditioning, layer) of the layers that the call went through so far.
+        in_compiled: whether one of them was reached in compiled code.
     """
 
     def __init__(self, step: GuiderStep, picture: Tensor, sigma: Tensor, options: dict[str, Any]) -> None:
         self.step = step
         self.layout = read_layout(step, picture, options)
         self.visited: set[tuple[int, int]] = set()
+        self.in_compiled = False
         self._prompts = max(1, len(options.get("cond_or_uncond", ())))
         self._repeated: dict[int, BatchLayout] = {}
         self._sigma_tensor = sigma

@@ -21,8 +21,9 @@ from ...dhumandiff.methods.paired.adapter_checks import check_weights
 from ...dhumandiff.methods.paired.attention_store import AttentionRecord, last_layers
 from ...dhumandiff.methods.paired.conditioning import PairedConditioning
 from ...dhumandiff.methods.paired.settings import CascadeSettings, check_start_end, check_strengths
-from .attention import PEOPLE, AppliedPeople, PairedAttentionPatch, people_of
+from .attention import PEOPLE, AppliedPeople, PairedAttentionPatch, check_compilable, form_of, people_of
 from .batch import CALL, STEP, GuiderStep, UNetCall, with_step
+from .compiled import going_on, is_compiled
 
 if TYPE_CHECKING:
     from ...dhumandiff.methods.paired.adapter import AdapterInfo
@@ -158,6 +159,7 @@ def apply_people(
 def _patch(model: Any, people: AppliedPeople, keys: Sequence[LayerKey]) -> Any:
     """A clone of the model with the people at these layers."""
     patched = model.clone()
+    people.number = len(people_of(patched))
     present = patched.model_options["transformer_options"].get("patches_replace", {}).get("attn2", {})
     for layer, key in enumerate(keys):
         previous = present.get(key, present.get(key[:2]))
@@ -183,10 +185,13 @@ def _own_patches(_: Any, clone: Any) -> None:
 
 def _around_run(executor: Any, *args: Any, **kwargs: Any) -> Any:
     """Nothing that a run computed stays behind, also when it was interrupted."""
-    _check_not_compiled(executor.class_obj.model_patcher)
-    applied = people_of(executor.class_obj)
+    model, applied = executor.class_obj.model_patcher, people_of(executor.class_obj)
+    compiled = is_compiled(model)
     for people in applied:
-        people.on_run_start(executor.class_obj.model_patcher.get_model_object("model_sampling"))
+        people.on_run_start(model.get_model_object("model_sampling"))
+        people.compiled = compiled
+    if compiled:
+        check_compilable(model)
     try:
         samples = executor(*args, **kwargs)
     finally:
@@ -194,21 +199,6 @@ def _around_run(executor: Any, *args: Any, **kwargs: Any) -> Any:
             people.clear_cache()
     _check_finite(samples)
     return samples
-
-
-def _check_not_compiled(model: Any) -> None:
-    """Refuse a compiled model: TorchCompileModel guards nothing that rides in transformer_options, so its code would keep the
-    strengths, masks and people of the first call for every later one."""
-    unet = model.get_model_object("diffusion_model")
-    modules = [*unet.modules(), *(part for part in model.object_patches.values() if isinstance(part, torch.nn.Module))]
-    if model.get_wrappers(WrappersMP.APPLY_MODEL, "torch.compile") or any(
-        "_orig_mod" in module._modules or getattr(module, "_compiled_call_impl", None) is not None for module in modules
-    ):
-        raise HostError(
-            "The MODEL is compiled (TorchCompileModel or a node like it), and compiled code would keep the first step's "
-            "strengths, masks and people for all others. Take that node out of the way of this MODEL.",
-            code="compiled-model",
-        )
 
 
 def _check_finite(picture: Tensor) -> None:
@@ -265,7 +255,11 @@ def _around_call(
     executor: Any, x: Tensor, t: Tensor, c_concat: Any, c_crossattn: Any, control: Any, options: dict, **kwargs: Any
 ) -> Any:
     call = UNetCall(options.get(STEP, GuiderStep()), x, t, options)
-    out = executor(x, t, c_concat, c_crossattn, control, {**options, **call.for_others, CALL: call}, **kwargs)
-    for people in options.get(PEOPLE, ()):
+    applied = options.get(PEOPLE, ())
+    if any(people.compiled for people in applied):
+        kwargs.update(form_of(options))
+    with going_on(call, applied):
+        out = executor(x, t, c_concat, c_crossattn, control, {**options, **call.for_others, CALL: call}, **kwargs)
+    for people in applied:
         people.check_coverage(call, options)
     return out

@@ -1,10 +1,9 @@
-"""How a batch is made up is known, not assumed: windows, caches, wrappers, regions and compilers of other nodes."""
+"""How a batch is made up is known, not assumed: windows, caches, wrappers, and regions of other nodes."""
 
 import comfy.context_windows as cw
 import comfy.samplers
 import pytest
 import torch
-from comfy_api.torch_helpers.torch_compile import set_torch_compile_wrapper
 from comfy_extras.nodes_advanced_samplers import SamplerLCMUpscale
 from comfy_extras.nodes_easycache import EasyCacheNode
 from dhd_pack.dhumandiff.methods.paired import cascade_modes
@@ -112,27 +111,6 @@ def test_windows_over_the_picture_know_their_piece_of_masks_and_focus(model, ada
     assert made.focus.any()
     with refused("released-without-mask", "context windows"):
         sample(cascade(cut, "released"), (1, 4, 16, 16))
-
-
-# --- compiled models --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("way", ["the node", "an object patch", "in place"])
-def test_a_compiled_model_is_refused_before_it_draws_the_first_step_s_strength_for_ever(paired, way):
-    compiled = paired.clone()
-    unet = compiled.get_model_object("diffusion_model")
-    if way == "the node":
-        set_torch_compile_wrapper(model=compiled, backend="eager")
-    elif way == "an object patch":
-        compiled.add_object_patch("diffusion_model", torch.compile(unet, backend="eager"))
-    else:
-        unet.middle_block.compile(backend="eager")
-    try:
-        for made in (guider(compiled, POSITIVE, NEGATIVE), cascade(compiled, "one_pass")):
-            with refused("compiled-model", "TorchCompileModel"):
-                sample(made, (1, 4, 16, 16), steps=1)
-    finally:
-        unet.middle_block._compiled_call_impl = None
 
 
 # --- regional prompts inside of the attention -------------------------------------------------------------------------
