@@ -34,6 +34,9 @@ def check_header(header: Mapping[str, Any]) -> None:
         weight = source.get("weight", 1.0)
         right = isinstance(weight, (int, float)) and math.isfinite(weight) and weight >= 0
         _check(isinstance(source["name"], str) and right, f"a source is {source!r:.60}")
+    for couple in header.get("couples", []):
+        right = _is_count(couple["samples"]) and all(isinstance(person, dict) for person in couple["people"])
+        _check(right, f"a couple is {couple!r:.60}")
 
 
 def check_common(common: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:

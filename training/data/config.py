@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 
 from ..parsing import check_fractions, check_setting
+from .balance import FIELDS
 
 __all__ = ["AugmentConfig", "DataConfig", "FolderConfig"]
 
@@ -45,12 +46,20 @@ class DataConfig:
     shuffle_buffer: int = 256
     """Samples in the shuffle buffer, over all micro batches of a step. More mixes better and costs memory (about 2 MB a
     sample for SDXL)."""
+    balance: list[str] = field(default_factory=list)
+    """What people shall be seen equally often by: gender, age_group, or both, as `prepare` found them. Pictures of those of whom
+    there are few are drawn more often, see training/data/balance.py; empty: pictures as they are."""
+    balance_most: float = 10.0
+    """How much more often than another a picture may be drawn for the sake of `balance`."""
     prefetch: int = 4
     """Micro batches that each process makes ahead in a thread."""
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "micro_batch_size", "shuffle_buffer", "prefetch", "validation_batches"):
             check_setting(getattr(self, name) >= 1, f"data.{name}", getattr(self, name), "it must be 1 or more")
+        for name in self.balance:
+            check_setting(name in FIELDS, "data.balance", name, f"people are told apart by {' and '.join(FIELDS)}")
+        check_setting(self.balance_most >= 1, "data.balance_most", self.balance_most, "it must be 1 or more")
         check_setting(
             self.batch_size % self.micro_batch_size == 0,
             "data.batch_size",

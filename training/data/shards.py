@@ -31,6 +31,7 @@ from dhumandiff.errors import short_error
 from dhumandiff.io import atomic_write
 
 from .. import TrainingError
+from .balance import count_couples
 from .contract import FORMAT, FORMAT_VERSION
 
 if TYPE_CHECKING:
@@ -297,6 +298,7 @@ def merge(out: Path) -> list[dict[str, Any]]:
             for entry in entries
             if entry["samples"]
         ],
+        "couples": count_couples([fact["people"] for fact in facts]),
         "counts": {
             "pictures": plan["pictures"],
             "samples": len(facts),

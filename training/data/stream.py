@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .. import TrainingError
+from .balance import Balance
 from .batch import Batch
 from .dataset import PreparedDataset, Sample
 from .seeding import seeded_rng
@@ -51,6 +52,7 @@ class SampleStream:
         batch_size: samples of a group.
         buffer_size: samples in the shuffle buffer.
         seed: of the order.
+        balance: how often which people are drawn; None: as the data have them.
         position: of an earlier stream with the same arguments, to resume behind its last group.
     """
 
@@ -64,11 +66,12 @@ class SampleStream:
         batch_size: int = 1,
         buffer_size: int = 1,
         seed: int = 0,
+        balance: Balance | None = None,
         position: Position | None = None,
     ) -> None:
         self.datasets, self.weights = list(datasets), list(weights)
         self.index, self.streams, self.batch_size = index, streams, batch_size
-        self.buffer_size, self.seed = buffer_size, seed
+        self.buffer_size, self.seed, self.balance = buffer_size, seed, balance
         self.source_weights = [dataset.source_weights() for dataset in datasets]
         self.readers = [_ShardReader() for _ in datasets]
         self.shuffle_buffer: list[Sample] = []
@@ -113,12 +116,15 @@ class SampleStream:
         return order[rank]
 
     def _fill(self) -> None:
-        """Move one sample from a shard to the shuffle buffer; sources of small weight are skipped now and then."""
+        """Move one sample from a shard to the shuffle buffer; those of small weight are skipped now and then."""
         rng = seeded_rng(self.seed, self.index, "take", self.read_index)
         self.read_index += 1
         dataset = rng.choices(range(len(self.datasets)), self.weights)[0]
         sample = self._read(dataset)
-        if rng.random() < self.source_weights[dataset].get(sample.metadata.get("source"), 1.0):
+        weight = self.source_weights[dataset].get(sample.metadata.get("source"), 1.0)
+        if self.balance is not None:
+            weight *= self.balance.weight(sample.metadata["persons"])
+        if rng.random() < weight:
             self.shuffle_buffer.append(sample)
             self.passed_over = 0
             return

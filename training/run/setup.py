@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dhumandiff import Adapter
 
 from .. import TrainingError
+from ..data.balance import Balance
 from ..data.batch import BatchMaker
 from ..data.dataset import PreparedDataset, open_datasets
 from ..data.seeding import seeded_rng
@@ -264,6 +265,7 @@ def open_stream(state: TrainState) -> Prefetcher:
         "batch_size": config.micro_batch_size,
         "seed": seed,
         "buffer_size": max(1, config.shuffle_buffer // passes),
+        "balance": _balance(state) if config.balance else None,
     }
     own = range(accelerator.process_index, passes, accelerator.num_processes)
     # The checkpoint's positions are taken up here.
@@ -275,6 +277,17 @@ def open_stream(state: TrainState) -> Prefetcher:
             for index in own
         ]
     return Prefetcher(streams, make, config.prefetch)
+
+
+def _balance(state: TrainState) -> Balance:
+    """How often which people are drawn.
+
+    Raises:
+        TrainingError: the data do not say who is on them.
+    """
+    config, (folders, weights) = state.config.data, state.data
+    headers, paths = [folder.header for folder in folders], [folder.path for folder in folders]
+    return Balance(headers, paths, weights, config.balance, config.balance_most)
 
 
 def _check_processes(config: TrainConfig, processes: int) -> None:
@@ -294,10 +307,11 @@ def _summary(state: TrainState) -> str:
     shards = sum(len(folder.shards) for folder in folders)
     trained = sum(parameter.numel() for parameter in state.trained)
     epochs = config.steps * data.batch_size / samples
+    balanced = [f"\nBalanced: {line}." for line in _balance(state).describe()] if data.balance else []
     return (
         f"{trained / 1e6:.1f} M weights are trained (initialized from {config.init.weights}); base {state.base.name}, "
         f"{state.adapter.info.layers} layers, predicts {state.base.sizes['prediction']}.\n"
         f"{samples} samples in {shards} shards; {config.steps} steps of {data.batch_size} samples "
         f"({data.gradient_accumulation_steps} passes of {data.micro_batch_size}) on "
-        f"{accelerator.num_processes} x {accelerator.device}, {epochs:.1f} epochs."
+        f"{accelerator.num_processes} x {accelerator.device}, {epochs:.1f} epochs." + "".join(balanced)
     )
