@@ -13,7 +13,7 @@ from .findings import MISSING, NOTE, OK, Finding
 from .folders import Folders, files_in
 from .misplaced import encoder_elsewhere
 
-__all__ = ["cached_image_encoder", "checkpoints", "image_encoder", "is_siglip", "named_base"]
+__all__ = ["cached_image_encoder", "checkpoints", "encoder_width", "image_encoder", "named_base", "siglip_or_why_not"]
 
 _SDXL = f"Get one, for example {BASE.repository} on Hugging Face. Licence: {BASE.license}."
 
@@ -31,11 +31,14 @@ def image_encoder(folders: Folders, widths: set[int]) -> list[Finding]:
     found, fitting = [], False
     for path in _of(folders.clip_vision, ".safetensors", ".bin", ".pt", ".pth"):
         try:
-            width = _encoder_width(path)
+            width = encoder_width(path)
         except AdapterError as error:
             found.append(Finding(NOTE, path.name, str(error), "Get it again from where you had it, or remove it."))
             continue
-        if is_siglip(path):
+        siglip, why_not = (False, None) if width in wanted else siglip_or_why_not(path, width)
+        if siglip and why_not:
+            found.append(Finding(NOTE, path.name, why_not, "Nothing, if another pack uses it. Else remove it."))
+        elif siglip:
             found.append(Finding(OK, path.name, f"{path}: {SIGLIP.title}, which WithAnyone reads"))
         elif width in wanted:
             kind = "CLIP ViT-H/14" if width == 1280 else f"an image encoder of width {width}"
@@ -59,8 +62,26 @@ def image_encoder(folders: Folders, widths: set[int]) -> list[Finding]:
     return found
 
 
-def _encoder_width(path: Path) -> int | None:
-    """Width of a CLIP image encoder, as transformers, open_clip or whoever names its first layer; None for others."""
+def siglip_or_why_not(path: Path, width: int | None) -> tuple[bool, str | None]:
+    """Whether an image encoder is a SigLIP of this width, and, if WithAnyone cannot read it, why not."""
+    from ..formats import siglip
+
+    if width != siglip.CONFIG["hidden_size"]:
+        return False, None
+    try:
+        siglip.read(path)
+    except AdapterError as error:
+        other = error.code in siglip.OTHER_FILES
+        return not other, None if other else str(error)
+    return True, None
+
+
+def encoder_width(path: Path) -> int | None:
+    """Width of a CLIP image encoder, as transformers, open_clip or whoever names its first layer; None for others.
+
+    Raises:
+        AdapterError: the file cannot be read.
+    """
     from ..formats.reading import read_tensor_file
 
     names = ("embeddings.patch_embedding.weight", "visual.conv1.weight")
@@ -70,27 +91,9 @@ def _encoder_width(path: Path) -> int | None:
     return None
 
 
-def is_siglip(path: Path) -> bool:
-    """Whether a file is the SigLIP that WithAnyone reads, as far as sizes tell."""
-    from ..formats.reading import read_tensor_file
-
-    embeddings = "vision_model.embeddings."
-    try:
-        shapes = {name: tuple(tensor.shape) for name, tensor in read_tensor_file(path).tensors.items()}
-    except AdapterError:  # not whole, or no tensor file; told where all are listed
-        return False
-    return (
-        shapes.get(f"{embeddings}patch_embedding.weight"),
-        shapes.get(f"{embeddings}position_embedding.weight"),
-    ) == (
-        (768, 3, 16, 16),
-        (256, 768),
-    )
-
-
 def _fits(path: Path, wanted: set[int]) -> bool:
     try:
-        return _encoder_width(path) in wanted
+        return encoder_width(path) in wanted
     except AdapterError:  # not whole, or no tensor file: not what is looked for
         return False
 

@@ -5,12 +5,13 @@ Whoever draws with SDXL needs none of it, and reads one line.
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from ..catalogue import FLUX, SIGLIP, WITHANYONE, WITHANYONE_FACE_PACK
 from ..errors import AdapterError, short_error
 from .adapters import describe_file, how_to_download
-from .base_models import is_siglip
+from .base_models import encoder_width, siglip_or_why_not
 from .face_packs import pack
 from .findings import DAMAGED, MISSING, NOTE, OK, Finding
 from .folders import Folders, files_in
@@ -66,9 +67,10 @@ def _elsewhere(folders: Folders) -> list[Path]:
 
 
 def _siglip(folders: Folders) -> Finding:
-    towers = [path for folder in folders.clip_vision for path in files_in(folder, *ENDINGS) if is_siglip(path)]
-    if towers:
-        return Finding(OK, SIGLIP.title, f"{towers[0]}: SigLIP, which WithAnyone reads 'in form'")
+    for path in (path for folder in folders.clip_vision for path in files_in(folder, *ENDINGS)):
+        with contextlib.suppress(AdapterError):  # told where all image encoders are listed
+            if siglip_or_why_not(path, encoder_width(path)) == (True, None):
+                return Finding(OK, SIGLIP.title, f"{path}: {SIGLIP.title}")
     place = folders.clip_vision[0]
     text = f"{SIGLIP.title}, WithAnyone's image encoder, is not there. It belongs into {place}, under any name. Licence: {SIGLIP.license}."
     return Finding(MISSING, SIGLIP.title, text, f"Get {SIGLIP.files[0]} from {SIGLIP.url} and put it there.")

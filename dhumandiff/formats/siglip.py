@@ -15,7 +15,7 @@ from torch import Tensor
 from ..errors import AdapterError
 from .reading import TensorFile, check_dtypes, compare_shapes, looks_like, not_finite, read_tensor_file
 
-__all__ = ["CONFIG", "LAYER_NORM_EPS", "read"]
+__all__ = ["CONFIG", "LAYER_NORM_EPS", "OTHER_FILES", "read"]
 
 CONFIG: dict[str, Any] = {
     "model_type": "siglip_vision_model",
@@ -41,6 +41,10 @@ _WORDS = "text_model.embeddings.token_embedding.weight"
 _VOCABULARY = 250_000
 """Rows of the word table of base-patch16-256-i18n. The English one (32,000) and SigLIP 2 (256,000) have the very same layout of
 the vision tower, and other numbers in it."""
+
+
+OTHER_FILES = ("no-siglip", "siglip-without-vision", "clip-for-siglip")
+"""Codes of `read` for what is no SigLIP at all; of the others it is, but not this one, or damaged."""
 
 
 def read(path: Path) -> dict[str, Tensor]:

@@ -9,15 +9,23 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from support.model_folders import doctor, face_pack, wrong
+from support.siglip import SMALL
 from support.withanyone_files import withanyone_file
+
+from dhumandiff.formats import siglip
 
 NOTHING = "Nothing stands in the way of a first portrait."
 
 
-def siglip(path, places=256):
-    shapes = {"patch_embedding": (768, 3, 16, 16), "position_embedding": (places, 768)}
+@pytest.fixture(autouse=True)
+def _small_siglip(monkeypatch):
+    for name, value in SMALL.items():
+        monkeypatch.setitem(siglip.CONFIG, name, value)
+
+
+def siglip_file(path, **changed):
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({f"vision_model.embeddings.{name}.weight": torch.zeros(s) for name, s in shapes.items()}, path)
+    save_file({name: torch.zeros(shape) for name, shape in siglip._shapes().items()} | changed, path)
 
 
 def flux_folder(base):
@@ -25,7 +33,7 @@ def flux_folder(base):
     for name in ("withanyone", "diffusion_models", "checkpoints"):
         (base / name).mkdir(parents=True, exist_ok=True)
     withanyone_file(base / "withanyone" / "withanyone.safetensors", dtype=torch.bfloat16)
-    siglip(base / "clip_vision" / "siglip.safetensors")
+    siglip_file(base / "clip_vision" / "siglip.safetensors")
     face_pack(base / "insightface" / "models" / "antelopev2")
     (base / "diffusion_models" / "flux1-dev-Q4_K_S.gguf").write_bytes(b"any")
     (base.parent / "comfyui_version.py").write_text('__version__ = "0.33.0"\n')
@@ -107,7 +115,10 @@ def test_a_damaged_or_wrong_file_is_named(folder, capsys):
     assert "a FLUX model without WithAnyone's weights" in text
 
 
-def test_another_siglip_or_clip_is_not_taken_for_it(folder, capsys):
+def test_another_siglip_is_told_and_not_taken_for_it(folder, capsys):
     flux_folder(folder)
-    siglip(folder / "clip_vision" / "siglip.safetensors", places=196)
-    assert [line.split()[1] for line in wrong(doctor(capsys, folder)[1])] == ["SigLIP"]
+    words = {"text_model.embeddings.token_embedding.weight": torch.zeros(256_000, 1)}
+    siglip_file(folder / "clip_vision" / "siglip.safetensors", **words)
+    text = doctor(capsys, folder)[1]
+    assert [line.split()[1] for line in wrong(text)] == ["SigLIP"]
+    assert "this is SigLIP 2" in text
