@@ -1,4 +1,4 @@
-"""Visual disparity-aware conditioning: two references into a MODEL."""
+"""Visual disparity-aware conditioning: references into a MODEL."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ..dhumandiff.methods.paired.settings import CascadeSettings
 from ..dhumandiff.references.reference import same_person_warning
 from .comfy.patch import apply_people
 from .comfy.schema import ADVANCED, AdapterType, ReferenceType, check_choice, schema, tell
+from .people import masks_in_order, references_in_order
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,7 +30,7 @@ who that could be measured (training/miniature/ablation_results: during_0_0.8), 
 
 
 class DHDApplyPair(io.ComfyNode):
-    """MODEL -> MODEL that draws both people."""
+    """MODEL -> MODEL that draws the people."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -38,8 +39,9 @@ class DHDApplyPair(io.ComfyNode):
         return schema(
             node_id="DHDApplyPair",
             display_name="Apply Disparity-Aware Conditioning",
-            description="Draws the two references' faces with this model. Each person has weights of their own, which is "
-            "what keeps the two apart; masks are not needed. Works with KSampler and every other sampler.",
+            description="Draws the references' faces with this model, up to four. DHumanDiff's weights have some for each of two "
+            "people, which is what keeps the two apart; masks are not needed. IP-Adapter files have one for everybody: give each "
+            "person a mask. Works with KSampler and every other sampler.",
             search_aliases=["apply pair", "two faces", "couple", "ipadapter", "face id", "dhumandiff"],
             inputs=[
                 io.Model.Input("model", tooltip="An SDXL model."),
@@ -116,8 +118,28 @@ class DHDApplyPair(io.ComfyNode):
                     "what a plain run costs; who is who is settled by then.",
                     **ADVANCED,
                 ),
+                ReferenceType.Input(
+                    "reference_3",
+                    optional=True,
+                    tooltip="Person 3: @3 in the prompt. Needs weights for more than two people, or an IP-Adapter file.",
+                ),
+                ReferenceType.Input("reference_4", optional=True, tooltip="Person 4: @4 in the prompt."),
+                io.Mask.Input("mask_3", optional=True, tooltip="Where person 3 may be (white)."),
+                io.Mask.Input("mask_4", optional=True, tooltip="Where person 4 may be (white)."),
+                io.Float.Input(
+                    "strength_3",
+                    **person_strength,
+                    optional=True,
+                    tooltip="Multiplies the strength for person 3, when one face wins.",
+                ),
+                io.Float.Input(
+                    "strength_4",
+                    **person_strength,
+                    optional=True,
+                    tooltip="Multiplies the strength for person 4, when one face wins.",
+                ),
             ],
-            outputs=[io.Model.Output("model_out", display_name="model", tooltip="The model with both people.")],
+            outputs=[io.Model.Output("model_out", display_name="model", tooltip="The model with the people.")],
             hidden=[io.Hidden.unique_id],
         )
 
@@ -149,6 +171,12 @@ class DHDApplyPair(io.ComfyNode):
         focus_share: float = FOCUS_FRACTION,
         focus: Tensor | None = None,
         during: str = "start and end",
+        reference_3: FaceReference | None = None,
+        reference_4: FaceReference | None = None,
+        mask_3: Tensor | None = None,
+        mask_4: Tensor | None = None,
+        strength_3: float = 1.0,
+        strength_4: float = 1.0,
     ) -> io.NodeOutput:
         cascade = check_choice("cascade", cascade, CASCADES)
         start, end = DURING[check_choice("during", during, DURING)] or (start, end)
@@ -157,23 +185,18 @@ class DHDApplyPair(io.ComfyNode):
                 "focus is connected, but cascade is off: set it to one_pass, or take the mask away.",
                 code="focus-without-cascade",
             )
-        if reference_2 is None and mask_2 is not None:
-            raise HostError(
-                "mask_2 is connected, but reference_2 is not: connect person 2, or take the mask away.",
-                code="mask-without-person",
-            )
-        references = [r for r in (reference_1, reference_2) if r is not None]
-        warning = same_person_warning(*references) if len(references) == 2 else None
-        if warning:
-            tell(cls, warning)
+        references = references_in_order(reference_1, reference_2, reference_3, reference_4)
         persons = len(references)
+        masks = masks_in_order((mask_1, mask_2, mask_3, mask_4), persons)
+        if notes := [note for note in (same_person_warning(*references), _blending_note(adapter, masks)) if note]:
+            tell(cls, "\n".join(notes))
         patched = apply_people(
             model,
             adapter,
             references,
             strength,
-            person_strengths=(strength_1, strength_2)[:persons],
-            masks=(mask_1, mask_2)[:persons],
+            person_strengths=(strength_1, strength_2, strength_3, strength_4)[:persons],
+            masks=masks,
             start=start,
             end=end,
             cascade=None
@@ -182,3 +205,13 @@ class DHDApplyPair(io.ComfyNode):
             focus=focus,
         )
         return io.NodeOutput(patched)
+
+
+def _blending_note(adapter: Any, masks: list[Tensor | None]) -> str | None:
+    """What somebody should know whose weights cannot tell people apart by themselves."""
+    if not adapter.model.info.shared or len(masks) < 2 or None not in masks:
+        return None
+    return (
+        "These weights have one key/value projection for everybody, as IP-Adapter files do: where people have no mask their faces "
+        "blend. Connect a mask for each person, such as those of Portrait Layout."
+    )

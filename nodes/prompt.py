@@ -1,4 +1,4 @@
-"""Subject-augmented prompting: a sentence in which two words are two people; and many sentences, one a line."""
+"""Subject-augmented prompting: a sentence in which words are people; and many sentences, one a line."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 from comfy_api.latest import io
 
 from ..dhumandiff.layout.person_style import PERSON_COLORS, PERSON_DASHES
+from ..dhumandiff.layout.presets import MOST_PEOPLE
 from ..dhumandiff.prompts import describe_tokens, parse_prompt, split_sentences
 from ..dhumandiff.references.recognizers import recognizer_warnings
 from .comfy.encoders import encode_subject_prompt, token_words
 from .comfy.schema import ADVANCED, AdapterType, ReferenceType, check_choice, schema, tell
+from .people import references_in_order
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -32,15 +34,17 @@ class DHDSubjectPrompt(io.ComfyNode):
             multiline=True,
             dynamic_prompts=True,
             default="A man@1 and a woman@2 on a bench in a garden. The man@1 wears a black tuxedo, the woman@2 a white dress",
-            tooltip="The sentence. @1 and @2 behind a word say who it is; \\@ is a plain @.",
+            tooltip="The sentence. @1, @2 and so on behind a word say who it is; \\@ is a plain @.",
         )
         # For web/who_is_who.js, so that nothing is written down twice.
-        sentence.extra_dict = {"person_style": {"colors": PERSON_COLORS[:2], "dashes": PERSON_DASHES[:2]}}
+        sentence.extra_dict = {
+            "person_style": {"colors": PERSON_COLORS[:MOST_PEOPLE], "dashes": PERSON_DASHES[:MOST_PEOPLE]}
+        }
         return schema(
             node_id="DHDSubjectPrompt",
             display_name="Encode Subject-Augmented Prompt",
-            description="Write word@1 and word@2 where a word names person 1 or person 2: "
-            '"A man@1 and a woman@2 on a bench". Without marks the first two person nouns are taken. '
+            description="Write word@1, word@2 and so on up to 4 where a word names a person: "
+            '"A man@1 and a woman@2 on a bench". Without marks the first person nouns are taken in order. '
             "Weights (man@1:1.2), embeddings and long prompts work as in CLIP Text Encode. Where a word carries a face, "
             "CLIP-L is read at its last layer, as the weights were trained; CLIP Set Last Layer then moves CLIP-G only.",
             search_aliases=["prompt", "text encode", "clip", "who is who", "subject", "dhumandiff"],
@@ -57,6 +61,8 @@ class DHDSubjectPrompt(io.ComfyNode):
                     tooltip="Which words carry a face: the first mention of each person, as the weights were trained, or all.",
                     **ADVANCED,
                 ),
+                ReferenceType.Input("reference_3", optional=True, tooltip="Person 3: @3 in the text."),
+                ReferenceType.Input("reference_4", optional=True, tooltip="Person 4: @4 in the text."),
             ],
             outputs=[
                 io.Conditioning.Output("conditioning", tooltip="For the positive input of a sampler."),
@@ -75,12 +81,18 @@ class DHDSubjectPrompt(io.ComfyNode):
         text: str,
         mentions: str,
         reference_2: FaceReference | None = None,
+        reference_3: FaceReference | None = None,
+        reference_4: FaceReference | None = None,
     ) -> io.NodeOutput:
         mentions = check_choice("mentions", mentions, MENTIONS)
-        references = [r for r in (reference_1, reference_2) if r is not None]
+        references = references_in_order(reference_1, reference_2, reference_3, reference_4)
         all_mentions = parse_prompt(text, persons=len(references), mentions="all")
         prompt = all_mentions if mentions == "all" else all_mentions.first_mentions()
-        notes = [*prompt.notes(len(references)), *recognizer_warnings(references, adapter.model.info.recognizer)]
+        notes = [
+            *prompt.notes(len(references)),
+            *_more_than_trained(adapter, len(references)),
+            *recognizer_warnings(references, adapter.model.info.recognizer),
+        ]
         if notes:
             tell(cls, " ".join(notes))
         conditioning, tokens = encode_subject_prompt(clip, adapter, references, prompt)
@@ -88,6 +100,17 @@ class DHDSubjectPrompt(io.ComfyNode):
         # For the page: words that name a person and carry no face are shown, too.
         spans = [asdict(span) for span in prompt.spans(all_mentions.mentions)]
         return io.NodeOutput(conditioning, bound_words, ui={"who_is_who": [spans]})
+
+
+def _more_than_trained(adapter: ModelPatcher, persons: int) -> list[str]:
+    """What somebody should know who names more people than the weights have seen in one sentence."""
+    info = adapter.model.info
+    if info.shared or persons <= info.persons:
+        return []
+    return [
+        f"These weights were trained with {info.persons} people: the words of {persons} are mapped alike, which nobody has measured, "
+        f"and Apply Disparity-Aware Conditioning takes {info.persons} with them."
+    ]
 
 
 class DHDSentences(io.ComfyNode):

@@ -31,7 +31,7 @@ function sentence(spans, style) {
 function word({ text, person, is_subject: isSubject }, { colors, dashes }) {
   const color = colors[(person - 1) % colors.length];
   const dash = dashes[(person - 1) % dashes.length];
-  const line = !dash ? "solid" : dash[0] > 2 ? "dashed" : "dotted";
+  const line = !dash ? "solid" : dash[0] > 6 ? "double" : dash[0] > 2 ? "dashed" : "dotted"; // long dashes would be cut by a word
   const element = document.createElement("span");
   element.dataset.person = person;
   element.dataset.subject = isSubject;

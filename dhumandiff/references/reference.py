@@ -6,6 +6,7 @@ needs neither the face models nor the image encoder any more, so a person can be
 
 from __future__ import annotations
 
+import itertools
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -330,14 +331,16 @@ _VERSION_1 = {*_SHAPES} - {"siglip_hidden", "identity_length"}
 _MADE_BY = ("recognizer", "recognizer_hash", "image_encoder", "siglip_encoder")
 
 
-def same_person_warning(first: FaceReference, second: FaceReference) -> str | None:
-    """A sentence for the person when two references seem to show the same person, with their similarity; else None."""
-    if not first.is_comparable(second):  # whoever reads identities refuses one of the two
-        return None
-    similarity = first.similarity(second)
-    if similarity is None or similarity < SAME_PERSON_THRESHOLD:
-        return None
-    return (
-        f"Person 1 and person 2 look like the same person (similarity {similarity:.2f}; different people stay below "
-        f"{SAME_PERSON_THRESHOLD}). Check that the right photos are connected."
-    )
+def same_person_warning(*references: FaceReference) -> str | None:
+    """A sentence for the person for each two references that seem to show the same person, with their similarity; else None."""
+    found = []
+    for (one, first), (other, second) in itertools.combinations(enumerate(references, 1), 2):
+        if not first.is_comparable(second):  # whoever reads identities refuses one of the two
+            continue
+        similarity = first.similarity(second)
+        if similarity is not None and similarity >= SAME_PERSON_THRESHOLD:
+            found.append(
+                f"Person {one} and person {other} look like the same person (similarity {similarity:.2f}; different people stay "
+                f"below {SAME_PERSON_THRESHOLD}). Check that the right photos are connected."
+            )
+    return " ".join(found) or None

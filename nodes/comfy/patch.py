@@ -1,4 +1,4 @@
-"""Two people on a MODEL of ComfyUI: every change goes through the model patcher, and the original model stays as it was.
+"""People on a MODEL of ComfyUI: every change goes through the model patcher, and the original model stays as it was.
 
 Adapter weights live in a ModelPatcher of their own that is loaded along with the model (``models()`` of the patches), so that
 ComfyUI counts, offloads and casts them like any other model.
@@ -124,6 +124,7 @@ def apply_people(
         raise HostError("There is no reference: connect at least one person.", code="no-reference")
     focus = None if focus is None else check_mask(focus, "focus mask")
     keys = check_compatible(model, adapter.model.info)
+    adapter.model.check_persons(len(references))
 
     check_weights(adapter.model)
     model_management.load_models_gpu([adapter])
@@ -152,7 +153,6 @@ def apply_people(
         cascade=cascade,
         focus=focus,
     )
-    keys_values(0, adapter.load_device, torch.float32)  # too many people are refused here, before sampling
     return _patch(model, people, keys)
 
 

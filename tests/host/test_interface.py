@@ -105,7 +105,7 @@ def test_additions_at_the_end_break_nothing():
     """New nodes, choices, outputs and optional inputs."""
     changed = copy.deepcopy(FROZEN)
     changed["DHDNew"] = changed["DHDSwapPersons"]
-    changed["DHDApplyPair"]["optional"]["mask_3"] = "MASK"
+    changed["DHDApplyPair"]["optional"]["mask_9"] = "MASK"
     changed["DHDCascadeKSampler"]["choices"]["mode"].append("four_strength")
     changed["DHDSaveReference"]["outputs"]["path"] = "STRING"
     assert interface.breaks(FROZEN, changed) == []

@@ -112,9 +112,9 @@ def attach_couples(
 
     transformers = [name.split(".transformer_blocks.")[0] for name, _ in layers]
     people = PairedConditioning(keys_values, persons, person_strengths, masks, last_layers(transformers))
+    adapter.check_persons(persons)
     with torch.no_grad():
         tokens = face_tokens(adapter, couples)
-        adapter.keys_values(0, tokens[0])  # too many persons are refused here, not in the first step
     return Attached(unet, layers, people, len(couples), guidance)
 
 

@@ -1,4 +1,4 @@
-"""Portraits with diffusers: an SDXL base, two people, and the cascade.
+"""Portraits with diffusers: an SDXL base, people, and the cascade.
 
     portrait = PortraitPipeline.from_base("models/sdxl-base-1.0")    # a diffusers folder, a checkpoint file, "mini" or "tiny"
     image, focus = portrait(adapter, [reference_1, reference_2], "A man@1 and a woman@2 in a garden")
@@ -136,6 +136,8 @@ class PortraitPipeline:
                     "The mode none has no focus: choose another one, or leave the focus away.",
                     code="focus-without-cascade",
                 )
+        if references:
+            adapter.check_persons(len(references))
         if isinstance(prompt, str):
             prompt = parse_prompt(prompt, persons=len(references))
         guidance = sampling.cfg != 1

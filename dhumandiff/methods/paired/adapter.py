@@ -274,18 +274,26 @@ class Adapter(nn.Module):
                 f"[batch, persons, tokens, {self.info.context_width}] was expected.",
                 code="face-tokens-of-another-shape",
             )
-        persons = tokens.shape[1]
-        if persons < 1 or (persons > self.info.persons and not self.info.shared):
-            raise AdapterError(
-                f"{persons} references were given, but these weights hold {self.info.persons} persons: "
-                f"give 1 to {self.info.persons} references.",
-                code="too-many-references",
-            )
+        self.check_persons(tokens.shape[1])
         inside = tokens
         if not self._weights_cast_themselves:
             inside = tokens.to(next(self.attention[layer].parameters()))
         keys, values = self.attention[layer](inside)
         return keys.to(tokens.dtype), values.to(tokens.dtype)
+
+    def check_persons(self, persons: int) -> None:
+        """Refuse more people than the weights can tell apart; one projection for everybody takes any number.
+
+        Raises:
+            AdapterError: says how many they hold.
+        """
+        if persons < 1 or (persons > self.info.persons and not self.info.shared):
+            raise AdapterError(
+                f"{persons} references were given, but these weights hold {self.info.persons} persons: "
+                f"give 1 to {self.info.persons} references. For more people load an IP-Adapter Plus (Face) file for SDXL, whose "
+                "one projection serves everybody, and give each person a mask.",
+                code="too-many-references",
+            )
 
     def _hidden(self, reference: FaceReference, part: Literal["clip_hidden", "clip_hidden_zero"]) -> Tensor:
         """Hidden states at the door: width checked, device and dtype as the projections compute."""

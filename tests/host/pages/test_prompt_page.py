@@ -208,3 +208,24 @@ def test_what_is_shown_survives_undo_alone(page):
     assert page.locator(PANEL).count() == 1
     assert words(page) == shown
     assert problems(page, "who_is_who") == []
+
+
+def test_four_people_have_four_looks(page):
+    build(page)
+    page.evaluate(
+        """() => {
+            const prompt = window.app.graph._nodes.find(n => n.type === 'DHDSubjectPrompt');
+            const at = name => prompt.inputs.findIndex(input => input.name === name);
+            for (const [there, added] of [['reference_1', 'reference_3'], ['reference_2', 'reference_4']]) {
+                prompt.getInputNode(at(there)).connect(0, prompt, at(added));
+            }
+        }"""
+    )
+    write(page, "A woman@1, a man@2, a girl@3 and a boy@4 on a bench.")
+    run(page)
+    screenshot(page, "who_is_who_of_four")
+    assert words(page) == [("woman", 1, True), ("man", 2, True), ("girl", 3, True), ("boy", 4, True)]
+    look = "word => { const { backgroundColor, borderBottomStyle } = getComputedStyle(word); return [backgroundColor, borderBottomStyle]; }"
+    looks = [word.evaluate(look) for word in page.locator(f"{PANEL} [data-person]").all()]
+    assert len({color for color, _ in looks}) == len({line for _, line in looks}) == 4
+    assert problems(page, "who_is_who") == []

@@ -1,0 +1,54 @@
+"""The people who are connected to a node: references and masks by number, one to four."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ..dhumandiff.errors import HostError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..dhumandiff.references import FaceReference
+
+
+def references_in_order(*references: FaceReference | None) -> list[FaceReference]:
+    """The references that are connected, person 1 first.
+
+    Raises:
+        HostError: one is left out in between, so that everybody behind it would have another number.
+    """
+    there = [reference for reference in references if reference is not None]
+    for number, reference in enumerate(references[: len(there)], 1):
+        if reference is None:
+            later = next(n for n, other in enumerate(references, 1) if n > number and other is not None)
+            raise HostError(
+                f"reference_{later} is connected, but reference_{number} is not: connect people without a gap, so that "
+                f"@{later} in the text and mask_{later} mean the same person.",
+                code="reference-gap",
+            )
+    return there
+
+
+def masks_in_order(masks: Sequence[Tensor | None], persons: int) -> list[Tensor | None]:
+    """The masks of the persons who are there. Black ones of others, which Portrait Layout gives, count as none.
+
+    Raises:
+        HostError: a mask is somebody's who is not there, or person 3 or 4, whom black masks of Portrait Layout leave out, is there.
+    """
+    for number, mask in enumerate(masks, 1):
+        if mask is None:
+            continue
+        if number > persons and mask.any():
+            raise HostError(
+                f"mask_{number} is connected, but reference_{number} is not: connect person {number}, or take the mask away.",
+                code="mask-without-person",
+            )
+        if 2 < number <= persons and not mask.any():
+            raise HostError(
+                f"mask_{number} is black all over, so person {number} would be nowhere. In Portrait Layout set people to "
+                f"{persons}; to leave the person out, take reference_{number} away.",
+                code="person-nowhere",
+            )
+    return list(masks[:persons])
