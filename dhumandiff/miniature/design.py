@@ -7,6 +7,7 @@ the first design, which had no such file. All modules of the miniature take thei
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,11 @@ from typing import Any, Literal
 
 from ..errors import HostError
 from ..io import atomic_write
-from .weights import FOLDER
 
-__all__ = ["DESIGN", "DESIGNS", "FIRST", "Design", "design_of", "save_design"]
+__all__ = ["DESIGN", "DESIGNS", "FIRST", "FOLDER", "Design", "design_of", "save_design"]
+
+FOLDER = Path(os.environ.get("DHUMANDIFF_MINI") or Path(__file__).parent / "weights")
+"""Where the weights lie; the environment variable DHUMANDIFF_MINI names another folder, such as one that is being built."""
 
 
 @dataclass(frozen=True)

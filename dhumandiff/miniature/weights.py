@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..errors import HostError
+from .design import FOLDER
 
 __all__ = ["FOLDER", "load_part", "save_part"]
-
-FOLDER = Path(os.environ.get("DHUMANDIFF_MINI") or Path(__file__).parent / "weights")
-"""Where they lie; the environment variable DHUMANDIFF_MINI names another folder, such as one that is being built."""
 
 
 def load_part(name: str, folder: Path = FOLDER) -> dict[str, Tensor]:
