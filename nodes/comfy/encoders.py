@@ -6,7 +6,7 @@ place of the word's id and everything else (weights, chunks of 77, hooks, schedu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import comfy.model_management as model_management
@@ -28,24 +28,46 @@ if TYPE_CHECKING:
 # --- text ----------------------------------------------------------------------------------------------------------------
 
 
-class _LastLayerCLIPL:
-    """SDXL's text model with CLIP-L read at its last layer after the final norm, as the adapter was trained.
+class _SubjectCLIP:
+    """SDXL's text model with the persons' words mapped to their faces, and CLIP-L read at its last layer after the final norm, as
+    the adapter was trained.
 
+    Words are mapped when they are encoded, so that each part of a schedule (hooks on the CLIP) maps the embeddings that it has.
     CLIP-G, the pooled output and the options of whoever owns the CLIP stay as they are.
+
+    Args:
+        model: the text model.
+        persons: (chunk, index) of a word among CLIP-L's tokens -> its person, from 1.
+        map_words: embeddings [K, width] float32 and person -> what stands in their place, [K, width].
     """
 
-    def __init__(self, model: Any) -> None:
-        self._model = model
+    def __init__(
+        self, model: Any, persons: Mapping[tuple[int, int], int], map_words: Callable[[Tensor, int], Tensor]
+    ) -> None:
+        self._model, self._persons, self._map_words = model, persons, map_words
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
 
     def encode_token_weights(self, tokens: dict[str, Any]) -> Any:
+        chunks = [list(chunk) for chunk in tokens["l"]]
+        for (chunk, index), person in self._persons.items():
+            word, *rest = chunks[chunk][index]
+            chunks[chunk][index] = (self._map_words(self._embedding(word), person)[0].float().cpu(), *rest)
         self._model.clip_l.set_clip_options({"layer": None})
         try:
-            return self._model.encode_token_weights(tokens)
+            return self._model.encode_token_weights({**tokens, "l": chunks})
         finally:
             self._model.clip_l.reset_clip_options()
+
+    def _embedding(self, word: Any) -> Tensor:
+        """CLIP-L's embedding of a token before positions are added, [1, width] float32."""
+        if torch.is_tensor(word):
+            return word.reshape(1, -1).float()
+        clip_l = self._model.clip_l
+        table = clip_l.transformer.get_input_embeddings()
+        device = table.weight.device if clip_l.execution_device is None else clip_l.execution_device
+        return table(torch.tensor([word], device=device), out_dtype=torch.float32)
 
 
 def encode_subject_prompt(
@@ -74,23 +96,23 @@ def encode_subject_prompt(
     subjects = locate_tokens(
         prompt, lambda text: plain if text == prompt.text else _tokens_of(clip, text), clip.tokenizer
     )
-    words = {(chunk, index): list(tokens["l"][chunk][index]) for chunk, index in (positions[s.index] for s in subjects)}
-    embeddings = _word_embeddings(clip, [word[0] for word in words.values()])
-
+    entries = {name: [[entry[:2] for entry in chunk] for chunk in chunks] for name, chunks in tokens.items()}
     check_weights(adapter.model)
+    if not subjects:
+        return clip.encode_from_tokens_scheduled(entries), subjects
+
     model_management.load_models_gpu([adapter])
     references = [reference_on(reference, adapter.load_device) for reference in references]
-    with torch.no_grad():
-        for token, embedding in zip(subjects, embeddings, strict=True):
-            mapped = adapter.model.subject_token(embedding.to(adapter.load_device), references[token.person - 1])
-            words[positions[token.index]][0] = mapped[0].float().cpu()
-    entries = {name: [[entry[:2] for entry in chunk] for chunk in chunks] for name, chunks in tokens.items()}
-    for (chunk, index), word in words.items():
-        entries["l"][chunk][index] = tuple(word[:2])
 
-    if subjects:
-        clip = clip.clone()
-        clip.cond_stage_model = _LastLayerCLIPL(clip.cond_stage_model)
+    def map_words(embeddings: Tensor, person: int) -> Tensor:
+        with torch.no_grad():
+            return adapter.model.subject_token(embeddings.to(adapter.load_device), references[person - 1])
+
+    persons = {positions[token.index]: token.person for token in subjects}
+    for person in set(persons.values()):  # what cannot be mapped is refused here, not in the midst of a schedule
+        map_words(torch.zeros(0, adapter.model.info.text_width or 0), person)
+    clip = clip.clone()
+    clip.cond_stage_model = _SubjectCLIP(clip.cond_stage_model, persons, map_words)
     return clip.encode_from_tokens_scheduled(entries), subjects
 
 
@@ -142,21 +164,6 @@ def _text_positions(chunks: Sequence[Sequence[tuple]]) -> list[tuple[int, int]]:
 def _tokens_of(clip: CLIP, text: str) -> list[Any]:
     chunks = clip.tokenize(text, return_word_ids=True)["l"]
     return [chunks[chunk][index][0] for chunk, index in _text_positions(chunks)]
-
-
-def _word_embeddings(clip: CLIP, tokens: Sequence[Any]) -> list[Tensor]:
-    """CLIP-L's embedding of each token before positions are added, each [1, width] float32."""
-    if not tokens:
-        return []
-    clip.load_model()
-    device = clip.patcher.load_device
-    table = clip.cond_stage_model.clip_l.transformer.get_input_embeddings()
-    return [
-        token.reshape(1, -1).float()
-        if torch.is_tensor(token)
-        else table(torch.tensor([token], device=device), out_dtype=torch.float32)
-        for token in tokens
-    ]
 
 
 # --- text and image ------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import comfy.context_windows as cw
 import comfy.samplers
 import pytest
 import torch
+from comfy.patcher_extension import WrappersMP
 from comfy_extras.nodes_advanced_samplers import SamplerLCMUpscale
 from comfy_extras.nodes_easycache import EasyCacheNode
 from dhd_pack.dhumandiff.methods.paired import cascade_modes
@@ -210,3 +211,44 @@ def test_a_wrapper_that_splits_a_call_gets_each_prompt_s_faces_or_a_sentence(pai
     else:
         with refused("unknown-batch"):
             drawn(split, shape)
+
+
+def test_a_wrapper_that_names_prompts_that_nobody_asked_for_is_refused(paired):
+    def renumbered(apply_model, args):
+        options = {**args["c"]["transformer_options"], "cond_or_uncond": [7]}
+        parts = [
+            apply_model(x, t, **{**args["c"], "c_crossattn": words, "y": y, "transformer_options": options})
+            for x, t, words, y in zip(
+                *(
+                    value.chunk(2)
+                    for value in (args["input"], args["timestep"], args["c"]["c_crossattn"], args["c"]["y"])
+                ),
+                strict=True,
+            )
+        ]
+        return torch.cat(parts)
+
+    split = paired.clone()
+    split.set_model_unet_function_wrapper(renumbered)
+    with refused("cut-call", "1 prompts and the ids of 2"):
+        drawn(split, (1, 4, 16, 16))
+
+
+@pytest.mark.parametrize("mode", ["two_strength", "released"])
+@pytest.mark.parametrize("change", [0.0, 0.5])
+def test_a_part_of_the_picture_that_is_found_nowhere_is_refused_where_the_focus_matters(
+    model, adapter, people, mode, change
+):
+    def halves(executor, model, conds, x, timestep, options):
+        left, right = (executor(model, conds, part + change, timestep, options) for part in x.chunk(2, dim=-1))
+        return [torch.cat(pair, dim=-1) for pair in zip(left, right, strict=True)]
+
+    other = model.clone()
+    other.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, "halves", halves)
+    made = cascade(apply_people(other, adapter, people), mode)
+    made.set_cascade(made.settings, masks()[0])
+    if change == 0:  # then it is known where each half lies
+        assert torch.isfinite(sample(made, (1, 4, 16, 16), steps=2)).all()
+    else:
+        with refused("unknown-window", "1 of 8 x 16", "one_pass"):
+            sample(made, (1, 4, 16, 16), steps=2)

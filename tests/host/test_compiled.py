@@ -210,5 +210,5 @@ def test_inductor_draws_what_the_uncompiled_model_draws(apply, model):
         (apply(), lambda made: cascade(made, "one_pass")),
         (apply(), lambda made: cascade(made, "two_strength")),
     ):
-        assert difference(made, inductor, guide) < 20 * stock
+        assert difference(made, inductor, guide) < 4 * stock
     torch._dynamo.reset()

@@ -1,8 +1,10 @@
 """Subject-augmented prompts in ComfyUI: CLIP-L on edited embeddings, everything else as ComfyUI does it."""
 
+import comfy.hooks
 import dhd_pack.dhumandiff.testing as tiny
 import pytest
 import torch
+from comfy_extras.nodes_hooks import SetClipHooks
 from dhd_pack.dhumandiff.prompts import describe_tokens, parse_prompt
 from dhd_pack.nodes.comfy.encoders import encode_subject_prompt, token_words
 from support import tiny_comfy
@@ -144,6 +146,35 @@ def test_a_thousand_mentions_cost_two_askings_as_well(clip, adapter, people, mon
     _, bound = encode_subject_prompt(clip, adapter, people, prompt)
     assert len(bound) == 1400
     assert len(asked) <= 3  # the text, a sentinel where it is new, the text with all sentinels
+
+
+def test_each_part_of_a_schedule_maps_the_words_that_it_has(clip, adapter, people):
+    """A LoRA on the token table that counts from the middle of sampling on (Create Hook LoRA, Hook Keyframes, Set CLIP Hooks)."""
+    name = "clip_l.transformer.text_model.embeddings.token_embedding.weight"
+    change = 0.1 * torch.randn(clip.patcher.model.state_dict()[name].shape, generator=torch.Generator().manual_seed(4))
+    text = "A man@1 and a woman@2 on a bench"
+
+    def hooked(*keyframes, schedule):
+        group = comfy.hooks.HookKeyframeGroup()
+        for start, strength in keyframes:
+            group.add(comfy.hooks.HookKeyframe(strength, start))
+        hooks = comfy.hooks.create_hook_lora({}, 1.0, 1.0)
+        hooks.hooks[0].weights_clip = {name: ("diff", (change,))}
+        hooks.hooks[0].need_weight_init = False
+        hooks.set_keyframes_on_hooks(group)
+        return SetClipHooks().apply_hooks(clip, schedule, False, hooks)[0]
+
+    with_lora = tiny_comfy.clip()
+    assert with_lora.add_patches({name: ("diff", (change,))}, 1.0)
+    wanted = [encode(made, adapter, people, text)[0][0][0] for made in (clip, with_lora)]
+    assert (wanted[0] - wanted[1]).abs().max() > 0.1
+    parts = encode(hooked((0.0, 0.0), (0.5, 1.0), schedule=True), adapter, people, text)[0]
+    assert [options["clip_start_percent"] for _, options in parts] == [0.0, 0.5]
+    for (made, _), expected in zip(parts, wanted, strict=True):
+        assert torch.allclose(made, expected, atol=1e-5)
+    ((always, _),) = encode(hooked((0.0, 1.0), schedule=False), adapter, people, text)[0]
+    assert torch.allclose(always, wanted[1], atol=1e-5)
+    assert torch.allclose(encode(clip, adapter, people, text)[0][0][0], wanted[0], atol=1e-5)
 
 
 # --- bad input ------------------------------------------------------------------------------------------------------
