@@ -1,6 +1,7 @@
 """The nodes: thin classes over ``dhumandiff/``; the files in ``comfy/`` are the ones that know ComfyUI's insides."""
 
 from .adapter import DHDLoadAdapter
+from .comfy.inputs import check_inputs
 from .conditioning import DHDApplyPair
 from .doctor import DHDDoctor
 from .layout import DHDPortraitLayout
@@ -38,3 +39,6 @@ NODES = [
     DHDDoctor,
     DHDLoadSigLIP,
 ]
+
+for _node in NODES:
+    check_inputs(_node)

@@ -247,4 +247,4 @@ def _one_picture(background: Tensor) -> Tensor:
             code="no-background",
         )
     pixels = photo_from_tensor(background[0], "background").pixels
-    return background[:1] if background.shape[-1] == 3 else torch.from_numpy(pixels)[None].float() / 255
+    return background[:1].float() if background.shape[-1] == 3 else torch.from_numpy(pixels)[None].float() / 255

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..dhumandiff.methods.paired.cascade import FACE_STRENGTH, FOCUS_FRACTION, SCENE_STRENGTH
 from ..dhumandiff.methods.paired.settings import MODES, CascadeSettings
 from .comfy.guider import CascadeGuider
-from .comfy.sampling import SAMPLERS, SCHEDULERS, sample_like_ksampler
+from .comfy.sampling import MAX_STEPS, SAMPLERS, SCHEDULERS, sample_like_ksampler
 from .comfy.schema import ADVANCED, check_choice, progress_text, schema
 
 
@@ -142,7 +142,7 @@ class DHDCascadeKSampler(io.ComfyNode):
                     tooltip="The same seed gives the same picture.",
                 ),
                 io.Int.Input(
-                    "steps", default=50, min=1, max=10000, tooltip="50 is as published; 25 to 30 do in most cases."
+                    "steps", default=50, min=1, max=MAX_STEPS, tooltip="50 is as published; 25 to 30 do in most cases."
                 ),
                 io.Float.Input(
                     "cfg", default=5.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="5 is as published."

@@ -200,7 +200,9 @@ class DHDPickBest(io.ComfyNode):
             show(f"picture {order[0] + 1} of {len(scored)}")
         else:
             tell(cls, "No picture of the batch shows everybody once; this is the one with the most alike faces.")
-        shown = best if best.shape[-1] > 1 else best.expand(-1, -1, -1, 3)  # ComfyUI's preview has no grey
+        shown = (
+            best if best.shape[-1] > 1 else best.expand(-1, -1, -1, 3)
+        ).float()  # ComfyUI's preview has no grey, and no bf16
         return io.NodeOutput(best, order[0], "\n".join(lines), ui=ui.PreviewImage(shown, cls=cls))
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import FaceReferenceError
 from ..faces.face import Face
 from ..protocols import FaceAnalyzer
 from ..references.recognizers import check_face_analysis
@@ -102,10 +103,20 @@ def mean_identities(references: Sequence[FaceReference], analyzer: FaceAnalyzer)
     """Mean identities [P, D] of references, to be compared with what an analyzer recognizes.
 
     Raises:
-        FaceReferenceError: one was encoded without a recognizer, or with another one than the analyzer's.
+        FaceReferenceError: one was encoded without a recognizer, or with another one than the analyzer's or the others'.
     """
     check_face_analysis(references, analyzer)
-    return np.concatenate([reference.mean_identity().float().cpu().numpy() for reference in references])
+    found = [reference.mean_identity().float().cpu().numpy() for reference in references]
+    if len({identity.shape[1] for identity in found}) > 1:
+        told = ", ".join(
+            f"{one.name or 'one'} {identity.shape[1]}" for one, identity in zip(references, found, strict=True)
+        )
+        raise FaceReferenceError(
+            f"The references have identities of different lengths ({told}), so they come from different face recognizers and cannot be "
+            "told apart in one picture. Encode all of them with one.",
+            code="references-of-different-recognizers",
+        )
+    return np.concatenate(found)
 
 
 def ranking(scores: Sequence[PictureScore], text_alignment: Sequence[float] | None = None) -> list[int]:

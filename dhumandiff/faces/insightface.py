@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import FaceError
+from ..errors import DHumanDiffError, FaceError, short_error
 from ..io import expand_user
 from ..protocols import FaceAnalyzer
 from .face import Face
@@ -159,7 +159,9 @@ class InsightFaceAnalyzer:
         size = self.recognizer.input_size[0]
         aligned = align(image, face.landmarks, size if isinstance(size, int) else 112)
         given = aligned if swap_channels else aligned[..., ::-1]
-        embedding = np.asarray(self.recognizer.get_feat(np.ascontiguousarray(given)), dtype=np.float32).reshape(-1)
+        with self._running("recognizer"):
+            found = self.recognizer.get_feat(np.ascontiguousarray(given))
+            embedding = np.asarray(found, dtype=np.float32).reshape(-1)
         length = float(np.linalg.norm(embedding))
         if not np.isfinite(length) or length == 0:
             raise FaceError(
@@ -187,7 +189,8 @@ class InsightFaceAnalyzer:
             self.detector.input_shape[2], int
         )
         for size in (None,) if fixed else DETECTION_SIZES:
-            boxes, landmarks = self.detector.detect(bgr, input_size=None if size is None else (size, size))
+            with self._running("detector"):
+                boxes, landmarks = self.detector.detect(bgr, input_size=None if size is None else (size, size))
             if len(boxes) and landmarks is None:
                 raise FaceError(
                     f"The face detector of {self.name} gives no landmarks, which alignment needs. Use buffalo_l or "
@@ -195,9 +198,27 @@ class InsightFaceAnalyzer:
                     code="detector-without-landmarks",
                 )
             if len(boxes):
-                pairs = zip(np.asarray(boxes, np.float32), np.asarray(landmarks, np.float32), strict=True)
-                return [Face(box[:4], points, float(box[4])) for box, points in pairs]
+                boxes, landmarks = np.asarray(boxes, np.float32), np.asarray(landmarks, np.float32)
+                if not (np.isfinite(boxes).all() and np.isfinite(landmarks).all()):
+                    raise FaceError(
+                        f"The face detector of {self.name} gives numbers that are none (NaN or infinite). Get the pack again.",
+                        code="detector-without-numbers",
+                    )
+                return [Face(box[:4], points, float(box[4])) for box, points in zip(boxes, landmarks, strict=True)]
         return []
+
+    @contextlib.contextmanager
+    def _running(self, part: str) -> Iterator[None]:
+        """A model that was loaded may still be damaged: its numbers are looked at only when it runs."""
+        try:
+            yield
+        except DHumanDiffError:
+            raise
+        except Exception as error:  # onnxruntime's own families, and what insightface makes of results of another shape
+            raise FaceError(
+                f"The face {part} of {self.name} cannot run: {short_error(error)}. Load it on the CPU, get the pack again, or use another one.",
+                code="pack-cannot-run",
+            ) from error
 
 
 _CLOSE_UP = 0.5  # share of the picture's shorter side; the false faces of tight crops measured 0.54 and more

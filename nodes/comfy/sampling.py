@@ -11,10 +11,14 @@ import comfy.utils
 import latent_preview
 from torch import Tensor
 
-__all__ = ["SAMPLERS", "SCHEDULERS", "sample_like_ksampler"]
+from ...dhumandiff.errors import HostError
+
+__all__ = ["MAX_STEPS", "SAMPLERS", "SCHEDULERS", "sample_like_ksampler"]
 
 SAMPLERS: list[str] = comfy.samplers.KSampler.SAMPLERS
 SCHEDULERS: list[str] = comfy.samplers.KSampler.SCHEDULERS
+MAX_STEPS = 10_000
+"""What the input offers; a link may bring more, of which not even the schedule would be in memory."""
 
 
 def sample_like_ksampler(
@@ -35,8 +39,22 @@ def sample_like_ksampler(
         model: its MODEL.
         latent_image: LATENT to begin with.
         seed, steps, sampler_name, scheduler, denoise: as in KSampler.
+
+    Raises:
+        HostError: the latent is another model's, or steps are none.
     """
-    samples = comfy.sample.fix_empty_latent_channels(model, latent_image["samples"])
+    if not 1 <= steps <= MAX_STEPS:
+        raise HostError(f"steps is {steps}: choose 1 to {MAX_STEPS}.", code="steps-out-of-range")
+    samples = latent_image["samples"]
+    if samples.ndim > 1:
+        samples = comfy.sample.fix_empty_latent_channels(model, samples)
+    channels = model.get_model_object("latent_format").latent_channels
+    if samples.ndim != 4 or samples.shape[1] != channels or not samples.numel():
+        raise HostError(
+            f"latent_image has the shape {list(samples.shape)}: this MODEL draws in [pictures, {channels}, height, width]. Connect an "
+            "empty latent, or one that its own VAE encoded.",
+            code="latent-of-another-model",
+        )
     noise = comfy.sample.prepare_noise(samples, seed, latent_image.get("batch_index"))
     schedule = comfy.samplers.KSampler(
         model, steps, model.load_device, sampler_name, scheduler, denoise, model.model_options

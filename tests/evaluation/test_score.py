@@ -1,11 +1,16 @@
 """A scored picture: what passes, which is the best, and how it is told."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+from support.layouts import random_reference
+from support.refused import refused
 
+from dhumandiff.errors import FaceReferenceError
 from dhumandiff.evaluation.metrics import PersonScore, PictureScore
 from dhumandiff.evaluation.report import describe_score, draw_score
-from dhumandiff.evaluation.score import ScoredImage, embed_faces, ranking
+from dhumandiff.evaluation.score import ScoredImage, embed_faces, mean_identities, ranking
 from dhumandiff.faces import Face
 from dhumandiff.layout.person_style import person_color
 
@@ -83,3 +88,11 @@ def test_faces_are_embedded_from_left_to_right():
     faces, identities = embed_faces(np.zeros((60, 160, 3), np.uint8), Analyzer())
     assert [one.center[0] for one in faces] == [20, 100]
     assert np.array_equal(identities, np.eye(4)[:2])
+
+
+def test_references_of_different_recognizers_are_not_compared():
+    first, second = random_reference(identity_width=512), random_reference(identity_width=128)
+    analyzer = SimpleNamespace(name="mini")
+    assert mean_identities([first, first], analyzer).shape == (2, 512)
+    with refused("references-of-different-recognizers", "512", "128", error=FaceReferenceError):
+        mean_identities([first, second], analyzer)

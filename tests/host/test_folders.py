@@ -369,6 +369,17 @@ CHOICES = [
 def test_a_linked_choice_is_one_of_the_list(node, name, value):
     """ComfyUI compares a choice with its list only while it is written on the node itself."""
     inputs = node.define_schema().inputs
-    given = {one.id: one.options[0] if isinstance(one, io.Combo.Input) else None for one in inputs}
+    plain = {
+        "INT": 1,
+        "FLOAT": 1.0,
+        "STRING": "a",
+        "BOOLEAN": False,
+        "IMAGE": torch.zeros(1, 8, 8, 3),
+        "MASK": torch.zeros(1, 8, 8),
+    }
+    plain["LATENT"] = {"samples": torch.zeros(1, 4, 8, 8)}
+    given = {
+        one.id: one.options[0] if isinstance(one, io.Combo.Input) else plain.get(one.get_io_type()) for one in inputs
+    }
     with refused("not-a-choice", name):
         node.execute(**{**given, name: value})
