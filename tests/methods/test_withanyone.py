@@ -7,7 +7,7 @@ import torch
 from support import independent_withanyone as independent
 from support import withanyone_files
 
-from dhumandiff.methods.withanyone import WithAnyone, mask_weights, regions_of
+from dhumandiff.methods.withanyone import WithAnyone, regions_of
 
 SIZE = (128, 96)
 TOKENS = 8 * 6
@@ -79,13 +79,13 @@ def test_soft_masks_share_the_softmax_and_fade_what_is_added(adapter, tensors):
     assert not added[:, 5:9].any()
 
 
-def test_masks_of_zero_and_one_are_boxes():
-    from dhumandiff.methods.withanyone import box_weights
-
+def test_masks_of_zero_and_one_are_boxes(adapter):
     masks = torch.zeros(2, SIZE[1], SIZE[0])
     masks[0, 0:48, 0:32], masks[1, 16:96, 64:112] = 1, 1
-    boxes = box_weights(BOXES["disjoint"][:2], SIZE, TOKENS)
-    torch.testing.assert_close(mask_weights(masks, SIZE, TOKENS), boxes, atol=0, rtol=0)
+    embeddings, siglip = people()
+    arc, sig = adapter.arc_tokens(embeddings), adapter.sig_tokens(siglip, embeddings)
+    boxed = adapter.residual(0, picture(), arc, sig, BOXES["disjoint"][:2], SIZE, 0.5, 0.5)
+    assert torch.equal(adapter.residual(0, picture(), arc, sig, None, SIZE, 0.5, 0.5, masks=masks), boxed)
 
 
 def test_a_branch_without_weight_is_not_computed(adapter):

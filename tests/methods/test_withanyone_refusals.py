@@ -171,6 +171,15 @@ def test_a_mask_that_cannot_be_meant_is_refused(code, change, named):
         mask_weights(change(torch.ones(2, 96, 128)), SIZE, TOKENS)
 
 
+def test_boxes_and_masks_are_told_apart_and_counted(adapter):
+    arc, shown = torch.randn(2, 8, 32), torch.randn(1, TOKENS, 32)
+    for boxes, masks in ((None, None), ([BOX, (64, 0, 128, 64)], torch.ones(2, 96, 128))):
+        with refused("withanyone-boxes-or-masks"):
+            adapter.residual(0, shown, arc, None, boxes, SIZE, 1, 0, masks=masks)
+    with refused("withanyone-mask-count", "3 masks for 2 people"):
+        adapter.residual(0, shown, arc, None, None, SIZE, 1, 0, masks=torch.ones(3, 96, 128))
+
+
 def test_a_mask_of_another_resolution_is_taken_to_the_tokens():
     masks = torch.zeros(1, 960, 1280)
     masks[0, :, :640] = 1

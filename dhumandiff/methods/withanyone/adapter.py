@@ -27,7 +27,7 @@ from ...formats.reading import compare_shapes
 from ...io import expand_user
 from .attention import IdentityAttention, region_residual
 from .inputs import check_embeddings, check_picture, check_siglip
-from .regions import PixelBox, Regions, box_weights, check_boxes, check_people, regions_of
+from .regions import PixelBox, Regions, region_weights, regions_of
 
 __all__ = ["ARC_TOKENS", "SIGLIP_TOKENS", "WithAnyone", "WithAnyoneInfo"]
 
@@ -216,10 +216,11 @@ class WithAnyone(nn.Module):
         picture: Tensor,
         arc: Tensor | None,
         sig: Tensor | None,
-        boxes: Sequence[PixelBox],
+        boxes: Sequence[PixelBox] | None,
         size: tuple[int, int],
         id_weight: float = 1.0,
         siglip_weight: float = 0.0,
+        masks: Tensor | None = None,
     ) -> Tensor:
         """What the people add to the picture after a block.
 
@@ -228,9 +229,10 @@ class WithAnyone(nn.Module):
             picture: [B, L, D] its picture tokens.
             arc: [P, 8, D] of `arc_tokens`; None where `id_weight` is 0.
             sig: [P, 264, D] of `sig_tokens`; None where `siglip_weight` is 0.
-            boxes: one a person, in their order: left, top, right, bottom in px.
+            boxes: one a person, in their order: left, top, right, bottom in px; None where there are masks.
             size: (width, height) of the picture, px.
             id_weight, siglip_weight: of the branches. A slider s from "in spirit" to "in form" is (1 - s, s).
+            masks: [P, H, W] 0..1 of the picture's shape, one a person, in the place of boxes.
 
         Returns:
             [B, L, D]; exactly 0 outside of the boxes.
@@ -238,14 +240,13 @@ class WithAnyone(nn.Module):
         Raises:
             AdapterError: the file lacks a branch that has a weight, or there is no such block.
             HostError, LayoutError: picture, boxes or number of people do not fit together.
+            ImageError: a mask is none.
         """
         check_picture(picture, self.info.width)
-        check_boxes(boxes)
         given = {"arc": (id_weight, arc), "sig": (siglip_weight, sig)}
-        persons = {branch: len(tokens) for branch, (_, tokens) in given.items() if tokens is not None}
-        for count in persons.values() or (len(boxes),):
-            check_people(count, len(boxes))
-        regions = regions_of(box_weights(boxes, size, picture.shape[1])).to(picture.device)
+        counts = {len(tokens) for _, tokens in given.values() if tokens is not None}
+        weights = region_weights(boxes, masks, size, picture.shape[1], counts)
+        regions = regions_of(weights).to(picture.device)
         keys_values = {
             branch: self.keys_values(block, branch, tokens.to(picture))
             for branch, (weight, tokens) in given.items()

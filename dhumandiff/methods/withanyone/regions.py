@@ -17,7 +17,7 @@ Letters in shapes: P persons, L picture tokens, R of them in a region.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,6 +36,7 @@ __all__ = [
     "check_boxes",
     "check_people",
     "mask_weights",
+    "region_weights",
     "regions_of",
     "token_grid",
 ]
@@ -267,6 +268,45 @@ def mask_weights(masks: Tensor, size: tuple[int, int], tokens: int) -> Tensor:
                 code="withanyone-mask-empty",
             )
     return downsample_masks(masks[None], (rows, columns))[0]
+
+
+def region_weights(
+    boxes: Sequence[PixelBox] | None,
+    masks: Tensor | None,
+    size: tuple[int, int],
+    tokens: int,
+    people: Iterable[int] = (),
+) -> Tensor:
+    """`box_weights` or `mask_weights` of everybody, [P, L].
+
+    Args:
+        boxes, masks: one of them, each with one a person.
+        size: (width, height) of the picture, px.
+        tokens: L.
+        people: how many there are; several numbers where they are told in several ways.
+
+    Raises:
+        HostError, LayoutError, ImageError: as for those; neither is given, or both; not everybody has one.
+    """
+    if (boxes is None) == (masks is None):
+        raise LayoutError(
+            "WithAnyone has to be told where each person is: give boxes or masks, one of the two.",
+            code="withanyone-boxes-or-masks",
+        )
+    if boxes is None and masks is not None:
+        for persons in people:
+            check_people(persons)
+            if persons != len(masks):
+                raise LayoutError(
+                    f"There are {len(masks)} masks for {persons} people: give one a person.",
+                    code="withanyone-mask-count",
+                )
+        return mask_weights(masks, size, tokens)
+    boxes = boxes or ()
+    check_boxes(boxes)
+    for persons in people:
+        check_people(persons, len(boxes))
+    return box_weights(boxes, size, tokens)
 
 
 def regions_of(weights: Tensor) -> Regions:
