@@ -14,7 +14,7 @@ A picture without exactly two faces fails in everything; it is never left out.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,7 @@ from dhumandiff.miniature.world import (
 from dhumandiff.miniature.world.dice import Dice
 
 from .autoencoder import encode_all
+from .fairness import PERSON_MEASURES, summarize_people
 from .sampling import decode
 
 __all__ = [
@@ -165,10 +166,12 @@ def _case(number: int, couple: tuple[Identity, Identity], pool: Sequence[Identit
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """What the evaluator found, picture by picture: values[measure] [N], and the case of each picture."""
+    """What the evaluator found, picture by picture: values[measure] [N], of either person persons[measure] [N, 2], and the case
+    of each picture."""
 
     cases: tuple[PairCase, ...]
     values: dict[str, np.ndarray]
+    persons: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 class Evaluator:
@@ -218,6 +221,7 @@ class Evaluator:
                 code="pictures-of-another-shape",
             )
         values = {name: np.zeros(len(cases)) for name in MEASURES}
+        persons = {name: np.zeros((len(cases), 2)) for name in PERSON_MEASURES}
         found = [faces for start in range(0, len(cases), 64) for faces in self._found(pictures[start : start + 64])]
         for n, (picture, case, faces) in enumerate(zip(pictures, cases, found, strict=True)):
             seen = self._seen(picture, faces)
@@ -236,9 +240,11 @@ class Evaluator:
             values["present"][n] = 1
             values["right"][n], values["both_right"][n] = right.mean(), right.all()
             values["recognition"][n] = (own > others).mean()
+            persons["right"][n], persons["recognition"][n] = right, own > others
+            persons["words"][n] = (np.array(clothes, float) + scene) / 2
             values["colour"][n], values["scene"][n] = np.mean(clothes), scene
             values["words"][n], values["joint"][n] = (sum(clothes) + scene) / 3, all(clothes) and scene
-        return Scores(tuple(cases), values)
+        return Scores(tuple(cases), values, persons)
 
     def _found(self, pictures: np.ndarray) -> list[list[Face]]:
         return self.faces.detect_all(list(pictures))
@@ -298,7 +304,7 @@ def summarize(scores: Scores, draws: int = RESAMPLES) -> dict[str, Any]:
     """Means and 95 % intervals, over all pictures and by group; plain values, for JSON.
 
     {"pictures", "pairs", "measures": {name: {"mean", "low", "high"}}, "groups": {group: {"pairs", "measures"}},
-    "by_pair": {name: [mean of each pair]}}. Intervals come from resampling pairs, so pictures of one couple count as the
+    "people": by what people look like, see fairness.py, "by_pair": {name: [mean of each pair]}}. Intervals come from resampling pairs, so pictures of one couple count as the
     one piece of evidence they are.
     """
     numbers = sorted({case.number for case in scores.cases})
@@ -319,6 +325,7 @@ def summarize(scores: Scores, draws: int = RESAMPLES) -> dict[str, Any]:
         "pairs": len(numbers),
         "measures": {name: interval(values, draws) for name, values in by_pair.items()},
         "groups": groups_found,
+        "people": summarize_people(scores.cases, scores.persons, draws),
         "by_pair": {name: [round(float(value), 4) for value in values] for name, values in by_pair.items()},
     }
 

@@ -17,6 +17,7 @@ import numpy as np
 from dhumandiff.errors import short_error
 
 from .. import TrainingError
+from .fairness import people_table
 from .scoring import difference
 
 __all__ = ["brief", "percent", "plot", "report", "table"]
@@ -89,6 +90,9 @@ def table(rows: Mapping[str, Mapping[str, Any]], of: str = "full") -> str:
             lines.append(f"| {row['title']} | {' | '.join(cells)} |")
     if of in rows:
         lines += _differences(rows, of)
+        if "people" in rows[of]["held_out"]:
+            lines += ["", f"{rows[of]['title']}, by what people look like:", ""]
+            lines += people_table(rows[of]["held_out"]["people"])
     return "\n".join(lines).lstrip("\n") + "\n"
 
 
