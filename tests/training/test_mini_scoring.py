@@ -2,6 +2,7 @@
 judging and not how well the shipped weights happen to do."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,8 +19,10 @@ from dhumandiff.errors import DHumanDiffError, FaceError, HostError, ImageError
 from dhumandiff.hosts.diffusers.pipeline import PortraitPipeline
 from dhumandiff.miniature import mini_adapter
 from dhumandiff.miniature.base import mini_pipeline
-from dhumandiff.miniature.world import draw_script
+from dhumandiff.miniature.world import LIGHTS, draw_script
 from training.miniature import sampling, scoring
+from training.miniature.ablations import ABLATIONS
+from training.miniature.rendering import Renderer
 from training.miniature.sampling import GenerationRequest, Sampling, encode_person, sample_portraits
 from training.miniature.scoring import Evaluator, difference, hardest_cases, held_out_cases, oracle_pictures, summarize
 
@@ -314,4 +317,31 @@ def test_a_person_whose_face_is_never_found_is_named():
             return []
 
     with refused("no-face-in-drawings", f"{sampling.TRIES} drawings of {POOL[0].name}", error=FaceError):
-        encode_person(POOL[0], 1, None, Blind())
+        encode_person(POOL[0], 1, SimpleNamespace(), Blind())
+
+
+def test_a_person_is_encoded_in_the_light_that_is_asked_for(monkeypatch):
+    seen = []
+
+    def encode(pixels, *_, normalize_light, **__):
+        seen.append((pixels.mean().item(), normalize_light))
+        return None, None
+
+    monkeypatch.setattr(sampling, "encode_reference", encode)
+    for light, normal in (("", False), ("even", False), ("dark", True)):
+        _, photo = encode_person(POOL[0], 1, SimpleNamespace(), SimpleNamespace(), light, normal)
+        assert photo.mean() / 255 == pytest.approx(seen[-1][0], abs=1e-4)
+    assert [normal for _, normal in seen] == [False, False, True]
+    assert seen[2][0] < 0.7 * seen[1][0]
+
+
+def test_a_renderer_in_other_light_has_the_same_parts():
+    parts = SimpleNamespace(judge=object())
+    plain = Renderer(parts)
+    assert plain.in_light("", False) is plain
+    other = plain.in_light("side", True)
+    assert (other.parts, other.light, other.normalize_light) == (parts, "side", True)
+    rows = [row for row in ABLATIONS.values() if row.light]
+    assert {row.light for row in rows} == set(LIGHTS)
+    assert len(rows) == 2 * len(LIGHTS)
+    assert not any(row.training for row in rows)

@@ -9,11 +9,12 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import platform
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +25,7 @@ from dhumandiff.errors import short_error
 from dhumandiff.io import atomic_write
 from dhumandiff.miniature import mini_adapter
 from dhumandiff.miniature.weights import FOLDER as WEIGHTS
+from dhumandiff.miniature.world import LIGHTS
 
 from .. import TrainingError
 from .rendering import HARDEST, PAIRS, SEEDS, Renderer, Subject, render_and_score
@@ -46,6 +48,8 @@ class Ablation:
             adapter itself is scored.
         sampling: how its pictures are sampled.
         what: who draws; see `Subject`.
+        light: of the photos that condition, of `world.LIGHTS`; empty: as the world draws them.
+        normalize_light: even it out again.
     """
 
     name: str
@@ -53,6 +57,8 @@ class Ablation:
     training: Mapping[str, Any] = field(default_factory=dict)
     sampling: Sampling = field(default_factory=Sampling)
     what: Subject = "adapter"
+    light: str = ""
+    normalize_light: bool = False
 
     @property
     def arguments(self) -> list[str]:
@@ -99,6 +105,14 @@ def _longer(name: str, title: str, **changed: Any) -> Ablation:
     return Ablation(name, title, {**training, **changed})
 
 
+def _lights() -> Iterator[Ablation]:
+    """Every light, as it is and evened out."""
+    for light, normal in itertools.product(LIGHTS, (False, True)):
+        name = f"light_{light.replace(' ', '_')}{'_normalised' if normal else ''}"
+        title = f"photos in {light} light" if light != "old photo" else "old photos"
+        yield Ablation(name, title + ", normalise_light" * normal, light=light, normalize_light=normal)
+
+
 _PLAIN = {"objectives__identity__weight": 0.0, "objectives__identity__infonce_weight": 0.0}
 
 _ALL = (
@@ -128,6 +142,7 @@ _ALL = (
     *(_cascade("two_strength", *both) for both in ((0.4, 0.7), (0.4, 1.0), (0.7, 1.0), (1.0, 1.3))),
     *(_cascade("released", *both) for both in ((0.4, 0.7), (0.7, 1.0), (1.0, 1.3))),
     *(_during(*share) for share in ((0.0, 0.5), (0.0, 0.8), (0.1, 1.0), (0.3, 1.0))),
+    *_lights(),
     _few("few_off", "cascade off, strength 1", mode="none"),
     _few("few_one_pass", "one_pass, 0.7 and 1"),
     _few("few_two_strength", "two_strength, 0.7 and 1", mode="two_strength"),
@@ -180,14 +195,17 @@ def score_ablation(
     weights = None
     if ablation.what == "adapter":
         weights = mini_adapter() if adapter is None else Adapter.from_pretrained(file)
-    renderer = renderer or Renderer()
+    renderer = (renderer or Renderer()).in_light(ablation.light, ablation.normalize_light)
     result, _ = render_and_score(
         renderer, weights, sampling or ablation.sampling, ablation.what, pairs, seeds, hardest, name
     )
     about = {"name": name, "title": ablation.title, "command": f"python -m training mini --row {name}"}
     done = {"weights": digests(file if weights is not None else None), "versions": versions()}
     seconds = round(time.perf_counter() - started, 1)
-    return save_result({**about, "training": dict(ablation.training), **result, **done, "seconds": seconds}, out)
+    training = {"training": dict(ablation.training)}
+    if ablation.light:
+        training |= {"light": ablation.light, "normalise_light": ablation.normalize_light}
+    return save_result({**about, **training, **result, **done, "seconds": seconds}, out)
 
 
 def save_result(result: Mapping[str, Any], folder: Path) -> Path:

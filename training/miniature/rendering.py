@@ -39,17 +39,26 @@ class Renderer:
 
     Args:
         parts: loaded by default.
+        light: of the photos that condition, of `world.LIGHTS`; empty: as the world draws them.
+        normalize_light: even it out again.
     """
 
-    def __init__(self, parts: Parts | None = None) -> None:
-        self.parts = parts or load_parts()
+    def __init__(self, parts: Parts | None = None, light: str = "", normalize_light: bool = False) -> None:
+        self.parts, self.light, self.normalize_light = parts or load_parts(), light, normalize_light
         self.evaluator = Evaluator(self.parts.judge)
         self._people: dict[Identity, tuple[FaceReference, np.ndarray]] = {}
+
+    def in_light(self, light: str, normalize_light: bool) -> Renderer:
+        """One whose photos are in this light; it has the same parts."""
+        if (light, normalize_light) == (self.light, self.normalize_light):
+            return self
+        return Renderer(self.parts, light, normalize_light)
 
     def reference_of(self, who: Identity) -> tuple[FaceReference, np.ndarray]:
         """The reference of a person, and the photo it was made of, uint8 [S, S, 3]."""
         if who not in self._people:
-            self._people[who] = encode_person(who, CONDITIONING_VIEW, self.parts.vision, self.parts.faces)
+            parts, light = self.parts, (self.light, self.normalize_light)
+            self._people[who] = encode_person(who, CONDITIONING_VIEW, parts.vision, parts.faces, *light)
         return self._people[who]
 
     def render(

@@ -28,7 +28,7 @@ from dhumandiff.methods.paired.settings import CascadeSettings, SamplingSettings
 from dhumandiff.miniature.base import SIZE, mini_pipeline, mini_vision
 from dhumandiff.miniature.defaults import MINI
 from dhumandiff.miniature.faces import MiniFaces, mini_faces, mini_judge
-from dhumandiff.miniature.world import Identity, draw_reference
+from dhumandiff.miniature.world import EVEN_LIGHT, Identity, draw_reference, relight
 from dhumandiff.prompts import parse_prompt
 from dhumandiff.protocols import ImageEncoder
 from dhumandiff.references.encode import encode_reference
@@ -109,18 +109,35 @@ def load_parts() -> Parts:
 
 
 def encode_person(
-    who: Identity, view: int, vision: ImageEncoder, faces: FaceAnalyzer
+    who: Identity,
+    view: int,
+    vision: ImageEncoder,
+    faces: FaceAnalyzer,
+    light: str = "",
+    normalize_light: bool = False,
 ) -> tuple[FaceReference, np.ndarray]:
     """The reference of one drawn person out of photo number `view`, and that photo, uint8 [S, S, 3].
+
+    Args:
+        who: the person.
+        view: number of the photo.
+        vision: the image encoder.
+        faces: who finds the face.
+        light: of `world.LIGHTS`; empty: as the world draws it.
+        normalize_light: even it out again, see dhumandiff/faces/light.py.
 
     Raises:
         FaceError: the detector finds no face in `TRIES` photos.
     """
     for attempt in range(TRIES):
-        photo = draw_reference(who, view + 1000 * attempt).picture
+        number = view + 1000 * attempt
+        photo = draw_reference(who, number, light=EVEN_LIGHT if light else None).picture
+        photo = relight(photo, light, number) if light else photo
         pixels = torch.from_numpy(photo).float() / 255
         try:
-            reference, _ = encode_reference(pixels, vision, faces, name=who.name, min_size=SMALLEST_FACE)
+            reference, _ = encode_reference(
+                pixels, vision, faces, name=who.name, min_size=SMALLEST_FACE, normalize_light=normalize_light
+            )
         except FaceError as error:
             failed = error
             continue

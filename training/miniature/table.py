@@ -40,6 +40,8 @@ _CHANGES = {
     "identity_no_negatives": "identity",
     "few_one_pass": "few_off",
     "few_two_strength": "few_off",
+    **{f"light_{light}": "light_even" for light in ("side", "dark", "tinted", "old_photo")},
+    **{f"light_{light}_normalised": f"light_{light}" for light in ("even", "side", "dark", "tinted", "old_photo")},
 }
 """Rows that change another one than the whole method."""
 
@@ -209,7 +211,7 @@ def plot(rows: Mapping[str, Mapping[str, Any]], path: str | Path) -> Path:
             "The plot needs matplotlib. Install it with: pip install matplotlib", code="no-matplotlib"
         ) from error
     figure = Figure(figsize=(10, 4.5), layout="constrained")
-    shipped = [row for row in rows.values() if not row["training"] and _throughout(row)]
+    shipped = [row for row in rows.values() if not row["training"] and "light" not in row and _throughout(row)]
     for axes, (measure, title) in zip(
         figure.subplots(1, 2), (("right", "right person"), ("recognition", "recognition")), strict=True
     ):

@@ -13,7 +13,8 @@ from .body import ACTIONS, COLORS, GARMENTS, Outfit
 from .caption import SCENE_WORDS, Script, write_caption
 from .dataset import write_dataset
 from .identity import APART, SPLITS, Identity, distance, features, people, sample_identity
-from .picture import SIZE, Drawn, Figure, Portrait, draw_figures, draw_reference
+from .light import LIGHTS, relight
+from .picture import EVEN_LIGHT, SIZE, Drawn, Figure, Portrait, draw_figures, draw_reference
 from .read import read_clothing_color, read_scene
 from .sample import Sample, draw_script, sample_couple, sample_pair, sample_script
 from .scene import SCENES
@@ -22,7 +23,9 @@ __all__ = [
     "ACTIONS",
     "APART",
     "COLORS",
+    "EVEN_LIGHT",
     "GARMENTS",
+    "LIGHTS",
     "SCENES",
     "SCENE_WORDS",
     "SIZE",
@@ -42,6 +45,7 @@ __all__ = [
     "people",
     "read_clothing_color",
     "read_scene",
+    "relight",
     "sample_couple",
     "sample_identity",
     "sample_pair",

@@ -26,6 +26,7 @@ REFERENCE_SIZE = 96
 """Side of a reference photo, px."""
 
 UPRIGHT, PLAIN_LIGHT = Pose(), Light()
+EVEN_LIGHT = Light(side=0.0, strength=0.0)
 
 _OVERSAMPLING = 4  # at the default size; larger pictures need less
 _COLUMN = 3.05  # head units that one person has; elbows may leave the picture
@@ -136,8 +137,9 @@ def draw_figures(
     return _finish(pen, parts, light)
 
 
-def draw_reference(who: Identity, seed: int, size: int = REFERENCE_SIZE) -> Drawn:
-    """A photo of one person alone: head and neck in a square, plain background, pose, light, clothes by the seed.
+def draw_reference(who: Identity, seed: int, size: int = REFERENCE_SIZE, light: Light | None = None) -> Drawn:
+    """A photo of one person alone: head and neck in a square, plain background, pose, clothes and, if not given, light by the
+    seed.
 
     The geometry is that of the released example references: the face box spans 0.60 to 0.65 of the side and its center
     lies at 0.65 to 0.68 of the height, up to a little play (docs/method.md#reference-pictures).
@@ -145,7 +147,8 @@ def draw_reference(who: Identity, seed: int, size: int = REFERENCE_SIZE) -> Draw
     if not 16 <= size <= 4096:
         raise ImageError(f"A drawn reference is 16 to 4096 px wide, not {size}.", code="drawn-size-out-of-range")
     dice = Dice("reference", who.name, seed)
-    pose, light = sample_pose(dice, 0.8), sample_light(dice)
+    pose, drawn_light = sample_pose(dice, 0.8), sample_light(dice)
+    light = light or drawn_light
     outfit = Outfit(dice.pick(body.GARMENTS[who.gender]), dice.pick(tuple(body.COLORS)))
     pen = Pen(size, size, _oversampling(size))
     draw_plain(pen, dice.number(1_000_000))
