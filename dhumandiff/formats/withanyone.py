@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -161,7 +162,7 @@ def as_dtype(weights: WithAnyoneWeights, dtype: torch.dtype | None) -> dict[str,
 
     Args:
         weights: of `load`.
-        dtype: float32, float16 or bfloat16; None: as stored.
+        dtype: float32, float16 or bfloat16; None: as stored, where several are as most numbers are.
 
     Raises:
         AdapterError: another type; a value that the type cannot hold, or that is none.
@@ -173,7 +174,10 @@ def as_dtype(weights: WithAnyoneWeights, dtype: torch.dtype | None) -> dict[str,
             code="withanyone-dtype",
         )
     if dtype is None:
-        return weights.tensors
+        numbers: Counter[torch.dtype] = Counter()
+        for tensor in weights.tensors.values():
+            numbers[tensor.dtype] += tensor.numel()
+        dtype = numbers.most_common(1)[0][0]
     source = _Source(weights)
     return {
         name: tensor if tensor.dtype == dtype else _converted(source, name, tensor, dtype)

@@ -46,6 +46,15 @@ def test_a_file_may_be_stored_in_any_precision_and_asked_for_in_another(tmp_path
         same(WithAnyone.from_pretrained(file, dtype=wanted), {name: t.to(wanted) for name, t in stored.items()})
 
 
+def test_mixed_precisions_become_that_of_most_numbers(tmp_path):
+    tensors = withanyone_files.tensors()
+    half = {name: tensor.half() if tensor.ndim > 1 else tensor for name, tensor in tensors.items()}
+    save_file(half, tmp_path / "mixed.safetensors")
+    adapter = WithAnyone.from_pretrained(tmp_path / "mixed.safetensors")
+    same(adapter, {name: tensor.half() for name, tensor in tensors.items()})
+    assert adapter.arc_tokens(torch.randn(1, 512)).dtype == torch.float16
+
+
 def test_pieces_make_up_the_whole(tmp_path, monkeypatch):
     monkeypatch.setattr(file_format, "PIECE", 100)
     file = withanyone_file(tmp_path / "withanyone.safetensors", blocks=1)

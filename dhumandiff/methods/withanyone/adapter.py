@@ -125,8 +125,8 @@ class WithAnyone(nn.Module):
         Args:
             path: of the file.
             operations: namespace that the layers come from; None: torch.nn. A host's own may cast weights on use.
-            dtype: of the weights; None: as stored. What is stored so stays mapped; the rest is converted a piece at a time, so
-                that hardly more memory is taken than stays.
+            dtype: of the weights; None: as stored, or as most of them are. What is stored so stays mapped; the rest is converted
+                a piece at a time, so that hardly more memory is taken than stays.
 
         Raises:
             AdapterError: the file does not fit; the message says what it looks like.
