@@ -188,7 +188,9 @@ class DHDApplyPair(io.ComfyNode):
         references = references_in_order(reference_1, reference_2, reference_3, reference_4)
         persons = len(references)
         masks = masks_in_order((mask_1, mask_2, mask_3, mask_4), persons)
-        if notes := [note for note in (same_person_warning(*references), _blending_note(adapter, masks)) if note]:
+        if notes := [
+            note for note in (same_person_warning(*references), adapter.model.info.blending_note(masks)) if note
+        ]:
             tell(cls, "\n".join(notes))
         patched = apply_people(
             model,
@@ -205,13 +207,3 @@ class DHDApplyPair(io.ComfyNode):
             focus=focus,
         )
         return io.NodeOutput(patched)
-
-
-def _blending_note(adapter: Any, masks: list[Tensor | None]) -> str | None:
-    """What somebody should know whose weights cannot tell people apart by themselves."""
-    if not adapter.model.info.shared or len(masks) < 2 or None not in masks:
-        return None
-    return (
-        "These weights have one key/value projection for everybody, as IP-Adapter files do: where people have no mask their faces "
-        "blend. Connect a mask for each person, such as those of Portrait Layout."
-    )

@@ -1,4 +1,4 @@
-"""Make a portrait of two people from photos and a sentence, without ComfyUI.
+"""Make a portrait of people from photos and a sentence, without ComfyUI.
 
 python -m dhumandiff generate --person-1 a.jpg --person-2 b.jpg --base sdxl-base --out portrait.png
     --prompt "A man@1 and a woman@2 on a bench in a garden"
@@ -26,7 +26,17 @@ from ..miniature.defaults import MINI
 from ..optional import require
 from .files import check_outputs, check_writable
 from .parts import add_options, refuse_options_of_parts, run_parts
-from .people import Person, check_saves, people_of, read, read_mask, read_masks, references_of
+from .people import (
+    Person,
+    add_person_options,
+    check_saves,
+    each,
+    people_of,
+    read,
+    read_mask,
+    read_masks,
+    references_of,
+)
 
 if TYPE_CHECKING:
     from ..hosts.diffusers.pipeline import PortraitPipeline
@@ -50,23 +60,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         default="paired",
         help="paired: DHumanDiff (default); parts2whole",
     )
-    photos = (
-        "photos of {} person, or a saved reference .safetensors; parts2whole: face=FILE upper=FILE upper-mask=FILE ..."
-    )
-    add("--person-1", nargs="+", required=True, metavar="PHOTO", help=photos.format("the first"))
-    add("--person-2", nargs="+", metavar="PHOTO", help=photos.format("the second"))
+    add_person_options(add)
     add("--swap", action="store_true", help="exchange the two people; strengths and masks stay with @1 and @2")
-    add("--prompt", required=True, help="a sentence; @1 and @2 behind a word say who it is")
+    add("--prompt", required=True, help="a sentence; @1, @2 and so on behind a word say who it is")
     add("--negative", help="what to keep away from (default: as published; mini: nothing)")
     add("--mentions", choices=("first", "all"), default="first", help="which marked words carry a face")
     add("--out", type=Path, required=True, metavar="PNG", help="where the portrait goes; overwritten")
     add("--focus-out", type=Path, metavar="PNG", help="also write the cascade's focus mask")
-
-    for n in (1, 2):
-        add(f"--which-face-{n}", metavar="FACE", help=f"in the photos of --person-{n}, instead of --which-face")
-        add(f"--save-reference-{n}", type=Path, metavar="FILE", help=f"keep person {n} as .safetensors; overwritten")
-        add(f"--strength-{n}", type=float, metavar="FACTOR", help=f"of @{n}, multiplied with the others (default: 1.0)")
-        add(f"--mask-{n}", type=Path, metavar="PICTURE", help=f"greyscale, white where @{n} may be (default: anywhere)")
 
     add("--base", required=True, metavar="SDXL", help="diffusers folder, checkpoint .safetensors, mini, or tiny")
     own = "default: {}, with the bases mini and tiny their own"
@@ -127,8 +127,8 @@ def run(args: argparse.Namespace) -> None:
             "The mode none has no focus: leave --focus away, or choose one of the others.",
             code="no-focus-without-cascade",
         )
-    photos = [*args.person_1, *(args.person_2 or [])]
-    read_files = [*photos, args.mask_1, args.mask_2, args.focus, args.base, args.adapter, args.image_encoder]
+    photos = [source for person in people for source in person.sources]
+    read_files = [*photos, *each(args, "mask"), args.focus, args.base, args.adapter, args.image_encoder]
     outputs = {"--out": args.out, "--focus-out": args.focus_out}
     outputs |= {f"--save-reference-{person.number}": person.save for person in people}
     check_outputs(outputs, read_files)
@@ -141,7 +141,7 @@ def run(args: argparse.Namespace) -> None:
     built_in = args.base if args.base in BUILT_IN else None
     if built_in:
         print(_BUILT_IN_NOTES[built_in])
-    factors = [1.0 if factor is None else factor for factor in (args.strength_1, args.strength_2)]
+    factors = [1.0 if factor is None else factor for factor in each(args, "strength")]
     cascade = CascadeSettings(args.mode, args.scene_strength, args.face_strength, args.focus_share, args.strength)
     sampling = SamplingSettings(
         steps=args.steps,
@@ -160,12 +160,13 @@ def run(args: argparse.Namespace) -> None:
     check_base(args.base)
     found = [read(person) for person in people]
     check_saves([person.save for person in people if person.save])
-    masks = read_masks((args.mask_1, args.mask_2)[: len(people)], size)
+    masks = read_masks(each(args, "mask")[: len(people)], size)
     focus = read_mask(args.focus, size, "the faces are")[0] if args.focus else None
     for name in ("transformers", "diffusers"):
         require(name)
 
     adapter = _adapter(args.adapter or built_in).to(device)
+    adapter.check_persons(len(people))
     pack = args.face_pack or built_in or "buffalo_l"
     references = references_of(
         people,
@@ -174,7 +175,7 @@ def run(args: argparse.Namespace) -> None:
         args.normalise_light,
         drawn=_is_drawn(pack, args),
     )
-    _tell_warnings(adapter, references, prompt)
+    _tell_warnings(adapter, references, prompt, each(args, "mask")[: len(people)])
     portrait = PortraitPipeline.from_base(args.base, device, args.dtype)
     if adapter.has_subject_path:
         print(portrait.bound_words(prompt))
@@ -295,13 +296,12 @@ def _load_faces(pack: str, args: argparse.Namespace) -> Any:
     return analyzer
 
 
-def _tell_warnings(adapter: Adapter, references: list[FaceReference], prompt: Prompt) -> None:
+def _tell_warnings(adapter: Adapter, references: list[FaceReference], prompt: Prompt, masks: list[Path | None]) -> None:
     from ..references.recognizers import recognizer_warnings
     from ..references.reference import same_person_warning
 
-    same = same_person_warning(*references) if len(references) == 2 else None
-    if same:
-        print(f"warning: {same}")
+    for warning in filter(None, (same_person_warning(*references), adapter.info.blending_note(masks))):
+        print(f"warning: {warning}")
     if not adapter.has_subject_path:
         print("note: these weights have no subject path, so the faces act but no word of the prompt carries one.")
         return
@@ -356,7 +356,7 @@ def _record(
         "persons": [[Path(source).name for source in person.sources] for person in people],
         "which_face": [person.which for person in people],
         "focus": args.focus and args.focus.name,
-        "masks": [path and path.name for path in (args.mask_1, args.mask_2)[: len(people)]],
+        "masks": [path and path.name for path in each(args, "mask")[: len(people)]],
         "normalise_light": args.normalise_light,
         "base": Path(args.base).name,
         "adapter": Path(args.adapter).name if args.adapter else adapter.info.source,

@@ -18,7 +18,7 @@ from ..errors import HostError, ImageError
 from ..io import write_png
 from ..optional import require
 from .files import check_outputs, check_writable
-from .people import read_mask
+from .people import NUMBERS, read_mask
 
 if TYPE_CHECKING:
     from ..hosts.diffusers.parts2whole_pipeline import PartsPipeline
@@ -64,7 +64,9 @@ def run_parts(args: argparse.Namespace) -> None:
     from ..methods.paired.settings import SamplingSettings
     from ..prompts.parse import without_tags
 
-    others = ("swap", "which_face_1", "which_face_2", "save_reference_1", "save_reference_2", "face_pack", "face_root")
+    others = ("swap", *(f"{option}_{n}" for option in ("which_face", "save_reference") for n in NUMBERS))
+    others += ("face_pack", "face_root")
+    others += tuple(f"{option}_{n}" for option in ("person", "strength", "mask") for n in NUMBERS if n > 2)
     _refuse(args, (*others, "normalise_light", "focus", "focus_out"), "parts2whole", "Leave it away")
     parts = [*parts_of(1, args.person_1), *parts_of(2, args.person_2 or [])]
     check_writable(args.out, "picture", ".png")

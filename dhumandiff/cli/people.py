@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FaceReferenceError, HostError, ImageError
+from ..layout.presets import MOST_PEOPLE
 from .files import check_writable
 
 if TYPE_CHECKING:
@@ -16,7 +17,24 @@ if TYPE_CHECKING:
 
     from ..references.reference import FaceReference
 
-__all__ = ["Person", "check_saves", "people_of", "read", "read_mask", "read_masks", "references_of"]
+__all__ = [
+    "NUMBERS",
+    "Person",
+    "add_person_options",
+    "check_saves",
+    "each",
+    "people_of",
+    "read",
+    "read_mask",
+    "read_masks",
+    "references_of",
+]
+
+NUMBERS = range(1, MOST_PEOPLE + 1)
+"""Of the people whom the command line can name."""
+
+_WORDS = ("nobody", "one", "two", "three", "four")
+_PLACES = ("first", "second", "third", "fourth")
 
 
 @dataclass(frozen=True)
@@ -29,23 +47,57 @@ class Person:
     save: Path | None
 
 
+def add_person_options(add: Callable[..., Any]) -> None:
+    """Add what there is to say of each person."""
+    for n, place in zip(NUMBERS, _PLACES, strict=True):
+        photos = f"photos of the {place} person, or a saved reference .safetensors"
+        if n <= 2:
+            photos += "; parts2whole: face=FILE upper=FILE upper-mask=FILE ..."
+        add(f"--person-{n}", nargs="+", required=n == 1, metavar="PHOTO", help=photos)
+        add(f"--which-face-{n}", metavar="FACE", help=f"in the photos of --person-{n}, instead of --which-face")
+        add(f"--save-reference-{n}", type=Path, metavar="FILE", help=f"keep person {n} as .safetensors; overwritten")
+        add(f"--strength-{n}", type=float, metavar="FACTOR", help=f"of @{n}, multiplied with the others (default: 1.0)")
+        add(f"--mask-{n}", type=Path, metavar="PICTURE", help=f"greyscale, white where @{n} may be (default: anywhere)")
+
+
+def each(args: argparse.Namespace, option: str) -> list[Any]:
+    """What is given for an option of each person, such as "mask"; None where nothing is."""
+    return [getattr(args, f"{option}_{n}") for n in NUMBERS]
+
+
 def people_of(args: argparse.Namespace) -> list[Person]:
     """The people, @1 first.
 
     Raises:
-        HostError: there is an option about a person who is not there.
+        HostError: somebody is left out in between, or there is an option about a person who is not there.
     """
     given = vars(args)
-    if not args.person_2:
-        for option in ("--swap", "--which-face-2", "--save-reference-2", "--strength-2", "--mask-2"):
-            value = given[option[2:].replace("-", "_")]
-            if value is not None and value is not False:  # a strength of 0 is given too
-                raise HostError(
-                    f"{option} needs two people, but only one is given. Add --person-2, or leave it away.",
-                    code="option-needs-two-people",
-                )
+    there = [n for n in NUMBERS if given[f"person_{n}"]]
+    persons = len(there)
+    if there[-1] != persons:
+        missing = next(n for n in NUMBERS if n not in there)
+        raise HostError(
+            f"--person-{there[-1]} is given, but --person-{missing} is not: number people without a gap.",
+            code="person-gap",
+        )
+    if args.swap and persons > 2:
+        raise HostError(
+            f"--swap exchanges two people, but {_WORDS[persons]} are given. Give the photos in the order that you want.",
+            code="swap-of-more-than-two",
+        )
+    about = [
+        (n, f"{option}-{n}") for n in NUMBERS for option in ("--which-face", "--save-reference", "--strength", "--mask")
+    ]
+    for n, option in ((2, "--swap"), *about):
+        value = given[option[2:].replace("-", "_")]
+        if n > persons and value is not None and value is not False:  # a strength of 0 is given too
+            raise HostError(
+                f"{option} needs {_WORDS[n]} people, but only {_WORDS[persons]} {'is' if persons == 1 else 'are'} given. "
+                f"Add --person-{n}, or leave it away.",
+                code="option-needs-two-people",
+            )
     people = []
-    for n in (1, 2) if args.person_2 else (1,):
+    for n in there:
         sources, which = given[f"person_{n}"], given[f"which_face_{n}"]
         if which is not None and sources[0].endswith(".safetensors"):
             raise HostError(

@@ -68,8 +68,8 @@ _NOT_PEOPLE = re.compile(
 _NEW = frozenset(("a", "an", "another", "one", "1"))
 _THE = frozenset(("the", "this", "that", "these", "those", "both"))
 _POSSESSIVE = frozenset(("his", "her", "their", "its", "my", "our", "your"))
-_SECOND = frozenset(("other", "second", "2nd"))
-_FIRST = frozenset(("first", "1st"))
+_ORDINALS = {"first": 0, "1st": 0, "second": 1, "2nd": 1, "third": 2, "3rd": 2, "fourth": 3, "4th": 3}
+_LATER = frozenset(("other", *(word for word, index in _ORDINALS.items() if index)))  # than the first of their kind
 _AS = frozenset(("as", "like", "being", "becomes"))  # "a man dressed as a king" is one person
 _IS = frozenset(("is", "was"))  # "she is a mother" is one person, "beside her is a lady" two
 # Between two people: what follows is another person.
@@ -245,28 +245,29 @@ def _who(text: str, named: _Named, known: list[_Named], groups: list[_Named], mi
         if not alike or (same and missing) or named.lead not in _AS | _IS:
             return len(known)
         if missing and named.lead in _IS:
-            raise _doubt(text, named, known[alike[0]])
+            raise _doubt(text, named, known, alike[0])
         return None
     if same:
         return _again(text, named, known, same, missing)
-    if not alike or named.article == "possessive" or named.adjectives & _SECOND:
+    if not alike or named.article == "possessive" or named.adjectives & _LATER:
         return len(known)
     if missing:
         if named.lead in _LINK and named.same_sentence:
             return len(known)
-        raise _doubt(text, named, known[alike[0]])
+        raise _doubt(text, named, known, alike[0])
     bystanders = any(group.noun.singular and group.noun.fits(named.noun) for group in groups)
     return alike[0] if named.article == "the" and len(alike) == 1 and not bystanders else None
 
 
 def _again(text: str, named: _Named, known: list[_Named], same: list[int], missing: bool) -> int | None:
     """The same noun once more, without "a"."""
-    if named.adjectives & _FIRST:
-        return same[0]
-    if named.adjectives & _SECOND:
-        if len(same) == 1:
-            return len(known)
-        return same[1] if "other" not in named.adjectives else None
+    index = min((_ORDINALS[word] for word in named.adjectives if word in _ORDINALS), default=None)
+    if index != 0 and "other" in named.adjectives:
+        return len(known) if len(same) == 1 else None
+    if index is not None:
+        if index > len(same) and missing:  # "the third woman" after one of them
+            raise _doubt(text, named, known, same[-1])
+        return same[index] if index < len(same) else len(known) if index == len(same) else None
     if len(same) > 1:
         telling = [i for i in same if known[i].adjectives & named.adjectives]
         return telling[0] if len(telling) == 1 else None
@@ -275,7 +276,7 @@ def _again(text: str, named: _Named, known: list[_Named], same: list[int], missi
     listed = named.same_sentence and earlier.article == "the"  # "the woman on the left, the woman on the right"
     if named.article == "unclear" or other_look or (missing and (listed or named.article == "bare")):
         if missing:
-            raise _doubt(text, named, earlier)
+            raise _doubt(text, named, known, same[0])
         return None
     return same[0]
 
@@ -299,12 +300,14 @@ def _tagged(text: str, people: list[_Named]) -> str:
     return " and ".join(f"{_quote(text, named)}@{number}" for number, named in enumerate(people, 1))
 
 
-def _doubt(text: str, named: _Named, earlier: _Named) -> PromptError:
+def _doubt(text: str, named: _Named, known: list[_Named], earlier: int) -> PromptError:
+    """`earlier`: who of `known` it may be."""
     around = " ".join(text[max(0, named.start - 25) : named.end + 15].split())
-    first, second = _quote(text, earlier), _quote(text, named)
+    first, second = _quote(text, known[earlier]), _quote(text, named)
+    one, other = earlier + 1, len(known) + 1
     return PromptError(
         f'In "...{around}..." it is not clear whether "{second}" is the "{first}" named before or somebody else. '
-        f"Mark who is who: {first}@1 for the first person, {second}@2 for the second (or {second}@1 if it is the same).",
+        f"Mark who is who: {first}@{one} for the one person, {second}@{other} for the other (or {second}@{one} if it is the same).",
         code="unclear-person",
     )
 

@@ -123,7 +123,7 @@ def test_faces_that_would_blend_are_told_of(model, caplog):
     apply(model, adapter, ALL[:1])
     assert "blend" not in caplog.text
     apply(model, adapter, ALL[:3], masks[:2])
-    assert "their faces blend. Connect a mask for each person" in caplog.text
+    assert "their faces blend. Give each person a mask" in caplog.text
 
 
 def test_any_two_who_look_like_one_person_are_told_of(model, caplog):

@@ -97,8 +97,60 @@ def test_one_person_needs_one_noun():
     assert named("a woman, the bride", persons=1, mentions="all") == [(1, "woman"), (1, "bride")]
 
 
-def test_three_people_where_three_are_asked_for():
-    assert named("a mother, a father and their child", persons=3) == [(1, "mother"), (2, "father"), (3, "child")]
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a mother, a father and their child", ["mother", "father", "child"]),
+        ("A man, a woman and a girl on a bench", ["man", "woman", "girl"]),
+        ("Mother, father and son in a garden", ["Mother", "father", "son"]),
+        ("a woman, another woman and a man", ["woman", "woman", "man"]),
+        ("Three women: one woman in red, one woman in blue, one woman in white", ["woman"] * 3),
+        ("The first woman wears red, the second woman blue, the third woman white", ["woman"] * 3),
+        ("A woman sits, the second woman stands, the 3rd woman waves", ["woman"] * 3),
+        ("The groom, his bride and the second bridesmaid", ["groom", "bride", "bridesmaid"]),
+        ("a family: a grandmother, a mother, a daughter and a baby", ["grandmother", "mother", "daughter", "baby"]),
+        ("1girl, 1boy, a dog and a man with a woman", ["girl", "boy", "man", "woman"]),
+    ],
+)
+def test_as_many_people_as_are_asked_for(text, words):
+    assert named(text, persons=len(words)) == list(enumerate(words, 1))
+
+
+@pytest.mark.parametrize(
+    ("text", "later"),
+    [
+        (
+            "A woman, another woman and a third woman. The third woman sings, the first woman waves, the second woman too.",
+            [(3, "woman"), (1, "woman"), (2, "woman")],
+        ),
+        (
+            "A man, a woman and a boy. The bride kisses the groom, the son smiles.",
+            [(2, "bride"), (1, "groom"), (3, "son")],
+        ),
+        ("A man, a woman and a girl. The fourth woman waves. The other girl sings.", []),
+    ],
+)
+def test_later_nouns_of_three_follow_where_it_is_certain(text, later):
+    assert named(text, persons=3, mentions="all")[3:] == later
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "named_in_it"),
+    [
+        ("three friends in a park", "one-word-for-several", ['write "a friend@1 and a friend@2 and a friend@3"']),
+        ("two women and a man", "too-few-people-named", ["3 people", 'only "man"', '"women" names several']),
+        (
+            "a man and a woman",
+            "too-few-people-named",
+            ['3 people, but only "man", "woman"', "man@1 and woman@2, and @3"],
+        ),
+        ("A man. A woman. The lady.", "unclear-person", ["woman@2", "lady@3"]),
+        ("A man. A woman. The third woman.", "unclear-person", ['"woman" is the "woman"', "woman@2", "woman@3"]),
+    ],
+)
+def test_of_three_those_not_told_apart_are_refused(text, code, named_in_it):
+    with refused(code, *named_in_it, error=PromptError):
+        parse_prompt(text, 3)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ allows it), without gradients; training switches those on with `requires_grad_`.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -71,6 +71,15 @@ class AdapterInfo:
         """The part that tensors cannot tell, under the names that files have for it."""
         everything = asdict(self)
         return {key: everything[field_of(key)] for key in formats.METADATA}
+
+    def blending_note(self, masks: Sequence[object | None]) -> str | None:
+        """A sentence for the person where people without a mask share one projection; `masks`: of each person, None for none."""
+        if not self.shared or len(masks) < 2 or None not in masks:
+            return None
+        return (
+            "These weights have one key/value projection for everybody, as IP-Adapter files do: where people have no mask their "
+            "faces blend. Give each person a mask, such as those of Portrait Layout."
+        )
 
     @property
     def identity_key(self) -> str:
