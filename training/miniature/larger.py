@@ -101,11 +101,11 @@ STAGES: dict[str, Stage] = {
     "parts": Stage((), _parts, 0.1, "take the parts that see and read as they ship"),
     "pictures": Stage((), _pictures, 1, "draw pictures of strangers"),
     "autoencoder": Stage(("pictures",), _autoencoder, 15, "train the autoencoder", on_device=True),
-    "data": Stage((), _data, 4, "write the adapter's data set"),
     "latents": Stage(("autoencoder", "parts"), _latents, 20, "draw and encode many pictures", on_device=True),
-    "decoder": Stage(("latents",), _decoder, 30, "sharpen its decoder", on_device=True),
     "base": Stage(("latents",), _base, 360, "train the UNet", 2, together=True, on_device=True),
-    "prepare": Stage(("data", "base", "decoder"), _prepare, 15, "python -m training prepare", 2),
+    "data": Stage(("latents",), _data, 4, "write the adapter's data set"),
+    "decoder": Stage(("base",), _decoder, 30, "sharpen the autoencoder's decoder", on_device=True),
+    "prepare": Stage(("data", "base"), _prepare, 15, "python -m training prepare", 2),
     "adapter": Stage(("prepare",), _adapter, 60, "python -m training train", 2, together=True),
 }
 """As stages.STAGES. Minutes of two cores; on a GPU those stages that can be there take a twentieth."""
