@@ -17,6 +17,7 @@ from .references import (
 )
 from .sampling import DHDCascadeGuider, DHDCascadeKSampler
 from .scoring import DHDFaceMasks, DHDIdentityScore, DHDPickBest
+from .withanyone import DHDApplyWithAnyone, DHDLoadWithAnyone
 
 NODES = [
     DHDLoadAdapter,
@@ -38,6 +39,8 @@ NODES = [
     DHDDrawPerson,
     DHDDoctor,
     DHDLoadSigLIP,
+    DHDLoadWithAnyone,
+    DHDApplyWithAnyone,
 ]
 
 for _node in NODES:

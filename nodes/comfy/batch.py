@@ -3,8 +3,7 @@
 ComfyUI batches as it sees fit: positive and negative together or apart, several positives, areas cut out of the
 picture, tiles of a tiling pack. ``cond_or_uncond`` gives a chunk's place in the list that a guider passed on, which is
 not the same as "positive" for every guider. So nothing here is assumed: a guider's step is noted once (`GuiderStep`), and
-every call is read against it (`UNetCall`), which gives a `BatchLayout`. Both ride in ``transformer_options`` and end with the
-call. Neither knows what conditions the layers.
+every call is read against it (`UNetCall`), which gives a `BatchLayout`. Both ride in ``transformer_options`` and end with it.
 """
 
 from __future__ import annotations
@@ -151,16 +150,19 @@ class UNetCall:
 
     Attributes:
         step: the guider's step that this call belongs to.
+        size: (height, width) of the latents that the model is called with.
         layout: what its batch is made of.
         visited: (id of the conditioning, layer) of the layers that the call went through so far.
         in_compiled: whether one of them was reached in compiled code.
+        text_tokens: how many tokens of text stand before the picture's, in a FLUX that has come to a block.
     """
 
     def __init__(self, step: GuiderStep, picture: Tensor, sigma: Tensor, options: dict[str, Any]) -> None:
         self.step = step
+        self.size: tuple[int, int] = (picture.shape[-2], picture.shape[-1])
         self.layout = read_layout(step, picture, options)
         self.visited: set[tuple[int, int]] = set()
-        self.in_compiled = False
+        self.in_compiled, self.text_tokens = False, 0
         self._prompts = max(1, len(options.get("cond_or_uncond", ())))
         self._repeated: dict[int, BatchLayout] = {}
         self._sigma_tensor = sigma

@@ -132,7 +132,7 @@ def check_clip(clip: CLIP, text_width: int | None) -> None:
     if None in encoders or others:
         raise HostError(
             f"The CLIP is {type(model).__name__}, but the adapter needs SDXL's two text encoders (CLIP-L and CLIP-G). "
-            "Connect the CLIP of an SDXL checkpoint.",
+            "Connect the CLIP of an SDXL checkpoint. With WithAnyone on FLUX the sentence goes through CLIP Text Encode.",
             code="clip-of-another-base",
         )
     width = model.clip_l.transformer.get_input_embeddings().weight.shape[1]

@@ -3,6 +3,7 @@
 models/dhumandiff/              adapters: folders with the four released files, or one .safetensors each
 models/dhumandiff/references/   people, encoded once
 models/ipadapter/               IP-Adapter Plus (Face) SDXL ViT-H files
+models/withanyone/              WithAnyone's weights for FLUX.1
 models/insightface/models/      InsightFace packs
 models/clip_vision/             SigLIP's vision tower, beside CLIP's
 """
@@ -21,7 +22,7 @@ import folder_paths
 from comfyui_version import __version__ as comfyui_version
 
 from ...dhumandiff import formats
-from ...dhumandiff.catalogue import BASE, DHUMANDIFF, FACE_PACKS, IMAGE_ENCODER, IP_ADAPTER
+from ...dhumandiff.catalogue import BASE, DHUMANDIFF, FACE_PACKS, IMAGE_ENCODER, IP_ADAPTER, WITHANYONE
 from ...dhumandiff.doctor import FACE_ROOT, Folders, Report, examine
 from ...dhumandiff.errors import AdapterError, FaceError, FaceReferenceError, short_error
 from ...dhumandiff.io import LONGEST_NAME, expand_user
@@ -31,9 +32,11 @@ log = logging.getLogger(__name__)
 ADAPTERS = DHUMANDIFF.folder
 REFERENCES = "references"
 IP_ADAPTERS = IP_ADAPTER.folder
+FLUX_ADAPTERS = WITHANYONE.folder
 
 # First, as with ComfyUI's own kinds: people are saved there, not on an extra disk.
 folder_paths.add_model_folder_path(ADAPTERS, os.path.join(folder_paths.models_dir, ADAPTERS), is_default=True)
+folder_paths.add_model_folder_path(FLUX_ADAPTERS, os.path.join(folder_paths.models_dir, FLUX_ADAPTERS))
 
 
 def adapter_choices() -> list[str]:
@@ -140,9 +143,30 @@ def _fits(path: Path, modified: int) -> bool:
     return formats.ip_adapter.fits(path)
 
 
+def withanyone_choices() -> list[str]:
+    """Names of the files in models/withanyone. Another model's file is refused when it is read."""
+    return sorted(_weights_in(FLUX_ADAPTERS))
+
+
+def withanyone_path(name: str) -> Path:
+    """Path of a choice.
+
+    Raises:
+        AdapterError: it is not there (any more).
+    """
+    found = _weights_in(FLUX_ADAPTERS)
+    if not isinstance(name, str) or name not in found:
+        raise AdapterError(
+            f"The WithAnyone file {str(name)[:80]!r} is not in {' or '.join(_folders(FLUX_ADAPTERS))}. Get withanyone.safetensors from "
+            "Hugging Face (WithAnyone/WithAnyone), put it there, then press R.",
+            code="withanyone-not-in-folder",
+        )
+    return found[name]
+
+
 def siglip_choices() -> list[str]:
     """Names of the vision towers, those called SigLIP first."""
-    return sorted(_vision_towers(), key=lambda name: ("siglip" not in name.lower(), name))
+    return sorted(_weights_in(IMAGE_ENCODER.folder), key=lambda name: ("siglip" not in name.lower(), name))
 
 
 def siglip_path(name: str) -> Path:
@@ -151,7 +175,7 @@ def siglip_path(name: str) -> Path:
     Raises:
         AdapterError: it is not there (any more).
     """
-    found = _vision_towers()
+    found = _weights_in(IMAGE_ENCODER.folder)
     if not isinstance(name, str) or name not in found:
         raise AdapterError(
             f"The vision tower {name!r} is not in {' or '.join(_folders(IMAGE_ENCODER.folder))}. Put model.safetensors of "
@@ -161,9 +185,10 @@ def siglip_path(name: str) -> Path:
     return found[name]
 
 
-def _vision_towers() -> dict[str, Path]:
+def _weights_in(kind: str) -> dict[str, Path]:
+    """Name -> path of the files with weights in the folders of a kind."""
     found: dict[str, Path] = {}
-    for folder in map(Path, _folders(IMAGE_ENCODER.folder)):
+    for folder in map(Path, _folders(kind)):
         for path in _files(folder, ".safetensors", ".bin", ".pt"):
             found.setdefault(path.relative_to(folder).as_posix(), path)
     return found
@@ -259,7 +284,7 @@ def every_folder() -> Folders:
         "ip_adapters": IP_ADAPTERS,
         "clip_vision": IMAGE_ENCODER.folder,
         "checkpoints": BASE.folder,
-        "withanyone": "withanyone",
+        "withanyone": FLUX_ADAPTERS,
         "diffusion_models": "diffusion_models",
     }
     return Folders(

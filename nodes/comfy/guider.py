@@ -18,6 +18,7 @@ from ...dhumandiff.methods.paired.cascade_modes import CascadeMode, CascadeStep,
 from ...dhumandiff.methods.paired.settings import CascadeSettings, check_released, released_without_mask
 from .attention import people_of
 from .batch import STEP, repeat_prompts, with_step
+from .flux import flux_people_of
 from .patch import KEY
 
 _OWN_STEPS = ("dpm_fast_function", "dpm_adaptive_function")
@@ -44,6 +45,12 @@ class CascadeGuider(comfy.samplers.CFGGuider):
             ImageError: the focus is no mask.
         """
         applied = people_of(self.model_patcher)
+        if flux_people_of(self.model_patcher):
+            raise HostError(
+                "The cascade is for people on SDXL, but this MODEL comes from Apply WithAnyone. Sample it with KSampler or any other "
+                "sampler.",
+                code="cascade-on-flux",
+            )
         if not applied:
             raise HostError(
                 "The cascade needs a MODEL with two people in it: connect the one that comes out of "

@@ -24,6 +24,7 @@ from ...dhumandiff.methods.paired.settings import CascadeSettings, check_start_e
 from .attention import PEOPLE, AppliedPeople, PairedAttentionPatch, check_compilable, form_of, people_of
 from .batch import CALL, STEP, GuiderStep, UNetCall, with_step
 from .compiled import going_on, is_compiled
+from .flux import FLUX_PEOPLE, FluxPeople, check_flux_not_compiled, flux_people_of
 
 if TYPE_CHECKING:
     from ...dhumandiff.methods.paired.adapter import AdapterInfo
@@ -44,7 +45,7 @@ def cross_attention_layers(model: Any) -> list[tuple[LayerKey, Any]]:
     if not all(hasattr(unet, part) for part in ("input_blocks", "middle_block", "output_blocks")):
         raise HostError(
             f"This adapter is for SDXL, but the MODEL is {type(model.model).__name__}, which has no UNet. "
-            "Load an SDXL checkpoint.",
+            "Load an SDXL checkpoint, or, for FLUX.1, use Apply WithAnyone.",
             code="no-unet",
         )
     middle = [] if unet.middle_block is None else [unet.middle_block]
@@ -166,18 +167,28 @@ def _patch(model: Any, people: AppliedPeople, keys: Sequence[LayerKey]) -> Any:
         patched.set_model_attn2_replace(PairedAttentionPatch(people, layer, previous), *key)
     options = patched.model_options["transformer_options"]
     options[PEOPLE] = (*options.get(PEOPLE, ()), people)
+    add_wrappers(patched)
+    return patched
+
+
+def add_wrappers(patched: Any) -> None:
+    """What runs around a run, its steps, predictions and calls of a model that somebody is on; added once."""
     if not patched.get_wrappers(WrappersMP.PREDICT_NOISE, KEY):
         patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _around_run)
         patched.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, _around_step)
         patched.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, _around_prediction)
         patched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, _around_call)
         patched.add_callback_with_key(CallbacksMP.ON_CLONE, KEY, _own_patches)
-    return patched
+
+
+def everybody_on(model: Any) -> tuple[AppliedPeople | FluxPeople, ...]:
+    """The people on a MODEL, or on the model of a guider, of whichever method."""
+    return (*people_of(model), *flux_people_of(model))
 
 
 def _own_patches(_: Any, clone: Any) -> None:
     """Give a clone of the model patches of its own: other packs join theirs to them in place."""
-    attn2 = clone.model_options["transformer_options"]["patches_replace"]["attn2"]
+    attn2 = clone.model_options["transformer_options"]["patches_replace"].get("attn2", {})
     for key, patch in attn2.items():
         if isinstance(patch, PairedAttentionPatch):
             attn2[key] = patch.copy()
@@ -185,13 +196,14 @@ def _own_patches(_: Any, clone: Any) -> None:
 
 def _around_run(executor: Any, *args: Any, **kwargs: Any) -> Any:
     """Nothing that a run computed stays behind, also when it was interrupted."""
-    model, applied = executor.class_obj.model_patcher, people_of(executor.class_obj)
+    model, applied = executor.class_obj.model_patcher, everybody_on(executor.class_obj)
     compiled = is_compiled(model)
     for people in applied:
         people.on_run_start(model.get_model_object("model_sampling"))
         people.compiled = compiled
     if compiled:
         check_compilable(model)
+        check_flux_not_compiled(model)
     try:
         samples = executor(*args, **kwargs)
     finally:
@@ -213,7 +225,7 @@ def _check_finite(picture: Tensor) -> None:
 def _around_step(
     executor: Any, x: Tensor, timestep: Tensor, model_options: dict | None = None, seed: Any = None
 ) -> Any:
-    applied = people_of(executor.class_obj)
+    applied = everybody_on(executor.class_obj)
     for people in applied:
         people.on_step_start(x)
     step = GuiderStep.of_guider(executor.class_obj, x)
@@ -260,6 +272,6 @@ def _around_call(
         kwargs.update(form_of(options))
     with going_on(call, applied):
         out = executor(x, t, c_concat, c_crossattn, control, {**options, **call.for_others, CALL: call}, **kwargs)
-    for people in applied:
+    for people in (*applied, *options.get(FLUX_PEOPLE, ())):
         people.check_coverage(call, options)
     return out

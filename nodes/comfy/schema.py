@@ -18,8 +18,11 @@ CATEGORY = "DHumanDiff"
 
 AdapterType = io.Custom("DHD_ADAPTER")
 ReferenceType = io.Custom("DHD_REFERENCE")
+WithAnyoneType = io.Custom("DHD_WITHANYONE")
 # ComfyUI's own type for boxes x, y, width, height in px; 0.3.64 does not have it yet, so that there it is one by name.
 BoundingBoxType = getattr(io, "BoundingBox", None) or io.Custom("BOUNDING_BOX")
+# For an input of that type: a socket, no widget. 0.3.64 makes one of every custom type.
+FORCE_INPUT: dict[str, Any] = {"force_input": True} if hasattr(io, "BoundingBox") else {}
 # InsightFace objects under the names that other packs use for them: IPAdapter_plus, InstantID and PuLID.
 FACE_ANALYSIS_TYPES = [io.FaceAnalysis, io.Custom("INSIGHTFACE"), io.Custom("FACEANALYSIS")]
 

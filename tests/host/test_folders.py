@@ -379,7 +379,8 @@ def test_a_linked_choice_is_one_of_the_list(node, name, value):
     }
     plain["LATENT"] = {"samples": torch.zeros(1, 4, 8, 8)}
     given = {
-        one.id: one.options[0] if isinstance(one, io.Combo.Input) else plain.get(one.get_io_type()) for one in inputs
+        one.id: next(iter(one.options), None) if isinstance(one, io.Combo.Input) else plain.get(one.get_io_type())
+        for one in inputs
     }
     with refused("not-a-choice", name):
         node.execute(**{**given, name: value})

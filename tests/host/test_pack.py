@@ -46,7 +46,7 @@ def test_the_pack_loads_without_face_recognition(blocked):
         comfyui=str(COMFYUI), blocked=blocked, init=str(REPOSITORY / "__init__.py"), root=str(REPOSITORY)
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert "18 nodes" in out.stdout, out.stderr[-2000:]
+    assert "21 nodes" in out.stdout, out.stderr[-2000:]
     assert "pip install insightface onnxruntime" in out.stdout
 
 

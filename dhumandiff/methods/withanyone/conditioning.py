@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ...conditioning.batch_layout import BatchLayout
 from ...conditioning.identity import IdentityConditioning, Strength
-from ...errors import HostError
+from ...conditioning.masks import SHAPE_TOLERANCE
+from ...errors import HostError, LayoutError
 from .adapter import WithAnyone
 from .regions import TOKEN, PixelBox, Regions, box_weights, check_people, regions_of
 
@@ -114,6 +115,12 @@ class WithAnyoneConditioning(IdentityConditioning):
         picture = (width * LATENT, height * LATENT)
         drawn_on = self.size or picture
         across, down = picture[0] / drawn_on[0], picture[1] / drawn_on[1]
+        if abs(across / down - 1) >= SHAPE_TOLERANCE:
+            raise LayoutError(
+                f"The boxes were drawn on a canvas of {drawn_on[0]} x {drawn_on[1]} px, but the picture is {picture[0]} x {picture[1]} "
+                "px, which is another shape. Connect the latent to Portrait Layout, or give it the picture's sides.",
+                code="withanyone-boxes-of-another-shape",
+            )
         # Rounded to a millionth: 512 px on a canvas twice as large are 256 px, not a token more.
         boxes = [
             box and [round(edge * scale, 6) for edge, scale in zip(box, (across, down, across, down), strict=True)]
