@@ -40,7 +40,6 @@ class WithAnyoneConditioning(IdentityConditioning):
         masks: [P, N, H, W] 0..1, see `IdentityConditioning`, for those who have no box.
         size: (width, height) px that `boxes` are drawn on; None: of the picture that is sampled.
         person_strengths: one a person.
-        start, end: share of sampling in which the people act.
         kept: for each block branch -> keys and values that were made before; the tokens are not read then.
 
     Raises:
@@ -61,8 +60,6 @@ class WithAnyoneConditioning(IdentityConditioning):
         masks: Tensor | None = None,
         size: tuple[int, int] | None = None,
         person_strengths: Sequence[float] | None = None,
-        start: float = 0.0,
-        end: float = 1.0,
         kept: Sequence[Mapping[str, tuple[Tensor, Tensor]]] | None = None,
     ) -> None:
         counted = [len(of_branch) for of_branch in tokens.values()]
@@ -78,7 +75,6 @@ class WithAnyoneConditioning(IdentityConditioning):
         self.adapter, self.tokens, self.boxes, self.size = adapter, dict(tokens), boxes, size
         self.kept = kept
         self.id_weight, self.siglip_weight = id_weight, siglip_weight
-        self.start, self.end = start, end
         self._kv: dict[Any, dict[str, tuple[Tensor, Tensor]]] = {}
         self._regions: dict[Any, list[tuple[list[int], Regions]]] = {}
 
