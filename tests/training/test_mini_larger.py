@@ -1,10 +1,12 @@
 """The miniature's second design: which weights are of it, its stages, its latents, and the training of its base."""
 
 import itertools
+import json
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from support.refused import refused
 
 for package in ("jsonargparse", "webdataset"):
@@ -17,14 +19,20 @@ from dhumandiff.hosts.diffusers.attention import cross_attention_layers
 from dhumandiff.miniature.autoencoder import Autoencoder
 from dhumandiff.miniature.base import SIZE, build_unet, mini_text_encoders
 from dhumandiff.miniature.design import DESIGN, FIRST, SECOND, design_of, save_design
+from dhumandiff.miniature.weights import load_part
 from dhumandiff.miniature.world import sample_pair
 from training.__main__ import main as training_main
+from training.data.pictures import buckets
+from training.data.settings import PrepareSettings
 from training.miniature import autoencoder, larger, latents, stages
 from training.miniature.base import Texts, train_base
 from training.miniature.build import build
 from training.miniature.fit import fit
 from training.miniature.latents import Latents, draw_latents
+from training.miniature.look import average_of, look
 from training.miniature.renders import render_pictures
+from training.parsing import parse
+from training.run.config import TrainConfig
 
 
 def test_weights_without_a_design_are_of_the_first(tmp_path):
@@ -178,6 +186,25 @@ def test_a_killed_base_ends_as_one_that_was_not(drawn, tmp_path, monkeypatch):
         assert torch.equal(one, other), name
 
 
+def test_a_look_shows_the_averaged_base_beside_the_world(drawn, tmp_path, monkeypatch):
+    monkeypatch.setattr("training.miniature.look.COLUMNS", 2)
+    unet = train_base(tmp_path, Latents.load(drawn[0]), Texts(*mini_text_encoders()), 1, Accelerator(cpu=True), batch=2)
+    path = look(tmp_path, 3)
+    assert path.name == "look_000001.png"
+    width, height = SIZE
+    assert Image.open(path).size == (4 * width, 2 * height)
+    other = build_unet()
+    assert average_of(tmp_path, "base", other) == 1
+    assert all(torch.equal(a, b) for a, b in zip(unet.parameters(), other.parameters(), strict=True))
+    kept = load_part("unet", tmp_path / "weights")
+    assert torch.equal(kept["conv_in.weight"], unet.conv_in.weight.half().float())
+
+
+def test_nothing_can_be_looked_at_before_there_is_a_base(tmp_path, capsys):
+    assert training_main(["mini", "--out", str(tmp_path), "--look", "2"]) == 1
+    assert "has not got to its first checkpoint" in capsys.readouterr().err
+
+
 def test_hidden_words_read_as_unknown_ones(drawn):
     texts = Texts(*mini_text_encoders())
     ids = torch.full((1, 77), 320)  # "a"
@@ -218,3 +245,18 @@ def test_the_critic_sharpens_the_decoder_alone(tmp_path, monkeypatch, size):
     autoencoder.train_sharp_decoder(tmp_path, vae, renders, 2, bf16=True)
     moved = {name.split(".")[0] for name, value in vae.state_dict().items() if not torch.equal(value, before[name])}
     assert moved == {"to_patch", "decoder"}
+
+
+def test_the_configurations_of_the_second_design_are_valid():
+    data = json.dumps([{"path": "shards"}])
+    both = [word for name in ("mini", "mini_256") for word in ("--config", str(stages.CONFIGS / f"{name}.yaml"))]
+    config, _ = parse(TrainConfig, "train", [*both, "--data.folders", data, "--run", "r"])
+    assert config.objectives.diffusion.min_snr_gamma is None
+    assert config.base.path == "mini"
+    both = [
+        word for name in ("mini", "mini_256") for word in ("--config", str(stages.CONFIGS / f"{name}_prepare.yaml"))
+    ]
+    settings, _ = parse(PrepareSettings, "prepare", [*both, "--data", "d", "--out", "o"])
+    settings.check()
+    assert settings.faces.pack == "mini"
+    assert (192, 256) in buckets(settings.resolution, settings.bucket_step, settings.max_aspect)

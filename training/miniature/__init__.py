@@ -12,6 +12,7 @@
     larger.py        the stages of the second design, 256 x 192 px, whose weights do not ship yet:
     latents.py       many pictures' latents; their pictures are not kept
     base.py          its UNet, which predicts the velocity; resumable at any time, on a CPU or a GPU
+    look.py          what it draws by now, beside the world
 
     stages.py        the stages, each a process
     sampling.py, scoring.py, rendering.py        portraits in batches, and how good they are

@@ -51,6 +51,8 @@ class MiniConfig:
     """What to make: 128x96 or 256x192, the size of its pictures. By default what the folder holds already, else 128x96."""
     device: str = "cpu"
     """Where the stages compute that can: cpu, or cuda."""
+    look: int = 0
+    """How many pairs the base draws as it is by now, beside the world's; nothing is trained then."""
     install: bool = True
     """When everything is built, put the weights where the project ships them."""
 
@@ -59,6 +61,7 @@ class MiniConfig:
         check_setting(
             not self.design or self.design in DESIGNS, "design", self.design, f"the designs are {', '.join(DESIGNS)}"
         )
+        check_setting(self.look >= 0, "look", self.look, "it counts pairs")
         check_setting(self.device in ("cpu", "cuda"), "device", self.device, "the devices are cpu and cuda")
         stages = self.stages
         check_setting(
@@ -81,6 +84,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         if config.row:
             print(_run_ablations(config, folder, given["dry_run"]))
+        elif config.look:
+            print(_look(folder, config.look))
         elif given["dry_run"]:
             print(_plan(folder, _wanted(config.stage, config.stages), config.stages))
         else:
@@ -219,6 +224,21 @@ def _run_ablations(config: MiniConfig, folder: Path, dry: bool) -> str:
         row = ABLATIONS[name]
         made.append(score_ablation(name, train_ablation(folder, name, row.arguments) if row.training else None))
     return "\n".join([f"Made {path}." for path in made] + ["Next: python -m training mini --row table"])
+
+
+def _look(folder: Path, count: int) -> str:
+    """In a process of its own, since which design is used is settled when modules load."""
+    if not (folder / "base.pt").exists():
+        raise TrainingError(
+            f"{folder / 'base.pt'} is not there: the stage base has not got to its first checkpoint. Wait some minutes.",
+            code="no-base-yet",
+        )
+    environment = {**os.environ, "DHUMANDIFF_MINI": str((folder / "weights").absolute())}
+    command = [sys.executable, "-m", "training.miniature.stages", "look", str(folder), str(count)]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise TrainingError(f"Nothing was drawn in {folder}; the lines above say why.", code="look-failed")
+    return f"Drawn by the world (left) and by the base: {done.stdout.strip()}"
 
 
 def _wanted(stage: str, stages: Mapping[str, Stage] | None = None) -> list[str]:

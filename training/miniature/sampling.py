@@ -82,7 +82,8 @@ class Sampling:
 
 @dataclass(frozen=True, eq=False)
 class GenerationRequest:
-    """One portrait: a sentence with its marks @1 and @2, the people's references in order, and the seed of the noise."""
+    """One portrait: a sentence with its marks @1 and @2, the people's references in order, and the seed of the noise; without
+    references a sentence as it is."""
 
     text: str
     references: tuple[FaceReference, ...]
@@ -184,7 +185,8 @@ def sample_portraits(
         some = requests[start : start + batch]
         for request in some:
             if _key(request) not in texts:
-                prompt = parse_prompt(request.text, persons=len(request.references))
+                persons = len(request.references)
+                prompt = parse_prompt(request.text, persons=persons) if persons else request.text
                 texts[_key(request)] = portrait.encode(prompt, adapter, request.references)
         conditions = portrait.conditions([texts[_key(request)] for request in some], negative, size)
         noise = torch.cat([portrait.noise(request.seed, size) for request in some])

@@ -230,6 +230,11 @@ def main(argv: list[str] | None = None) -> None:
     folder, started = Path(place), time.monotonic()
     import torch
 
+    if name == "look":
+        from .look import look
+
+        print(look(folder, int(arguments[0])))
+        return
     device = "cpu"
     if arguments[:1] == ["--device"]:
         _, device, *arguments = arguments
