@@ -17,11 +17,12 @@ from collections.abc import Sequence
 
 from .cli import COMMANDS
 from .errors import DHumanDiffError
-from .io import why_not_written
+from .io import print_any_letter, why_not_written
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 0, 1 for an error that the message explains, 2 for a wrong command line."""
+    print_any_letter()
     parser = argparse.ArgumentParser(prog="python -m dhumandiff", description="Portraits of two people with SDXL.")
     subparsers = parser.add_subparsers(title="commands", dest="command", required=True, metavar="COMMAND")
     for command in COMMANDS:

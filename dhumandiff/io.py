@@ -14,6 +14,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -30,6 +31,7 @@ __all__ = [
     "atomic_write_all",
     "decode_text",
     "expand_user",
+    "print_any_letter",
     "printable",
     "read_text",
     "why_not_written",
@@ -190,6 +192,16 @@ def decode_text(data: bytes, name: str) -> str:
 def printable(name: str) -> str:
     """The name of a file in letters: bytes that are not UTF-8, which other systems write names in, as escapes."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def print_any_letter() -> None:
+    """Let the program print letters that its terminal, or the file that its output goes to, has none for: as escapes.
+
+    A Windows console knows some hundred letters, and a name in another encoding is none anywhere.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def why_not_written(error: Exception) -> str:

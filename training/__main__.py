@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from dhumandiff.errors import DHumanDiffError
+from dhumandiff.io import print_any_letter, why_not_written
 
 COMMANDS = {
     "prepare": (".prepare", "turn pictures of two people into shards that training streams"),
@@ -30,6 +31,7 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 0, 1 for an error that the message explains, 2 for a wrong command line."""
+    print_any_letter()
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
         print(_help())
@@ -50,6 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         module.main(rest)
     except DHumanDiffError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
+        return 1
+    except OSError as error:  # a name or a place that the system does not like, wherever it was looked at first
+        if error.filename is None:
+            raise
+        print(f"error: {error.filename}: {why_not_written(error)}.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nerror: interrupted. Nothing finished is lost: the same command goes on from there.", file=sys.stderr)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from PIL import Image
 from support.refused import refused
 
 from dhumandiff.errors import short_error
-from dhumandiff.io import atomic_write, atomic_write_all, why_not_written, write_png
+from dhumandiff.io import atomic_write, atomic_write_all, print_any_letter, why_not_written, write_png
 
 
 def test_a_file_gets_its_name_when_it_is_whole(tmp_path: Path):
@@ -93,3 +95,12 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def test_letters_that_a_terminal_lacks_are_printed_as_escapes(monkeypatch):
+    """A Windows console, or a file that its output goes to, and a name in no encoding."""
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr(sys, "stdout", stream)
+    print_any_letter()
+    print("caf\u00e9 \u7537 \udcff", end="", flush=True)
+    assert stream.buffer.getvalue() == b"caf\xe9 \\u7537 \\udcff"
