@@ -18,7 +18,7 @@ from ..errors import ImageError
 from ..faces.face import Face
 from ..prompts import Prompt
 from .metrics import match
-from .sentence_cues import GARMENT_COLORS, garment_color, garment_colors_of, sides_of
+from .sentence_cues import GARMENT_COLORS, garment_color, garment_colors_of, parts_of, sides_of
 
 __all__ = [
     "FaceAssignment",
@@ -34,7 +34,7 @@ FaceAssignment = tuple[int | None, ...] | None
 """For each person the number of a face, or None where that face is missing; None as a whole where nothing says who should be
 where: not decidable."""
 
-_ORDER = ("left", "middle", "right")
+_ORDER = ("left", "left of middle", "middle", "right of middle", "right")
 
 MIN_LEAD = 0.1
 """Share of a chest by which the colors' right way round has to be ahead of the wrong one; below, clothes decide nothing."""
@@ -87,7 +87,7 @@ def assign_faces(
 
 
 def assign_by_sides(sides: Sequence[str], faces: Sequence[Face]) -> tuple[int | None, ...]:
-    """By sides ("left", "middle", "right") of each person: the largest faces from left to right are people from left to right.
+    """By the sides of each person, as `sides_of` gives them: the largest faces from left to right are people from left to right.
 
     With too few faces they do not say who is missing, so every face counts as missing; `assign_by_parts` asks where they are.
     """
@@ -103,14 +103,14 @@ def assign_by_parts(sides: Sequence[str], faces: Sequence[Face], width: int) -> 
     """By the part of the picture that a face lies in, for fewer faces than people: of two people the left half or the right one.
 
     Args:
-        sides: "left", "middle" or "right" of each person.
+        sides: of each person, as `sides_of` gives them.
         faces: those found.
         width: of the picture, px.
 
     Returns:
         For each person the one face that lies wholly in their part. A face across parts, and two in one, are nobody's.
     """
-    parts = _ORDER if len(sides) > 2 else ("left", "right")
+    parts = parts_of(len(sides))
     if not {*sides} <= {*parts}:  # "on the left" and "in the middle": where the one ends nobody says
         return (None,) * len(sides)
     found: list[int | None] = []
@@ -133,8 +133,9 @@ def assign_by_clothes(colors: Sequence[str], faces: Sequence[Face], picture: np.
     wanted = [list(GARMENT_COLORS).index(name) for name in colors]
     if len(faces) < len(colors):
         return _some_by_clothes([seen[n][wanted] for n in sorted(seen)], len(colors))
+    differing = min(len(colors), 2)  # two ways differ in two chests at least, of however many people
     ways = {
-        assignment: float(np.mean([seen[n][k] for n, k in zip(assignment, wanted, strict=True)]))
+        assignment: float(np.sum([seen[n][k] for n, k in zip(assignment, wanted, strict=True)])) / differing
         for assignment in permutations(seen)
     }
     best, *others = sorted(ways, key=ways.__getitem__, reverse=True)

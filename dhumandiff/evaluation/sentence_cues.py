@@ -1,6 +1,6 @@
 """What a sentence says of people by which their faces can be told apart: sides and colors of clothes, never likeness.
 
-    sides_of(prompt, 2)              # ("left", "right")
+    sides_of(prompt, 2)              # ("left", "right"); of four people also "left of middle", "right of middle"
     garment_colors_of(prompt, 2)     # ("black", "white")
 
 Everything here is this project's choice.
@@ -9,6 +9,7 @@ Everything here is this project's choice.
 from __future__ import annotations
 
 import re
+from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -16,11 +17,22 @@ from ..prompts import Mention, Prompt
 from ..prompts.person_nouns import noun_of
 from ..prompts.typed import fold
 
-__all__ = ["GARMENT_COLORS", "garment_color", "garment_colors_of", "mentions_colors", "mentions_sides", "sides_of"]
+__all__ = [
+    "GARMENT_COLORS",
+    "garment_color",
+    "garment_colors_of",
+    "mentions_colors",
+    "mentions_sides",
+    "parts_of",
+    "sides_of",
+]
 
 _OF_PICTURE = r"of (?:the |this |a )?(?:picture|image|photo\w*|frame|portrait|shot|scene|composition)"
 _SIDE = re.compile(
-    rf"""(?:(?:on|at|to|in)\ (?:the\ )?(?:far\ |very\ )?(?P<side>left|right|middle|cent(?:er|re))
+    rf"""(?:(?:(?:on|to)\ the\ )?(?P<near>left|right)\ of\ (?:the\ )?(?:middle|cent(?:er|re))(?!\w)
+      | (?:on|at|in)\ (?:the\ )?(?:middle|cent(?:er|re))[ -](?P<inner>left|right)(?!\w)
+      | (?P<ordinal>first|second|third|fourth|1st|2nd|3rd|4th)(?:\ (?:person|one|face))?\ from\ (?:the\ )?(?P<end>left|right)(?!\w)
+      | (?:on|at|to|in)\ (?:the\ )?(?P<far>far\ |very\ )?(?P<side>left|right|middle|cent(?:er|re))
         (?:-?\ ?hand)?(?:\ (?:side|half|part|edge))?(?![\w-]|\ (?:hand|arm|leg|foot|shoulder|ear|eye|cheek|knee)\b)
         (?:\ {_OF_PICTURE})?
       | (?P<most>left|right)-?most
@@ -28,6 +40,7 @@ _SIDE = re.compile(
       | (?<![\w])(?P<label>left|right):)""",
     re.VERBOSE | re.IGNORECASE,
 )
+_ORDINALS = {"first": 0, "1st": 0, "second": 1, "2nd": 1, "third": 2, "3rd": 2, "fourth": 3, "4th": 3}
 _ACROSS = re.compile(
     r"\b(?:from )?(?P<first>left)(?: to |-to-)right\b|\b(?:from )?right(?: to |-to-)left\b", re.IGNORECASE
 )
@@ -61,6 +74,7 @@ _OF_PERSON = re.compile(  # "of the young", before who is meant; not "of the ben
     re.IGNORECASE,
 )
 _SENTENCE = re.compile(r"[.!?;\n]+")
+_FULL_STOP = re.compile(r"[.!?]+")  # a list of people may have semicolons, or lines
 _FRONT = re.compile(r"(?:^|[,:;.!?\n]|\b(?:and|while|with|where|but))\s*(?:the\s+)?$", re.IGNORECASE)
 
 GARMENT_COLORS: dict[str, tuple[int, int, int]] = {
@@ -93,10 +107,23 @@ _WORN = re.compile(
 )
 
 
-def sides_of(prompt: Prompt, persons: int) -> tuple[str, ...] | None:
-    """For each person "left", "middle" or "right", as the viewer sees it, or None where the sentence does not say so.
+_PARTS = {
+    2: ("left", "right"),
+    3: ("left", "middle", "right"),
+    4: ("left", "left of middle", "right of middle", "right"),
+}
 
-    Of two people, one side is enough. What contradicts itself says nothing.
+
+def parts_of(persons: int) -> tuple[str, ...]:
+    """The places of so many people from left to right, in the words of `sides_of`; () where there are no words for them."""
+    return _PARTS.get(persons, ())
+
+
+def sides_of(prompt: Prompt, persons: int) -> tuple[str, ...] | None:
+    """The place of each person, one of `parts_of`, as the viewer sees it, or None where the sentence does not say so.
+
+    Of two people, one side is enough. Of four, "on the left" is the place beside somebody on the far left. What contradicts itself
+    says nothing.
     """
     prompt = replace(prompt, text=fold(prompt.text))
     said: list[set[str]] = [set() for _ in range(persons)]
@@ -108,28 +135,58 @@ def sides_of(prompt: Prompt, persons: int) -> tuple[str, ...] | None:
         sides = [one for one in _SIDE.finditer(prompt.text, start, end) if not _across(prompt.text, one)]
         placed: set[int] = set()
         for number, found in enumerate(sides):
-            side = (
-                (found["side"] or found["most"] or found["label"] or found["bracket"])
-                .lower()
-                .replace("center", "middle")
-                .replace("centre", "middle")
-            )
+            side = _side(found, persons)
             until = sides[number + 1].start() if number + 1 < len(sides) else end
             who, other = _persons_at(prompt.text, found, mentions, start, until, placed)
             if who is not None:
                 said[who - 1].add(side)
                 placed.add(who)
             if other is not None and other != who:
-                said[other - 1].add({"left": "right", "right": "left"}.get(side, side))
+                said[other - 1].add(_OPPOSITE.get(side, side))
     if any(len(each) > 1 for each in said):
         return None
     known = [next(iter(each), "") for each in said]
     if persons == 2 and known.count("") == 1:
-        other = {"left": "right", "right": "left"}.get(known[0] or known[1])
+        other = _OPPOSITE.get(known[0] or known[1])
         known = [side or other or "" for side in known]
-    if "" in known or len(set(known)) < persons:
+    if persons == 4:
+        known = [_among_four(side, known) for side in known]
+    if "" in known or _NOWHERE in known or len(set(known)) < persons:
         return None
     return tuple(known)
+
+
+_NOWHERE = "nowhere"
+_OPPOSITE = {"left": "right", "right": "left"}
+_FOUR = {
+    "far left": "left",
+    "left of middle": "left of middle",
+    "right of middle": "right of middle",
+    "far right": "right",
+}
+
+
+def _side(found: re.Match, persons: int) -> str:
+    """What a phrase says of a place. Of four people, who is "far left" is told from who is "left"; of fewer, both are "left"."""
+    if found["ordinal"]:
+        places, place = parts_of(persons), _ORDINALS[found["ordinal"].lower()]
+        if place >= len(places):
+            return _NOWHERE
+        side = places[::-1][place] if found["end"].lower() == "right" else places[place]
+        return f"far {side}" if persons == 4 and side in _OPPOSITE else side
+    if inner := found["near"] or found["inner"]:
+        return f"{inner.lower()} of middle" if persons == 4 else inner.lower()
+    side = (found["side"] or found["most"] or found["label"] or found["bracket"]).lower()
+    side = side.replace("center", "middle").replace("centre", "middle")
+    return f"far {side}" if persons == 4 and (found["far"] or found["most"]) and side in _OPPOSITE else side
+
+
+def _among_four(side: str, known: Sequence[str]) -> str:
+    """One of four places; "" where "left" or "right" may be either of two."""
+    if side in _OPPOSITE:
+        outer, inner = f"far {side}" in known, f"{side} of middle" in known
+        return f"{side} of middle" if outer and not inner else side if inner and not outer else ""
+    return _FOUR.get(side, "")
 
 
 def mentions_sides(text: str) -> bool:
@@ -152,15 +209,25 @@ def _across(text: str, found: re.Match) -> bool:
 
 
 def _read_across(prompt: Prompt, said: list[set[str]]) -> None:
-    """ "From left to right: a man and a woman" gives people sides in the order in which they are named."""
-    ways = {found["first"] is not None for found in _ACROSS.finditer(prompt.text)}
-    order = [mention.person for mention in prompt.first_mentions().mentions if mention.person <= len(said)]
-    if not ways or not 1 < len(order) == len(said) <= 3:
+    """ "From left to right: a man and a woman" gives people sides in the order in which they are named.
+
+    Of more than two, all of them have to be named in that very sentence: whoever comes in the next one may stand anywhere.
+    """
+    found = list(_ACROSS.finditer(prompt.text))
+    first = [mention for mention in prompt.first_mentions().mentions if mention.person <= len(said)]
+    places = parts_of(len(said))
+    if not found or not places or len(first) != len(said):
         return
-    across = ["left", *["middle"] * (len(order) - 2), "right"]
-    for forward in ways:
-        for person, side in zip(order, across if forward else across[::-1], strict=True):
-            said[person - 1].add(side)
+    if len(said) > 2:
+        ends = [end.start() for end in _FULL_STOP.finditer(prompt.text)]
+        spots = [*(mention.start for mention in first), *(phrase.start() for phrase in found)]
+        if len({bisect(ends, spot) for spot in spots}) > 1:
+            return
+    if len(said) == 4:
+        places = tuple(f"far {place}" if place in _OPPOSITE else place for place in places)
+    for forward in {one["first"] is not None for one in found}:
+        for mention, place in zip(first, places if forward else places[::-1], strict=True):
+            said[mention.person - 1].add(place)
 
 
 def _persons_at(

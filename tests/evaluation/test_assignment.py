@@ -12,7 +12,7 @@ from dhumandiff.evaluation.assignment import (
     assign_by_sides,
     assign_faces,
 )
-from dhumandiff.evaluation.sentence_cues import garment_color, garment_colors_of, sides_of
+from dhumandiff.evaluation.sentence_cues import GARMENT_COLORS, garment_color, garment_colors_of, sides_of
 from dhumandiff.faces import Face
 from dhumandiff.miniature.world import sample_identity, sample_pair, sample_script, write_caption
 from dhumandiff.prompts import parse_prompt
@@ -114,6 +114,53 @@ def test_faces_of_three_are_whose_third_they_lie_in():
     wide = np.zeros((200, 600, 3), np.uint8)
     assert assign_faces(3, [face(100, 80), face(500, 80)], wide, prompt=prompt) == ((None, 0, 1), "sides")
     assert assign_faces(3, [face(80, 80), face(120, 80)], wide, prompt=prompt) == ((None, None, None), "sides")
+
+
+FOUR = "From left to right: a man@2, a woman@1, a boy@4 and a girl@3"
+
+
+def test_four_faces_from_left_to_right_are_four_people():
+    prompt = parse_prompt(FOUR, 4, mentions="all")
+    wide = np.zeros((200, 800, 3), np.uint8)
+    row = [face(x, 80) for x in (700, 100, 500, 300)]
+    assert assign_faces(4, row, wide, prompt=prompt) == ((3, 1, 0, 2), "sides")
+    bystander = face(400, 20, 8)
+    assert assign_faces(4, [bystander, *row], wide, prompt=prompt) == ((4, 2, 1, 3), "sides")
+    assert assign_faces(4, row[:3], wide, prompt=prompt) == ((None, 1, 0, 2), "sides")  # each in a quarter of their own
+    assert assign_faces(4, [face(200, 80), face(500, 80)], wide, prompt=prompt) == ((None, None, None, 1), "sides")
+
+
+def dressed(colors):
+    """A picture of people side by side, each in one color of clothes, and their faces."""
+    picture = np.full((200, 150 * len(colors), 3), 255, np.uint8)
+    for n, color in enumerate(colors):
+        picture[80:, 150 * n + 30 : 150 * n + 120] = GARMENT_COLORS[color]
+    return picture, [face(150 * n + 75, 55, 40) for n in range(len(colors))]
+
+
+def test_four_faces_are_told_apart_by_their_clothes():
+    text = "A man@1 in a red coat, a woman@2 in a blue dress, a boy@3 in a green shirt and a girl@4 in a black coat"
+    prompt = parse_prompt(text, 4, mentions="all")
+    picture, faces = dressed(("green", "black", "blue", "red"))
+    assert assign_faces(4, faces, picture, prompt=prompt) == ((3, 2, 0, 1), "clothes")
+    extra = face(375, 20, 10)
+    assert assign_faces(4, [extra, *faces], picture, prompt=prompt) == ((4, 3, 1, 2), "clothes")
+    assert assign_faces(4, faces[1:], picture, prompt=prompt) == ((2, 1, None, 0), "clothes")
+    picture, faces = dressed(("green", "white", "white", "red"))  # nobody wears blue or black: either may be either
+    assert assign_faces(4, faces, picture, prompt=prompt) == (None, "")
+
+
+def test_boxes_and_masks_say_where_four_people_are():
+    boxes = [(200 * n, 0, 200 * n + 200, 200) for n in (2, 0, 3, 1)]
+    faces = [face(200 * n + 100, 60, 50) for n in range(4)]
+    assert assign_by_boxes(boxes, faces) == (2, 0, 3, 1)
+    assert assign_by_boxes(boxes, [faces[0], faces[3]]) == (None, 0, 1, None)
+    assert assign_by_boxes(boxes, [*faces, face(120, 170, 10)]) == (2, 0, 3, 1)
+    masks = np.zeros((4, 200, 800))
+    for mask, (x0, y0, x1, y1) in zip(masks, boxes, strict=True):
+        mask[y0:y1, x0:x1] = 1
+    assert assign_by_masks(masks, faces) == (2, 0, 3, 1)
+    assert assign_by_masks(masks, faces[1:3]) == (1, None, None, 0)
 
 
 def test_clothes_assign_where_no_side_is_named():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dhumandiff.evaluation.sentence_cues import garment_color, garment_colors_of, mentions_sides, sides_of
+from dhumandiff.evaluation.sentence_cues import garment_color, garment_colors_of, mentions_sides, parts_of, sides_of
 from dhumandiff.prompts import parse_prompt
 
 
@@ -25,3 +25,96 @@ def test_full_width_signs_part_what_is_said_of_clothes():
     prompt = parse_prompt("a man in a black　suit、a woman in a ｗｈｉｔｅ　dress", mentions="all")
     assert garment_colors_of(prompt, 2) == ("black", "white")
     assert garment_color("ａ　ｒｅｄ　coat") == "red"
+
+
+PEOPLE = "a man@1, a woman@2, a boy@3 and a girl@4"
+
+
+def places(text, persons):
+    """Of each person the place from the left, counted from 0; None where the sentence does not say so."""
+    found = sides_of(parse_prompt(text, persons, mentions="all"), persons)
+    return None if found is None else tuple(parts_of(persons).index(side) for side in found)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (f"From left to right: {PEOPLE}", (0, 1, 2, 3)),
+        (f"From right to left: {PEOPLE}", (3, 2, 1, 0)),
+        ("Four friends, left to right a girl@4, a man@1, a woman@2 and a boy@3, in a park.", (1, 2, 3, 0)),
+        ("From left to right: a man@1 in black; a woman@2; a boy@3; a girl@4.", (0, 1, 2, 3)),
+        ("From left to right:\na woman@2\na man@1\na boy@3\na girl@4", (1, 0, 2, 3)),
+        (
+            "A man@1 on the far left, a woman@2 on the left, a boy@3 on the right, a girl@4 on the far right.",
+            (0, 1, 2, 3),
+        ),
+        (
+            "A man@1 on the far right, a woman@2 on the right, a boy@3 on the left and a girl@4 on the far left",
+            (3, 2, 1, 0),
+        ),
+        (
+            "The leftmost man@1, a woman@2 second from the left, a boy@3 second from the right, a girl@4 at the far right",
+            (0, 1, 2, 3),
+        ),
+        (
+            "A man@1 third from the left, a woman@2 first from the left, a boy@3 on the far right, a girl@4 second from left",
+            (2, 0, 3, 1),
+        ),
+        (
+            "A man@1 left of center, a woman@2 on the left, a boy@3 to the right of the middle, a girl@4 on the right.",
+            (1, 0, 2, 3),
+        ),
+        (
+            "A man@1 in the middle left, a woman@2 on the far left, a boy@3 in the center-right, a girl@4 on the far right.",
+            (1, 0, 2, 3),
+        ),
+        ("A boy@3 on the far left, a girl@4 on the far right, a man@1 to the left of a woman@2.", (1, 2, 0, 3)),
+        # What leaves a place open is set aside.
+        (f"{PEOPLE} in a park", None),
+        ("A man@1 on the left, a woman@2 on the left, a boy@3 on the right and a girl@4 on the right.", None),
+        ("A man@1 on the left, a woman@2 in the middle, a boy@3 in the middle, a girl@4 on the right.", None),
+        ("A man@1 on the far left, a woman@2 on the left, a boy@3 on the right and a girl@4.", None),
+        ("A man@1 on the far left, a woman@2 on the left, a boy@3 on the right and a girl@4 on the right.", None),
+        (f"From left to right: {PEOPLE}. The boy@3 is on the far left.", None),
+        (f"{PEOPLE}. From left to right they smile, wave, look away and laugh.", None),
+    ],
+)
+def test_four_people_have_four_places(text, expected):
+    assert places(text, 4) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("From left to right: a woman@2, a man@1 and a boy@3.", (1, 0, 2)),
+        ("From right to left a woman@2, a man@1, a boy@3", (1, 2, 0)),
+        ("A man@1 second from the left, a woman@2 on the far left, a boy@3 on the right", (1, 0, 2)),
+        ("A man@1 in the centre, a woman@2 third from the left, a boy@3 on the left", (1, 2, 0)),
+        ("A man@1 fourth from the left, a woman@2 on the left, a boy@3 on the right", None),
+        ("From left to right: a woman@2, a man@1. A boy@3 sits in front.", None),
+        ("A man@1 to the left of a woman@2, a boy@3 to the left of the man@1.", None),
+        ("A man@1 on the left, a woman@2 on the right, a boy@3 on the right.", None),
+    ],
+)
+def test_three_people_have_three_places(text, expected):
+    assert places(text, 3) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("A man@1 second from the left and a woman@2", (1, 0)),
+        ("A man@1 left of centre, a woman@2 right of centre", (0, 1)),
+        ("A man@1 on the far left, a woman@2 on the left", None),
+        ("A man@1 third from the left and a woman@2", None),
+    ],
+)
+def test_of_two_people_far_and_near_are_one_side(text, expected):
+    assert places(text, 2) == expected
+
+
+def test_clothes_of_four_people_are_told_apart():
+    text = "A man@1 in a red coat, a woman@2 in a blue dress, a boy@3 in a green shirt and a girl@4 in a yellow sweater"
+    assert garment_colors_of(parse_prompt(text, 4, mentions="all"), 4) == ("red", "blue", "green", "yellow")
+    assert garment_colors_of(parse_prompt(text.replace("yellow", "red"), 4, mentions="all"), 4) is None
+    assert garment_colors_of(parse_prompt(text.replace(" in a yellow sweater", ""), 4, mentions="all"), 4) is None
