@@ -20,11 +20,14 @@ from ..dhumandiff.prompts import try_parse_prompt
 from ..dhumandiff.references.reference import SAME_PERSON_THRESHOLD
 from .comfy.encoders import text_alignment
 from .comfy.schema import ADVANCED, FACE_ANALYSIS_TYPES, ReferenceType, progress_text, schema, tell
+from .people import masks_in_order, references_in_order
 
 if TYPE_CHECKING:
     from comfy.sd import CLIP
 
     from ..dhumandiff.references import FaceReference
+
+MOST_PEOPLE = 4
 
 
 def _inputs(image: str) -> list[Any]:
@@ -41,13 +44,20 @@ def _inputs(image: str) -> list[Any]:
     ]
 
 
+def _more_people() -> list[Any]:
+    """Persons 3 and 4, behind all that a node had before."""
+    return [
+        ReferenceType.Input(f"reference_{n}", optional=True, tooltip=f"Person {n}: @{n} in the text.") for n in (3, 4)
+    ]
+
+
 def _text_input() -> Any:
     return io.String.Input(
         "text",
         default="",
         multiline=True,
         optional=True,
-        tooltip="The sentence of the picture, with @1 and @2. Its sides (on the left) or the colours of clothes say who should be "
+        tooltip="The sentence of the picture, with @1, @2 and so on. Its sides (on the left) or the colours of clothes say who should be "
         "where; likeness never does, so that exchanged faces count as wrong. Left empty, that is not decided.",
     )
 
@@ -57,10 +67,15 @@ class DHDIdentityScore(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        mask = {
-            "optional": True,
-            "tooltip": "Where person {} should be (white), instead of the text. Same shape as the picture.",
-        }
+
+        def mask(n: int) -> Any:
+            text = f"Where person {n} should be (white), instead of the text. Same shape as the picture."
+            return io.Mask.Input(f"mask_{n}", optional=True, tooltip=text)
+
+        def similarity(n: int) -> Any:
+            text = f"Of person {n}, one a picture; 0 without a face."
+            return io.Float.Output(f"similarity_{n}", is_output_list=True, tooltip=text)
+
         return schema(
             node_id="DHDIdentityScore",
             display_name="Score Identity",
@@ -85,22 +100,23 @@ class DHDIdentityScore(io.ComfyNode):
                     min=-2.0,
                     max=2.0,
                     step=0.01,
-                    tooltip="How much nearer a face has to be to its own reference than to the other.",
+                    tooltip="How much nearer a face has to be to its own reference than to any other.",
                     **ADVANCED,
                 ),
-                io.Mask.Input("mask_1", **{**mask, "tooltip": mask["tooltip"].format(1)}),
-                io.Mask.Input("mask_2", **{**mask, "tooltip": mask["tooltip"].format(2)}),
+                mask(1),
+                mask(2),
+                *_more_people(),
+                mask(3),
+                mask(4),
             ],
             outputs=[
                 io.Image.Output("boxed", tooltip="The pictures with faces, persons and similarities drawn in."),
-                io.Float.Output(
-                    "similarity_1", is_output_list=True, tooltip="Of person 1, one a picture; 0 without a face."
-                ),
-                io.Float.Output(
-                    "similarity_2", is_output_list=True, tooltip="Of person 2, one a picture; 0 without a face."
-                ),
+                similarity(1),
+                similarity(2),
                 io.Boolean.Output("passed", is_output_list=True, tooltip="Whether everybody passed, one a picture."),
                 io.String.Output("report", tooltip="All of it, in words."),
+                similarity(3),
+                similarity(4),
             ],
             hidden=[io.Hidden.unique_id],
             has_intermediate_output=True,
@@ -118,15 +134,15 @@ class DHDIdentityScore(io.ComfyNode):
         text: str = "",
         mask_1: Tensor | None = None,
         mask_2: Tensor | None = None,
+        reference_3: FaceReference | None = None,
+        reference_4: FaceReference | None = None,
+        mask_3: Tensor | None = None,
+        mask_4: Tensor | None = None,
     ) -> io.NodeOutput:
-        references = _people(reference_1, reference_2)
-        if reference_2 is None and mask_2 is not None:
-            raise HostError(
-                "mask_2 is connected, but reference_2 is not: connect person 2, or take the mask away.",
-                code="mask-of-nobody",
-            )
+        references = references_in_order(reference_1, reference_2, reference_3, reference_4)
+        own = masks_in_order((mask_1, mask_2, mask_3, mask_4), len(references))
         pixels = _bytes(image)
-        masks = resize_person_masks((mask_1, mask_2)[: len(references)], (image.shape[1], image.shape[2]), len(image))
+        masks = resize_person_masks(own, (image.shape[1], image.shape[2]), len(image))
         show = progress_text(cls)
         scored, names = _score(show, pixels, face_analysis, references, text, masks), _names(references)
         drawn = [draw_score(picture, one, names) for picture, one in zip(pixels, scored, strict=True)]
@@ -137,8 +153,11 @@ class DHDIdentityScore(io.ComfyNode):
             for number, (one, ok) in enumerate(zip(scored, passed, strict=True), 1)
         ]
         show(f"{sum(passed)} of {len(passed)} passed")
-        similarity = [[one.score.persons[k].sim_ref if k < len(references) else 0.0 for one in scored] for k in (0, 1)]
-        return io.NodeOutput(boxed, *similarity, passed, "\n".join(lines), ui=ui.PreviewImage(boxed, cls=cls))
+        similarity = [
+            [one.score.persons[k].sim_ref if k < len(references) else 0.0 for one in scored] for k in range(MOST_PEOPLE)
+        ]
+        given = (boxed, *similarity[:2], passed, "\n".join(lines), *similarity[2:])
+        return io.NodeOutput(*given, ui=ui.PreviewImage(boxed, cls=cls))
 
 
 class DHDPickBest(io.ComfyNode):
@@ -163,6 +182,7 @@ class DHDPickBest(io.ComfyNode):
                     optional=True,
                     tooltip="Goes with clip: the vision tower of the same CLIP. SDXL's words are CLIP ViT-bigG's.",
                 ),
+                *_more_people(),
             ],
             outputs=[
                 io.Image.Output("best", tooltip="The best picture."),
@@ -185,8 +205,10 @@ class DHDPickBest(io.ComfyNode):
         text: str = "",
         clip: CLIP | None = None,
         clip_vision: Any = None,
+        reference_3: FaceReference | None = None,
+        reference_4: FaceReference | None = None,
     ) -> io.NodeOutput:
-        references = _people(reference_1, reference_2)
+        references = references_in_order(reference_1, reference_2, reference_3, reference_4)
         show = progress_text(cls)
         scored, names = _score(show, _bytes(image), face_analysis, references, text), _names(references)
         alignment = _text_alignment(image, text, clip, clip_vision, len(references))
@@ -236,10 +258,11 @@ class DHDFaceMasks(io.ComfyNode):
                     step=0.05,
                     tooltip="How soft the edge is, as a share of the face's size.",
                 ),
+                *_more_people(),
             ],
             outputs=[
-                io.Mask.Output("mask_1", tooltip="Person 1's face, white; black all over where it is missing."),
-                io.Mask.Output("mask_2", tooltip="Person 2's face, white; black all over where it is missing."),
+                io.Mask.Output(f"mask_{n}", tooltip=f"Person {n}'s face, white; black all over where it is missing.")
+                for n in range(1, MOST_PEOPLE + 1)
             ],
             hidden=[io.Hidden.unique_id],
         )
@@ -254,13 +277,15 @@ class DHDFaceMasks(io.ComfyNode):
         feather: float,
         reference_2: FaceReference | None = None,
         text: str = "",
+        reference_3: FaceReference | None = None,
+        reference_4: FaceReference | None = None,
     ) -> io.NodeOutput:
-        references = _people(reference_1, reference_2)
+        references = references_in_order(reference_1, reference_2, reference_3, reference_4)
         show = progress_text(cls)
         scored = _score(show, _bytes(image), face_analysis, references, text)
         size = (image.shape[1], image.shape[2])
         masks, missing = [], []
-        for person in (0, 1):
+        for person in range(MOST_PEOPLE):
             own = []
             for number, one in enumerate(scored, 1):
                 face = one.located[person] if person < len(references) else None
@@ -284,10 +309,6 @@ def _missing_faces(missing: Sequence[str], scored: Sequence[ScoredImage], person
     ]
     text = f"No face, so a black mask: {', '.join(missing)}."
     return f"{text} ({'; '.join(lacking)}.)" if lacking else text
-
-
-def _people(*references: FaceReference | None) -> list[FaceReference]:
-    return [reference for reference in references if reference is not None]
 
 
 def _names(references: Sequence[FaceReference]) -> list[str]:

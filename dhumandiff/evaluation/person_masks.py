@@ -34,8 +34,11 @@ def resize_person_masks(masks: Sequence[Tensor | None], size: tuple[int, int], p
     if not provided:
         return None
     if len(provided) < len(masks):
+        missing = [f"mask_{number}" for number, mask in enumerate(masks, 1) if mask is None]
         raise ImageError(
-            "One of two masks is connected. Connect a mask for each person, or none.", code="one-mask-of-two"
+            f"{' and '.join(missing)} of {len(masks)} masks {'is' if len(missing) == 1 else 'are'} not connected. Connect a mask for "
+            "each person, or none.",
+            code="one-mask-of-two",
         )
     height, width = size
     resized = []

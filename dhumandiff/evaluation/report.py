@@ -50,6 +50,7 @@ def draw_score(pixels: np.ndarray, scored: ScoredImage, names: Sequence[str]) ->
     size = max(8.0, image.height / 24)
     width = max(1, image.height // 200)
     person_of_face = {face: k for k, face in enumerate(scored.face_of_person) if face is not None}
+    labels: list[tuple[float, float, float, float]] = []
     for number, face in enumerate(scored.faces):
         person = person_of_face.get(number)
         box = [float(edge) for edge in face.box]
@@ -62,6 +63,27 @@ def draw_score(pixels: np.ndarray, scored: ScoredImage, names: Sequence[str]) ->
             score = scored.score.persons[person]
             wrong = " WRONG" if score.assigned_correctly is False else ""
             text = f"{names[person] or person + 1} {score.sim_ref:.2f}{wrong}"
-        corner = (box[0], max(box[1] - 1.2 * size, 0))
-        draw.text(corner, text, fill=color, font_size=size, stroke_width=max(1, int(size / 10)), stroke_fill="white")
+        outline = max(1, int(size / 10))
+        label = _free_place(draw, box, text, size, labels)
+        draw.text(label[:2], text, fill=color, font_size=size, stroke_width=outline, stroke_fill="white")
+        labels.append(label)
     return np.array(image)
+
+
+def _free_place(
+    draw: ImageDraw.ImageDraw,
+    box: Sequence[float],
+    text: str,
+    size: float,
+    taken: Sequence[tuple[float, float, float, float]],
+) -> tuple[float, float, float, float]:
+    """x0 y0 x1 y1 px for a label of a face: above its box, or a line higher, below or lower where another label stands."""
+    line, width = 1.2 * size, draw.textlength(text, font_size=size)
+    above = max(box[1] - line, 0)
+    places = [(box[0], y, box[0] + width, y + line) for y in (above, above - line, box[3], box[3] + line) if y >= 0]
+    free = (one for one in places if not any(_meet(one, other) for other in taken))
+    return next(free, places[0])
+
+
+def _meet(one: Sequence[float], other: Sequence[float]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
