@@ -66,7 +66,9 @@ class _SubjectCLIP:
             return word.reshape(1, -1).float()
         clip_l = self._model.clip_l
         table = clip_l.transformer.get_input_embeddings()
-        device = table.weight.device if clip_l.execution_device is None else clip_l.execution_device
+        device = (
+            getattr(clip_l, "execution_device", None) or table.weight.device
+        )  # 0.3.64 computes where the weights are
         return table(torch.tensor([word], device=device), out_dtype=torch.float32)
 
 

@@ -103,20 +103,20 @@ def drawn(server, prompt):
 @pytest.mark.parametrize(
     ("inputs", "code"),
     [
-        ({"latent": {}}, "no-latent"),
+        ({"latent": {}}, "input-of-another-kind"),
         ({"latent": {"samples": torch.zeros(3)}}, "no-latent"),
         ({"latent": {"samples": torch.zeros(1, 4, 0, 8)}}, "no-picture-size"),
         ({"background": torch.zeros(0, 8, 8, 3)}, "no-background"),
         ({"background": torch.zeros(8, 8, 3)}, "no-background"),
         ({"background": torch.zeros(1, 8, 8, 2)}, "photo-of-another-shape"),
         ({"background": torch.full((1, 8, 8, 3), float("nan"))}, "photo-not-finite"),
-        ({"preset": "custom", "boxes": 7}, "not-two-boxes"),
+        ({"preset": "custom", "boxes": 7}, "input-of-another-kind"),
         ({"width": 10**9}, "picture-too-large"),
         ({"people": 3, "preset": "one behind"}, "preset-for-other-people"),
         ({"people": 3, "preset": "custom", "boxes": BOXES}, "not-two-boxes"),
         ({"people": 1, "preset": "custom", "boxes": BOXES}, "not-two-boxes"),
         ({"in_front": "person 3"}, "nobody-in-front"),
-        ({"people": "3"}, "people-out-of-range"),
+        ({"people": "3"}, "input-of-another-kind"),
         ({"people": 5}, "people-out-of-range"),
     ],
 )
