@@ -6,6 +6,7 @@ from .conditioning import DHDApplyPair
 from .doctor import DHDDoctor
 from .layout import DHDPortraitLayout
 from .miniature import DHDDrawPerson, DHDLoadMiniature
+from .parts import DHDApplyParts, DHDEncodePart, DHDLoadParts2Whole
 from .prompt import DHDSentences, DHDSubjectPrompt
 from .references import (
     DHDEncodeReference,
@@ -41,6 +42,9 @@ NODES = [
     DHDLoadSigLIP,
     DHDLoadWithAnyone,
     DHDApplyWithAnyone,
+    DHDLoadParts2Whole,
+    DHDEncodePart,
+    DHDApplyParts,
 ]
 
 for _node in NODES:

@@ -22,7 +22,7 @@ COMMAND = "python -m tools.interface"
 # Characters with a meaning of their own in the messages of ComfyUI's page (vue-i18n): links, placeholders, plurals.
 SYNTAX = frozenset("@{}|")
 # Choices that depend on ComfyUI's version or on files, not on this pack.
-CHANGING_CHOICES = {"adapter_name", "file_name", "pack", "sampler_name", "scheduler", "siglip_name"}
+CHANGING_CHOICES = {"adapter_name", "file_name", "folder", "pack", "sampler_name", "scheduler", "siglip_name"}
 # Types whose inputs are widgets: workflows keep their values by place.
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 

@@ -17,6 +17,7 @@ from ...dhumandiff.errors import HostError
 from ...dhumandiff.methods.paired.cascade_modes import OnePass
 from ...dhumandiff.methods.paired.conditioning import PairedConditioning
 from ...dhumandiff.methods.paired.settings import CascadeSettings
+from ...dhumandiff.methods.parts2whole.conditioning import PartsConditioning
 from .batch import CALL, GuiderStep, UNetCall
 from .compiled import residual_in_compiled
 
@@ -44,7 +45,7 @@ class AppliedPeople:
         compiled: whether the run's UNet is compiled.
     """
 
-    people: PairedConditioning
+    people: PairedConditioning | PartsConditioning
     adapter: Any
     layers: int
     strength: float
@@ -241,11 +242,17 @@ def form_of(options: dict[str, Any]) -> dict[str, bool]:
 
 def check_compilable(model: Any) -> None:
     """Refuse a compiled MODEL on which another pack joined its own addition to the people's: noise levels switch it on and off, which
-    compiled code would take for constants.
+    compiled code would take for constants; and one with parts of people.
 
     Raises:
         HostError: says so.
     """
+    if any(isinstance(applied.people, PartsConditioning) for applied in people_of(model)):
+        raise HostError(
+            "The MODEL is compiled, and compiled code would keep the first step's samples for the parts that are read in "
+            "self-attention. Take the node that compiles away.",
+            code="compiled-with-parts",
+        )
     if any(patch.chained for patch in _patches(model.model_options["transformer_options"])):
         raise HostError(
             "The MODEL is compiled, and another node (an IP-Adapter, for instance) adds to the two people's attention behind Apply "

@@ -22,7 +22,7 @@ import folder_paths
 from comfyui_version import __version__ as comfyui_version
 
 from ...dhumandiff import formats
-from ...dhumandiff.catalogue import BASE, DHUMANDIFF, FACE_PACKS, IMAGE_ENCODER, IP_ADAPTER, WITHANYONE
+from ...dhumandiff.catalogue import BASE, DHUMANDIFF, FACE_PACKS, IMAGE_ENCODER, IP_ADAPTER, PARTS2WHOLE, WITHANYONE
 from ...dhumandiff.doctor import FACE_ROOT, Folders, Report, examine
 from ...dhumandiff.errors import AdapterError, FaceError, FaceReferenceError, short_error
 from ...dhumandiff.io import LONGEST_NAME, expand_user
@@ -76,9 +76,7 @@ def _adapters() -> dict[str, Path]:
     """Name -> path. The first folder wins where two have a name in common, as everywhere in ComfyUI."""
     found: dict[str, Path] = {}
     for folder in map(Path, _folders(ADAPTERS)):
-        others = [
-            place for place in (folder / name for name in _subfolders(folder)) if formats.parts2whole.is_folder(place)
-        ]
+        others = _parts_below(folder)
         for path in _files(folder, ".safetensors"):
             if any(path.is_relative_to(other) for other in others):  # another method's, with a node of its own
                 continue
@@ -92,6 +90,39 @@ def _adapters() -> dict[str, Path]:
             if _is_plus_sdxl(path):
                 found.setdefault(f"{IP_ADAPTERS}/{path.relative_to(folder).as_posix()}", path)
     return found
+
+
+def parts_choices() -> list[str]:
+    """Names of the folders that are Parts2Whole's, whole or not: what one lacks is said when it is loaded."""
+    return sorted(_parts())
+
+
+def parts_path(name: str) -> Path:
+    """Path of a choice.
+
+    Raises:
+        AdapterError: it is not there (any more).
+    """
+    found = _parts()
+    if not isinstance(name, str) or name not in found:
+        raise AdapterError(
+            f"The folder {str(name)[:80]!r} of Parts2Whole is not in {' or '.join(_folders(ADAPTERS))}. To fetch the released one "
+            f"({PARTS2WHOLE.url}): {download_command()} --method parts2whole. Then press R.",
+            code="parts2whole-missing",
+        )
+    return found[name]
+
+
+def _parts() -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for folder in map(Path, _folders(ADAPTERS)):
+        for place in _parts_below(folder):
+            found.setdefault(place.name, place)
+    return found
+
+
+def _parts_below(folder: Path) -> list[Path]:
+    return [place for place in (folder / name for name in _subfolders(folder)) if formats.parts2whole.is_folder(place)]
 
 
 def _subfolders(folder: Path) -> list[str]:

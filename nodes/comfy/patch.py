@@ -154,11 +154,11 @@ def apply_people(
         cascade=cascade,
         focus=focus,
     )
-    return _patch(model, people, keys)
+    return put_on(model, people, keys)
 
 
-def _patch(model: Any, people: AppliedPeople, keys: Sequence[LayerKey]) -> Any:
-    """A clone of the model with the people at these layers."""
+def put_on(model: Any, people: AppliedPeople, keys: Sequence[LayerKey]) -> Any:
+    """A clone of the model with the people at these cross-attention layers, in the order of their numbers."""
     patched = model.clone()
     people.number = len(people_of(patched))
     present = patched.model_options["transformer_options"].get("patches_replace", {}).get("attn2", {})

@@ -19,6 +19,8 @@ CATEGORY = "DHumanDiff"
 AdapterType = io.Custom("DHD_ADAPTER")
 ReferenceType = io.Custom("DHD_REFERENCE")
 WithAnyoneType = io.Custom("DHD_WITHANYONE")
+PartsWeightsType = io.Custom("DHD_PARTS")
+PartsType = io.Custom("DHD_PART")
 # ComfyUI's own type for boxes x, y, width, height in px; 0.3.64 does not have it yet, so that there it is one by name.
 BoundingBoxType = getattr(io, "BoundingBox", None) or io.Custom("BOUNDING_BOX")
 # For an input of that type: a socket, no widget. 0.3.64 makes one of every custom type.

@@ -153,6 +153,6 @@ def test_a_base_that_lacks_a_part_is_named(folder, tmp_path, missing):
 
 def test_half_precision_draws(folder):
     pipeline = PartsPipeline.from_base(folder, device="cpu", dtype="bf16")
-    assert Parts2Whole.from_pretrained(folder).dtype == torch.float32
+    assert Parts2Whole.from_pretrained(folder).placed[1] == torch.float32
     part = pipeline.encode_part(blots(0), "face", SIZE)
     assert draw(pipeline, [part], steps=1).shape == (96, 64, 3)

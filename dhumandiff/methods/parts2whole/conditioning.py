@@ -118,11 +118,13 @@ class PartsConditioning(IdentityConditioning):
         return out
 
     def residual(
-        self, layer: int, query: Tensor, heads: int, layout: BatchLayout, shape: tuple[int, int]
-    ) -> Tensor | None:
-        """What the parts' image tokens add to a cross-attention layer before its `to_out`, [B, Q, C]; None for nothing."""
-        if self.scale == 0:
-            return None
+        self, layer: int, query: Tensor, heads: int, layout: BatchLayout, shape: tuple[int, int], *_: Any
+    ) -> Tensor:
+        """What the parts' image tokens add to a cross-attention layer before its `to_out`, [B, Q, C].
+
+        A step's strength and a recorder, which hosts hand on, are for people whose strength varies while sampling; parts have
+        strengths of their own.
+        """
         images = self._images(layer, query)
         out = torch.zeros_like(query)
         for rows, person, places in self._jobs(layout, shape, query):

@@ -90,6 +90,7 @@ class Parts2Whole(nn.Module):
         self.image_projections = nn.ModuleList(ImageProjection(*pair) for pair in files.decoupled.values())
         self.info = _info(files, self.pose_guider)
         self.encoder: nn.Module | None = None
+        self._told = False
         self._features: WeakKeyDictionary[Part, tuple[Any, list[Tensor]]] = WeakKeyDictionary()
 
     @classmethod
@@ -104,14 +105,10 @@ class Parts2Whole(nn.Module):
         return cls(files_of.load(folder)).eval()
 
     @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.pose_guider.conv_in.weight.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What they are kept in."""
-        return self.pose_guider.conv_in.weight.dtype
+    def placed(self) -> tuple[torch.device, torch.dtype]:
+        """Where the weights are, and what they are kept in."""
+        weight = self.pose_guider.conv_in.weight
+        return weight.device, weight.dtype
 
     def bank(self, parts: Sequence[Part]) -> list[Tensor]:
         """The appearance encoder's features of parts, before masks. Each part is encoded once.
@@ -146,7 +143,7 @@ class Parts2Whole(nn.Module):
             HostError: the map has another shape, or other values.
         """
         with torch.no_grad():
-            return self.pose_guider(pose.to(self.device))
+            return self.pose_guider(pose.to(self.placed[0]))
 
     def attach(
         self,
@@ -186,21 +183,29 @@ class Parts2Whole(nn.Module):
         return attached
 
     def _features_of(self, part: Part) -> list[Tensor]:
-        made_in = (self.device, self.dtype)
         known = self._features.get(part)
-        if known is None or known[0] != made_in:
+        if known is None or known[0] != self.placed:
             self._check(part)
-            host = import_module(HOST, __package__)
-            if self.encoder is None:
-                self.encoder = host.make_encoder(self.files).to(*made_in)
-                if self.info.absent:
-                    log.info(
-                        "The appearance encoder lacks %d tensors that no layer reads, by design; they are zeros.",
-                        self.info.absent,
-                    )
-            known = (made_in, host.encode(self.encoder, part.latent, part.label_embedding))
+            known = (self.placed, self._encode(part))
             self._features[part] = known
         return known[1]
+
+    def _encode(self, part: Part) -> list[Tensor]:
+        """norm1's output [1, L, C] of every layer; ComfyUI has a way of its own."""
+        host = import_module(HOST, __package__)
+        if self.encoder is None:
+            self.encoder = host.make_encoder(self.files).to(*self.placed)
+            self.tell_absent()
+        return host.encode(self.encoder, part.latent, part.label_embedding)
+
+    def tell_absent(self) -> None:
+        """Say once what the appearance encoder lacks, in place of a page of warnings."""
+        if self.info.absent and not self._told:
+            self._told = True
+            log.info(
+                "The appearance encoder lacks %d tensors that no layer reads, by design; they are zeros.",
+                self.info.absent,
+            )
 
     def _check(self, part: Part) -> None:
         channels = self.files.reference["conv_in.weight"].shape[1]

@@ -1,0 +1,260 @@
+"""Parts2Whole in ComfyUI: parts from pictures, and parts on a MODEL. Everything goes through the model patcher."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import comfy.latent_formats
+import comfy.model_management as model_management
+import numpy as np
+import torch
+from comfy.ldm.modules.attention import optimized_attention
+from torch import Tensor
+
+from ...dhumandiff.conditioning.batch_layout import crop
+from ...dhumandiff.conditioning.masks import check_shape
+from ...dhumandiff.errors import HostError, ImageError
+from ...dhumandiff.faces.photos import photo_from_tensor
+from ...dhumandiff.methods.paired.settings import check_start_end
+from ...dhumandiff.methods.parts2whole.conditioning import PartsConditioning
+from ...dhumandiff.methods.parts2whole.model import Parts2Whole
+from ...dhumandiff.methods.parts2whole.part import Part, check_parts, label_of
+from ...dhumandiff.methods.parts2whole.pictures import check_pose_picture, squash, squash_mask
+from ...dhumandiff.methods.parts2whole.regions import part_regions
+from .attention import AppliedPeople
+from .batch import CALL, UNetCall
+from .patch import LayerKey, put_on
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+
+__all__ = ["apply_parts", "encode_part"]
+
+
+def encode_part(
+    weights: ModelPatcher,
+    image: Tensor,
+    label: str,
+    size: tuple[int, int],
+    clip: Any,
+    vae: Any,
+    clip_vision: Any,
+    mask: Tensor | None = None,
+    person: int = 1,
+    strength: float = 1.0,
+) -> Part:
+    """A part from one picture.
+
+    Args:
+        weights: DHD_PARTS.
+        image: IMAGE of one picture.
+        label: one of `part.LABELS`.
+        size: (width, height) of the picture that will be drawn, px.
+        clip, vae: of Stable Diffusion 1.5.
+        clip_vision: CLIP ViT-L/14.
+        mask: MASK of where the part is; None: all of the picture.
+        person, strength: see `Part`.
+
+    Raises:
+        HostError: another base's CLIP or VAE, or another image encoder.
+        ImageError: several pictures, or a mask that does not fit or has nothing in it.
+    """
+    label = label_of(label)
+    name = f"the {label} of person {person}"
+    if len(image) != 1 or (mask is not None and mask.ndim == 3 and len(mask) != 1):
+        raise ImageError(
+            f"{len(image)} pictures came for {name}, or several masks: a part has one. Choose it with Get Image or Mask from Batch.",
+            code="part-of-several-pictures",
+        )
+    pixels = photo_from_tensor(image[0], name).pixels
+    found = None
+    if mask is not None:
+        values = (mask.reshape(mask.shape[-2:]).clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+        found = squash_mask(values, (pixels.shape[0], pixels.shape[1]), size, name)
+    latent = vae.encode(squash(pixels, size).movedim(1, -1))
+    text = clip.encode_from_tokens_scheduled(clip.tokenize(label))[0][0]
+    return Part(
+        label,
+        comfy.latent_formats.SD15().process_in(latent).float(),
+        found,
+        text.float(),
+        _image_embed(clip_vision, pixels),
+        person=person,
+        strength=strength,
+    )
+
+
+def apply_parts(
+    model: ModelPatcher,
+    weights: ModelPatcher,
+    parts: Sequence[Part],
+    *,
+    pose: Tensor | None = None,
+    regions: Sequence[Tensor | None] = (),
+    scale: float = 1.0,
+    drop_masked: bool = False,
+    start: float = 0.0,
+    end: float = 1.0,
+) -> tuple[ModelPatcher, list[str]]:
+    """A clone of the model that draws these parts, and what is to be told of the regions.
+
+    Args:
+        model: MODEL of Stable Diffusion 1.5, from `load_parts2whole`.
+        weights: DHD_PARTS.
+        parts: encoded for the picture's size.
+        pose: IMAGE of a DensePose map, of the picture's shape.
+        regions: a MASK of each person, or None for what the others leave.
+        scale: of the image tokens.
+        drop_masked: leave out what masks exclude, instead of zeroing it.
+        start, end: share of sampling in which the parts count.
+
+    Raises:
+        HostError: the weights do not fit the model, or parts, regions and pose do not fit each other.
+        ImageError: the pose is of another kind.
+    """
+    check_start_end(start, end)
+    check_parts(parts)
+    masks, notes = part_regions(
+        list(regions) if any(r is not None for r in regions) else None, max(p.person for p in parts)
+    )
+    layers = _layers(model, weights.model)
+    model_management.load_models_gpu([weights])
+    bank = [layer.to(model_management.intermediate_device()) for layer in weights.model.bank(parts)]
+    weights.model.free_encoder()
+    info = weights.model.info
+    people = PartsConditioning(
+        parts, bank, list(weights.model.image_projections), info.image_width, masks, scale, drop_masked
+    )
+    size = parts[0].size
+    if masks is not None:
+        people.latent_masks(size, masks.shape[1])
+    applied = AppliedPeople(people=people, adapter=weights, layers=len(layers), strength=1.0, start=start, end=end)
+    keys = [key for key, _ in layers]
+    patched = put_on(model, applied, keys)
+    present = patched.model_options["transformer_options"].get("patches_replace", {}).get("attn1", {})
+    for layer, (key, attention) in enumerate(layers):
+        previous = present.get(key, present.get(key[:2]))
+        if previous is not None:
+            raise HostError(
+                "Another node has replaced the MODEL's self-attention, in which the parts are read. Put Apply Parts before that "
+                "node, or leave one of the two away.",
+                code="self-attention-replaced",
+            )
+        # Without the number within the block, of which there is one: so PerturbedAttentionGuidance's own pass takes its place.
+        patched.set_model_attn1_replace(PartsAttention(applied, people, layer, attention, size), *key[:2])
+    if pose is not None:
+        patched.set_model_input_block_patch(PosePatch(applied, _pose_features(weights, pose, size)))
+    return patched, notes
+
+
+class PartsAttention:
+    """Self-attention of one layer, in which each person's positions also read that person's parts."""
+
+    def __init__(
+        self, applied: AppliedPeople, people: PartsConditioning, layer: int, attention: Any, wanted: tuple[int, int]
+    ) -> None:
+        self.applied, self.people, self.layer = applied, people, layer
+        self.attention, self.wanted = attention, wanted
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
+        heads, call = extra_options["n_heads"], extra_options[CALL]
+        if not self.applied.act_in(call):
+            precision = extra_options["attn_precision"]
+            return optimized_attention(q, k, v, heads, attn_precision=precision, transformer_options=extra_options)
+        layout = call.layout_of(q)
+        if tuple(layout.size) != self.wanted:
+            drawn, made = ([8 * side for side in size[::-1]] for size in (layout.size, self.wanted))
+            raise HostError(
+                f"The picture is {drawn[0]} x {drawn[1]}, but the parts were encoded for {made[0]} x {made[1]}: encode them for "
+                "the picture's size.",
+                code="parts-of-another-size",
+            )
+        shape = tuple(extra_options["activations_shape"][-2:])
+        return self.people.self_attention(self.layer, q, k, v, self._project, heads, layout, shape)
+
+    def _project(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        return self.attention.to_k(features), self.attention.to_v(features)
+
+
+class PosePatch:
+    """Adds the pose behind the UNet's first convolution, the same to all samples, the unconditional ones too."""
+
+    def __init__(self, applied: AppliedPeople, features: Tensor) -> None:
+        self.applied, self.features = applied, features
+
+    def __call__(self, h: Tensor, transformer_options: dict[str, Any]) -> Tensor:
+        if tuple(transformer_options["block"]) != ("input", 0):
+            return h
+        call: UNetCall = transformer_options[CALL]
+        if not self.applied.act_in(call):
+            return h
+        layout = call.layout_of(h)
+        if any(tile is None for tile in layout.tiles):
+            raise HostError(
+                "The sampler cut the picture into pieces that cannot be found again in the whole, so it is not known where the pose "
+                "belongs. Sample without tiles, or leave the pose away.",
+                code="unknown-tiles",
+            )
+        rows = [crop(self.features[0], tile) for tile in layout.tiles if tile is not None]
+        return h + torch.stack(rows).to(h)
+
+
+def _layers(model: Any, weights: Parts2Whole) -> list[tuple[LayerKey, Any]]:
+    """(patch key, self-attention) of the model's layers, in the order down, mid, up.
+
+    Raises:
+        HostError: they are not those that the weights were trained for.
+    """
+    unet = model.get_model_object("diffusion_model")
+    if not all(hasattr(unet, part) for part in ("input_blocks", "middle_block", "output_blocks")):
+        raise HostError(
+            f"Parts2Whole is for Stable Diffusion 1.5, but the MODEL is {type(model.model).__name__}. Take the MODEL of Load "
+            "Parts2Whole.",
+            code="no-unet",
+        )
+    middle = [] if unet.middle_block is None else [unet.middle_block]
+    found = []
+    for part, blocks in (("input", unet.input_blocks), ("middle", middle), ("output", unet.output_blocks)):
+        for number, block in enumerate(blocks):
+            transformers = (t for layer in block for t in getattr(layer, "transformer_blocks", ()))
+            found += [((part, number, index), t) for index, t in enumerate(transformers)]
+    widths = tuple(t.attn1.heads * t.attn1.dim_head for _, t in found)
+    context = found[0][1].attn2.to_k.in_features if found else 0
+    if widths != weights.info.hidden or context != weights.info.context_width:
+        known = {1024: "Stable Diffusion 2", 2048: "SDXL"}
+        raise HostError(
+            f"Parts2Whole does not fit the MODEL: the weights have {len(weights.info.hidden)} layers with a context of "
+            f"{weights.info.context_width} (Stable Diffusion 1.5), the MODEL has {len(found)} with {context}"
+            f"{f', like {known[context]}' if context in known else ''}. Take the MODEL of Load Parts2Whole.",
+            code="parts2whole-of-another-base",
+        )
+    return [(key, t.attn1) for key, t in found]
+
+
+def _image_embed(clip_vision: Any, pixels: np.ndarray) -> Tensor:
+    """CLIP's embedding of the whole picture, squashed as in training, [1, E] float32."""
+    side = clip_vision.image_size if hasattr(clip_vision, "image_size") else 224
+    picture = squash(pixels, (side, side)).movedim(1, -1)
+    return clip_vision.encode_image(picture, crop=False)["image_embeds"].float()
+
+
+def _pose_features(weights: ModelPatcher, pose: Tensor, size: tuple[int, int]) -> Tensor:
+    """What a pose IMAGE adds, [1, C, h, w].
+
+    Raises:
+        ImageError: it is of another kind, or of another shape than the picture.
+    """
+    pixels = photo_from_tensor(pose[0], "the pose map").pixels
+    check_pose_picture(pixels, "The pose map")
+    drawn = (8 * size[0], 8 * size[1])
+    try:
+        check_shape((pixels.shape[0], pixels.shape[1]), drawn, "pose map")
+    except HostError as error:
+        raise ImageError(
+            f"The pose map is {pixels.shape[1]} x {pixels.shape[0]} px, the picture {drawn[1]} x {drawn[0]}: crop the map to the "
+            "picture's shape, or choose another size.",
+            code="pose-picture-of-another-shape",
+        ) from error
+    features = weights.model.pose_features(squash(pixels, (drawn[1], drawn[0])))
+    return features.to(model_management.intermediate_device())
