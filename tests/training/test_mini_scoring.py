@@ -20,8 +20,9 @@ from dhumandiff.hosts.diffusers.pipeline import PortraitPipeline
 from dhumandiff.miniature import mini_adapter
 from dhumandiff.miniature.base import mini_pipeline
 from dhumandiff.miniature.world import LIGHTS, draw_script
+from training import TrainingError
 from training.miniature import sampling, scoring
-from training.miniature.ablations import ABLATIONS
+from training.miniature.ablations import ABLATIONS, score_ablation
 from training.miniature.rendering import Renderer
 from training.miniature.sampling import GenerationRequest, Sampling, encode_person, sample_portraits
 from training.miniature.scoring import Evaluator, difference, hardest_cases, held_out_cases, oracle_pictures, summarize
@@ -343,5 +344,9 @@ def test_a_renderer_in_other_light_has_the_same_parts():
     assert (other.parts, other.light, other.normalize_light) == (parts, "side", True)
     rows = [row for row in ABLATIONS.values() if row.light]
     assert {row.light for row in rows} == set(LIGHTS)
-    assert len(rows) == 2 * len(LIGHTS)
+    assert len(rows) == 3 * len(LIGHTS)
     assert not any(row.training for row in rows)
+    assert {row.weights_of for row in rows} == {"", "light_augmentation"}
+    assert ABLATIONS["light_augmentation"].training
+    with refused("ablation-without-weights", "light_side_trained", "augment.augmented", error=TrainingError):
+        score_ablation("light_side_trained")

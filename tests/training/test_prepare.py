@@ -30,7 +30,7 @@ from dhumandiff.hosts.diffusers.parts import sdxl_tokenizer
 from dhumandiff.hosts.diffusers.text import encode_prompt
 from dhumandiff.layout.person_style import person_color
 from training.data.encode import load_faces
-from training.data.settings import FaceSettings
+from training.data.settings import FaceSettings, PrepareSettings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -185,6 +185,24 @@ def test_variants_differ(tmp_path):
     assert len({tuple(row.flatten().tolist()) for row in hidden}) == 4
     prepared(data, tmp_path / "none", references__augmented=0, references__paired=0)
     assert samples(tmp_path / "none")["00000000"][1]["ref_1.clip_hidden"].shape[0] == 1
+
+
+def test_paired_photos_have_variants_where_asked(tmp_path):
+    """Variants of a paired photo are made of it, and count as no further photo."""
+    data, out = world(tmp_path / "data", good=1, refused=False), tmp_path / "out"
+    prepared(data, out, references__augmented=0, references__augmented_paired=2, references__paired=1)
+    told, tensors = samples(out)["00000000"]
+    rows = told["persons"][1]["references"]
+    assert [(row["origin"], row["augmented"]) for row in rows] == [
+        ("target", False),
+        ("paired", False),
+        ("paired", True),
+        ("paired", True),
+    ]
+    assert len({row["quality"]["face_size"] for row in rows[1:]}) == 1
+    hidden = tensors["ref_2.clip_hidden"].float()
+    assert len({tuple(row.flatten().tolist()) for row in hidden}) == 4
+    assert "augmented_paired" not in PrepareSettings().fingerprint()["references"]  # plans from before stay the same
 
 
 @pytest.mark.parametrize(

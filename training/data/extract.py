@@ -270,29 +270,37 @@ def _references(
     rows = _ReferenceRows([], [], [], [])
     wanted = settings.references
 
-    def add(picture: np.ndarray, seen: Face, crop: np.ndarray, moved: Face, origin: str, augmented: bool) -> None:
+    def add(
+        picture: np.ndarray, seen: Face, crop: np.ndarray, moved: Face, origin: str, variant_of: int | None
+    ) -> bool:
+        """Whether it is taken; variant_of: the row of the photo that it was made of."""
         quality = {name: round(value, 4) for name, value in asdict(assess(picture, seen, crop, moved)).items()}
         del quality["distortion"]  # a warning for people; what samples hold stays as it is
         identity = faces.identity(picture, seen)
-        if augmented:  # it has no more detail than the face it was made of
-            quality["face_size"] = rows.metadata[0]["quality"]["face_size"]
+        if variant_of is not None:  # it has no more detail than the face it was made of
+            quality["face_size"] = rows.metadata[variant_of]["quality"]["face_size"]
         if rows.identity:
             quality["similarity"] = round(float(identity @ rows.identity[0]), 4)
             if origin == "paired" and quality["similarity"] < wanted.min_similarity:
                 notes.append(f"a paired photo is too unlike the person ({quality['similarity']:.2f}) and is left out")
-                return
+                return False
         shown = Image.fromarray(crop).resize((vision_size, vision_size), Image.Resampling.BICUBIC)
         rows.crops.append(np.asarray(shown))
         rows.identity.append(np.asarray(identity, np.float32))
         rows.identity_swapped.append(np.asarray(faces.identity(picture, seen, swap_channels=True), np.float32))
-        rows.metadata.append({"origin": origin, "augmented": augmented, "quality": quality})
+        rows.metadata.append({"origin": origin, "augmented": variant_of is not None, "quality": quality})
+        return True
 
-    crop, moved, _ = crop_face(image, face)
-    add(image, face, crop, moved, "target", False)
+    def vary(crop: np.ndarray, moved: Face, origin: str, count: int) -> None:
+        source = len(rows.metadata) - 1
+        for _ in range(count):
+            varied, turned = augment_face(crop, moved, rng, wanted.flip, wanted.light, wanted.color)
+            add(varied, turned, varied, turned, origin, source)
+
     rng = named_rng(settings.seed, task.key, index)
-    for _ in range(wanted.augmented):
-        varied, turned = augment_face(crop, moved, rng, wanted.flip, wanted.light, wanted.color)
-        add(varied, turned, varied, turned, "target", True)
+    crop, moved, _ = crop_face(image, face)
+    add(image, face, crop, moved, "target", None)
+    vary(crop, moved, "target", wanted.augmented)
     for paired in task.paired[index] if index < len(task.paired) else ():
         try:
             other, seen = _paired_face(paired, faces, settings)
@@ -300,7 +308,8 @@ def _references(
             notes.append(f"the paired photo {paired.name} is left out: {error}")
             continue
         crop, moved, _ = crop_face(other, seen)
-        add(other, seen, crop, moved, "paired", False)
+        if add(other, seen, crop, moved, "paired", None):
+            vary(crop, moved, "paired", wanted.augmented_paired)
     return rows
 
 

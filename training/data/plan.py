@@ -151,7 +151,7 @@ def describe(settings: PrepareSettings) -> str:
     if settings.references.paired:
         people = len(Identities(settings.all_sources(), files.pictures))
         lines.append(f"  {people} people with photos beside the picture, up to {settings.references.paired} for each")
-        rows += settings.references.paired if people else 0
+        rows += settings.references.paired * (1 + settings.references.augmented_paired) if people else 0
     gigabytes = total * _bytes_a_sample(settings, rows) / 1e9
     free = shutil.disk_usage(next(parent for parent in (out, *out.absolute().parents) if parent.exists())).free / 1e9
     lines.append(

@@ -59,7 +59,7 @@ def sample_facts(sample: EncodedSample, notes: Sequence[str]) -> dict[str, Any]:
                 "face_size": person["references"][0]["quality"]["face_size"],
                 "brightness": person["references"][0]["quality"]["brightness"],
                 "light_imbalance": person["references"][0]["quality"]["light_imbalance"],
-                "paired": sum(one["origin"] == "paired" for one in person["references"]),
+                "paired": sum(one["origin"] == "paired" and not one["augmented"] for one in person["references"]),
             }
             for person in metadata["persons"]
         ],

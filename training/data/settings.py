@@ -68,6 +68,8 @@ class ReferenceSettings:
     paired: int = 2
     """Photos of the same person from elsewhere, at most, where the data has them. They teach the adapter who somebody is
     instead of how this picture looks."""
+    augmented_paired: int = 0
+    """Variants of each paired photo, which train against the light of the photos that people bring."""
     min_similarity: float = 0.0
     """A paired photo less alike than this (cosine) is left out; 0.3 weeds out wrong identities with buffalo_l."""
     flip: float = 0.5
@@ -174,6 +176,7 @@ class PrepareSettings:
         for name, high in (
             ("augmented", 64),
             ("paired", 64),
+            ("augmented_paired", 64),
             ("min_similarity", 1),
             ("flip", 1),
             ("light", 4),
@@ -196,6 +199,8 @@ class PrepareSettings:
         """The settings that the contents of shards depend on; all parts of one data set have to agree in them."""
         free = ("data", "sources", "out", "slice", "merge", "workers", "batch_size", "device", "dtype")
         kept = {name: value for name, value in asdict(self).items() if name not in free}
+        if not kept["references"]["augmented_paired"]:  # plans from before it was there stay the same
+            del kept["references"]["augmented_paired"]
         kept["faces"] = {name: value for name, value in kept["faces"].items() if name not in ("root", "provider")}
         kept["faces"] = {_ON_DISK.get(name, name): value for name, value in kept["faces"].items()}
         kept["references"] = {_ON_DISK.get(name, name): value for name, value in kept["references"].items()}

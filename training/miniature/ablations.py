@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import platform
 import re
@@ -50,6 +49,7 @@ class Ablation:
         what: who draws; see `Subject`.
         light: of the photos that condition, of `world.LIGHTS`; empty: as the world draws them.
         normalize_light: even it out again.
+        weights_of: the row whose weights are scored; empty: its own, or those that ship where it trains nothing.
     """
 
     name: str
@@ -59,6 +59,7 @@ class Ablation:
     what: Subject = "adapter"
     light: str = ""
     normalize_light: bool = False
+    weights_of: str = ""
 
     @property
     def arguments(self) -> list[str]:
@@ -106,11 +107,14 @@ def _longer(name: str, title: str, **changed: Any) -> Ablation:
 
 
 def _lights() -> Iterator[Ablation]:
-    """Every light, as it is and evened out."""
-    for light, normal in itertools.product(LIGHTS, (False, True)):
-        name = f"light_{light.replace(' ', '_')}{'_normalised' if normal else ''}"
+    """Every light: as it is, evened out, and with an adapter that was trained on photos in changed light."""
+    yield Ablation("light_augmentation", "trained on photos in changed light", {"augment.augmented": 0.6})
+    for light in LIGHTS:
+        name = f"light_{light.replace(' ', '_')}"
         title = f"photos in {light} light" if light != "old photo" else "old photos"
-        yield Ablation(name, title + ", normalise_light" * normal, light=light, normalize_light=normal)
+        yield Ablation(name, title, light=light)
+        yield Ablation(f"{name}_normalised", f"{title}, normalise_light", light=light, normalize_light=True)
+        yield Ablation(f"{name}_trained", f"{title}, trained on such", light=light, weights_of="light_augmentation")
 
 
 _PLAIN = {"objectives__identity__weight": 0.0, "objectives__identity__infonce_weight": 0.0}
@@ -185,9 +189,10 @@ def score_ablation(
     if name not in ABLATIONS:
         raise TrainingError(f"There is no row {name!r}. The rows are: {', '.join(ABLATIONS)}.", code="no-such-ablation")
     ablation, started = ABLATIONS[name], time.perf_counter()
-    if ablation.training and adapter is None:
+    if (ablation.training or ablation.weights_of) and adapter is None:
+        trained = ABLATIONS[ablation.weights_of or name]
         raise TrainingError(
-            f"The row {name} has weights of its own ({' '.join(ablation.arguments)}). Train them with `python -m training mini "
+            f"The row {name} has weights of its own ({' '.join(trained.arguments)}). Train them with `python -m training mini "
             f"--row {name}`, or name their file.",
             code="ablation-without-weights",
         )

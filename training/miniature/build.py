@@ -221,8 +221,9 @@ def _run_ablations(config: MiniConfig, folder: Path, dry: bool) -> str:
         return "\n".join(lines)
     made = []
     for name in names:
-        row = ABLATIONS[name]
-        made.append(score_ablation(name, train_ablation(folder, name, row.arguments) if row.training else None))
+        trained = ABLATIONS[ABLATIONS[name].weights_of or name]
+        weights = train_ablation(folder, trained.name, trained.arguments) if trained.training else None
+        made.append(score_ablation(name, weights))
     return "\n".join([f"Made {path}." for path in made] + ["Next: python -m training mini --row table"])
 
 

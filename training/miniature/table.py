@@ -41,7 +41,11 @@ _CHANGES = {
     "few_one_pass": "few_off",
     "few_two_strength": "few_off",
     **{f"light_{light}": "light_even" for light in ("side", "dark", "tinted", "old_photo")},
-    **{f"light_{light}_normalised": f"light_{light}" for light in ("even", "side", "dark", "tinted", "old_photo")},
+    **{
+        f"light_{light}_{way}": f"light_{light}"
+        for light in ("even", "side", "dark", "tinted", "old_photo")
+        for way in ("normalised", "trained")
+    },
 }
 """Rows that change another one than the whole method."""
 
