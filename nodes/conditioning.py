@@ -12,7 +12,7 @@ from ..dhumandiff.methods.paired.settings import CascadeSettings
 from ..dhumandiff.references.reference import same_person_warning
 from .comfy.patch import apply_people
 from .comfy.schema import ADVANCED, AdapterType, ReferenceType, check_choice, schema, tell
-from .people import masks_in_order, references_in_order
+from .people import check_layout_masks, masks_in_order, references_in_order
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -188,6 +188,7 @@ class DHDApplyPair(io.ComfyNode):
         references = references_in_order(reference_1, reference_2, reference_3, reference_4)
         persons = len(references)
         masks = masks_in_order((mask_1, mask_2, mask_3, mask_4), persons)
+        check_layout_masks(masks)
         if notes := [
             note for note in (same_person_warning(*references), adapter.model.info.blending_note(masks)) if note
         ]:

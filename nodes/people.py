@@ -24,8 +24,8 @@ def references_in_order(*references: FaceReference | None) -> list[FaceReference
         if reference is None:
             later = next(n for n, other in enumerate(references, 1) if n > number and other is not None)
             raise HostError(
-                f"reference_{later} is connected, but reference_{number} is not: connect people without a gap, so that "
-                f"@{later} in the text and mask_{later} mean the same person.",
+                f"reference_{later} is connected, but reference_{number} is not: connect people without a gap, so that it is "
+                "known whose mark, mask and box is whose.",
                 code="reference-gap",
             )
     return there
@@ -35,20 +35,27 @@ def masks_in_order(masks: Sequence[Tensor | None], persons: int) -> list[Tensor 
     """The masks of the persons who are there. Black ones of others, which Portrait Layout gives, count as none.
 
     Raises:
-        HostError: a mask is somebody's who is not there, or person 3 or 4, whom black masks of Portrait Layout leave out, is there.
+        HostError: a mask is somebody's who is not there.
     """
-    for number, mask in enumerate(masks, 1):
-        if mask is None:
-            continue
-        if number > persons and mask.any():
+    for number, mask in enumerate(masks[persons:], persons + 1):
+        if mask is not None and mask.any():
             raise HostError(
                 f"mask_{number} is connected, but reference_{number} is not: connect person {number}, or take the mask away.",
                 code="mask-without-person",
             )
-        if 2 < number <= persons and not mask.any():
+    return list(masks[:persons])
+
+
+def check_layout_masks(masks: Sequence[Tensor | None]) -> None:
+    """Refuse black masks of person 3 and 4, which Portrait Layout gives for fewer people. For the first two black means nowhere.
+
+    Raises:
+        HostError: somebody would be nowhere.
+    """
+    for number, mask in enumerate(masks, 1):
+        if number > 2 and mask is not None and not mask.any():
             raise HostError(
                 f"mask_{number} is black all over, so person {number} would be nowhere. In Portrait Layout set people to "
-                f"{persons}; to leave the person out, take reference_{number} away.",
+                f"{len(masks)}; to leave the person out, take reference_{number} away.",
                 code="person-nowhere",
             )
-    return list(masks[:persons])

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
-from ..dhumandiff.errors import AdapterError, HostError
+from ..dhumandiff.errors import AdapterError
 from ..dhumandiff.methods.withanyone.people import unknown_recognizers
 from ..dhumandiff.references.reference import same_person_warning
 from .comfy.flux import PLACEMENT
@@ -25,10 +23,9 @@ from .comfy.schema import (
     tell,
 )
 from .comfy.withanyone import PRECISIONS, load_withanyone
+from .people import masks_in_order, references_in_order
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ..dhumandiff.references import FaceReference
 
 PERSONS = range(1, 5)
@@ -197,8 +194,8 @@ class DHDApplyWithAnyone(io.ComfyNode):
         **persons: Any,
     ) -> io.NodeOutput:
         placement = check_choice("placement", placement, PLACEMENTS)
-        references = _in_order({1: reference_1, **{k: persons.get(f"reference_{k}") for k in PERSONS if k > 1}})
-        masks = _masks([persons.get(f"mask_{k}") for k in PERSONS], len(references))
+        references = references_in_order(reference_1, *(persons.get(f"reference_{k}") for k in PERSONS if k > 1))
+        masks = masks_in_order([persons.get(f"mask_{k}") for k in PERSONS], len(references))
         patched = apply_withanyone(
             model,
             withanyone,
@@ -212,40 +209,6 @@ class DHDApplyWithAnyone(io.ComfyNode):
             start=start,
             end=end,
         )
-        notes = [unknown_recognizers(references)]
-        notes += [same_person_warning(*pair) for pair in pairwise(references)]
-        for note in filter(None, notes):
-            tell(cls, note)
+        if notes := [note for note in (unknown_recognizers(references), same_person_warning(*references)) if note]:
+            tell(cls, "\n".join(notes))  # together: a text on the node takes the place of the one before
         return io.NodeOutput(patched)
-
-
-def _in_order(references: dict[int, FaceReference | None]) -> list[FaceReference]:
-    """The references that are connected.
-
-    Raises:
-        HostError: one is left out in between, so that it is not known whose box is whose.
-    """
-    there = [k for k, reference in references.items() if reference is not None]
-    if there != list(range(1, len(there) + 1)):
-        lacking = next(k for k in references if k not in there)
-        raise HostError(
-            f"reference_{there[-1]} is connected, but reference_{lacking} is not: connect people from 1 on, so that it is known whose "
-            "box is whose.",
-            code="withanyone-reference-gap",
-        )
-    return [reference for reference in references.values() if reference is not None]
-
-
-def _masks(masks: Sequence[Tensor | None], persons: int) -> list[Tensor | None]:
-    """Masks of those who are there. Portrait Layout's masks of nobody are black.
-
-    Raises:
-        HostError: somebody has a mask who is not there.
-    """
-    for k, mask in enumerate(masks[persons:], persons + 1):
-        if mask is not None and mask.any():
-            raise HostError(
-                f"mask_{k} is connected, but reference_{k} is not: connect person {k}, or take the mask away.",
-                code="withanyone-mask-without-person",
-            )
-    return list(masks[:persons])
