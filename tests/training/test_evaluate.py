@@ -249,7 +249,7 @@ def test_ablations_change_fields_of_the_configuration(name):
         for field in inner:
             found = getattr(found, field)
         assert found == value
-    assert name == "no_localisation" or config != usual
+    assert name == "no_localisation" or config != usual or ABLATIONS[name].data
 
 
 def row(name, right, words, pairs=40, **more):

@@ -20,13 +20,15 @@ from dhumandiff.miniature.autoencoder import Autoencoder
 from dhumandiff.miniature.base import SIZE, build_unet, mini_text_encoders
 from dhumandiff.miniature.design import DESIGN, FIRST, SECOND, design_of, save_design
 from dhumandiff.miniature.weights import load_part
-from dhumandiff.miniature.world import sample_pair
+from dhumandiff.miniature.world import people, sample_pair
+from training import TrainingError
 from training.__main__ import main as training_main
 from training.data.pictures import buckets
 from training.data.settings import PrepareSettings
 from training.miniature import autoencoder, larger, latents, stages
+from training.miniature.ablations import ABLATIONS
 from training.miniature.base import Texts, train_base
-from training.miniature.build import build
+from training.miniature.build import _wanted, build, train_ablation
 from training.miniature.fit import fit
 from training.miniature.latents import Latents, draw_latents
 from training.miniature.look import average_of, look
@@ -74,6 +76,46 @@ def test_every_stage_of_the_second_design_comes_after_its_needs(tmp_path):
     assert all(names.index(need) < names.index(name) for name, stage in larger.STAGES.items() for need in stage.needs)
     assert stages.stages_of(SECOND.name) is larger.STAGES
     assert stages.stages_of(FIRST.name) is stages.STAGES
+
+
+def test_what_only_rows_need_is_not_made_with_the_rest():
+    assert "prepare_unequal" not in _wanted("", larger.STAGES)
+    assert "adapter" in _wanted("", larger.STAGES)
+    assert _wanted("prepare_unequal", larger.STAGES)[-2:] == ["data_unequal", "prepare_unequal"]
+    for row in ABLATIONS.values():
+        assert row.prepare in larger.STAGES
+
+
+def test_unequal_data_show_mostly_young_people():
+    pool = people("train", 300)
+    met = [who for seed in range(300) for who in larger.mostly_young(seed, pool)]
+    young = sum(who.age == "young" for who in met) / len(met)
+    assert 0.88 < young < 0.98
+    assert {who.age for who in met} == {"child", "young", "middle", "old"}
+
+
+def test_a_row_with_data_of_its_own_needs_the_second_design(tmp_path):
+    with refused("row-of-another-design", "unequal", "256x192", error=TrainingError):
+        train_ablation(tmp_path, "unequal", [], "prepare_unequal")
+
+
+def test_a_row_is_trained_on_its_data_with_its_designs_configuration(tmp_path, monkeypatch):
+    save_design(SECOND, tmp_path / "weights")
+    (tmp_path / "weights" / "unet.safetensors").write_bytes(b"")
+    built, commands = [], []
+    monkeypatch.setattr("training.miniature.build.build", lambda folder, wanted, *_: built.extend(wanted))
+    monkeypatch.setattr("training.miniature.build.start", lambda *given, **_: commands.append(given[1:2]) or [])
+    monkeypatch.setattr("training.miniature.build.save_adapter", lambda run, path: None)
+    train_ablation(tmp_path, "unequal", [], "prepare_unequal")
+    assert built[-1] == "prepare_unequal"
+    assert commands == [("row:unequal",)]
+    called = []
+    monkeypatch.setattr("training.train.main", called.append)
+    monkeypatch.setattr(stages, "DESIGN", SECOND)
+    stages.main(["row:unequal_balanced", str(tmp_path), "--data.balance", '["age_group"]'])
+    assert called[0][3].endswith("mini_256.yaml")
+    assert str(tmp_path / "shards_unequal") in called[0][5]
+    assert called[0][-2:] == ["--data.balance", '["age_group"]']
 
 
 def test_a_folder_knows_its_design(tmp_path, capsys):

@@ -49,6 +49,7 @@ class Ablation:
         what: who draws; see `Subject`.
         light: of the photos that condition, of `world.LIGHTS`; empty: as the world draws them.
         normalize_light: even it out again.
+        data: of the data that it is trained on, the end of a stage's name in larger.py; empty: what the shipped adapter saw.
         weights_of: the row whose weights are scored; empty: its own, or those that ship where it trains nothing.
     """
 
@@ -59,7 +60,23 @@ class Ablation:
     what: Subject = "adapter"
     light: str = ""
     normalize_light: bool = False
+    data: str = ""
     weights_of: str = ""
+
+    @property
+    def trains(self) -> bool:
+        """Whether it has weights of its own."""
+        return bool(self.training or self.data)
+
+    @property
+    def shards(self) -> str:
+        """The name of the folder with its data."""
+        return f"shards_{self.data}" if self.data else "shards"
+
+    @property
+    def prepare(self) -> str:
+        """The stage that makes it."""
+        return f"prepare_{self.data}" if self.data else "prepare"
 
     @property
     def arguments(self) -> list[str]:
@@ -147,6 +164,13 @@ _ALL = (
     *(_cascade("released", *both) for both in ((0.4, 0.7), (0.7, 1.0), (1.0, 1.3))),
     *(_during(*share) for share in ((0.0, 0.5), (0.0, 0.8), (0.1, 1.0), (0.3, 1.0))),
     *_lights(),
+    Ablation("unequal", "trained on pictures of mostly young people", data="unequal"),
+    Ablation(
+        "unequal_balanced",
+        "the same, drawn evenly by age (data.balance)",
+        {"data.balance": ["age_group"]},
+        data="unequal",
+    ),
     _few("few_off", "cascade off, strength 1", mode="none"),
     _few("few_one_pass", "one_pass, 0.7 and 1"),
     _few("few_two_strength", "two_strength, 0.7 and 1", mode="two_strength"),
@@ -189,10 +213,10 @@ def score_ablation(
     if name not in ABLATIONS:
         raise TrainingError(f"There is no row {name!r}. The rows are: {', '.join(ABLATIONS)}.", code="no-such-ablation")
     ablation, started = ABLATIONS[name], time.perf_counter()
-    if (ablation.training or ablation.weights_of) and adapter is None:
+    if (ablation.trains or ablation.weights_of) and adapter is None:
         trained = ABLATIONS[ablation.weights_of or name]
         raise TrainingError(
-            f"The row {name} has weights of its own ({' '.join(trained.arguments)}). Train them with `python -m training mini "
+            f"The row {name} has weights of its own ({' '.join(trained.arguments) or trained.title}). Train them with `python -m training mini "
             f"--row {name}`, or name their file.",
             code="ablation-without-weights",
         )
@@ -207,7 +231,9 @@ def score_ablation(
     about = {"name": name, "title": ablation.title, "command": f"python -m training mini --row {name}"}
     done = {"weights": digests(file if weights is not None else None), "versions": versions()}
     seconds = round(time.perf_counter() - started, 1)
-    training = {"training": dict(ablation.training)}
+    training: dict[str, Any] = {"training": dict(ablation.training)}
+    if ablation.data:
+        training["data"] = ablation.data
     if ablation.light:
         training |= {"light": ablation.light, "normalise_light": ablation.normalize_light}
     return save_result({**about, **training, **result, **done, "seconds": seconds}, out)

@@ -175,15 +175,24 @@ def start(
     return started
 
 
-def train_ablation(folder: Path, name: str, arguments: Sequence[str]) -> Path:
-    """Train a row's adapter on the run's shards; its weights, as a file."""
+def train_ablation(folder: Path, name: str, arguments: Sequence[str], prepare: str = "prepare") -> Path:
+    """Train a row's adapter on the run's shards; its weights, as a file. prepare: the stage that makes the shards."""
     made = folder / "runs" / f"{name}.safetensors"
     if not made.exists():
         weights = folder / "weights" if (folder / "weights" / "unet.safetensors").exists() else SHIPPED
-        if not finished(folder, "prepare"):
-            build(folder, ["data", "prepare"], weights)
+        stages = stages_of(design_of(weights).name)
+        if prepare not in stages:
+            raise TrainingError(
+                f"The row {name} has data of its own, which only the design 256x192 has. Name the folder of such a run as --out.",
+                code="row-of-another-design",
+            )
+        if not finished(folder, prepare):
+            wanted = _wanted(prepare, stages)
+            if weights == SHIPPED:  # what the frozen parts were made of is not needed again
+                wanted = [stage for stage in wanted if stage.startswith(("data", "prepare"))]
+            build(folder, wanted, weights, stages)
         (folder / "logs").mkdir(exist_ok=True)
-        processes = start(folder, f"row:{name}", weights, arguments, stage=STAGES["adapter"])
+        processes = start(folder, f"row:{name}", weights, arguments, stage=stages["adapter"])
         try:
             while (codes := [process.poll() for process in processes]) and None in codes:
                 if any(code not in (None, 0) for code in codes):
@@ -222,7 +231,8 @@ def _run_ablations(config: MiniConfig, folder: Path, dry: bool) -> str:
     made = []
     for name in names:
         trained = ABLATIONS[ABLATIONS[name].weights_of or name]
-        weights = train_ablation(folder, trained.name, trained.arguments) if trained.training else None
+        how = (folder, trained.name, trained.arguments, trained.prepare)
+        weights = train_ablation(*how) if trained.trains else None
         made.append(score_ablation(name, weights))
     return "\n".join([f"Made {path}." for path in made] + ["Next: python -m training mini --row table"])
 
@@ -246,7 +256,7 @@ def _wanted(stage: str, stages: Mapping[str, Stage] | None = None) -> list[str]:
     """A stage and everything that it needs, in the order of the stages; all of them for none."""
     stages = STAGES if stages is None else stages
     if not stage:
-        return list(stages)
+        return [name for name, one in stages.items() if not one.for_rows]
     found, waiting = set(), [stage]
     while waiting:
         name = waiting.pop()

@@ -7,16 +7,24 @@ trained on faces of 33 to 60 px, works at either size, and the judge stays the s
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dhumandiff.miniature import weights
+from dhumandiff.miniature.design import DESIGN
+from dhumandiff.miniature.world import Identity, people, sample_couple, write_dataset
+from dhumandiff.miniature.world.dice import Dice
 
 from .stages import CONFIGS, MEETINGS, PEOPLE, Stage, save_adapter, train_adapter
 
-__all__ = ["STAGES"]
+__all__ = ["STAGES", "mostly_young"]
+
+Couple = Callable[[int, Sequence[Identity]], tuple[Identity, Identity]]
 
 PICTURES, AUTOENCODER_STEPS, DECODER_STEPS = 6_000, 1_000, 2_500
 LATENTS, BASE_STEPS = 48_000, 30_000
+YOUNG = 0.9
+"""Share of pictures of two young people in the unequal data."""
 HOW = {"bf16": True, "decay": 0.5, "save_minutes": 2.0}
 """How `fit` trains the autoencoder."""
 SHIPPED = Path(weights.__file__).parent / "weights"
@@ -30,11 +38,9 @@ def _parts(folder: Path) -> None:
 
 
 def _pictures(folder: Path) -> None:
-    from dhumandiff.miniature.base import SIZE
-
     from .renders import render_pictures
 
-    render_pictures(folder / "pictures", PICTURES, 1, size=SIZE)
+    render_pictures(folder / "pictures", PICTURES, 1, size=DESIGN.size)
 
 
 def _autoencoder(folder: Path, device: str) -> None:
@@ -77,23 +83,33 @@ def _base(folder: Path, device: str) -> None:
         weights.save_part("unet", unet.state_dict(), folder / "weights")
 
 
-def _data(folder: Path) -> None:
-    from dhumandiff.miniature.base import SIZE
-    from dhumandiff.miniature.world import people, write_dataset
-
-    seeds = range(20_000_000, 20_000_000 + MEETINGS)
-    write_dataset(folder / "data", seeds, people("train", PEOPLE), references=4, size=SIZE)
+def mostly_young(seed: int, pool: Sequence[Identity]) -> tuple[Identity, Identity]:
+    """Who meets in a data set as unequal as those of weddings are: two young people, but for one picture in ten."""
+    young = [who for who in pool if who.age == "young"]
+    return sample_couple(seed, young if Dice("unequal", seed).chance(YOUNG) else pool)
 
 
-def _prepare(folder: Path) -> None:
-    from ..prepare import main
+def _data(couple: Couple, name: str) -> Callable[[Path], None]:
+    def run(folder: Path) -> None:
+        seeds = range(20_000_000, 20_000_000 + MEETINGS)
+        write_dataset(folder / name, seeds, people("train", PEOPLE), references=4, size=DESIGN.size, couple=couple)
 
-    given = ["--data", str(folder / "data"), "--out", str(folder / "shards"), "--workers", "2"]
-    main(["--config", str(CONFIGS / "mini_prepare.yaml"), "--config", str(CONFIGS / "mini_256_prepare.yaml"), *given])
+    return run
+
+
+def _prepare(data: str, shards: str) -> Callable[[Path], None]:
+    def run(folder: Path) -> None:
+        from ..prepare import main
+
+        both = [CONFIGS / name for name in ("mini_prepare.yaml", "mini_256_prepare.yaml")]
+        configs = [word for path in both for word in ("--config", str(path))]
+        main([*configs, "--data", str(folder / data), "--out", str(folder / shards), "--workers", "2"])
+
+    return run
 
 
 def _adapter(folder: Path) -> None:
-    if train_adapter(folder, "adapter", ("--config", str(CONFIGS / "mini_256.yaml"))):
+    if train_adapter(folder, "adapter"):
         save_adapter(folder / "runs" / "adapter", folder / "weights" / "adapter.safetensors")
 
 
@@ -103,9 +119,15 @@ STAGES: dict[str, Stage] = {
     "autoencoder": Stage(("pictures",), _autoencoder, 15, "train the autoencoder", on_device=True),
     "latents": Stage(("autoencoder", "parts"), _latents, 20, "draw and encode many pictures", on_device=True),
     "base": Stage(("latents",), _base, 360, "train the UNet", 2, together=True, on_device=True),
-    "data": Stage(("latents",), _data, 4, "write the adapter's data set"),
+    "data": Stage(("latents",), _data(sample_couple, "data"), 4, "write the adapter's data set"),
     "decoder": Stage(("base",), _decoder, 30, "sharpen the autoencoder's decoder", on_device=True),
-    "prepare": Stage(("data", "base"), _prepare, 15, "python -m training prepare", 2),
+    "prepare": Stage(("data", "base"), _prepare("data", "shards"), 15, "python -m training prepare", 2),
     "adapter": Stage(("prepare",), _adapter, 60, "python -m training train", 2, together=True),
+    "data_unequal": Stage(
+        ("latents",), _data(mostly_young, "data_unequal"), 4, "write data of mostly young people", for_rows=True
+    ),
+    "prepare_unequal": Stage(
+        ("data_unequal", "base"), _prepare("data_unequal", "shards_unequal"), 15, "prepare them", 2, for_rows=True
+    ),
 }
 """As stages.STAGES. Minutes of two cores; on a GPU those stages that can be there take a twentieth."""

@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dhumandiff.miniature.design import DESIGN, FIRST
+from dhumandiff.miniature.design import DESIGN, FIRST, SECOND
 
 __all__ = ["STAGES", "Stage", "finished", "stages_of"]
 
 CONFIGS = Path(__file__).parent.parent / "configs"
+_CONFIGS = {FIRST.name: ("mini.yaml",), SECOND.name: ("mini.yaml", "mini_256.yaml")}
+"""Of a design's adapter."""
 
 PICTURES = 24_000
 """That the autoencoder and the base see; of strangers, so that the base learns nobody."""
@@ -33,7 +35,8 @@ TOWER_STEPS = 1000
 @dataclass(frozen=True)
 class Stage:
     """One stage: what has to be there, what it does, about how many minutes, the cores it keeps busy, whether it has a
-    process for each that find each other as `accelerate launch` has them do, and whether `run` takes a device, too."""
+    process for each that find each other as `accelerate launch` has them do, whether `run` takes a device, too, and whether only
+    rows of the table need it."""
 
     needs: tuple[str, ...]
     run: Callable[..., Any]
@@ -42,6 +45,7 @@ class Stage:
     cores: int = 1
     together: bool = False
     on_device: bool = False
+    for_rows: bool = False
 
 
 def _pictures(folder: Path) -> None:
@@ -159,16 +163,23 @@ def _prepare(folder: Path) -> None:
     main(["--config", config, "--data", str(folder / "data"), "--out", str(folder / "shards"), "--workers", "2"])
 
 
-def train_adapter(folder: Path, run: str, arguments: tuple[str, ...] = ()) -> bool:
+def train_adapter(folder: Path, run: str, arguments: tuple[str, ...] = (), shards: str = "shards") -> bool:
     """`python -m training train` with the miniature's configuration, on this process's share of the work.
 
-    Returns whether this is the process that saves.
+    Args:
+        folder: of the miniature's run.
+        run: name of the adapter's.
+        arguments: more of the command's.
+        shards: name of the folder with the data.
+
+    Returns:
+        Whether this is the process that saves.
     """
     from ..train import main
 
-    data = json.dumps([{"path": str(folder / "shards")}])
-    config = str(CONFIGS / "mini.yaml")
-    main(["--config", config, *arguments, "--data.folders", data, "--run", str(folder / "runs" / run)])
+    data = json.dumps([{"path": str(folder / shards)}])
+    configs = [word for name in _CONFIGS[DESIGN.name] for word in ("--config", str(CONFIGS / name))]
+    main([*configs, "--data.folders", data, "--run", str(folder / "runs" / run), *arguments])
     return int(os.environ.get("RANK", "0")) == 0
 
 
@@ -241,7 +252,10 @@ def main(argv: list[str] | None = None) -> None:
     if device == "cpu":
         torch.set_num_threads(1)
     if name.startswith("row:"):
-        train_adapter(folder, name.removeprefix("row:"), tuple(arguments))
+        from .ablations import ABLATIONS
+
+        row = ABLATIONS[name.removeprefix("row:")]
+        train_adapter(folder, row.name, tuple(arguments), row.shards)
     else:
         stage = stages_of(DESIGN.name)[name]
         stage.run(folder, device) if stage.on_device else stage.run(folder)

@@ -40,6 +40,7 @@ _CHANGES = {
     "identity_no_negatives": "identity",
     "few_one_pass": "few_off",
     "few_two_strength": "few_off",
+    "unequal_balanced": "unequal",
     **{f"light_{light}": "light_even" for light in ("side", "dark", "tinted", "old_photo")},
     **{
         f"light_{light}_{way}": f"light_{light}"
@@ -96,9 +97,10 @@ def table(rows: Mapping[str, Mapping[str, Any]], of: str = "full") -> str:
             lines.append(f"| {row['title']} | {' | '.join(cells)} |")
     if of in rows:
         lines += _differences(rows, of)
-        if "people" in rows[of]["held_out"]:
-            lines += ["", f"{rows[of]['title']}, by what people look like:", ""]
-            lines += people_table(rows[of]["held_out"]["people"])
+    for name in (of, "unequal", "unequal_balanced"):
+        if name in rows and "people" in rows[name]["held_out"]:
+            lines += ["", f"{rows[name]['title']}, by what people look like:", ""]
+            lines += people_table(rows[name]["held_out"]["people"])
     return "\n".join(lines).lstrip("\n") + "\n"
 
 
@@ -215,7 +217,9 @@ def plot(rows: Mapping[str, Mapping[str, Any]], path: str | Path) -> Path:
             "The plot needs matplotlib. Install it with: pip install matplotlib", code="no-matplotlib"
         ) from error
     figure = Figure(figsize=(10, 4.5), layout="constrained")
-    shipped = [row for row in rows.values() if not row["training"] and "light" not in row and _throughout(row)]
+    shipped = [
+        row for row in rows.values() if not row["training"] and not row.keys() & {"light", "data"} and _throughout(row)
+    ]
     for axes, (measure, title) in zip(
         figure.subplots(1, 2), (("right", "right person"), ("recognition", "recognition")), strict=True
     ):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +23,9 @@ def write_dataset(
     references: int = 2,
     size: tuple[int, int] = SIZE,
     reference_size: int = REFERENCE_SIZE,
+    couple: Callable[[int, Sequence[Identity]], tuple[Identity, Identity]] = sample_couple,
 ) -> int:
-    """Write the pictures of some seeds, of people out of a pool; returns how many.
+    """Write the pictures of some seeds, of people out of a pool; returns how many. couple: who meets, by seed and pool.
 
         images/<id>.png  annotations/<id>.json  masks/<id>_1.png, <id>_2.png  references/<person>/<n>.png
 
@@ -37,7 +38,7 @@ def write_dataset(
     drawn: set[str] = set()
     count = 0
     for seed in seeds:
-        sample = sample_pair(seed, sample_couple(seed, pool), references=0, size=size)
+        sample = sample_pair(seed, couple(seed, pool), references=0, size=size)
         name = f"{seed:08d}"
         Image.fromarray(sample.picture).save(root / "images" / f"{name}.png")
         for k, portrait in enumerate(sample.people, 1):
