@@ -14,6 +14,7 @@ import numpy as np
 from ..errors import DHumanDiffError, FaceError, short_error
 from ..io import expand_user
 from ..protocols import FaceAnalyzer
+from .damaged_pack import damaged_files, load_without
 from .face import Face
 from .geometry import align
 
@@ -92,21 +93,28 @@ class InsightFaceAnalyzer:
         folder = find_pack(str(name_or_folder), root, allow_download)
         wanted, note = _choose_provider(provider, onnxruntime.get_available_providers())
         order = [PROVIDERS[wanted]] + ([PROVIDERS["CPU"]] if wanted != "CPU" else [])
-        try:
+
+        def load(place: Path) -> Any:
             with _silence():
                 app = face_analysis(
-                    name=str(folder.resolve()), providers=order, allowed_modules=["detection", "recognition"]
+                    name=str(place.resolve()), providers=order, allowed_modules=["detection", "recognition"]
                 )
                 app.prepare(ctx_id=-1 if wanted == "CPU" else 0, det_size=(DETECTION_SIZES[0], DETECTION_SIZES[0]))
-        except AssertionError as error:  # insightface's way to say that no file was a detector; it has no message
-            raise FaceError(
-                f"The face model pack {folder} has no face detector among {_onnx_names(folder)}. {_PACK_ADVICE}",
-                code="pack-without-detector",
-            ) from error
+            return app
+
+        try:
+            app, damaged = load(folder), []
         except Exception as error:  # onnxruntime, onnx and protobuf each have unrelated families for a damaged file
-            raise FaceError(
-                f"The face model pack {folder} cannot be loaded: {error}. {_PACK_ADVICE}", code="pack-damaged"
-            ) from error
+            app, damaged = None, damaged_files(folder, onnxruntime)
+            with contextlib.suppress(Exception):
+                app = load_without(damaged, folder, load) if damaged else None
+            if app is None or "recognition" not in app.models:
+                raise _not_loaded(folder, error, damaged) from error
+            note = " ".join(
+                filter(
+                    None, (note, f"{', '.join(damaged)} of the pack {folder.name} cannot be loaded and is left out.")
+                )
+            )
         if "recognition" not in app.models:
             raise FaceError(
                 f"The face model pack {folder} has no face recognizer among {_onnx_names(folder)}. {_PACK_ADVICE}",
@@ -278,6 +286,16 @@ def _silence() -> Iterator[None]:
     """Keep insightface's prints (every model's shapes, every provider) off the console."""
     with contextlib.redirect_stdout(io.StringIO()):
         yield
+
+
+def _not_loaded(folder: Path, error: Exception, damaged: list[str]) -> FaceError:
+    if isinstance(error, AssertionError) and not damaged:  # insightface's way to say that no file was a detector
+        return FaceError(
+            f"The face model pack {folder} has no face detector among {_onnx_names(folder)}. {_PACK_ADVICE}",
+            code="pack-without-detector",
+        )
+    what = f"{', '.join(damaged)}: {short_error(error)}" if damaged else short_error(error)
+    return FaceError(f"The face model pack {folder} cannot be loaded ({what}). {_PACK_ADVICE}", code="pack-damaged")
 
 
 def _onnx_names(folder: Path) -> str:

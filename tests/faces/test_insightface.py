@@ -23,6 +23,7 @@ from dhumandiff.faces import (
 from dhumandiff.faces import insightface as backend
 from dhumandiff.faces.light import measure_light
 from dhumandiff.faces.quality import estimate_yaw
+from dhumandiff.faces.same_recognizer import recognizer_hash
 
 
 def similarity(a: np.ndarray, b: np.ndarray) -> float:
@@ -91,6 +92,46 @@ class TestPacks:
         (tmp_path / file.name).symlink_to(file)
         with refused(f"pack-without-{part}", f"has no face {part} among {file.name}"):
             InsightFaceAnalyzer.from_pack(tmp_path)
+
+    @pytest.mark.faces
+    @pytest.mark.parametrize("how", ["text", "empty", "link that leads nowhere", "cut"])
+    def test_a_damaged_file_that_is_not_needed_is_left_out(self, faces_root, face_photos, face_analyzer, tmp_path, how):
+        """InsightFace itself loads all files of a folder; "1k3d68" comes first."""
+        mini, spare = faces_root / "models" / "mini", tmp_path / "1k3d68.onnx"
+        for file in mini.glob("*.onnx"):
+            (tmp_path / file.name).symlink_to(file)
+        if how == "link that leads nowhere":
+            spare.symlink_to("nowhere.onnx")
+        else:
+            whole = next(mini.glob("det*.onnx")).read_bytes()
+            spare.write_bytes({"text": b"version https://git-lfs", "empty": b"", "cut": whole[: len(whole) // 2]}[how])
+        analyzer = InsightFaceAnalyzer.from_pack(tmp_path, provider="CPU")
+        assert "1k3d68.onnx" in analyzer.note
+        assert analyzer.name == tmp_path.name
+        assert recognizer_hash(analyzer) == recognizer_hash(face_analyzer) != ""
+        photo = load_photo(face_photos / "obama.jpg").pixels
+        (face,) = analyzer.detect(photo)
+        assert np.array_equal(analyzer.identity(photo, face), face_analyzer.identity(photo, face))
+
+    @pytest.mark.faces
+    @pytest.mark.parametrize("part", ["det", "rec"])
+    def test_a_damaged_file_that_is_needed_is_named(self, faces_root, tmp_path, part):
+        for file in (faces_root / "models" / "mini").glob("*.onnx"):
+            (tmp_path / file.name).write_bytes(file.read_bytes()[: 5000 if file.name.startswith(part) else None])
+        (bad,) = tmp_path.glob(f"{part}_*.onnx")
+        with refused("pack-damaged", str(tmp_path), bad.name):
+            InsightFaceAnalyzer.from_pack(tmp_path)
+
+    @pytest.mark.faces
+    @pytest.mark.parametrize("part", ["detector", "recognizer"])
+    def test_a_model_that_breaks_while_it_runs_is_named(self, faces_root, face_photos, part, monkeypatch):
+        analyzer = InsightFaceAnalyzer.from_pack("mini", root=faces_root, provider="CPU")
+        photo = load_photo(face_photos / "obama.jpg").pixels
+        (face,) = analyzer.detect(photo)
+        monkeypatch.setattr(analyzer.detector, "detect", lambda *_, **__: 1 / 0)
+        monkeypatch.setattr(analyzer.recognizer, "get_feat", lambda *_, **__: 1 / 0)
+        with refused("pack-cannot-run", part, "mini", "division by zero"):
+            analyzer.detect(photo) if part == "detector" else analyzer.identity(photo, face)
 
     @pytest.mark.faces
     def test_a_missing_provider_becomes_cpu_with_a_note(self, faces_root):
