@@ -81,6 +81,54 @@ def test_unreadable_captions_are_set_aside_and_counted(tmp_path):
     )
 
 
+@pytest.mark.parametrize("ending", [".txt", ".json"])
+@pytest.mark.parametrize("how", ["folder", "link that leads nowhere", "link to itself", "pipe"])
+def test_a_text_that_is_no_file_is_not_passed_over(tmp_path, ending, how):
+    """Or the picture would be trained on with a caption of nobody's."""
+    folder = pictures(tmp_path / "data", "a.png", "b.png")
+    (folder / "b.txt").write_text("A woman@1 hugs another woman@2")
+    path = folder / f"a{ending}"
+    make = {"folder": path.mkdir, "pipe": lambda: os.mkfifo(path), "link to itself": lambda: path.symlink_to(path)}
+    make.get(how, lambda: path.symlink_to("nowhere"))()
+    prepared(folder, tmp_path / "out")
+    assert [told["picture"] for told, _ in samples(tmp_path / "out").values()] == ["b.png"]
+    reason, sentence = reasons(tmp_path / "out")["a.png"]
+    assert reason == ("caption" if ending == ".txt" else "annotation")
+    assert "no file" in sentence
+
+
+def test_a_text_of_megabytes_is_no_caption(tmp_path):
+    folder = pictures(tmp_path / "data", "a.png", "b.png")
+    (folder / "b.txt").write_text("A woman@1 hugs another woman@2")
+    (folder / "a.txt").write_text("A woman@1 hugs another woman@2" + " x" * 2_000_000)
+    prepared(folder, tmp_path / "out")
+    assert "4,000,030 bytes" in reasons(tmp_path / "out")["a.png"][1]
+
+
+def test_an_annotation_without_end_is_set_aside(tmp_path):
+    folder = pictures(tmp_path / "data", "a.png", "b.png")
+    (folder / "b.txt").write_text("A woman@1 hugs another woman@2")
+    (folder / "a.json").write_text("[" * 100_000)
+    prepared(folder, tmp_path / "out")
+    assert reasons(tmp_path / "out")["a.png"][0] == "annotation"
+
+
+@pytest.mark.parametrize("row", [{"file_name": "a.png", "text": ["A man"]}, {"file_name": 7, "text": "A man"}])
+def test_a_list_in_the_place_of_a_caption_is_refused(tmp_path, row):
+    pictures(tmp_path, "a.png")
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(row))
+    with refused("unreadable-captions", "metadata.jsonl, line 1", "in the place of texts"):
+        listed(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["metadata.jsonl", "captions.csv"])
+def test_captions_behind_a_link_that_leads_nowhere_are_refused(tmp_path, name):
+    pictures(tmp_path, "a.png")
+    (tmp_path / name).symlink_to("nowhere")
+    with refused("captions-not-readable", name):
+        listed(tmp_path)
+
+
 def test_a_dry_run_counts_unreadable_captions(tmp_path):
     folder = pictures(tmp_path / "data", "a.png", "b.png")
     (folder / "a.txt").write_bytes(TEXT.encode("cp1252"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import unicodedata
 from collections.abc import Callable, Iterator
 from os import PathLike
@@ -16,18 +17,37 @@ from dhumandiff.io import decode_text, expand_user, printable, read_text
 from .. import TrainingError
 from .settings import Source
 
-__all__ = ["CAPTION_FIELDS", "caption_text", "picture_key", "read_captions"]
+__all__ = ["CAPTION_FIELDS", "caption_beside", "caption_text", "picture_key", "read_captions"]
 
 CAPTION_FIELDS = ("text", "caption", "prompt", "description")
 _FILES = ("captions.csv", "metadata.csv", "captions.jsonl", "metadata.jsonl")  # the last ones win
 
 
+MAX_CAPTION = 1 << 16
+"""Bytes: some 150 pieces of what CLIP reads at once. What is longer is no caption."""
+
+
 def caption_text(read: Callable[[], bytes], name: str) -> tuple[str, str]:
     """A caption, and "" or why it cannot be read."""
     try:
-        return decode_text(read(), name).strip(), ""
+        data = read()
+        if len(data) > MAX_CAPTION:
+            return "", printable(f"{name} has {len(data):,} bytes, which is no caption.")
+        return decode_text(data, name).strip(), ""
     except DHumanDiffError as error:
         return "", printable(str(error))
+    except OSError as error:
+        return "", printable(f"{name} cannot be read: {short_error(error)}.")
+
+
+def caption_beside(picture: Path) -> tuple[str, str]:
+    """The caption in the text of a picture's name, and "" or why it cannot be read; two empty texts where there is none."""
+    file = next((path for ending in (".txt", ".TXT") if os.path.lexists(path := picture.with_suffix(ending))), None)
+    if file is None:
+        return "", ""
+    if not file.is_file():
+        return "", printable(f"{file} is no file that can be read: a folder, a pipe, or a link that leads nowhere.")
+    return caption_text(file.read_bytes, str(file))
 
 
 def picture_key(name: str | PathLike) -> str:
@@ -48,7 +68,8 @@ def read_captions(source: Source, root: Path, notes: list[str]) -> dict[str, str
                 f"There is no file of captions {wanted[0]}. Correct `captions` of {source.path}.", code="no-captions"
             )
     else:
-        wanted = [path for name in _FILES for path in sorted(root.rglob(name)) if path.is_file()]
+        every = sorted(path for path in root.rglob("*") if path.name in _FILES)  # links that lead nowhere, too
+        wanted = [path for name in _FILES for path in every if path.name == name]
     found: dict[str, str] = {}
     for path in wanted:
         inside = path.parent.relative_to(root) if path.is_relative_to(root) else Path()
@@ -70,8 +91,11 @@ def _lines(path: Path, text: str) -> Iterator[tuple[str, str]]:
             continue
         try:
             row = json.loads(line)
-            yield str(row["file_name"]), str(next((row[key] for key in CAPTION_FIELDS if row.get(key)), ""))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            name, text = row["file_name"], next((row[key] for key in CAPTION_FIELDS if row.get(key)), "")
+            if not isinstance(name, str) or not isinstance(text, str):
+                raise TypeError(f"a {type(name).__name__} and a {type(text).__name__} in the place of texts")
+            yield name, text
+        except (RecursionError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise TrainingError(
                 f"{path}, line {number} is not a JSON object with file_name and text ({error!r}). Correct the line.",
                 code="unreadable-captions",

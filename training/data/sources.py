@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import os
 import re
 import tarfile
 from collections.abc import Iterator, Mapping
@@ -22,7 +23,7 @@ from dhumandiff.faces.photos import check_pixels
 from dhumandiff.io import decode_text, expand_user, printable, read_text
 
 from .. import TrainingError
-from .captions import CAPTION_FIELDS, caption_text, picture_key, read_captions
+from .captions import CAPTION_FIELDS, caption_beside, caption_text, picture_key, read_captions
 from .parquet import open_parquet, read_cell, read_column
 from .settings import Source
 
@@ -60,6 +61,8 @@ class Part:
         try:
             if self.row >= 0:
                 return read_cell(self.path, self.column, self.row)
+            if not os.path.isfile(self.path):  # a pipe would be waited for
+                raise OSError("it is no file: a folder, a pipe, or a link that leads nowhere")
             with open(self.path, "rb") as file:
                 file.seek(self.offset)
                 data = file.read(self.size)
@@ -135,7 +138,7 @@ class Picture:
             return self.annotation
         try:
             return json.loads(decode_text(self.annotation.read(), self.annotation.path))
-        except (ValueError, ImageError) as error:
+        except (ValueError, ImageError, RecursionError) as error:
             raise TrainingError(f"the annotation cannot be read: {error}", code="unreadable-annotation") from error
 
 
@@ -246,9 +249,8 @@ def _folder(source: Source, root: Path, notes: list[str]) -> list[Picture]:
         places += ([masks / f"{path.stem}_{number}.png" for number in (1, 2)],)
         given = next((pair for pair in places if all(mask.is_file() for mask in pair)), ())
         caption, problem = captions.pop(picture_key(inside), ""), ""
-        beside = (path.with_suffix(ending) for ending in (".txt", ".TXT"))
-        if not caption and (text := next((file for file in beside if file.is_file()), None)):
-            caption, problem = caption_text(Part(str(text)).read, str(text))
+        if not caption:
+            caption, problem = caption_beside(path)
         pictures.append(
             Picture(
                 name,
@@ -280,7 +282,7 @@ def _annotation_lookup(source: Source, root: Path) -> Any:
             if name in every:
                 return every[name]
         for file in (path.with_suffix(".json"), place / inside.with_suffix(".json"), place / f"{path.stem}.json"):
-            if file.is_file():
+            if os.path.lexists(file):
                 return Part(str(file))
         return None
 
