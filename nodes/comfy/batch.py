@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,6 +23,7 @@ from ...dhumandiff.conditioning.repeated import repeated_layout
 from ...dhumandiff.errors import HostError
 from ...dhumandiff.methods.paired.attention_store import AttentionRecord
 from ...dhumandiff.methods.paired.conditioning import Recorder
+from .ids import derived_id, give_own_ids
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +88,7 @@ class GuiderStep:
         ComfyUI's own guiders with three conditionings (dual CFG, perp-neg) mark the third as a negative as well.
         """
         conds = guider.conds
+        give_own_ids(conds)
         if "positive" in conds:
             positives = conds["positive"] or ()
         else:  # a guider of another pack with names of its own
@@ -244,9 +245,7 @@ def repeat_prompts(step: GuiderStep, prompts: Sequence[list | None], copies: int
     """
 
     def id_of(name: Any, copy: int) -> Any:
-        if copy == 0:
-            return name
-        return uuid.uuid5(name, str(copy)) if isinstance(name, uuid.UUID) else (name, copy)
+        return derived_id(name, copy) if copy else name
 
     numbers = range(copies)
     repeated = [

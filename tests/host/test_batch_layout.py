@@ -6,6 +6,7 @@ import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 from comfy_extras.nodes_advanced_samplers import SamplerLCMUpscale
+from comfy_extras.nodes_custom_sampler import Guider_DualCFG
 from comfy_extras.nodes_easycache import EasyCacheNode
 from dhd_pack.dhumandiff.methods.paired import cascade_modes
 from dhd_pack.dhumandiff.methods.paired.settings import CascadeSettings
@@ -252,3 +253,39 @@ def test_a_part_of_the_picture_that_is_found_nowhere_is_refused_where_the_focus_
     else:
         with refused("unknown-window", "1 of 8 x 16", "one_pass"):
             sample(made, (1, 4, 16, 16), steps=2)
+
+
+# --- areas, which ComfyUI copies from one prompt to the other -------------------------------------------------------------
+
+
+def area(made, height=16, width=8, top=0, left=0):
+    return [[made[0][0], {**made[0][1], "area": (height, width, top, left), "strength": 1.0}]]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("mode", [None, "two_strength"])
+def test_what_is_drawn_beside_an_area_keeps_the_faces_of_its_own_prompt(model, adapter, people, turned, mode):
+    """ComfyUI gives the prompt without the area a copy of the other's, with the other's id; here, beside one that is given."""
+    pair = apply_people(model, adapter, people, masks=masks())
+
+    def picture(one, other):
+        made = guider(pair, POSITIVE) if mode is None else cascade(pair, mode)
+        made.set_conds(*((other, one) if turned else (one, other)))
+        return sample(made, (2, 4, 16, 16), steps=2)
+
+    with_area = POSITIVE + area(tiny_comfy.conditioning(3))
+    assert torch.allclose(picture(with_area, NEGATIVE), picture(with_area, NEGATIVE + area(NEGATIVE)), atol=1e-3)
+
+
+@pytest.mark.parametrize("prompts", ["middle", "negative"])
+def test_three_prompts_keep_their_own_faces_beside_an_area(paired, prompts):
+    def picture(**given):
+        made = Guider_DualCFG(paired)
+        words = {"positive": POSITIVE + area(tiny_comfy.conditioning(3)), "middle": tiny_comfy.conditioning(4)}
+        words = {**words, "negative": NEGATIVE, **given}
+        made.set_conds(words["positive"], words["middle"], words["negative"])
+        made.set_cfg(5.0, 3.0)
+        return sample(made, (1, 4, 16, 16), steps=2)
+
+    words = tiny_comfy.conditioning(4) if prompts == "middle" else NEGATIVE
+    assert torch.allclose(picture(), picture(**{prompts: words + area(words)}), atol=1e-3)
