@@ -36,7 +36,13 @@ def main() -> None:
 
 def tables() -> list[str]:
     """A table for each kind of result there is."""
-    makers = {"sampling": sampling_table, "memory": memory_table, "encode": encode_table, "training": training_table}
+    makers = {
+        "sampling": sampling_table,
+        "memory": memory_table,
+        "encode": encode_table,
+        "training": training_table,
+        "parts": parts_table,
+    }
     return [make(found) for kind, make in makers.items() if (found := results(kind))]
 
 
@@ -90,6 +96,29 @@ def training_table(results: list[dict[str, Any]]) -> str:
         "train_unprepared": "if every sample were prepared whenever it is drawn (computed from these two)",
     }
     return _two_columns("training", "samples a second", titles, results[-1]["samples_per_second"], "{:.1f}")
+
+
+def parts_table(results: list[dict[str, Any]]) -> str:
+    """Parts2Whole: seconds of a call, ratio to a plain one, and peak memory; a row a variant, a column a setting."""
+    kinds = {"parts": "{} parts", "masks": "{} parts with masks", "dropped": "{} parts, masked areas left out"}
+    names = list(dict.fromkeys(name for result in results for name in result["calls"]))
+    lines = ["| a call of the UNet | " + " | ".join(f"{r['settings']['size']} px" for r in results) + " |"]
+    lines.append("| --- |" + " --- |" * len(results))
+    for name in names:
+        count, _, kind = name.partition(" ")
+        title = "plain" if count == "0" else kinds[kind].format(count)
+        lines.append(f"| {title} | " + " | ".join(_call(r["calls"].get(name)) for r in results) + " |")
+    lines.append(
+        "| highest, encoding included | " + " | ".join(f"{r['highest'] / 2**30:.1f} GiB" for r in results) + " |"
+    )
+    return "\n".join(lines)
+
+
+def _call(numbers: dict[str, Any] | None) -> str:
+    if numbers is None:
+        return ""
+    ratio = "" if numbers["ratio"] is None else f", {numbers['ratio']:.2f} x"
+    return f"{numbers['seconds']:.1f} s{ratio}, {numbers['peak'] / 2**30:.1f} GiB"
 
 
 def plot(results: list[dict[str, Any]]) -> None:

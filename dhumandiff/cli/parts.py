@@ -18,7 +18,7 @@ from ..errors import HostError, ImageError
 from ..io import write_png
 from ..optional import require
 from .files import check_outputs, check_writable
-from .people import NUMBERS, read_mask
+from .people import NUMBERS, each, people_of, read_mask
 
 if TYPE_CHECKING:
     from ..hosts.diffusers.parts2whole_pipeline import PartsPipeline
@@ -66,12 +66,12 @@ def run_parts(args: argparse.Namespace) -> None:
 
     others = ("swap", *(f"{option}_{n}" for option in ("which_face", "save_reference") for n in NUMBERS))
     others += ("face_pack", "face_root")
-    others += tuple(f"{option}_{n}" for option in ("person", "strength", "mask") for n in NUMBERS if n > 2)
     _refuse(args, (*others, "normalise_light", "focus", "focus_out"), "parts2whole", "Leave it away")
-    parts = [*parts_of(1, args.person_1), *parts_of(2, args.person_2 or [])]
+    people = people_of(args)
+    parts = [part for person in people for part in parts_of(person.number, person.sources)]
     check_writable(args.out, "picture", ".png")
     pictures = [path for part in parts for path in (part.file, part.mask)]
-    check_outputs({"--out": args.out}, [*pictures, args.mask_1, args.mask_2, args.pose, args.base, args.adapter])
+    check_outputs({"--out": args.out}, [*pictures, *each(args, "mask"), args.pose, args.base, args.adapter])
     size = args.parsed_size or DEFAULTS["size"]
     sampling = SamplingSettings(
         steps=args.steps or DEFAULTS["steps"],
@@ -81,17 +81,17 @@ def run_parts(args: argparse.Namespace) -> None:
         size=size,
     )
     sampling.check()
-    prompt = without_tags(args.prompt, 1 + bool(args.person_2))
+    prompt = without_tags(args.prompt, len(people))
     negative = NEGATIVE if args.negative is None else args.negative
     device = choose_device(args.device)
     files = [_read(part) for part in parts]
-    regions = _regions(args, size)
+    regions = _regions(each(args, "mask")[: len(people)], size)
     pose = _pose(args.pose, size) if args.pose else None
     for name in ("transformers", "diffusers"):
         require(name)
     pipeline = PartsPipeline.from_base(args.base, _adapter(args), args.image_encoder, device, args.dtype)
     started = time.monotonic()
-    factors = [1.0 if factor is None else factor for factor in (args.strength_1, args.strength_2)]
+    factors = [1.0 if factor is None else factor for factor in each(args, "strength")]
     encoded = [
         pipeline.encode_part(
             pixels, part.label, size, mask, part.person, part.strength * factors[part.person - 1], args.seed
@@ -171,9 +171,8 @@ def _read(part: PartFile) -> tuple[Any, Any]:
     return photo.pixels, load_photo(part.mask).pixels.max(axis=-1)
 
 
-def _regions(args: argparse.Namespace, size: tuple[int, int]) -> list[Any] | None:
+def _regions(paths: list[Path | None], size: tuple[int, int]) -> list[Any] | None:
     """Where each person may be, [1, H, W]; None where nobody is told."""
-    paths = (args.mask_1, args.mask_2)[: 1 + bool(args.person_2)]
     if not any(paths):
         return None
     return [None if path is None else read_mask(path, size, "the person may be")[0] for path in paths]
@@ -251,6 +250,7 @@ def _record(
     """What the PNG says about how it was made. Names of files, not where they lay: pictures are passed on."""
     from .. import __version__
 
+    persons = max(part.person for part in parts)
     made = {
         "version": __version__,
         "method": "parts2whole",
@@ -271,8 +271,8 @@ def _record(
             }
             for part in parts
         ],
-        "person_strengths": [args.strength_1, args.strength_2][: 1 + bool(args.person_2)],
-        "masks": [path and path.name for path in (args.mask_1, args.mask_2)[: 1 + bool(args.person_2)]],
+        "person_strengths": each(args, "strength")[:persons],
+        "masks": [path and path.name for path in each(args, "mask")[:persons]],
         "pose": args.pose and args.pose.name,
         "image_strength": settings["scale"],
         "drop_masked": settings["drop_masked"],

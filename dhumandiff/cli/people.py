@@ -51,8 +51,7 @@ def add_person_options(add: Callable[..., Any]) -> None:
     """Add what there is to say of each person."""
     for n, place in zip(NUMBERS, _PLACES, strict=True):
         photos = f"photos of the {place} person, or a saved reference .safetensors"
-        if n <= 2:
-            photos += "; parts2whole: face=FILE upper=FILE upper-mask=FILE ..."
+        photos += "; parts2whole: face=FILE upper=FILE upper-mask=FILE ..." if n == 1 else ""
         add(f"--person-{n}", nargs="+", required=n == 1, metavar="PHOTO", help=photos)
         add(f"--which-face-{n}", metavar="FACE", help=f"in the photos of --person-{n}, instead of --which-face")
         add(f"--save-reference-{n}", type=Path, metavar="FILE", help=f"keep person {n} as .safetensors; overwritten")

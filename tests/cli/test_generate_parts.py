@@ -106,6 +106,8 @@ def test_the_short_names_of_parts():
         ({"--person-1": ["upper-mask=a.jpg"]}, ["no picture of it"]),
         ({"--person-1": ["face=nowhere.jpg"]}, ["nowhere.jpg", "does not exist"]),
         ({"--person-1": ["face=a", "face-strength=much"]}, ["much", "no number"]),
+        ({"--person-3": ["face=a.png"]}, ["--person-2", "without a gap"]),
+        ({"--mask-2": ["left.png"]}, ["--mask-2", "two people"]),
         ({"--which-face-1": ["largest"]}, ["--which-face-1", "parts2whole"]),
         ({"--focus-out": ["f.png"]}, ["--focus-out", "parts2whole"]),
         ({"--size": ["65x96"]}, ["multiples of 8"]),
