@@ -104,10 +104,14 @@ class LayoutCanvas {
     return [side(this.value("width")) || 1024, side(this.value("height")) || 1024];
   }
 
-  /** How many people there are; what cannot be known here, since it is linked, the last run tells. */
+  /** How many people there are: where that is linked, what the other node has, or else what the last run had. */
   people() {
-    const slot = this.node.inputs?.find((one) => one.name === "people");
-    const people = slot?.link != null && this.lastRun ? this.lastRun.people : this.value("people");
+    const slot = this.node.inputs?.findIndex((one) => one.name === "people") ?? -1;
+    let people = this.value("people");
+    if (slot >= 0 && this.node.inputs[slot].link != null) {
+      const source = this.node.getInputNode?.(slot)?.widgets?.find((one) => one.name === "value")?.value;
+      people = Number.isInteger(source) ? source : this.lastRun?.people ?? people;
+    }
     return Number.isInteger(people) && people >= 1 && people <= this.facts.colors.length ? people : 2;
   }
 

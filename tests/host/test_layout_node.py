@@ -141,6 +141,12 @@ def test_by_api_the_masks_decide_the_picture(server, portrait):  # noqa: F811 (t
     assert drawn(server, laid_out(portrait, preset="custom", boxes=exchanged, latent=latent))[0] != there
 
 
+def test_a_text_is_no_number_of_people(server, portrait):  # noqa: F811 (the fixture)
+    prompt = laid_out(portrait, preset="side by side", people=["901", 0])
+    prompt["901"] = {"class_type": "PrimitiveString", "inputs": {"value": "3"}}
+    assert "mismatch" in server.run(prompt)["error"]
+
+
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [

@@ -145,3 +145,24 @@ def test_a_number_of_people_of_any_kind_leaves_the_boxes_whole(page, value):
     page.wait_for_timeout(400)
     assert [problem for problem in page.problems if any(name in problem for name in OURS)] == []
     assert page.locator(".dhd-layout svg").get_attribute("viewBox")
+
+
+def test_a_linked_number_of_people_shows_their_boxes(page):
+    """Before a run that of the node it comes from, where that can be seen."""
+    build(page)
+    page.evaluate(
+        """() => {
+            const layout = window.app.graph._nodes.find(n => n.type === 'DHDPortraitLayout');
+            const number = window.LiteGraph.createNode('PrimitiveInt');
+            number.pos = [40, 600];
+            window.app.graph.add(number);
+            number.widgets.find(w => w.name === 'value').value = 3;
+            number.connect(0, layout, layout.inputs.findIndex(i => i.name === 'people'));
+        }"""
+    )
+    page.wait_for_timeout(600)
+    assert shown(page) == 3
+    assert page.evaluate(RUN)[0] == "success"
+    page.wait_for_timeout(800)
+    assert shown(page) == 3
+    assert problems(page, *OURS) == []
