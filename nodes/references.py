@@ -47,7 +47,8 @@ class DHDLoadFaceAnalysis(io.ComfyNode):
                 io.Combo.Input(
                     "pack",
                     options=face_pack_choices(),
-                    tooltip="A folder in models/insightface/models. DHumanDiff's weights were trained with buffalo_l.",
+                    tooltip="A folder in models/insightface/models. DHumanDiff's weights were trained with buffalo_l, WithAnyone's with "
+                    "antelopev2.",
                 ),
                 io.Combo.Input(
                     "provider",

@@ -297,7 +297,7 @@ def _load_faces(pack: str, args: argparse.Namespace) -> Any:
 
 
 def _tell_warnings(adapter: Adapter, references: list[FaceReference], prompt: Prompt, masks: list[Path | None]) -> None:
-    from ..references.recognizers import recognizer_warnings
+    from ..references.recognizers import check_trained_with, recognizer_warnings
     from ..references.reference import same_person_warning
 
     for warning in filter(None, (same_person_warning(*references), adapter.info.blending_note(masks))):
@@ -305,6 +305,8 @@ def _tell_warnings(adapter: Adapter, references: list[FaceReference], prompt: Pr
     if not adapter.has_subject_path:
         print("note: these weights have no subject path, so the faces act but no word of the prompt carries one.")
         return
+    for reference in references:  # before the base is loaded
+        check_trained_with(reference, adapter.info.recognizer)
     for warning in recognizer_warnings(references, adapter.info.recognizer):
         print(f"warning: {warning} See --face-pack.")
     for note in prompt.notes(len(references)):

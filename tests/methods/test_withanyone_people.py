@@ -7,7 +7,13 @@ from support.withanyone_files import withanyone_file
 
 from dhumandiff.conditioning.batch_layout import BatchLayout
 from dhumandiff.methods.withanyone import WithAnyone, WithAnyoneConditioning, box_weights
-from dhumandiff.methods.withanyone.people import RECOGNIZER, check_references, people_tokens, unknown_recognizers
+from dhumandiff.methods.withanyone.people import (
+    RECOGNIZER,
+    RECOGNIZER_HASH,
+    check_references,
+    people_tokens,
+    unknown_recognizers,
+)
 from dhumandiff.references.reference import FaceReference
 
 BOXES = [(16, 32, 64, 96), (70, 10, 120, 90)]
@@ -47,6 +53,10 @@ def test_what_a_reference_lacks_is_said():
         check_references([person(), person(2, identity_length=None)], ("arc",))
     with refused("withanyone-other-recognizer", "Reference 2", "buffalo_l/w600k_r50", "antelopev2"):
         check_references([person(), person(2, recognizer="buffalo_l/w600k_r50")], ("arc",))
+    check_references([person(recognizer="mine/net", recognizer_hash=RECOGNIZER_HASH)], ("arc",))  # a renamed pack
+    auraface = person(recognizer=RECOGNIZER, recognizer_hash="0123456789abcdef")  # of the same name
+    with refused("withanyone-other-recognizer", "sha256 0123456789abcdef", f"sha256 {RECOGNIZER_HASH}"):
+        check_references([auraface], ("arc",))
     with refused("withanyone-people-count", "5 people"):
         check_references([person(seed) for seed in range(5)], ("arc",))
 

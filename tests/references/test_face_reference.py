@@ -282,6 +282,22 @@ class TestFiles:
             ({"crop": torch.full((1, 4, 4, 3), -50.0)}, "reference-damaged", "from -50 to -50"),
             ({"crop": torch.full((1, 4, 4, 3), 255.0)}, "reference-damaged", "255"),
             ({"idendity": torch.ones(1, 512)}, "reference-with-unknown-parts", "idendity"),
+            (
+                {"siglip_hidden": torch.full((1, 4, 2), torch.inf)},
+                "reference-damaged",
+                "siglip_hidden holds NaN or infinite",
+            ),
+            ({"siglip_hidden": torch.ones(3, 4, 2)}, "reference-damaged", "siglip_hidden has 3 rows for 1 photos"),
+            ({"identity_length": torch.ones(1)}, "reference-damaged", "identity_length without identity"),
+            *(
+                ({"identity": torch.ones(1, 512), "identity_length": length}, "reference-damaged", named)
+                for length, named in (
+                    (torch.zeros(1), "identity_length holds 0"),
+                    (torch.full((1,), torch.nan), "identity_length holds NaN"),
+                    (torch.ones(1, 1), "identity_length has shape [1, 1]"),
+                    (torch.ones(1, dtype=torch.int64), "int64"),
+                )
+            ),
         ],
     )
     def test_exotic_dtypes_and_values_and_damaged_names_are_refused(self, tmp_path, change, code, named):

@@ -16,16 +16,20 @@ import torch
 from torch import Tensor
 
 from ...errors import FaceReferenceError
+from ...faces.same_recognizer import recognizer_note, same_recognizer
 from .regions import check_people
 
 if TYPE_CHECKING:
     from ...references.reference import FaceReference
     from .adapter import WithAnyone
 
-__all__ = ["RECOGNIZER", "check_references", "people_tokens", "unknown_recognizers"]
+__all__ = ["RECOGNIZER", "RECOGNIZER_HASH", "check_references", "people_tokens", "unknown_recognizers"]
 
 RECOGNIZER = "antelopev2/glintr100"
 """The face recognizer whose embeddings the weights were trained with."""
+
+RECOGNIZER_HASH = "4ab1d6435d639628"
+"""Of its file, as InsightFace publishes it. A hash decides, since packs are renamed, and AuraFace's recognizer has the same name."""
 
 
 def check_references(references: Sequence[FaceReference], branches: Iterable[str]) -> None:
@@ -39,11 +43,13 @@ def check_references(references: Sequence[FaceReference], branches: Iterable[str
     for person, reference in enumerate(references, 1):
         parts = ("identity", "identity_length", *(("siglip_hidden",) if "sig" in branches else ()))
         reference.require(*parts, by="WithAnyone" if "sig" in branches else "WithAnyone's ArcFace branch")
-        if reference.recognizer and reference.recognizer != RECOGNIZER:
+        made_by = reference.recognizer, reference.recognizer_hash
+        wanted = RECOGNIZER, RECOGNIZER_HASH if reference.recognizer_hash else ""  # a name alone is believed
+        if same_recognizer(made_by, wanted) is False:
             raise FaceReferenceError(
                 f"Reference {person}{f' ({reference.name})' if reference.name else ''} was encoded with the face recognizer "
-                f"{reference.recognizer}, but WithAnyone reads embeddings of {RECOGNIZER}, and those of another one show another "
-                "person. Choose antelopev2 in Load Face Analysis and encode the photos again.",
+                f"{recognizer_note(*made_by)}, but WithAnyone reads embeddings of {recognizer_note(*wanted)}, and those of another "
+                "one show another person. Choose antelopev2 in Load Face Analysis and encode the photos again.",
                 code="withanyone-other-recognizer",
             )
 
