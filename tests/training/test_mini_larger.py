@@ -203,6 +203,16 @@ def test_chunks_that_are_there_are_not_drawn_again(drawn, monkeypatch):
     assert len(Latents.load(folder).descriptions) == 8
 
 
+@pytest.mark.slow
+def test_processes_draw_the_same_latents(drawn, tmp_path, monkeypatch):
+    folder, vae = drawn
+    monkeypatch.setattr(latents, "CHUNK", 4)
+    draw_latents(tmp_path, vae, 8, first=30, workers=2)
+    one, two = Latents.load(folder), Latents.load(tmp_path)
+    assert torch.equal(one.latents, two.latents)
+    assert one.descriptions == two.descriptions
+
+
 def test_a_killed_base_ends_as_one_that_was_not(drawn, tmp_path, monkeypatch):
     data, texts = Latents.load(drawn[0]), Texts(*mini_text_encoders())
     monkeypatch.setattr("training.miniature.base.ASTRAY_FROM", 1)

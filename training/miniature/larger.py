@@ -6,6 +6,7 @@ trained on faces of 33 to 60 px, works at either size, and the judge stays the s
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -37,6 +38,11 @@ def _parts(folder: Path) -> None:
         shutil.copyfile(SHIPPED / f"{name}.safetensors", folder / "weights" / f"{name}.safetensors")
 
 
+def _workers(device: str) -> int:
+    """Processes that draw: a machine with a GPU has cores to spare."""
+    return 1 if device == "cpu" else os.cpu_count() or 1
+
+
 def _pictures(folder: Path) -> None:
     from .renders import render_pictures
 
@@ -66,7 +72,7 @@ def _latents(folder: Path, device: str) -> None:
 
     from .latents import draw_latents
 
-    draw_latents(folder / "latents", mini_vae().to(device), LATENTS)
+    draw_latents(folder / "latents", mini_vae().to(device), LATENTS, workers=_workers(device))
 
 
 def _base(folder: Path, device: str) -> None:
@@ -97,18 +103,30 @@ def _data(couple: Couple, name: str) -> Callable[[Path], None]:
     return run
 
 
-def _prepare(data: str, shards: str) -> Callable[[Path], None]:
-    def run(folder: Path) -> None:
+def _prepare(data: str, shards: str) -> Callable[[Path, str], None]:
+    def run(folder: Path, device: str) -> None:
         from ..prepare import main
 
         both = [CONFIGS / name for name in ("mini_prepare.yaml", "mini_256_prepare.yaml")]
         configs = [word for path in both for word in ("--config", str(path))]
-        main([*configs, "--data", str(folder / data), "--out", str(folder / shards), "--workers", "2"])
+        main(
+            [
+                *configs,
+                "--data",
+                str(folder / data),
+                "--out",
+                str(folder / shards),
+                "--device",
+                device,
+                "--workers",
+                str(max(_workers(device), 2)),
+            ]
+        )
 
     return run
 
 
-def _adapter(folder: Path) -> None:
+def _adapter(folder: Path, _: str) -> None:
     if train_adapter(folder, "adapter"):
         save_adapter(folder / "runs" / "adapter", folder / "weights" / "adapter.safetensors")
 
@@ -121,13 +139,19 @@ STAGES: dict[str, Stage] = {
     "base": Stage(("latents",), _base, 360, "train the UNet", 2, together=True, on_device=True),
     "data": Stage(("latents",), _data(sample_couple, "data"), 4, "write the adapter's data set"),
     "decoder": Stage(("base",), _decoder, 30, "sharpen the autoencoder's decoder", on_device=True),
-    "prepare": Stage(("data", "base"), _prepare("data", "shards"), 15, "python -m training prepare", 2),
-    "adapter": Stage(("prepare",), _adapter, 60, "python -m training train", 2, together=True),
+    "prepare": Stage(("data", "base"), _prepare("data", "shards"), 15, "python -m training prepare", 2, on_device=True),
+    "adapter": Stage(("prepare",), _adapter, 60, "python -m training train", 2, together=True, on_device=True),
     "data_unequal": Stage(
         ("latents",), _data(mostly_young, "data_unequal"), 4, "write data of mostly young people", for_rows=True
     ),
     "prepare_unequal": Stage(
-        ("data_unequal", "base"), _prepare("data_unequal", "shards_unequal"), 15, "prepare them", 2, for_rows=True
+        ("data_unequal", "base"),
+        _prepare("data_unequal", "shards_unequal"),
+        15,
+        "prepare them",
+        2,
+        on_device=True,
+        for_rows=True,
     ),
 }
 """As stages.STAGES. Minutes of two cores; on a GPU those stages that can be there take a twentieth."""

@@ -7,7 +7,11 @@ latents/  00000.npz, 00001.npz, ... of `CHUNK` pictures each: latents float16 [n
 from __future__ import annotations
 
 import json
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +50,7 @@ class Latents:
         return cls(latents, np.concatenate([chunk["boxes"] for chunk in chunks]), told)
 
 
-def draw_latents(folder: Path, vae: nn.Module, count: int, first: int = 0) -> None:
+def draw_latents(folder: Path, vae: nn.Module, count: int, first: int = 0, workers: int = 1) -> None:
     """Pictures of two strangers of the training split each, seeds from `first`; chunks that are there stay as they are.
 
     Args:
@@ -54,23 +58,30 @@ def draw_latents(folder: Path, vae: nn.Module, count: int, first: int = 0) -> No
         vae: the trained autoencoder, on any device.
         count: pictures.
         first: seed of the first.
+        workers: processes that draw.
     """
     folder.mkdir(parents=True, exist_ok=True)
     device = next(vae.parameters()).device
-    for start in tqdm(range(0, count, CHUNK), desc=folder.name, unit="chunk"):
-        path = folder / f"{start // CHUNK:05d}.npz"
-        if path.exists():
-            continue
-        samples = [
-            sample_pair(first + seed, references=0, size=SIZE) for seed in range(start, min(start + CHUNK, count))
-        ]
-        pictures = np.stack([sample.picture for sample in samples])
-        boxes = np.stack([[person.face_box for person in sample.people] for sample in samples])
-        told = [describe_picture(sample.script, sample.seed) for sample in samples]
-        arrays = {
-            "latents": encode_all(vae, pictures, device=device).half().numpy(),
-            "boxes": boxes.astype(np.float32),
-            "told": np.array(json.dumps(told, ensure_ascii=False)),
-        }
-        with atomic_write(path) as part, part.open("wb") as file:
-            np.savez(file, **arrays)
+    chunks = {folder / f"{start // CHUNK:05d}.npz": start for start in range(0, count, CHUNK)}
+    lacking = {path: start for path, start in chunks.items() if not path.exists()}
+    seeds = [first + seed for start in lacking.values() for seed in range(start, min(start + CHUNK, count))]
+    # spawn: a fork of a process that holds CUDA or threads is not safe
+    pools = nullcontext() if workers == 1 else ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+    with pools as pool:
+        drawn = map(_draw, seeds) if pool is None else pool.map(_draw, seeds, chunksize=16)
+        for path, start in tqdm(lacking.items(), desc=folder.name, unit="chunk"):
+            pictures, boxes, told = zip(*islice(drawn, min(CHUNK, count - start)), strict=True)
+            arrays = {
+                "latents": encode_all(vae, np.stack(pictures), device=device).half().numpy(),
+                "boxes": np.stack(boxes),
+                "told": np.array(json.dumps(told, ensure_ascii=False)),
+            }
+            with atomic_write(path) as part, part.open("wb") as file:
+                np.savez(file, **arrays)
+
+
+def _draw(seed: int) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """A picture, the boxes [2, 4] of its faces, and what its sentence says."""
+    sample = sample_pair(seed, references=0, size=SIZE)
+    boxes = np.array([person.face_box for person in sample.people], np.float32)
+    return sample.picture, boxes, describe_picture(sample.script, seed)
