@@ -22,7 +22,7 @@ from dhumandiff.io import print_any_letter, why_not_written
 COMMANDS = {
     "prepare": (".prepare", "turn pictures of two people into shards that training streams"),
     "train": (".train", "train the adapter on shards"),
-    "evaluate": (".evaluate", "judge trained weights, by pictures on the base mini, by the loss on others"),
+    "evaluate": (".evaluate", "judge trained weights: by pictures of cases on any base, by the loss on held-out data"),
     "mini": (".miniature", "rebuild the miniature that ships, or train and judge a row of its table"),
     "export": (".export", "write trained weights as files that the nodes load, with a model card"),
 }

@@ -88,7 +88,7 @@ def evaluate(config: EvaluateConfig, dry: bool = False) -> str:
         batches = f"{trained.data.validation_batches} batches of {held_out.folders_of(trained)}"
         lines.append(f"Validation loss: {loss:.4f} ({batches}).")
     if base != "mini":
-        lines.append("Pictures are judged on the base mini only, so far; look at some: python -m dhumandiff generate.")
+        lines.append("No picture was drawn: name sentences and photos with --cases to have pictures judged, too.")
     return _ending(config, out, scores, lines, made)
 
 

@@ -101,11 +101,14 @@ def current_config(command: str, config: Mapping[str, Any], used: dict[str, str]
 
 
 def current_argv(command: str, argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Words of a command line with all names as they are now, and the old names found in them or in their YAML files."""
+    """Words of a command line with all names as they are now, and the old names found in them or in their YAML files.
+
+    Files come first, since the parser reads from left to right: what is said by a flag holds, wherever it stands.
+    """
     used: dict[str, str] = {}
     words: list[str] = []
     key = ""  # of the flag just read, whose value may follow
-    for word in argv:
+    for word in _files_first(argv):
         if not word.startswith("--"):
             words.append(_value(command, key, word, used) if key else word)
             key = ""
@@ -117,6 +120,18 @@ def current_argv(command: str, argv: Sequence[str]) -> tuple[list[str], dict[str
         words.append("--" + new + flag[len(key) :] + (f"={_value(command, key, value, used)}" if equals else ""))
         key = "" if equals else key
     return words, used
+
+
+def _files_first(argv: Sequence[str]) -> list[str]:
+    files: list[str] = []
+    others: list[str] = []
+    words = iter(argv)
+    for word in words:
+        if word == "--config":
+            files += [word, *(value for value in [next(words, None)] if value is not None)]
+        else:
+            (files if word.startswith("--config=") else others).append(word)
+    return files + others
 
 
 def notice(used: Mapping[str, str]) -> str:

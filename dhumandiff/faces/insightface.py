@@ -333,8 +333,8 @@ def find_pack(name: str, root: Path, allow_download: bool = False) -> Path:
         where = f"in {candidates[0]}" if is_name else f"at {candidates[0]}"
         raise FaceError(
             f"There is no face model pack {where}.{there} Unpack the pack's zip (buffalo_l or antelopev2, from "
-            "InsightFace's model zoo) to that folder, or allow the download (the node's switch `download`; in Python allow_download=True). InsightFace's own "
-            "packs are for non-commercial use.",
+            "https://github.com/deepinsight/insightface/releases) to that folder, or allow the download (in ComfyUI the switch `download` of Load Face Analysis; "
+            "in Python allow_download=True). InsightFace's own packs are for non-commercial use.",
             code="pack-missing",
         )
     if _is_pack(folder):

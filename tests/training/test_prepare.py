@@ -1,6 +1,7 @@
 """From drawn pictures to shards: the contract, what is set aside and why, the reports."""
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +30,11 @@ from support.shards import make_shards
 from dhumandiff.hosts.diffusers.parts import sdxl_tokenizer
 from dhumandiff.hosts.diffusers.text import encode_prompt
 from dhumandiff.layout.person_style import person_color
+from training.data import report
 from training.data.encode import load_faces
 from training.data.settings import FaceSettings, PrepareSettings
+from training.parsing import parse
+from training.run.config import TrainConfig
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -321,9 +325,20 @@ def test_the_end_says_what_to_run_next(tmp_path):
     assert f"{out}: 1 samples from 2 pictures" in told
     assert "Set aside: 1 no face." in told
     assert "contact_sheet.png" in told
-    assert (
-        f"Next: python -m training train --config training/configs/sdxl.yaml --data.folders+ '{{path: {out}}}'" in told
-    )
+    line = next(line for line in told.splitlines() if line.startswith("Next: "))
+    assert f"--data.folders+ '{{path: {out}}}' --run runs/out" in line
+    words = shlex.split(line.removeprefix("Next: python -m training train "))
+    config, _ = parse(TrainConfig, "train", words)  # it can be pasted
+    assert config.base.path == "tiny"
+    assert [folder.path for folder in config.data.folders] == [str(out)]
+
+
+@pytest.mark.parametrize(("base", "path"), [("mini", "mini"), ("tiny", "tiny"), ("sdxl-base-1.0", "sdxl-base-1.0")])
+def test_what_to_run_next_is_for_the_base_that_was_prepared_for(tmp_path, monkeypatch, base, path):
+    monkeypatch.chdir(tmp_path)  # where no relative path leads to the settings
+    (tmp_path / "dataset.json").write_text(json.dumps({"base": {"name": base}}))
+    words = shlex.split(report.training_command(tmp_path).removeprefix("python -m training train "))
+    assert parse(TrainConfig, "train", words)[0].base.path == path
 
 
 def test_without_a_usable_picture_the_end_says_so(tmp_path):

@@ -255,3 +255,14 @@ def test_the_drawn_worlds_folder_is_read(tmp_path):
     assert len(pictures) == 3
     assert all(picture.annotation is not None and len(picture.masks) == 2 for picture in pictures)
     assert all(len(photos) >= 2 for photos in reference_photos(Source(str(tmp_path))).values())
+
+
+def test_pictures_of_other_endings_are_counted(tmp_path):
+    draw(tmp_path / "a.png", [(32, 34, 12, skin(3)), (96, 34, 12, skin(4))])
+    for name in ("b.heic", "sub/c.AVIF", "d.gif"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    pictures, notes = list_pictures(Source(str(tmp_path)))
+    assert [picture.name for picture in pictures] == ["a.png"]
+    assert "3 pictures in" in notes[0]
+    assert ".avif, .gif, .heic" in notes[0]

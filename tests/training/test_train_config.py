@@ -200,3 +200,15 @@ def test_a_run_says_what_it_made_and_what_comes_next(settings, tmp_path, capsys)
     assert "step-00000002 (loss" in told
     assert "loss.png" in told
     assert f"Next: python -m training export --run {tmp_path / 'run'}" in told
+
+
+@pytest.mark.parametrize(
+    "words", [["--steps", "8", "--config", "{}"], ["--config", "{}", "--steps", "8"], ["--steps=8", "--config={}"]]
+)
+def test_a_flag_holds_wherever_the_file_stands(tmp_path, words):
+    """The parser itself reads from left to right, and would train on with the file's number without a word."""
+    (tmp_path / "a.yaml").write_text("steps: 200\nseed: 3\n")
+    (tmp_path / "b.yaml").write_text("seed: 4\n")
+    words = [word.format(tmp_path / "a.yaml") for word in words]
+    config, _ = parse(TrainConfig, "train", [*DATA, *words, "--config", str(tmp_path / "b.yaml")])
+    assert (config.steps, config.seed) == (8, 4)  # of two files the later one holds

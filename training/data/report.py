@@ -8,6 +8,7 @@ import math
 import tarfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -304,9 +305,23 @@ def _ending(out: Path, report: dict[str, Any], size: int, sheet: bool) -> str:
     if sheet:
         lines.append(f"Look at {out / 'contact_sheet.png'}: is each coloured word the person in the box of its colour?")
     if report["samples"]:
-        lines.append(
-            f"Next: python -m training train --config training/configs/sdxl.yaml --data.folders+ '{{path: {out}}}'"
-        )
+        lines.append(f"Next: {training_command(out)}")
     else:
         lines.append("There is nothing to train on. Correct what the report says, and prepare into another folder.")
     return "\n".join(lines)
+
+
+def training_command(out: Path) -> str:
+    """A command line that trains on what was prepared, on the base that it was prepared with."""
+    base = str(json.loads((out / "dataset.json").read_text(encoding="utf-8"))["base"].get("name", "sdxl"))
+    own = base in ("mini", "tiny")
+    config = Path(__file__).parents[1] / "configs" / f"{base if own else 'sdxl'}.yaml"
+    with suppress(ValueError):  # somewhere else, where a relative path would lead nowhere
+        config = config.relative_to(Path.cwd())
+    words = [
+        "python -m training train --config",
+        str(config),
+        f"--data.folders+ '{{path: {out}}}'",
+        f"--run runs/{out.name}",
+    ]
+    return " ".join([*words, *([] if own else [f"--base.path {base}"])])

@@ -29,6 +29,8 @@ from .settings import Source
 
 __all__ = ["Part", "Picture", "list_pictures", "reference_photos", "source_name"]
 
+OTHER_PICTURES = (".heic", ".heif", ".avif", ".gif", ".jfif", ".jxl")
+"""Endings of pictures that are not read, of which a report says how many there are."""
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 _ANNOTATIONS = ("annotation", "annotations", "json")
 _SUBFOLDERS = ("annotations", "masks", "references")  # folders inside a source that hold no pictures of two people
@@ -261,6 +263,12 @@ def _folder(source: Source, root: Path, notes: list[str]) -> list[Picture]:
                 tuple(Part(str(mask)) for mask in given),
                 problem,
             )
+        )
+    others = [path for path in root.rglob("*") if path.suffix.lower() in OTHER_PICTURES]
+    if others:
+        endings = ", ".join(sorted({path.suffix.lower() for path in others}))
+        notes.append(
+            f"{len(others)} pictures in {root} are left out by their ending ({endings}): save them as JPEG, PNG or WebP"
         )
     if captions:
         notes.append(f"captions of {len(captions)} names that are no picture in {root}, such as {next(iter(captions))}")
