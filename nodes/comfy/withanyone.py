@@ -23,7 +23,7 @@ from ...dhumandiff.methods.withanyone.people import people_tokens
 if TYPE_CHECKING:
     from ...dhumandiff.references.reference import FaceReference
 
-__all__ = ["PRECISIONS", "KeysValues", "keys_values_of", "load_withanyone", "sampling_part"]
+__all__ = ["PRECISIONS", "KeysValues", "keys_values_of", "load_withanyone", "sampling_part", "under_memory_management"]
 
 PARTS = "dhumandiff_parts"
 KeysValues = tuple[dict[str, tuple[Tensor, Tensor]], ...]
@@ -76,6 +76,11 @@ def load_withanyone(path: Path, precision: str = "auto") -> Any:
     """
     dtype = PRECISIONS[precision] or _best_dtype(model_management.get_torch_device())
     adapter = WithAnyone.from_pretrained(path, operations=comfy.ops.manual_cast, dtype=dtype)
+    return under_memory_management(adapter)
+
+
+def under_memory_management(adapter: WithAnyone) -> Any:
+    """DHD_WITHANYONE of weights that are there."""
     adapter.compute_dtype = torch.float32  # a few hundred tokens, once
     patcher = comfy.model_patcher.ModelPatcher(  # never loaded itself: its parts are
         adapter,

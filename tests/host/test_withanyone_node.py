@@ -13,7 +13,7 @@ from dhd_pack.nodes.conditioning import DHDApplyPair
 from dhd_pack.nodes.layout import DHDPortraitLayout
 from dhd_pack.nodes.withanyone import DHDApplyWithAnyone, DHDLoadWithAnyone
 from support import tiny_comfy, tiny_flux, tiny_withanyone
-from support.flux_prompts import fill, text_to_image, with_people
+from support.flux_prompts import fill, text_to_image, with_people, with_photos
 from support.refused import refused
 from support.sampling import guider, predict
 
@@ -231,3 +231,14 @@ def test_people_are_drawn_on_a_server(workflow_server, count):
     result = workflow_server.run(with_people(text_to_image(), count))
     assert result["error"] is None
     assert len(result["outputs"]["save"]["images"]) == 1
+
+
+def test_photos_become_people_on_a_server_and_are_encoded_once(server):
+    fill(server.base)
+    prompt = with_photos(with_people(text_to_image(), 2), server.base)
+    assert server.run(prompt)["error"] is None
+    again = server.run(
+        {**prompt, "sampler": {**prompt["sampler"], "inputs": {**prompt["sampler"]["inputs"], "seed": 2}}}
+    )
+    assert again["error"] is None
+    assert {"person_1", "person_2", "weights", "people"} <= again["cached"]

@@ -3,9 +3,12 @@
 fill(server.base)                               # tiny FLUX, WithAnyone and people, under the names that the prompts use
 server.run(text_to_image())
 server.run(with_people(text_to_image(), 2))
+    server.run(with_photos(with_people(text_to_image(), 2), server.base))    # the fixture `server` has photos and faces
 """
 
 from support import tiny_flux, tiny_withanyone
+from support.server import PHOTOS
+from support.siglip import siglip_file
 
 SIZE = {"width": 128, "height": 96}
 ADAPTER = "withanyone.safetensors"
@@ -70,3 +73,32 @@ def with_people(prompt, count):
     added = {key: {"class_type": kind, "inputs": inputs} for key, (kind, inputs) in nodes.items()}
     sampler = {**prompt["sampler"], "inputs": {**prompt["sampler"]["inputs"], "model": ["people", 0]}}
     return {**prompt, **added, "sampler": sampler}
+
+
+def with_photos(prompt, base):
+    """The prompt of `with_people` with people who are encoded from photos, by SigLIP and the tests' small face models."""
+    if not (tower := base / "models" / "clip_vision" / "siglip.safetensors").exists():
+        siglip_file(tower)
+    people = [key for key in prompt if key.startswith("person_")]
+    nodes = {
+        "faces": ("DHDLoadFaceAnalysis", {"pack": "mini", "provider": "CPU", "download": False}),
+        "siglip": ("DHDLoadSigLIP", {"siglip_name": "siglip.safetensors"}),
+        **{f"photo_{k}": ("LoadImage", {"image": photo}) for k, photo in enumerate(PHOTOS, 1)},
+        **{key: ("TinyAsAntelopev2", {"reference": [f"encoded_{k}", 0]}) for k, key in enumerate(people, 1)},
+        **{
+            f"encoded_{k}": (
+                "DHDEncodeReference",
+                {
+                    "image": [f"photo_{k}", 0],
+                    "siglip_vision": ["siglip", 0],
+                    "face_analysis": ["faces", 0],
+                    "which": "largest",
+                    "index": 0,
+                    "normalise_light": False,
+                    "name": "",
+                },
+            )
+            for k in range(1, len(people) + 1)
+        },
+    }
+    return {**prompt, **{key: {"class_type": kind, "inputs": inputs} for key, (kind, inputs) in nodes.items()}}

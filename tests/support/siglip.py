@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import torch
 from torch import Tensor
+
+from support.withanyone_files import write
 
 SMALL = {"hidden_size": 48, "intermediate_size": 96, "num_attention_heads": 3, "num_hidden_layers": 2, "image_size": 64}
 """Another layout with the same 16 px patches: 16 tokens."""
@@ -29,3 +33,21 @@ def siglip_tensors(tower) -> dict[str, Tensor]:
         name if name.startswith("vision_model.") else f"vision_model.{name}": value.contiguous()
         for name, value in tower.state_dict().items()
     }
+
+
+def siglip_file(path):
+    """A file that Load SigLIP Vision takes: of the published size, 170 MB in float16, one pattern of noise in every matrix."""
+    from dhumandiff.formats.siglip import _shapes
+
+    noise = torch.randn(2**20 - 3, generator=torch.Generator().manual_seed(0))
+
+    def tensor(name: str) -> Tensor:
+        shape = shapes[name]
+        if len(shape) == 1:
+            return torch.full(shape, float("norm" in name and name.endswith("weight"))).half()
+        size = prod(shape)
+        return (noise.repeat(size // len(noise) + 1)[:size] * shape[-1] ** -0.5).half().view(shape)
+
+    shapes = _shapes()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return write(path, shapes, torch.float16, tensor)

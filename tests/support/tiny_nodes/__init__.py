@@ -1,5 +1,6 @@
 """Test-only: teaches ComfyUI's stock loaders the tiny base's files, so that the shipped workflow runs unchanged."""
 
+import dataclasses
 import importlib.util
 import sys
 from pathlib import Path
@@ -73,4 +74,17 @@ def _load_tiny_vision(sd, prefix="", convert_keys=False):
 
 comfy.clip_vision.load_clipvision_from_sd = _load_tiny_vision
 
-NODE_CLASS_MAPPINGS = {}
+
+class AsAntelopev2:
+    """A reference that the tests' small recognizer made, as if WithAnyone's had: what it draws is as random as the weights."""
+
+    INPUT_TYPES = classmethod(lambda cls: {"required": {"reference": ("DHD_REFERENCE",)}})
+    RETURN_TYPES = ("DHD_REFERENCE",)
+    FUNCTION = "rename"
+    CATEGORY = "tests"
+
+    def rename(self, reference):
+        return (dataclasses.replace(reference, recognizer="antelopev2/glintr100", recognizer_hash=""),)
+
+
+NODE_CLASS_MAPPINGS = {"TinyAsAntelopev2": AsAntelopev2}
