@@ -62,7 +62,8 @@ def draw_score(pixels: np.ndarray, scored: ScoredImage, names: Sequence[str]) ->
             draw_box(draw, box, person, width)
             score = scored.score.persons[person]
             wrong = " WRONG" if score.assigned_correctly is False else ""
-            text = f"{names[person] or person + 1} {score.sim_ref:.2f}{wrong}"
+            # Of this very face: a wrong one is unlike, wherever the person it should be is alike.
+            text = f"{names[person] or person + 1} {scored.likeness[number, person]:.2f}{wrong}"
         outline = max(1, int(size / 10))
         label = _free_place(draw, box, text, size, labels)
         draw.text(label[:2], text, fill=color, font_size=size, stroke_width=outline, stroke_fill="white")

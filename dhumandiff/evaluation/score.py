@@ -9,7 +9,7 @@ What the nodes and `python -m training evaluate` share.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,7 @@ class ScoredImage:
         score: the figures.
         located: as `face_of_person`; but where fewer faces than people were found, also a face that the sentence's sides or
             clothes give to somebody alone. For masks: in the score such a picture is a failure of everybody.
+        likeness: [F, P] cosine of each face to each reference.
     """
 
     faces: tuple[Face, ...]
@@ -49,6 +50,7 @@ class ScoredImage:
     assigned_by: str
     score: PictureScore
     located: tuple[int | None, ...] = ()
+    likeness: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
 
     def passes(self, min_similarity: float, min_margin: float) -> bool:
         """Whether there is one face a person, each alike enough and of the right person.
@@ -83,13 +85,14 @@ def score_image(
     """
     faces, identities = embed_faces(pixels, analyzer, references.shape[1])
     assignment, assigned_by = assign_faces(len(references), faces, pixels, **cues)
-    located = assignment if assignment is not None else match(cosines(identities, references))
+    likeness = cosines(identities, references)
+    located = assignment if assignment is not None else match(likeness)
     face_of_person = located
     if assigned_by in ("sides", "clothes") and len(faces) < len(references):
         # Whoever is left may be the right one in the place of the other: no score is given for half a couple.
         assignment = face_of_person = (None,) * len(references)
     score = score_picture(identities, references, truth=truth, assignment=assignment)
-    return ScoredImage(faces, identities, face_of_person, assigned_by, score, located)
+    return ScoredImage(faces, identities, face_of_person, assigned_by, score, located, likeness)
 
 
 def embed_faces(pixels: np.ndarray, analyzer: FaceAnalyzer, width: int = 512) -> tuple[tuple[Face, ...], np.ndarray]:

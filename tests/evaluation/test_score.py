@@ -36,7 +36,8 @@ def face(x):
 
 def scored(*persons, faces=2, face_of_person=(0, 1), assigned_by="sides"):
     found = tuple(face(10 + 40 * n) for n in range(faces))
-    return ScoredImage(found, np.eye(8)[:faces], face_of_person, assigned_by, PictureScore(persons, faces, 0.0))
+    score, likeness = PictureScore(persons, faces, 0.0), np.eye(max(faces, len(persons)))[:faces, : len(persons)]
+    return ScoredImage(found, np.eye(8)[:faces], face_of_person, assigned_by, score, likeness=likeness)
 
 
 GOOD = (PersonScore(0.6, assigned_correctly=True, margin=0.4), PersonScore(0.5, assigned_correctly=True, margin=0.3))

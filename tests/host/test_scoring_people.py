@@ -16,7 +16,7 @@ from dhd_pack.nodes.comfy.miniature import mini_clip_vision
 from dhd_pack.nodes.miniature import DHDDrawPerson, drawn_person
 from dhd_pack.nodes.references import DHDEncodeReference
 from dhd_pack.nodes.scoring import DHDFaceMasks, DHDIdentityScore, DHDPickBest
-from PIL import Image
+from PIL import Image, ImageDraw
 from support.drawn_row import HEIGHT, WIDTH, drawn_row
 from support.refused import refused
 
@@ -72,6 +72,23 @@ def test_two_of_four_who_are_exchanged_fail(row, faces):
         assert found.passed == [False]
         persons = found.report.split("; ")[1:-1]
         assert [person.split()[1] for person in persons if "WRONG" in person] == list(wrong)
+
+
+def test_a_wrong_face_shows_its_own_likeness(row, faces, monkeypatch):
+    """Not that of the face elsewhere that would have been right."""
+    written = []
+    write = ImageDraw.ImageDraw.text
+    monkeypatch.setattr(
+        ImageDraw.ImageDraw,
+        "text",
+        lambda self, at, text, **more: written.append(text) or write(self, at, text, **more),
+    )
+    one, two, three, four = row.references
+    score(row, faces, references=(four, two, three, one))
+    shown = {text.split(" 0.")[0]: text for text in written}
+    assert {name for name, text in shown.items() if "WRONG" in text} == {"man 2", "woman 0"}
+    for name, text in shown.items():
+        assert (float(text.split()[2]) < 0.3) is ("WRONG" in text), name
 
 
 def test_a_missing_and_an_extra_face_are_failures(row, faces):
@@ -160,7 +177,6 @@ def test_the_picture_with_most_of_four_at_their_places_is_the_best(row, faces):
 def test_labels_of_four_stand_beside_each_other(row, faces):
     """In each person's color, and none over another, however long the names are."""
     from dhd_pack.dhumandiff.evaluation.report import _free_place, _meet
-    from PIL import ImageDraw
 
     draw = ImageDraw.Draw(Image.new("RGB", (4 * WIDTH, HEIGHT)))
     labels = []
