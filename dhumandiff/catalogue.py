@@ -20,6 +20,7 @@ __all__ = [
     "SIGLIP",
     "WITHANYONE",
     "WITHANYONE_FACE_PACK",
+    "WITHANYONE_RECOGNIZER",
     "KnownWeights",
 ]
 
@@ -91,6 +92,9 @@ FACE_PACKS = tuple(
 """InsightFace's own packs; DHumanDiff's released weights were trained with the first, WithAnyone's with the second."""
 
 WITHANYONE_FACE_PACK = FACE_PACKS[1]
+
+WITHANYONE_RECOGNIZER = (f"{WITHANYONE_FACE_PACK.name}/glintr100", "4ab1d6435d639628")
+"""Name and hash (`faces.same_recognizer`) of the recognizer in that pack, as InsightFace publishes it. AuraFace's has the same name."""
 
 BASE = KnownWeights(
     title="SDXL",

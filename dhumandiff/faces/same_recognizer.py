@@ -20,6 +20,7 @@ __all__ = [
     "compare",
     "compare_analyzer",
     "has_hash",
+    "is_published",
     "is_recognizer",
     "recognizer_hash",
     "recognizer_name",
@@ -115,6 +116,11 @@ def same_recognizer(first: tuple[str, str], second: tuple[str, str]) -> bool | N
     if not any(first) or not any(second):
         return None
     return first[1] == second[1] if first[1] or second[1] else first[0] == second[0]
+
+
+def is_published(made_by: tuple[str, str], published: tuple[str, str]) -> bool | None:
+    """`same_recognizer` of somebody's and a published one, whose hash is known: where the other has none, its name is believed."""
+    return same_recognizer(made_by, (published[0], published[1] if made_by[1] else ""))
 
 
 def _names(said: str, pack: str) -> bool:

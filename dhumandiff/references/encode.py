@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,11 +16,11 @@ from ..faces import light
 from ..faces.face import MIN_FACE_SIZE, Face, choose_face
 from ..faces.geometry import crop_face, square_face
 from ..faces.photos import PhotoPixels, as_photo
-from ..faces.quality import PhotoQuality, QualityIssue, assess
-from ..faces.same_recognizer import recognizer_hash, recognizer_name, recognizer_note
+from ..faces.quality import assess
+from ..faces.same_recognizer import recognizer_hash, recognizer_name
 from ..protocols import FaceAnalyzer, ImageEncoder
-from .lacks import serves
-from .reference import SAME_PERSON_THRESHOLD, FaceReference
+from .reference import FaceReference
+from .report import EncodeReport, PhotoReport, report_of
 
 __all__ = ["CLIP_MEAN", "CLIP_STD", "EncodeReport", "PhotoReport", "clip_pixels", "encode_reference"]
 
@@ -31,89 +31,6 @@ SIGLIP_SIZE = 256
 """Px of the pictures that WithAnyone's SigLIP (base-patch16-256-i18n) looks at."""
 
 Photo = PhotoPixels | str | os.PathLike | Tensor | np.ndarray
-
-
-@dataclass(frozen=True)
-class PhotoReport:
-    """What happened to one photo.
-
-    Attributes:
-        name: what messages call it.
-        size: (width, height) px.
-        faces_found: how many faces were found in it.
-        quality: what was measured.
-        face_in_crop: the face used, in crop pixels.
-        notes: what was done to it on the way.
-        similarity: cosine to the mean of the person's other photos, None without others.
-    """
-
-    name: str
-    size: tuple[int, int]
-    faces_found: int
-    quality: PhotoQuality
-    face_in_crop: Face
-    notes: tuple[str, ...] = ()
-    similarity: float | None = None
-
-    @property
-    def is_outlier(self) -> bool:
-        """Whether this photo would not be taken for the person in the others."""
-        return self.similarity is not None and self.similarity < SAME_PERSON_THRESHOLD
-
-    def issues(self) -> list[QualityIssue]:
-        """What a person should do something about, without the photo's name."""
-        found = self.quality.issues()
-        if self.is_outlier:
-            advice = (
-                f"its face is unlike the other photos (similarity {self.similarity:.2f}, one person: {SAME_PERSON_THRESHOLD} or "
-                "more): remove it, or choose another face in it, if it shows someone else"
-            )
-            found.append(QualityIssue("someone else?", advice))
-        return found
-
-    def warnings(self) -> list[str]:
-        """The issues' sentences."""
-        return [issue.advice for issue in self.issues()]
-
-
-@dataclass(frozen=True)
-class EncodeReport:
-    """What happened to all photos of one person; `str()` of it is the text for people.
-
-    Attributes:
-        photos: one by one.
-        name: of the person.
-        made_by: what ran, in words.
-        serves: the methods that the reference has everything for.
-    """
-
-    photos: tuple[PhotoReport, ...]
-    name: str = ""
-    made_by: tuple[str, ...] = ()
-    serves: tuple[str, ...] = ()
-
-    def warnings(self) -> list[str]:
-        """All warnings, each beginning with the photo it is about."""
-        return [
-            f"photo {number} ({photo.name}): {text}"
-            for number, photo in enumerate(self.photos, 1)
-            for text in photo.warnings()
-        ]
-
-    def __str__(self) -> str:
-        lines = [f"{self.name}: {len(self.photos)} photo(s)"] if self.name else []
-        for number, photo in enumerate(self.photos, 1):
-            lines.append(f"photo {number} ({photo.name}, {photo.size[0]} x {photo.size[1]} px): {photo.quality}")
-            if photo.similarity is not None:
-                lines.append(f"  similarity to the other photos: {photo.similarity:.2f}")
-            lines.extend(f"  note: {note}" for note in photo.notes)
-            lines.extend(f"  warning: {warning}" for warning in photo.warnings())
-        if self.made_by:
-            lines.append(f"encoded with: {', '.join(self.made_by)}")
-            lines.append(f"serves: {', '.join(self.serves) or 'no method'}")
-        if not self.warnings():
-            lines.append("Nothing to improve.")
-        return "\n".join(lines)
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,16 +167,7 @@ def encode_reference(
         image_encoder=_encoder_name(hidden, _CLIPS, "CLIP"),
         siglip_encoder=_encoder_name(siglip_hidden, _SIGLIPS, "SigLIP"),
     )
-    return reference, _report_of(reference, [one.report for one in extracted])
-
-
-def _report_of(reference: FaceReference, photos: Sequence[PhotoReport]) -> EncodeReport:
-    assert reference.identity is not None
-    similarities = _similarity_to_others(reference.identity)
-    reports = tuple(replace(one, similarity=value) for one, value in zip(photos, similarities, strict=True))
-    recognizer = recognizer_note(reference.recognizer, reference.recognizer_hash)
-    made_by = tuple(filter(None, (reference.image_encoder, reference.siglip_encoder, recognizer)))
-    return EncodeReport(reports, reference.name, made_by, serves(reference))
+    return reference, report_of(reference, [one.report for one in extracted])
 
 
 def _stacked(arrays: Iterable[np.ndarray]) -> Tensor:
@@ -365,14 +273,6 @@ def _run(encoder: ImageEncoder, pixels: Tensor, kind: str) -> Tensor:
             code="hidden-states-not-finite",
         )
     return hidden.float().cpu()
-
-
-def _similarity_to_others(identity: Tensor) -> list[float | None]:
-    """Per photo the cosine to the mean direction of all other photos."""
-    if len(identity) == 1:
-        return [None]
-    others = torch.nn.functional.normalize(identity.sum(dim=0, keepdim=True) - identity, dim=-1)
-    return (identity * others).sum(dim=-1).tolist()
 
 
 def _all_failures(

@@ -1,7 +1,6 @@
 """What a reference lacks for a method, and how to get it.
 
     require(reference, "siglip_hidden", "identity_length", by="WithAnyone")     # or a FaceReferenceError that says how
-    serves(reference)                                                           # ("DHumanDiff", "WithAnyone (arc)")
 
 A reference need only look like one: what is not there counts as lacking.
 """
@@ -12,7 +11,7 @@ from typing import Any
 
 from ..errors import FaceReferenceError
 
-__all__ = ["called", "require", "serves"]
+__all__ = ["called", "require"]
 
 
 def called(reference: Any) -> str:
@@ -67,17 +66,3 @@ def _lack(who: str, part: str, reader: str) -> FaceReferenceError:
         "connected.",
         code="no-identity",
     )
-
-
-_METHODS = {
-    "DHumanDiff": ("clip_hidden", "identity"),
-    "IP-Adapter Plus": ("clip_hidden",),
-    "WithAnyone": ("siglip_hidden", "identity", "identity_length"),
-    "WithAnyone's ArcFace branch": ("identity", "identity_length"),
-}
-
-
-def serves(reference: Any) -> tuple[str, ...]:
-    """The methods for which a reference has every part; of two ways of one method the fuller."""
-    able = [name for name, parts in _METHODS.items() if all(getattr(reference, one, None) is not None for one in parts)]
-    return tuple(name for name in able if not any(name.startswith(f"{other}'s") for other in able))

@@ -1,5 +1,7 @@
 """SigLIP in ComfyUI: the same numbers as transformers', and references that are encoded with it."""
 
+from types import SimpleNamespace
+
 import comfy.clip_vision
 import folder_paths
 import pytest
@@ -92,7 +94,9 @@ class TestEncodeReference:
         assert reference.recognizer == "mini"
         assert reference.identity_length[0] > 0
         assert "encoded with: CLIP of width 64, SigLIP base-patch16-256, mini" in report
-        assert "serves: DHumanDiff, IP-Adapter Plus, WithAnyone" in report.splitlines()
+        assert "serves: DHumanDiff, IP-Adapter Plus" in report.splitlines()
+        assert "WithAnyone refuses this reference: it reads embeddings of antelopev2/glintr100" in report
+        assert "and these are mini's" in report
         monkeypatch.setitem(folder_paths.folder_names_and_paths, "dhumandiff", ([str(tmp_path)], set()))
         DHDSaveReference.execute(reference, "ann", overwrite=False)
         back = DHDLoadReference.execute("ann").args[0]
@@ -103,7 +107,13 @@ class TestEncodeReference:
             DHDSaveReference.execute(encode(analyzer, clip_vision)[0], "ann", overwrite=False)
 
     def test_siglip_alone_is_enough(self, analyzer, tower):
-        reference, _, report = encode(analyzer, siglip_vision=tower)
+        ours = SimpleNamespace(
+            name="antelopev2/glintr100",
+            detect=analyzer.detect,
+            identity=analyzer.identity,
+            identity_and_length=analyzer.identity_and_length,
+        )
+        reference, _, report = encode(ours, siglip_vision=tower)
         assert reference.clip_hidden is None
         assert "serves: WithAnyone" in report.splitlines()
         with refused("reference-without-clip", "'Ann'", "which DHumanDiff reads"):

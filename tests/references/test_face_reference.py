@@ -12,8 +12,8 @@ from support.refused import refused
 from dhumandiff import FaceReference
 from dhumandiff.errors import DHumanDiffError, FaceError, FaceReferenceError, HostError, ImageError
 from dhumandiff.references import reference as references
-from dhumandiff.references.lacks import serves
 from dhumandiff.references.reference import same_person_warning
+from dhumandiff.references.report import serves
 
 PERSONS = torch.eye(512)  # rows as unlike as can be
 
@@ -112,6 +112,16 @@ class TestFaceReference:
         assert serves(reference(unit((0, 1)), **parts)) == ("DHumanDiff", "IP-Adapter Plus", "WithAnyone")
         assert serves(FaceReference(unit((0, 1)), identity_length=torch.ones(1))) == ("WithAnyone's ArcFace branch",)
         assert serves(FaceReference(None, siglip_hidden=parts["siglip_hidden"])) == ()
+        both = reference(unit((0, 1)), **parts)
+        for made_by, able in [
+            (("antelopev2/glintr100", ""), True),
+            (("mine/net", "4ab1d6435d639628"), True),
+            (("antelopev2/glintr100", "a" * 16), False),
+            (("mini", ""), False),
+        ]:
+            known = dataclasses.replace(both, recognizer=made_by[0], recognizer_hash=made_by[1])
+            assert ("WithAnyone" in serves(known)) is able
+            assert "DHumanDiff" in serves(known)
 
     def test_the_embedding_s_length_is_kept(self):
         raw = torch.randn(2, 512) * 20

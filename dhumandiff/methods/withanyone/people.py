@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ...catalogue import WITHANYONE_RECOGNIZER
 from ...errors import FaceReferenceError
-from ...faces.same_recognizer import recognizer_note, same_recognizer
+from ...faces.same_recognizer import is_published, recognizer_note
 from .regions import check_people
 
 if TYPE_CHECKING:
@@ -25,11 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["RECOGNIZER", "RECOGNIZER_HASH", "check_references", "people_tokens", "unknown_recognizers"]
 
-RECOGNIZER = "antelopev2/glintr100"
-"""The face recognizer whose embeddings the weights were trained with."""
-
-RECOGNIZER_HASH = "4ab1d6435d639628"
-"""Of its file, as InsightFace publishes it. A hash decides, since packs are renamed, and AuraFace's recognizer has the same name."""
+RECOGNIZER, RECOGNIZER_HASH = WITHANYONE_RECOGNIZER
+"""The face recognizer whose embeddings the weights were trained with, and the hash of its file."""
 
 
 def check_references(references: Sequence[FaceReference], branches: Iterable[str]) -> None:
@@ -44,11 +42,10 @@ def check_references(references: Sequence[FaceReference], branches: Iterable[str
         parts = ("identity", "identity_length", *(("siglip_hidden",) if "sig" in branches else ()))
         reference.require(*parts, by="WithAnyone" if "sig" in branches else "WithAnyone's ArcFace branch")
         made_by = reference.recognizer, reference.recognizer_hash
-        wanted = RECOGNIZER, RECOGNIZER_HASH if reference.recognizer_hash else ""  # a name alone is believed
-        if same_recognizer(made_by, wanted) is False:
+        if is_published(made_by, WITHANYONE_RECOGNIZER) is False:
             raise FaceReferenceError(
                 f"Reference {person}{f' ({reference.name})' if reference.name else ''} was encoded with the face recognizer "
-                f"{recognizer_note(*made_by)}, but WithAnyone reads embeddings of {recognizer_note(*wanted)}, and those of another "
+                f"{recognizer_note(*made_by)}, but WithAnyone reads embeddings of {recognizer_note(*WITHANYONE_RECOGNIZER)}, and those of another "
                 "one show another person. Choose antelopev2 in Load Face Analysis and encode the photos again.",
                 code="withanyone-other-recognizer",
             )
