@@ -16,6 +16,7 @@ from ...dhumandiff.conditioning.masks import check_mask
 from ...dhumandiff.errors import HostError
 from ...dhumandiff.methods.paired.cascade_modes import CascadeMode, CascadeStep, make_mode
 from ...dhumandiff.methods.paired.settings import CascadeSettings, check_released, released_without_mask
+from ...dhumandiff.methods.parts2whole.conditioning import PartsConditioning
 from .attention import people_of
 from .batch import STEP, repeat_prompts, with_step
 from .flux import flux_people_of
@@ -56,6 +57,11 @@ class CascadeGuider(comfy.samplers.CFGGuider):
                 "The cascade needs a MODEL with two people in it: connect the one that comes out of "
                 "Apply Disparity-Aware Conditioning.",
                 code="cascade-without-people",
+            )
+        if any(isinstance(people.people, PartsConditioning) for people in applied):
+            raise HostError(
+                "The cascade is for faces, but this MODEL comes from Apply Parts. Sample it with KSampler or any other sampler.",
+                code="cascade-on-parts",
             )
         if any(people.cascade is not None for people in applied):
             raise HostError(

@@ -118,6 +118,7 @@ def apply_parts(
     masks, notes = part_regions(
         list(regions) if any(r is not None for r in regions) else None, max(p.person for p in parts)
     )
+    notes += _other_noise(model, weights.model)
     layers = _layers(model, weights.model)
     model_management.load_models_gpu([weights])
     bank = [layer.to(model_management.intermediate_device()) for layer in weights.model.bank(parts)]
@@ -198,6 +199,18 @@ class PosePatch:
             )
         rows = [crop(self.features[0], tile) for tile in layout.tiles if tile is not None]
         return h + torch.stack(rows).to(h)
+
+
+def _other_noise(model: Any, weights: Parts2Whole) -> list[str]:
+    """Says that a MODEL has another noise schedule than the weights were trained on: the pictures look bad for no visible reason."""
+    there = float(model.get_model_object("model_sampling").sigma_max)
+    trained = float(weights.info.schedule.sigmas()[-1])
+    if abs(there / trained - 1) < 0.01:
+        return []
+    return [
+        f"The MODEL's noise goes up to {there:.1f}, but the parts were trained with {trained:.1f}: expect poor pictures. Take the "
+        "MODEL of Load Parts2Whole, and no ModelSampling node behind it."
+    ]
 
 
 def _layers(model: Any, weights: Parts2Whole) -> list[tuple[LayerKey, Any]]:

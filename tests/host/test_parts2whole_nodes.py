@@ -1,6 +1,7 @@
 """Parts2Whole in ComfyUI: the same numbers as in diffusers, its own noise, two people apart, and beside other nodes."""
 
 import comfy.model_management
+import comfy.model_sampling
 import folder_paths
 import numpy as np
 import pytest
@@ -182,6 +183,54 @@ def test_beside_perturbed_attention_guidance(model, weights, picture):
     plain = PerturbedAttentionGuidance.execute(model, 3.0)[0]
     without = predict(guider(plain, POSITIVE, NEGATIVE), picture, sigma)
     assert (without - both).abs().max() / sigma > 1e-2
+
+
+def test_keys_of_parts_go_through_a_lora_too(folder, model, weights, picture):
+    """Put on before or behind: the UNet's own projections read the parts, with whatever patches they have."""
+    name = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_k.weight"
+    changed = small_unet(1, **tiny_parts.SIZES)
+    weight = changed.down_blocks[0].attentions[0].transformer_blocks[0].attn1.to_k.weight
+    added = torch.randn(weight.shape, generator=torch.Generator().manual_seed(7))
+    sigma, text = sigma_at(model, 601), torch.cat([NEGATIVE[0][0], POSITIVE[0][0]])
+    scaled = (picture / (sigma**2 + 1) ** 0.5).expand(2, -1, -1, -1)
+    weight.data += added
+    with torch.no_grad(), Parts2Whole.from_pretrained(folder).attach(changed, PARTS):
+        noise = changed(scaled, 601, encoder_hidden_states=text).sample[1:]
+    for before in (True, False):
+        patched = model.clone() if before else apply_parts(model, weights, PARTS)[0]
+        assert patched.add_patches({name: (added,)}) == [name]
+        patched = apply_parts(patched, weights, PARTS)[0] if before else patched
+        got = predict(guider(patched, POSITIVE, NEGATIVE, 1.0), picture, sigma)
+        assert (got - (picture - noise * sigma)).abs().max() / sigma < 1e-4
+
+
+def test_another_noise_schedule_is_told(model, weights):
+    class Stock(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.EPS):
+        pass
+
+    stock = model.clone()
+    stock.add_object_patch("model_sampling", Stock())
+    (note,) = apply_parts(stock, weights, PARTS)[1]
+    assert "14.6" in note
+    assert "25.1" in note
+
+
+def test_the_cascade_is_not_for_parts(model, weights):
+    from dhd_pack.nodes.comfy.guider import CascadeGuider
+
+    with refused("cascade-on-parts", "Apply Parts"):
+        CascadeGuider(apply_parts(model, weights, PARTS)[0]).set_cascade()
+
+
+def test_an_area_of_the_picture_gets_its_part_of_pose_and_regions(model, weights):
+    """A conditioning with an area is a cropped call."""
+    parts = (PARTS[0], random_part("whole", (16, 12), seed=4, person=2))
+    patched, _ = apply_parts(model, weights, parts, regions=[LEFT, RIGHT], pose=iuv())
+    corner = [[POSITIVE[0][0], {"area": (8, 12, 8, 0), "strength": 1.0, "set_area_to_bounds": False}]]
+    found = sample(guider(patched, [*POSITIVE, *corner], NEGATIVE), (1, 4, 16, 12), steps=1)
+    whole = sample(guider(patched, POSITIVE, NEGATIVE), (1, 4, 16, 12), steps=1)
+    assert torch.isfinite(found).all()
+    assert torch.allclose(found[..., :8, :], whole[..., :8, :], atol=1e-4)
 
 
 def test_nodes_from_a_folder_to_a_model(folder, monkeypatch, picture):

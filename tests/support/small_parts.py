@@ -60,7 +60,7 @@ def decoupled_tensors(unet, image=IMAGE, seed=0):
     }
 
 
-def parts_folder(folder, seed=0, whole=False, dtype=torch.float32, **sizes):
+def parts_folder(folder, seed=0, whole=False, dtype=torch.float32, image=None, **sizes):
     """Write reference_unet/, pose_guider/ and decoupled_attn.pth into a folder; `whole` keeps the 24 tensors that are absent in
     the released encoder. Gives the folder back."""
     encoder = small_unet(seed + 100, **sizes)
@@ -71,8 +71,7 @@ def parts_folder(folder, seed=0, whole=False, dtype=torch.float32, **sizes):
     (folder / "pose_guider").mkdir()
     pose = {name: t.to(dtype) for name, t in pose_tensors(encoder.conv_in.out_channels, seed).items()}
     save_file(pose, folder / "pose_guider" / "diffusion_pytorch_model.safetensors")
-    image = encoder.config.cross_attention_dim
-    decoupled = decoupled_tensors(encoder, image, seed)
+    decoupled = decoupled_tensors(encoder, image or encoder.config.cross_attention_dim, seed)
     save_file({name: t.to(dtype) for name, t in decoupled.items()}, folder / "decoupled_attn.pth")
     return folder
 

@@ -19,15 +19,20 @@ class TinySD15(comfy.supported_models.SD15):
     unet_config = {**comfy.supported_models.SD15.unet_config, "context_dim": CONTEXT, "model_channels": WIDTHS[0]}
 
 
+SERVER_CONTEXT, SERVER_IMAGE = 192, 64
+"""Widths that fit the tiny SDXL's text encoders and the tiny vision tower, which a server has (tiny_nodes knows such a UNet)."""
+
+
 def know_tiny_sd15(monkeypatch):
     """Let the stock loader tell the tiny UNet by its tensors, as it tells Stable Diffusion 1.5's."""
     monkeypatch.setattr(comfy.supported_models, "models", [*comfy.supported_models.models, TinySD15])
 
 
-def released(folder, seed=0):
-    """A released folder, with the UNet that draws."""
-    small_parts.parts_folder(folder, seed, **SIZES)
-    small_parts.small_unet(seed + 1, **SIZES).save_pretrained(folder / "unet")
+def released(folder, seed=0, image=None, **changes):
+    """A released folder, with the UNet that draws; `changes` of `SIZES`."""
+    sizes = {**SIZES, **changes}
+    small_parts.parts_folder(folder, seed, image=image, **sizes)
+    small_parts.small_unet(seed + 1, **sizes).save_pretrained(folder / "unet")
     return folder
 
 

@@ -45,7 +45,14 @@ class TinySDXL(comfy.supported_models.SDXL):
         return comfy.utils.state_dict_prefix_replace(state_dict, {"conditioner.tiny.": ""}, filter_keys=True)
 
 
+class TinySD15(comfy.supported_models.SD15):
+    """The UNet of tiny_parts' released folder, with the context of the tiny text encoders."""
+
+    unet_config = {**comfy.supported_models.SD15.unet_config, "model_channels": 32, "context_dim": 192}
+
+
 comfy.supported_models.models.insert(0, TinySDXL)
+comfy.supported_models.models.append(TinySD15)
 
 _vae_init = comfy.sd.VAE.__init__
 
