@@ -14,6 +14,8 @@ import torch
 from dhd_pack.dhumandiff.faces import Face
 from dhd_pack.dhumandiff.hosts.diffusers.attention import attach
 from dhd_pack.dhumandiff.miniature import base, mini_adapter
+from dhd_pack.dhumandiff.miniature.autoencoder import LATENTS
+from dhd_pack.dhumandiff.miniature.design import DESIGN
 from dhd_pack.dhumandiff.miniature.weights import FOLDER, load_part
 from dhd_pack.dhumandiff.miniature.world import SPLITS, draw_reference, draw_script, sample_script
 from dhd_pack.dhumandiff.prompts import parse_prompt
@@ -55,6 +57,16 @@ def pictures():
     return torch.stack([torch.from_numpy(picture.copy()) for picture in drawn]).float() / 255
 
 
+LATENT = (1, LATENTS, base.SIZE[1] // 8, base.SIZE[0] // 8)
+
+
+def cleaned(noisy, predicted, sigma):
+    """The picture in noisy latents, of the noise or the velocity that was predicted."""
+    if DESIGN.prediction == "epsilon":
+        return noisy - predicted * sigma
+    return noisy / (sigma**2 + 1) - predicted * sigma / (sigma**2 + 1) ** 0.5
+
+
 def people():
     """Two random people as the miniature's encoders would see them."""
     found = []
@@ -90,28 +102,30 @@ def test_the_same_noise_is_predicted_as_in_diffusers(pipeline, loaded, strength)
     positive, bound = encode_subject_prompt(clip, adapter, people(), prompt)
     assert [token.person for token in bound] == [1, 2]
     negative = stock(clip, "")
-    timestep = 601
+    timestep, (width, height) = 601, base.SIZE
     sigma = sigma_at(model, timestep)
-    noisy = torch.randn(1, 16, 12, 16, generator=torch.Generator().manual_seed(5)) * sigma
+    noisy = torch.randn(LATENT, generator=torch.Generator().manual_seed(5)) * sigma
     with attach(pipeline.unet, mini_adapter(), people(), strength=strength), torch.no_grad():
-        noise = pipeline.unet(
+        predicted = pipeline.unet(
             (noisy / (sigma**2 + 1) ** 0.5).expand(2, -1, -1, -1),
             timestep,
             encoder_hidden_states=torch.cat([negative[0][0], positive[0][0]]),
             added_cond_kwargs={
                 "text_embeds": torch.cat([prompt[0][1]["pooled_output"] for prompt in (negative, positive)]),
-                "time_ids": torch.tensor([[96, 128, 0, 0, 96, 128]] * 2),  # what ComfyUI takes from the latent
+                "time_ids": torch.tensor(
+                    [[height, width, 0, 0, height, width]] * 2
+                ),  # what ComfyUI takes from the latent
             },
         ).sample
     patched = apply_people(model, adapter, people(), strength)
-    for cfg, expected in zip((0.0, 1.0), noisy - noise * sigma, strict=True):
+    for cfg, expected in zip((0.0, 1.0), cleaned(noisy, predicted, sigma), strict=True):
         got = predict(guider(patched, positive, negative, cfg), noisy, sigma)
         assert (got - expected).abs().max() / sigma < 1e-4
 
 
 @pytest.mark.parametrize("dtype", ["fp16", "bf16"])
 def test_narrower_weights_predict_nearly_the_same(monkeypatch, loaded, dtype):
-    prompt, noisy = stock(loaded[1], "a man and a woman"), torch.randn(1, 16, 12, 16)
+    prompt, noisy = stock(loaded[1], "a man and a woman"), torch.randn(LATENT)
     monkeypatch.setattr(comfy.cli_args.args, f"{dtype}_unet", True)
     narrow = comfy_mini.mini_model()
     assert narrow.model.get_dtype() == {"fp16": torch.float16, "bf16": torch.bfloat16}[dtype]
@@ -121,7 +135,7 @@ def test_narrower_weights_predict_nearly_the_same(monkeypatch, loaded, dtype):
 
 def test_people_change_the_prediction(loaded):
     model, adapter = loaded[0], loaded[5]
-    noisy, prompt = torch.randn(1, 16, 12, 16), stock(loaded[1], "a man and a woman")
+    noisy, prompt = torch.randn(LATENT), stock(loaded[1], "a man and a woman")
     plain, paired = (
         predict(guider(m, prompt, cfg=1.0), noisy, sigma_at(model, 500))
         for m in (model, apply_people(model, adapter, people()))
