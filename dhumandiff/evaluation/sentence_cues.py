@@ -211,7 +211,8 @@ def _across(text: str, found: re.Match) -> bool:
 def _read_across(prompt: Prompt, said: list[set[str]]) -> None:
     """ "From left to right: a man and a woman" gives people sides in the order in which they are named.
 
-    Of more than two, all of them have to be named in that very sentence: whoever comes in the next one may stand anywhere.
+    Of more than two, all of them have to be named in that very sentence, and all before the phrase or all after it: whoever comes in
+    the next one, or sits in front of those who are listed, may be anywhere.
     """
     found = list(_ACROSS.finditer(prompt.text))
     first = [mention for mention in prompt.first_mentions().mentions if mention.person <= len(said)]
@@ -221,7 +222,9 @@ def _read_across(prompt: Prompt, said: list[set[str]]) -> None:
     if len(said) > 2:
         ends = [end.start() for end in _FULL_STOP.finditer(prompt.text)]
         spots = [*(mention.start for mention in first), *(phrase.start() for phrase in found)]
-        if len({bisect(ends, spot) for spot in spots}) > 1:
+        phrases = [phrase.start() for phrase in found]
+        around = {bisect(phrases, mention.start) for mention in first}
+        if len({bisect(ends, spot) for spot in spots}) > 1 or len(around) > 1:
             return
     if len(said) == 4:
         places = tuple(f"far {place}" if place in _OPPOSITE else place for place in places)

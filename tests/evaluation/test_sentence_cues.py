@@ -76,6 +76,8 @@ def places(text, persons):
         ("A man@1 on the far left, a woman@2 on the left, a boy@3 on the right and a girl@4.", None),
         ("A man@1 on the far left, a woman@2 on the left, a boy@3 on the right and a girl@4 on the right.", None),
         (f"From left to right: {PEOPLE}. The boy@3 is on the far left.", None),
+        ("A man@1 and a woman@2 sit, behind them from left to right a boy@3 and a girl@4.", None),
+        (f"{PEOPLE} from left to right", (0, 1, 2, 3)),
         (f"{PEOPLE}. From left to right they smile, wave, look away and laugh.", None),
     ],
 )
