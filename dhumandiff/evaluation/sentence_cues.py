@@ -16,6 +16,7 @@ from dataclasses import replace
 from ..prompts import Mention, Prompt
 from ..prompts.person_nouns import noun_of
 from ..prompts.typed import fold
+from .east_asian_sides import read_east_asian_sides
 
 __all__ = [
     "GARMENT_COLORS",
@@ -128,6 +129,9 @@ def sides_of(prompt: Prompt, persons: int) -> tuple[str, ...] | None:
     prompt = replace(prompt, text=fold(prompt.text))
     said: list[set[str]] = [set() for _ in range(persons)]
     _read_across(prompt, said)
+    people = [mention for mention in prompt.mentions if mention.person <= persons]
+    if not read_east_asian_sides(prompt.text, people, said):
+        return None
     for start, end in _sentences(prompt.text):
         mentions = [
             mention for mention in prompt.mentions if start <= mention.start < end and mention.person <= persons

@@ -1,5 +1,7 @@
 """What sentences say of sides and clothes, as people's keyboards write it."""
 
+import re
+
 import pytest
 
 from dhumandiff.evaluation.sentence_cues import garment_color, garment_colors_of, mentions_sides, parts_of, sides_of
@@ -18,6 +20,65 @@ from dhumandiff.prompts import parse_prompt
 )
 def test_full_width_signs_part_what_is_said_of_sides(typed, sides):
     assert sides_of(parse_prompt(typed, mentions="all"), 2) == sides
+    assert mentions_sides(typed)
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "左边的男人@1和右边的女人@2",
+        "左边是男人@1，右边是女人@2。",
+        "左邊的男人＠1與右邊的女人＠2",
+        "男人@1在左边，女人@2在右边",
+        "女人@2在右边，男人@1站在画面的左侧",
+        "男人@1坐在左侧，女人@2笑。",
+        "一对情侣。在画面左边的男人@1，女人@2",
+        "左边的男人@1，右边的女人@2左手拿着花",
+        "从左到右：男人@1和女人@2",
+        "从右到左是女人@2和男人@1",
+        "左側の男性@1と右側の女性@2",
+        "左に男性@1、右に女性@2",
+        "男性@1は左側に、女性@2は右側に立っています。",
+        "写真の左にいる男性@1、女性@2",
+        "左から右へ、男性@1と女性@2",
+        "왼쪽의 남자@1와 오른쪽의 여자@2",
+        "왼쪽에 남자@1, 오른쪽에 여자@2",
+        "남자@1는 왼쪽에 서 있고 여자@2는 오른쪽에 있다",
+        "왼쪽에서 오른쪽으로 남자@1, 여자@2",
+    ],
+)
+def test_sides_in_chinese_japanese_and_korean_are_read(typed):
+    prompt = parse_prompt(typed, mentions="all")
+    assert sides_of(prompt, 2) == ("left", "right")
+    mirrored = {"左": "右", "右": "左", "왼쪽": "오른쪽", "오른쪽": "왼쪽"}
+    text = re.sub("[左右]|왼쪽|오른쪽", lambda sign: mirrored[sign[0]], typed)
+    assert sides_of(parse_prompt(text, mentions="all"), 2) == ("right", "left")
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "男人@1在女人@2左边",  # to the left of somebody
+        "男人@1的左边是女人@2",
+        "男性@1の左に女性@2",
+        "男人@1看着左边，女人@2笑",  # a look
+        "男人@1朝左看，女人@2在右边",
+        "左を見る男性@1と女性@2",
+        "왼쪽을 보는 남자@1와 여자@2",
+        "左边有一盏灯，男人@1和女人@2",  # something else
+        "左边的灯和男人@1，女人@2",
+        "左边有一盏灯的男人@1和女人@2",
+        "男人@1和女人@2在右边",  # both of them, it may be
+        "左边的男人@1和女人@2",
+        "男人@1旁边的左边女人@2",
+        "左边的男人@1，左边的女人@2",  # contradictions
+        "左边的男人@1在右边，女人@2",
+        "从左到右：男人@1、女人@2和男人@1",
+        "右边 男人@1 和 左",
+    ],
+)
+def test_sides_in_other_words_are_left_unread(typed):
+    assert sides_of(parse_prompt(typed, mentions="all"), 2) is None
     assert mentions_sides(typed)
 
 

@@ -225,6 +225,9 @@ def test_alike_people_are_named_left_to_right():
         "On the right a man in a navy jacket, on the left a man in a blue tie.",
         "A man@1 on the right and a man@2 on the left.",
         "On the right a woman in a hat, on the left a man.",
+        "右边的男人＠1和左边的女人＠2",
+        "男性@1は右側に、女性@2は左側に",
+        "오른쪽에 남자@1, 왼쪽에 여자@2",
     ],
 )
 def test_a_caption_that_names_the_right_one_first_means_the_right_one(caption):
