@@ -1,4 +1,4 @@
-"""CLIP's image encoder with transformers, and the packages that this host needs."""
+"""The image encoders with transformers: CLIP's, and SigLIP's for WithAnyone."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from torch import Tensor
 
 from ... import catalogue
 from ...errors import HostError, short_error
+from ...formats import siglip
 from ...optional import require
 
-__all__ = ["IMAGE_ENCODER", "ClipVision"]
+__all__ = ["IMAGE_ENCODER", "ClipVision", "SiglipVision"]
 
 IMAGE_ENCODER = f"{catalogue.IMAGE_ENCODER.repository}/{catalogue.IMAGE_ENCODER.inside}"
 """The CLIP ViT-H/14 that the released adapter was trained with, on Hugging Face."""
@@ -57,3 +58,47 @@ class ClipVision:
         with torch.no_grad():
             out = self.model(pixels.to(weight), output_hidden_states=True)
         return out.hidden_states[-2].float().cpu()
+
+
+class SiglipVision:
+    """SigLIP's vision tower of transformers as `protocols.ImageEncoder`: pixels [N, 3, 256, 256] -> last hidden states [N, 256, 768].
+
+    encode_reference(photos, None, faces, siglip=SiglipVision.from_file("siglip/model.safetensors"))
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.image_size = model.config.image_size
+
+    @classmethod
+    def from_file(
+        cls, path: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> SiglipVision:
+        """Load model.safetensors of google/siglip-base-patch16-256-i18n.
+
+        Raises:
+            HostError: transformers is missing.
+            AdapterError: the file is damaged, or holds something else.
+        """
+        transformers = require("transformers")
+        tensors = siglip.read(Path(path))
+        with torch.device("meta"):
+            model = transformers.SiglipVisionModel(
+                transformers.SiglipVisionConfig(
+                    **siglip.CONFIG, layer_norm_eps=siglip.LAYER_NORM_EPS, vision_use_head=False
+                )
+            )
+        # Versions of transformers disagree about the prefix.
+        bare = {name.removeprefix("vision_model."): tensor for name, tensor in tensors.items()}
+        wanted = model.state_dict()
+        model.load_state_dict({name: bare[name.removeprefix("vision_model.")] for name in wanted}, assign=True)
+        # Numbers of places are no weights, so they are in no file.
+        for module in model.modules():
+            if getattr(module, "position_ids", None) is not None:
+                module.position_ids = torch.arange(module.position_ids.shape[-1])[None]
+        return cls(model.requires_grad_(False).eval().to(device=device, dtype=dtype))
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        weight = next(self.model.parameters())
+        with torch.no_grad():
+            return self.model(pixels.to(weight)).last_hidden_state.float().cpu()
