@@ -76,8 +76,7 @@ def parse_boxes(text: str, people: int = 2) -> Boxes:
     if len(rows) != people:
         plural = "box" if people == 1 else "boxes"
         raise LayoutError(
-            f"boxes needs {people} {plural} and has {len(rows)}, or people is another number: {_FORM}, for example "
-            f"{_EXAMPLE}.",
+            f"boxes needs {people} {plural} and has {len(rows)}, since people is {people}: {_FORM}, for example {_EXAMPLE}.",
             code="not-two-boxes",
         )
     return tuple(_parse_box(row, person) for person, row in enumerate(rows, 1))
