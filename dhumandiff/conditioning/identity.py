@@ -28,6 +28,10 @@ Strength = float | Tensor | tuple[float, ...]
 the one of its `strength_index`."""
 
 
+_Weights = tuple[BatchLayout | None, Strength, dict[Any, Tensor | float]]
+"""Weights of every layer, and the layout and strength that they were made for."""
+
+
 class LayerConditioning(Protocol):
     """What a cross-attention layer asks of whoever conditions it: the two hosts', the trainer's, a test's."""
 
@@ -76,14 +80,12 @@ class IdentityConditioning:
                 code="person-mask-shape",
             )
         self._masks_at: dict[Any, Tensor] = {}
-        self._weights: dict[Any, Tensor | float] = {}
-        self._weights_of: tuple[BatchLayout | None, Strength] = (None, 0.0)
+        self._weights: _Weights = (None, 0.0, {})
 
     def clear_cache(self) -> None:
         """Let go of what a run computed."""
         self._masks_at.clear()
-        self._weights.clear()
-        self._weights_of = (None, 0.0)
+        self._weights = (None, 0.0, {})
 
     def counts(self, strength: Strength) -> bool:
         """Whether anybody adds anything at this strength."""
@@ -124,13 +126,14 @@ class IdentityConditioning:
             HostError: a person has a mask, or the strength varies over the picture, and it cannot be told where in the picture
                 the samples or the positions lie.
         """
-        if self._weights_of[0] is not layout or self._weights_of[1] is not strength:
-            self._weights.clear()
-            self._weights_of = (layout, strength)
-        key = (shape, positions, device)
-        if key not in self._weights:
-            self._weights[key] = self._make_weights(layout, shape, positions, device, strength)
-        return self._weights[key]
+        kept = self._weights
+        if kept[0] is not layout or kept[1] is not strength:
+            # Never emptied, only replaced: ComfyUI calls several GPUs at once, each with a layout of its own.
+            kept = self._weights = (layout, strength, {})
+        made, key = kept[2], (shape, positions, device)
+        if key not in made:
+            made[key] = self._make_weights(layout, shape, positions, device, strength)
+        return made[key]
 
     def _make_weights(
         self, layout: BatchLayout, shape: tuple[int, int], positions: int, device: torch.device, strength: Strength

@@ -206,7 +206,7 @@ def read_layout(step: GuiderStep, picture: Tensor, options: dict[str, Any]) -> B
     Raises:
         HostError: it cannot be told which sample belongs to the positive prompt.
     """
-    whole = picture if step.picture is None else step.picture
+    whole = picture if step.picture is None else step.picture.to(picture.device)  # one of several GPUs' may call
     size = (whole.shape[-2], whole.shape[-1])
     chunks = [
         Sample(is_cond, strength_index=index)

@@ -92,7 +92,7 @@ class FocusMap:
     def __init__(self, images: int, persons: int, size: tuple[int, int], device: torch.device | str = "cpu") -> None:
         self.total = torch.zeros(images, persons, *size, device=device)
         self.count = torch.zeros(images, 1, *size, device=device)
-        self._new: dict[tuple[tuple[int, int], tuple[Tile, ...]], tuple[Tensor, int]] = {}
+        self._new: dict[tuple[tuple[int, int], tuple[Tile, ...], torch.device], tuple[Tensor, int]] = {}
 
     def add(self, probabilities: Tensor, shape: tuple[int, int], tiles: Sequence[Tile]) -> None:
         """Add one layer's attention of some samples.
@@ -103,7 +103,8 @@ class FocusMap:
             tiles: where each sample lies; all of one size.
         """
         # Laying out is linear: layers of one shape are summed first, and laid out together when somebody asks.
-        key, contrast = (shape, tuple(tiles)), token_contrast(probabilities.detach())
+        # Several GPUs may work at once, each on its own samples.
+        key, contrast = (shape, tuple(tiles), probabilities.device), token_contrast(probabilities.detach())
         total, layers = self._new.get(key, (0, 0))
         self._new[key] = (total + contrast, layers + 1)
 
@@ -119,7 +120,7 @@ class FocusMap:
 
     def maps(self) -> Tensor:
         """Mean so far, [images, P, H, W]; 0 where nothing was gathered."""
-        for ((height, _), tiles), (contrast, layers) in self._new.items():
+        for ((height, _), tiles, _), (contrast, layers) in self._new.items():
             pictures = rearrange(contrast, "b p (h w) -> b p h w", h=height)
             size = (tiles[0].height, tiles[0].width)
             pictures = F.interpolate(pictures, size=size, mode="bilinear", align_corners=False).to(self.total)
@@ -146,7 +147,8 @@ class AttentionStore:
         layout = record.layout
         if record.conditioning not in self._maps:
             persons = record.probabilities.shape[3]
-            self._maps[record.conditioning] = FocusMap(layout.images, persons, layout.size, record.query.device)
+            new = FocusMap(layout.images, persons, layout.size, record.query.device)
+            self._maps.setdefault(record.conditioning, new)
         if record.shape[0] * record.shape[1] != record.query.shape[1]:
             return  # another pack merged positions here; the other layers tell enough
         known = zip(layout.samples, record.tiles, strict=True)
