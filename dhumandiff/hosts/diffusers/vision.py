@@ -82,20 +82,13 @@ class SiglipVision:
         """
         transformers = require("transformers")
         tensors = siglip.read(Path(path))
-        with torch.device("meta"):
-            model = transformers.SiglipVisionModel(
-                transformers.SiglipVisionConfig(
-                    **siglip.CONFIG, layer_norm_eps=siglip.LAYER_NORM_EPS, vision_use_head=False
-                )
-            )
-        # Versions of transformers disagree about the prefix.
+        sizes = {**siglip.CONFIG, "layer_norm_eps": siglip.LAYER_NORM_EPS, "vision_use_head": False}
+        model = transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**sizes))
+        # Versions of transformers disagree about the prefix, and old ones make the pooling head all the same.
         bare = {name.removeprefix("vision_model."): tensor for name, tensor in tensors.items()}
-        wanted = model.state_dict()
-        model.load_state_dict({name: bare[name.removeprefix("vision_model.")] for name in wanted}, assign=True)
-        # Numbers of places are no weights, so they are in no file.
-        for module in model.modules():
-            if getattr(module, "position_ids", None) is not None:
-                module.position_ids = torch.arange(module.position_ids.shape[-1])[None]
+        wanted = {name: name.removeprefix("vision_model.") for name in model.state_dict()}
+        found = {name: bare[inside] for name, inside in wanted.items() if not inside.startswith("head.")}
+        model.load_state_dict(found, strict=False, assign=True)
         return cls(model.requires_grad_(False).eval().to(device=device, dtype=dtype))
 
     def __call__(self, pixels: Tensor) -> Tensor:
