@@ -74,7 +74,7 @@ def encode_part(
         found = squash_mask(values, (pixels.shape[0], pixels.shape[1]), size, name)
     latent = vae.encode(squash(pixels, size).movedim(1, -1))
     text = clip.encode_from_tokens_scheduled(clip.tokenize(label))[0][0]
-    return Part(
+    made = Part(
         label,
         comfy.latent_formats.SD15().process_in(latent).float(),
         found,
@@ -83,6 +83,8 @@ def encode_part(
         person=person,
         strength=strength,
     )
+    weights.model.check_part(made)
+    return made
 
 
 def apply_parts(

@@ -39,6 +39,9 @@ class ComfyParts2Whole(Parts2Whole):
 
     encoder_patcher: Any = None
 
+    def _features_as(self) -> Any:
+        return None  # weights come and go between devices; the features stay where ComfyUI keeps what nodes give
+
     def _encode(self, part: Part) -> list[Tensor]:
         if self.encoder_patcher is None:
             path = self.files.paths["reference"]

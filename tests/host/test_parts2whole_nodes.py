@@ -273,7 +273,7 @@ def test_what_does_not_fit_is_refused(model, weights, picture):
     two = (PARTS[0], random_part("upper", (16, 12), person=2))
     with refused("people-without-regions"):
         apply_parts(model, weights, two)
-    with refused("part-of-another-base"):
+    with refused("image-embed-of-another-width", "ViT-L/14"):
         apply_parts(model, weights, [random_part("face", (16, 12), context=32)])
     with refused("pose-of-another-kind", "OpenPose"):
         apply_parts(model, weights, PARTS, pose=torch.rand(1, 128, 96, 3))
@@ -296,6 +296,10 @@ def test_several_pictures_of_one_part_are_refused(weights):
         encode_part(weights, torch.rand(2, 60, 50, 3), "face", (96, 128), *sources)
     with refused("mask-of-another-shape", "mask of the face"):
         encode_part(weights, torch.rand(1, 60, 50, 3), "face", (96, 128), *sources, mask=torch.ones(1, 50, 60))
+    other = tiny_parts.Vision()
+    other.encode_image = lambda picture, crop: {"image_embeds": torch.zeros(1, 1024)}
+    with refused("image-embed-of-another-width", "1024", "ViT-L/14"):
+        encode_part(weights, torch.rand(1, 60, 50, 3), "face", (96, 128), *sources[:2], other)
     with refused("part-mask-empty"):
         encode_part(weights, torch.rand(1, 60, 50, 3), "face", (96, 128), *sources, mask=torch.zeros(1, 60, 50))
 

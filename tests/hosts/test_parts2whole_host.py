@@ -8,7 +8,7 @@ from support import independent_parts2whole as independent
 from support.refused import refused
 from support.small_parts import CONTEXT, decoupled_tensors, parts_folder, pose_tensors, random_part, small_unet
 
-from dhumandiff.methods.parts2whole import Parts2Whole
+from dhumandiff.methods.parts2whole import Part, Parts2Whole
 
 LEFT = torch.zeros(64, 64)
 LEFT[:, :32] = 1
@@ -248,7 +248,12 @@ def test_half_precision(folder, call, pose, dtype, tolerance):
         ("mask-of-another-shape", [random_part()], {"regions": [torch.ones(64, 96)]}),
         ("pose-map-shape", [random_part()], {"pose": torch.zeros(1, 1, 64, 64)}),
         ("pose-map-values", [random_part()], {"pose": torch.full((1, 3, 64, 64), 255.0)}),
-        ("part-of-another-base", [random_part(context=CONTEXT + 8)], {}),
+        ("image-embed-of-another-width", [random_part(context=CONTEXT + 8)], {}),
+        (
+            "part-of-another-base",
+            [Part("face", torch.zeros(1, 16, 8, 8), None, torch.zeros(1, 77, CONTEXT), torch.zeros(1, CONTEXT))],
+            {},
+        ),
         ("pose-map-of-another-size", [random_part()], {"pose": torch.zeros(1, 3, 96, 64)}),
         ("parts-of-another-size", [random_part(size=(16, 8))], {}),
     ],

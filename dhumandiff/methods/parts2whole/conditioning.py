@@ -17,9 +17,8 @@ from torch import Tensor
 
 from ...conditioning.batch_layout import BatchLayout
 from ...conditioning.identity import IdentityConditioning
-from ...errors import HostError
 from .attention import attend, bias_of, feature_mask
-from .part import IMAGE_ROWS, Part
+from .part import IMAGE_ROWS, Part, check_image_embed
 from .regions import NOBODY, owners_of
 
 __all__ = ["PartsConditioning", "Project"]
@@ -58,12 +57,7 @@ class PartsConditioning(IdentityConditioning):
         persons = max(part.person for part in parts)
         super().__init__(persons if masks is None else len(masks), masks=masks)
         for part in parts:
-            if part.image_embed.shape[-1] != image_width:
-                raise HostError(
-                    f"The image embedding of {part.name} is {part.image_embed.shape[-1]} wide, the weights were trained with "
-                    f"{image_width} (CLIP ViT-L/14). Encode the part with that image encoder.",
-                    code="image-embed-of-another-width",
-                )
+            check_image_embed(part, image_width)
         self.parts, self.bank, self.image_projections = list(parts), list(bank), list(image_projections)
         self.image_width, self.scale, self.drop_masked = image_width, scale, drop_masked
         self._reference: dict[Any, list[tuple[Tensor, Tensor, Tensor | None] | None]] = {}

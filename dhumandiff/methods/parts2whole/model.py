@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ...errors import HostError
 from ...formats import parts2whole as files_of
-from .part import Part, check_parts
+from .part import Part, check_image_embed, check_parts
 from .pose_guider import PoseGuider
 from .regions import part_regions
 from .schedule import NoiseSchedule
@@ -184,11 +184,15 @@ class Parts2Whole(nn.Module):
 
     def _features_of(self, part: Part) -> list[Tensor]:
         known = self._features.get(part)
-        if known is None or known[0] != self.placed:
-            self._check(part)
-            known = (self.placed, self._encode(part))
+        if known is None or known[0] != self._features_as():
+            self.check_part(part)
+            known = (self._features_as(), self._encode(part))
             self._features[part] = known
         return known[1]
+
+    def _features_as(self) -> Any:
+        """What features depend on beside their part: where and in what the weights are. ComfyUI's are elsewhere."""
+        return self.placed
 
     def _encode(self, part: Part) -> list[Tensor]:
         """norm1's output [1, L, C] of every layer; ComfyUI has a way of its own."""
@@ -207,7 +211,9 @@ class Parts2Whole(nn.Module):
                 self.info.absent,
             )
 
-    def _check(self, part: Part) -> None:
+    def check_part(self, part: Part) -> None:
+        """Refuse a part that another base's VAE, text encoder or image encoder made. HostError."""
+        check_image_embed(part, self.info.image_width)
         channels = self.files.reference["conv_in.weight"].shape[1]
         if part.latent.shape[1] != channels or part.label_embedding.shape[-1] != self.info.context_width:
             raise HostError(

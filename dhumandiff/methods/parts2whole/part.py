@@ -11,7 +11,7 @@ from torch import Tensor
 from ...conditioning.masks import check_mask
 from ...errors import HostError, ImageError
 
-__all__ = ["ALIASES", "IMAGE_ROWS", "LABELS", "Part", "check_parts", "label_of"]
+__all__ = ["ALIASES", "IMAGE_ROWS", "LABELS", "Part", "check_image_embed", "check_parts", "label_of"]
 
 LABELS = (
     "face",
@@ -128,6 +128,20 @@ class Part:
                 "take the whole picture.",
                 code="part-mask-empty",
             )
+
+
+def check_image_embed(part: Part, width: int) -> None:
+    """Refuse a part that another image encoder saw.
+
+    Raises:
+        HostError: its embedding is not `width` wide.
+    """
+    if part.image_embed.shape[-1] != width:
+        raise HostError(
+            f"The image embedding of {part.name} is {part.image_embed.shape[-1]} wide, the weights were trained with {width} "
+            "(CLIP ViT-L/14). Encode the part with that image encoder.",
+            code="image-embed-of-another-width",
+        )
 
 
 def check_parts(parts: Sequence[Part]) -> None:
