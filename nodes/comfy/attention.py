@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from ...dhumandiff.methods.paired.cascade_modes import OnePass
 from ...dhumandiff.methods.paired.conditioning import PairedConditioning
 from ...dhumandiff.methods.paired.settings import CascadeSettings
 from ...dhumandiff.methods.parts2whole.conditioning import PartsConditioning
+from .applied import Applied
 from .batch import CALL, GuiderStep, UNetCall
 from .compiled import residual_in_compiled
 
@@ -26,7 +27,7 @@ PEOPLE = "dhumandiff_pairs"
 
 
 @dataclasses.dataclass(eq=False)
-class AppliedPeople:
+class AppliedPeople(Applied):
     """People on one MODEL: when they act, and at which strength.
 
     Attributes:
@@ -89,16 +90,9 @@ class AppliedPeople:
         """Whether they add anything in this call."""
         return self.people.counts(self.strength_in(call.step)) and self.act_at(lambda: call.sigma)
 
-    def act_at(self, sigma: Callable[[], float]) -> bool:
-        """Whether a noise level lies between `start` and `end`; it is asked for only where it matters."""
-        if self.start <= 0 and self.end >= 1:
-            return True
-        highest, lowest = self.sigma_range
-        return lowest <= sigma() <= highest
-
     def on_run_start(self, sampling: Any) -> None:
         """Before a run, when it is known which sampling the model ended up with: note the noise levels of `start` and `end`."""
-        self.sigma_range = (float(sampling.percent_to_sigma(self.start)), float(sampling.percent_to_sigma(self.end)))
+        self.note_sigmas(sampling)
         self.mode = None if self.cascade is None else OnePass(self.cascade, self.focus)
 
     def on_step_start(self, picture: Tensor) -> None:
@@ -124,9 +118,9 @@ class AppliedPeople:
         """
         if self.coverage_checked and not call.in_compiled:
             return
-        missed = self.layers - sum((id(self), layer) in call.visited for layer in range(self.layers))
         placed = options.get("patches_replace", {}).get("attn2", {}).values()
-        if missed > self.layers - sum(map(self._is_in, placed)):
+        missed, passed_over = self.missed_layers(self.layers, call, placed)
+        if passed_over:
             raise HostError(
                 f"The model passed over the two people's attention in {missed} of {self.layers} layers, although it is in place, so "
                 "they would be missing from the picture. Another node compiles the model, or caches or skips its layers: take that "
@@ -140,14 +134,6 @@ class AppliedPeople:
                 code="attention-replaced",
             )
         self.coverage_checked = True
-
-    def _is_in(self, patch: Any) -> bool:
-        """Whether a layer's patch, or one below it, is of these people."""
-        while isinstance(patch, PairedAttentionPatch):
-            if patch.applied is self:
-                return True
-            patch = patch.previous
-        return False
 
     def clear_cache(self) -> None:
         """Let go of what a run computed."""

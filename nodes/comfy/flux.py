@@ -8,7 +8,7 @@ put there), nothing else: more changes from one ComfyUI to the next.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from comfy.ldm.flux.model import Flux
@@ -18,6 +18,7 @@ from ...dhumandiff.errors import HostError
 from ...dhumandiff.layout.layout import preset_boxes
 from ...dhumandiff.methods.withanyone import WithAnyoneConditioning
 from ...dhumandiff.methods.withanyone.conditioning import LATENT, PATCH
+from .applied import Applied
 from .batch import CALL, UNetCall
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class FluxConditioning(WithAnyoneConditioning):
 
 
 @dataclasses.dataclass(eq=False)
-class FluxPeople:
+class FluxPeople(Applied):
     """People on one FLUX: when they act, and at which strength.
 
     Attributes:
@@ -95,9 +96,6 @@ class FluxPeople:
         blocks: number of blocks.
         strength: of all persons.
         start, end: share of sampling in which they act.
-        coverage_checked: whether the run's first call was seen to go through every block. finite_checked: to give numbers.
-        compiled: whether the MODEL is, so that they are refused.
-        sigma_range: noise levels of start and end.
     """
 
     people: FluxConditioning
@@ -113,7 +111,7 @@ class FluxPeople:
 
     def on_run_start(self, sampling: Any) -> None:
         """Before a run, when it is known which sampling the model ended up with: note the noise levels of `start` and `end`."""
-        self.sigma_range = (float(sampling.percent_to_sigma(self.start)), float(sampling.percent_to_sigma(self.end)))
+        self.note_sigmas(sampling)
 
     def on_step_start(self, picture: Tensor) -> None:
         """Before a step of a run: nothing changes from step to step."""
@@ -121,13 +119,6 @@ class FluxPeople:
     def act_in(self, call: UNetCall) -> bool:
         """Whether they add anything in this call."""
         return self.people.counts(self.strength) and self.act_at(lambda: call.sigma)
-
-    def act_at(self, sigma: Callable[[], float]) -> bool:
-        """Whether a noise level lies between `start` and `end`; it is asked for only where it matters."""
-        if self.start <= 0 and self.end >= 1:
-            return True
-        highest, lowest = self.sigma_range
-        return lowest <= sigma() <= highest
 
     def add(self, block: int, tokens: Tensor, start: int, call: UNetCall) -> None:
         """Add what the people add after a block, in place.
@@ -164,10 +155,9 @@ class FluxPeople:
         """
         if self.coverage_checked:
             return
-        missed = self.blocks - sum((id(self), block) in call.visited for block in range(self.blocks))
         placed = options.get("patches_replace", {}).get("dit", {}).values()
-        replaced = self.blocks - sum(map(self._is_in, placed))
-        if missed > replaced:
+        missed, passed_over = self.missed_layers(self.blocks, call, placed)
+        if passed_over:
             raise HostError(
                 f"The model passed over WithAnyone's patch in {missed} of {self.blocks} blocks, although it is in place, so people would "
                 "be missing from the picture. Another node caches or skips blocks, or runs them in its own way: take that node away.",
@@ -180,14 +170,6 @@ class FluxPeople:
                 code="withanyone-replaced",
             )
         self.coverage_checked = True
-
-    def _is_in(self, patch: Any) -> bool:
-        """Whether a block's patch, or one below it, is of these people."""
-        while isinstance(patch, FluxBlockPatch):
-            if patch.applied is self:
-                return True
-            patch = patch.previous
-        return False
 
     def clear_cache(self) -> None:
         """Let go of what a run computed."""

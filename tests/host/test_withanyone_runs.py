@@ -114,6 +114,35 @@ def test_an_area_of_the_prompt_gets_the_people_who_are_there(flux, weights):
     close(2 * (got - plain)[:, :, 20:], upper_only[:, :, 20:] + lower[:, :, 8:], 1e-4)
 
 
+def in_pieces(model, dim, at):
+    """The model with another node that predicts two pieces of the picture, or of the batch, one after the other."""
+
+    def split(executor, inner, conds, x, timestep, options):
+        sizes = (at, x.shape[dim] - at)
+        parts = [
+            executor(inner, conds, part, timestep if dim else timestep[: len(part)], options)
+            for part in x.split(sizes, dim)
+        ]
+        return [torch.cat(pieces, dim) for pieces in zip(*parts, strict=True)]
+
+    cut = model.clone()
+    cut.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, "split", split)
+    return cut
+
+
+def test_tiles_and_parts_of_a_batch_get_the_people_who_are_there(flux, weights):
+    picture = tiny_flux.picture(images=3)
+    across = [(16, 16, 80, 80), (64, 112, 144, 176)]
+    patched = apply_withanyone(flux, weights, PEOPLE, boxes=tiny_withanyone.bounding_boxes(across))
+    close(run(in_pieces(patched, 0, 2), picture=picture), run(patched, picture=picture))
+    tiled = run(in_pieces(patched, 2, 10), picture=picture[:1])
+    for person, (rows, top) in enumerate(((slice(0, 10), 0), (slice(10, 24), 80))):
+        x0, y0, x1, y1 = across[person]
+        box = tiny_withanyone.bounding_boxes([(x0, y0 - top, x1, y1 - top)])
+        alone = apply_withanyone(flux, weights, PEOPLE[person : person + 1], boxes=box)
+        close(tiled[:, :, rows], run(alone, picture=picture[:1, :, rows]))
+
+
 def test_boxes_follow_the_picture_s_size(flux, weights):
     """As in a second pass over a larger picture."""
     drawn_on = tiny_withanyone.bounding_boxes(BOXES, (160, 192))
