@@ -15,6 +15,7 @@ from tools.workflows.known import WIDGETS, known_nodes, read_nodes
 TEXTS = shipped.texts()
 MADE = {name: json.loads(text) for name, text in TEXTS.items()}
 FOLDERS = {"checkpoints", "clip_vision", "controlnet", "ipadapter", "loras"}
+FLUX_FOLDERS = {"clip_vision", "diffusion_models", "text_encoders", "vae", "withanyone"}
 
 
 def frame(node):
@@ -89,7 +90,7 @@ def test_downloads_are_safe_files(name):
             assert re.fullmatch(
                 r"https://huggingface\.co/[\w-]+/[\w.-]+/resolve/main/[\w./-]+\.safetensors", one["url"]
             )
-            assert one["directory"] in FOLDERS
+            assert one["directory"] in (FLUX_FOLDERS if name.startswith("withanyone_") else FOLDERS)
     assert (offered > 0) == (not name.startswith("mini_"))
 
 

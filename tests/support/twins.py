@@ -5,7 +5,8 @@
 
 Nodes, links, strengths, masks and modes stay as they are shipped. The miniature stands in for the checkpoint, the encoders and
 DHumanDiff's weights, Draw Person for photos; sentences are of the drawn world, size, steps, CFG and sampler the miniature's.
-Other model files are tiny ones under the names that the workflows use, read by the stock loaders.
+Other model files are tiny ones under the names that the workflows use, read by the stock loaders. Those on FLUX run on a tiny
+FLUX: flux_twins.py.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ import torch
 from PIL import Image, ImageDraw
 from safetensors.torch import save_file
 
+from support.flux_twins import fill_flux, on_the_tiny_flux
 from support.server import api_form
 from tools.workflows import REPOSITORY, WORKFLOWS
+from tools.workflows.flux import PHOTO
 from tools.workflows.parts import ADAPTER, BEACH, CHECKPOINT, IP_ADAPTER, MINI, POSES, STYLE, VISION, plain
-from tools.workflows.pictures import drawn_photo, region
+from tools.workflows.pictures import drawn_couple, drawn_photo, region
 
 WIDTH, HEIGHT = 128, 96
 SCENES = (
@@ -104,6 +107,8 @@ def shipped_file(name: str) -> dict[str, Any]:
 def twin(name: str, sentences: int | None = None) -> dict[str, Any]:
     """The twin of a shipped workflow in API form; `sentences`: no more of a list than that."""
     prompt, cast = api_form(shipped_file(name)), CASTS.get(name, Cast())
+    if name.startswith("withanyone_"):
+        return on_the_tiny_flux(prompt)
     moved = {key: stand_in(node, name) for key, node in prompt.items()}
     negatives = {node["inputs"]["negative"][0] for node in prompt.values() if "negative" in node["inputs"]}
     photos = iter(cast.people)
@@ -186,17 +191,20 @@ def fill_shipped(base: Path) -> None:
     save_file(ip_adapter_weights(), models / IP_ADAPTER)
     save_file(lora_weights(), models / "loras" / STYLE)
     save_file(control_weights(), models / "controlnet" / POSES)
+    fill_flux(models)
     write_pictures(base / "input")
 
 
 def write_pictures(folder: Path) -> None:
-    """The pictures that shipped workflows load: photos (two of them worn), poses, painted regions."""
+    """The pictures that shipped workflows load: photos (two of them worn, one of a couple), poses, painted regions."""
     folder.mkdir(parents=True, exist_ok=True)
     old = CASTS["old_photos"].people
     for k in (1, 2):
         (folder / f"person_{k}.png").write_bytes((REPOSITORY / "examples" / f"mini_person_{k}.png").read_bytes())
         worn(drawn_photo(*old[k - 1]), k).save(folder / f"old_photo_{k}.png")
         region(k, 4 * WIDTH, 4 * HEIGHT).save(folder / f"region_{k}.png")  # of the twin's shape
+        drawn_photo(k, "man").save(folder / f"person_{2 + k}.png")
+    drawn_couple().save(folder / PHOTO)
     (folder / "two_poses.png").write_bytes((REPOSITORY / "examples" / "two_poses.png").read_bytes())
 
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from math import prod
+from os import SEEK_CUR
 from pathlib import Path
 from typing import Any
 
@@ -125,9 +126,9 @@ def full_file(path: Path, dtype: torch.dtype = torch.bfloat16, **sizes: Any) -> 
 
 
 def write(
-    path: Path, layout: Mapping[str, tuple[int, ...]], dtype: torch.dtype, tensor: Callable[[str], Tensor]
+    path: Path, layout: Mapping[str, tuple[int, ...]], dtype: torch.dtype, tensor: Callable[[str], Tensor | None]
 ) -> Path:
-    """A .safetensors whose tensors are asked for one after another."""
+    """A .safetensors whose tensors are asked for one after another; None: zeros, which take no disk."""
     header: dict[str, Any] = {}
     end = 0
     for name, shape in layout.items():
@@ -137,11 +138,10 @@ def write(
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
-        for part in _bytes(layout, tensor):
-            file.write(part)
+        for name in layout:
+            if (values := tensor(name)) is None:
+                file.seek(prod(layout[name]) * dtype.itemsize, SEEK_CUR)
+            else:
+                file.write(memoryview(values.contiguous().view(torch.uint8).numpy().reshape(-1)))
+        file.truncate()
     return path
-
-
-def _bytes(layout: Mapping[str, tuple[int, ...]], tensor: Callable[[str], Tensor]) -> Iterator[memoryview]:
-    for name in layout:
-        yield memoryview(tensor(name).contiguous().view(torch.uint8).numpy().reshape(-1))

@@ -1,4 +1,4 @@
-"""The workflows that people share, workflows/*.json, made from compact descriptions: portraits.py and variations.py.
+"""The workflows that people share, workflows/*.json, made from compact descriptions: portraits.py, variations.py and flux.py.
 
     python -m tools.workflows                       # write the .json files; needs no ComfyUI
     python -m tools.workflows --pictures [NAME...]  # the pictures beside them too, from real runs of their twins on the miniature
@@ -13,7 +13,7 @@ enough for a test, pictures.py draws the thumbnails.
 from collections.abc import Callable
 from pathlib import Path
 
-from . import portraits, variations
+from . import flux, portraits, variations
 from .graph import Graph, written
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -34,6 +34,10 @@ BUILDERS: tuple[Callable[[], Graph], ...] = (
     variations.ip_adapter_faces,
     variations.mini_dual_portrait,
     variations.mini_score,
+    flux.withanyone_two,
+    flux.withanyone_four,
+    flux.withanyone_parity,
+    flux.withanyone_kontext,
 )
 NAMES = tuple(build.__name__ for build in BUILDERS)
 

@@ -55,6 +55,7 @@ SIZES = {
     "DHDIdentityScore": (360, 300),
     "DHDPickBest": (360, 300),
     "DHDFaceMasks": (300, 0),
+    "DHDApplyWithAnyone": (320, 0),
 }
 
 
@@ -166,6 +167,7 @@ class Graph:
     def add(
         self,
         type: str,
+        /,
         title: str | None = None,
         *,
         models: Iterable[dict[str, str]] = (),

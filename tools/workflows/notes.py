@@ -2,6 +2,15 @@
 
 LOADED = """
 **Models**: an SDXL checkpoint, CLIP ViT-H/14 (IP-Adapter's image encoder), the InsightFace pack buffalo_l, DHumanDiff's weights. Is something missing? Add the node *Doctor* and press **Run**."""
+ON_FLUX = """
+**Models** (the page offers those that are missing; where yours have other names, choose them):
+- *diffusion_models*: FLUX.1 [dev]; also fp8, GGUF (its own loader), Krea, with any LoRA
+- *text_encoders*: clip_l, t5xxl; *vae*: ae
+- *withanyone*: withanyone.safetensors
+- *clip_vision*: model.safetensors of google/siglip-base-patch16-256-i18n (Apache-2.0)
+- *insightface/models/antelopev2*: InsightFace's pack
+
+**Not for commercial use**: FLUX.1 [dev] and WithAnyone's weights are under the FLUX.1 [dev] Non-Commercial License (WithAnyone's for academic research alone), antelopev2 is for non-commercial research. Is something missing? Add the node *Doctor* and press **Run**."""
 CONSENT = "Portraits of real people only with their leave."
 
 NOTES = {
@@ -171,4 +180,59 @@ Press **Run**: four portraits of two drawn people; the best is picked, its faces
 - **Mask Faces by Person**: for a detailer, inpainting or colours of one person alone.
 
 With photos of real people: the same three nodes behind *dual_portrait*; 0.4 is then a common least similarity.""",
+    "withanyone_two": f"""## Two people on FLUX, each in a box
+
+**Change first**
+1. **Photos**: one of each person.
+2. **Sentence**, in whole sentences and without marks. Say hair, age, skin and clothes of each: the slider below leaves them to the words.
+3. **Where the faces are**: drag a box to where each **face** shall be; box 1 is person 1's. The boxes follow the picture's size.
+4. Press **Run**.
+
+**The slider**: *form* in *Apply WithAnyone*. 0, in spirit: who it is; expression, hair and age follow the words. 1, in form: like the photo. Not alike: up, or a larger box. Looks pasted: down.
+{ON_FLUX}
+
+{CONSENT}""",
+    "withanyone_four": f"""## Four people on FLUX
+
+**Change first**
+1. **Photos**: one of each.
+2. **Sentence**: say everybody from left to right, in the order of the boxes, with hair, age and clothes.
+3. **Where the faces are**: drag the boxes. Keep them apart: where two overlap, both faces mix.
+
+Three people: take the fourth photo and reference away, and set *people* to 3. One face too weak or too stiff: *strength_1* to *strength_4*.
+
+**The slider**: *form*. 0, in spirit: expression, hair and age follow the words. 1, in form: like the photo.
+{ON_FLUX}
+
+{CONSENT}""",
+    "withanyone_parity": f"""## Sampled as WithAnyone was published
+
+The same as *withanyone_two*, with all that its authors' code samples with: to compare with their pictures, or to look for a fault.
+
+- *A constant shift*: the shift of their schedule at 1024 x 1024, .4675, at both ends; it stays so at other sizes (theirs goes down to .4594 at 512 x 512).
+- *T5 reads 512 tokens*: the sentence is filled up to 512.
+- euler, scheduler simple, 25 steps, guidance 4, CFG 1.
+- Weights as FLUX and T5 were published (bf16, fp16), not fp8.
+
+Noise and rounding are not theirs: no picture will be the same to the pixel.
+
+**Change first**
+1. **Photos**, **sentence** and **boxes**, as in *withanyone_two*.
+2. *form*: 0 is their "in spirit", 1 their "in form".
+{ON_FLUX}
+
+{CONSENT}""",
+    "withanyone_kontext": f"""## Other faces in a photo, by FLUX.1 Kontext
+
+**Change first**
+1. **Photos**: one of each person whose face goes in.
+2. **Photo to edit**: press **Run** once: it appears behind the boxes of *Where the faces are*. Drag a box over each face, that of person 1 first. With one person, take the second photo and reference away, and set *people* to 1.
+3. **Sentence**: what the picture shows, in a few words.
+
+The faces in the boxes are blurred before Kontext sees the photo, as WithAnyone's own editor does it, so that the old ones do not come through. Less blur keeps more of the head's pose: *sigma* down.
+
+**Weights**: WithAnyone.Ke.preview, the file for edits, from huggingface.co/WithAnyone/WithAnyone, in *models/withanyone*; choose it by the name that it has there. It has one half of the weights, so *form* stays 0. *diffusion_models*: FLUX.1 Kontext [dev].
+{ON_FLUX}
+
+{CONSENT}""",
 }

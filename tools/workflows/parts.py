@@ -67,7 +67,7 @@ def start(name: str, id: str | None = None) -> Graph:
 
 
 def models(graph: Graph, adapter: str = ADAPTER) -> SimpleNamespace:
-    """What is loaded, below the note: model, clip, vae, vision, faces, adapter."""
+    """What is loaded, below the note: model, clip, vae, towers (image encoders as inputs of Encode Reference Face), faces, adapter."""
     graph.group("Models")
     checkpoint = graph.add("CheckpointLoaderSimple", ckpt_name=CHECKPOINT, models=FILES[CHECKPOINT])
     vision = graph.add("CLIPVisionLoader", clip_name=VISION, models=FILES[VISION])
@@ -77,7 +77,7 @@ def models(graph: Graph, adapter: str = ADAPTER) -> SimpleNamespace:
         model=checkpoint["MODEL"],
         clip=checkpoint["CLIP"],
         vae=checkpoint["VAE"],
-        vision=vision["CLIP_VISION"],
+        towers={"clip_vision": vision["CLIP_VISION"]},
         faces=faces["face_analysis"],
         adapter=loaded["adapter"],
     )
@@ -92,9 +92,10 @@ def miniature(graph: Graph) -> SimpleNamespace:
     """The same out of the miniature."""
     graph.group("Models")
     loaded = graph.add("DHDLoadMiniature")
-    names = {"vision": "clip_vision", "faces": "face_analysis"}
     return SimpleNamespace(
-        **{n: loaded[names.get(n, n)] for n in ("model", "clip", "vae", "vision", "faces", "adapter")}
+        **{name: loaded[name] for name in ("model", "clip", "vae", "adapter")},
+        towers={"clip_vision": loaded["clip_vision"]},
+        faces=loaded["face_analysis"],
     )
 
 
@@ -102,24 +103,28 @@ def photos(graph: Graph, files: Sequence[str] = PHOTOS) -> list[Output]:
     """Two photos, in a band of their own."""
     graph.band()
     graph.group("1 Photos")
-    return [graph.add("LoadImage", f"Photo of person {k}", image=file)["IMAGE"] for k, file in enumerate(files, 1)]
+    return loaded_photos(graph, files)
 
 
-def encoded(graph: Graph, use: SimpleNamespace, images: Sequence[Output], **encode: Any) -> tuple[Node, Node]:
-    """What is known of both people, to the right of their photos."""
+def loaded_photos(graph: Graph, files: Sequence[str], first: int = 1) -> list[Output]:
+    """Photos of the people from number `first` on."""
+    return [graph.add("LoadImage", f"Photo of person {k}", image=file)["IMAGE"] for k, file in enumerate(files, first)]
+
+
+def encoded(graph: Graph, use: SimpleNamespace, images: Sequence[Output], first: int = 1, **encode: Any) -> list[Node]:
+    """What is known of the people from number `first` on, to the right of their photos."""
     graph.column()
-    first, second = (
+    return [
         graph.add(
             "DHDEncodeReference",
             f"Reference of person {k}",
             image=image,
-            clip_vision=use.vision,
             face_analysis=use.faces,
+            **use.towers,
             **encode,
         )
-        for k, image in enumerate(images, 1)
-    )
-    return first, second
+        for k, image in enumerate(images, first)
+    ]
 
 
 def couple(graph: Graph, use: SimpleNamespace, files: Sequence[str] = PHOTOS, **encode: Any) -> tuple[Output, Output]:

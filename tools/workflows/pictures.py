@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from dhumandiff.layout.person_style import person_color
@@ -162,17 +164,19 @@ def write_examples() -> None:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A twin after its run: its photos, what it saved, and what its other nodes show, by their type."""
+    """A twin after its run: its photos, what it saved, what its other nodes show, by their type, and itself in API form."""
 
     photos: list[Image.Image]
     saved: list[Image.Image]
     shown: dict[str, list[Image.Image]]
+    prompt: dict[str, Any]
 
 
 def portrait(run: Run, picture: Image.Image | None = None, line: str = LINE) -> Image.Image:
-    """The two photos, and to the right of them what became of them."""
-    side, gap = 240, 16
-    made = Image.new("RGB", (3 * gap + side + 672, 2 * side + 3 * gap + 30), PAPER)
+    """The photos, and to the right of them what became of them."""
+    gap, high = 16, 504 - 8
+    side = (high + gap) // len(run.photos) - gap
+    made = Image.new("RGB", (3 * gap + side + 672, high + 2 * gap + 30), PAPER)
     for number, photo in enumerate(run.photos):
         made.paste(enlarged(photo, (side, side)), (gap, gap + number * (side + gap)))
     made.paste(enlarged(picture or run.saved[-1], (672, 504)), (2 * gap + side, gap - 4))
@@ -228,6 +232,54 @@ def best(run: Run) -> Image.Image:
     return sheet([("four tries", four), ("the best, scored", run.shown["DHDIdentityScore"][0])], 2, (548, 411))
 
 
+PLACED = "drawn photos, and the boxes of Portrait Layout; FLUX was not at hand for a portrait"
+
+
+def placed(run: Run, picture: Image.Image | None = None, line: str = PLACED, **changed: Any) -> Image.Image:
+    """The photos, and where Portrait Layout places them. A portrait would take FLUX, which no test has."""
+    from dhd_pack.nodes.layout import DHDPortraitLayout
+
+    (inputs,) = (node["inputs"] for node in run.prompt.values() if node["class_type"] == "DHDPortraitLayout")
+    values = {name: one for name, one in inputs.items() if not isinstance(one, list)} | changed
+    background = None if picture is None else torch.from_numpy(np.array(picture))[None] / 255
+    preview = DHDPortraitLayout.execute(**values, background=background).result[3][0]
+    return portrait(run, Image.fromarray((preview * 255).round().byte().numpy()), line)
+
+
+def edited(run: Run) -> Image.Image:
+    """The photo to edit, and a box over each face of it."""
+    photo, faces = drawn_couple(), _couple().people
+    boxes = "; ".join(
+        " ".join(f"{one / side:.3f}" for one, side in zip(person.face_box, 2 * photo.size, strict=True))
+        for person in faces
+    )
+    size = {"width": photo.width, "height": photo.height}
+    people = replace(run, photos=run.photos[1:])  # the first one is the photo to edit
+    return placed(people, photo, preset="custom", boxes=boxes, **size)
+
+
+def schedule(run: Run) -> Image.Image:
+    """How much noise is left at each step: as published, and as FLUX is sampled everywhere else in ComfyUI."""
+    from .flux import SHIFT, STEPS
+
+    curves = ((1.15, SOFT, "shift 1.15: ComfyUI's for FLUX"), (SHIFT, person_color(0), f"shift {SHIFT}: as published"))
+    chart = Image.new("RGB", (672, 504), PAPER)
+    draw = ImageDraw.Draw(chart)
+    left, top, wide, high = 60, 30, 590, 420
+    draw.line(((left, top), (left, top + high), (left + wide, top + high)), INK, 2)
+    for number, (shift, color, words) in enumerate(curves):
+        times = [1 - step / STEPS for step in range(STEPS + 1)]
+        noise = [0.0 if t == 0 else 1 / (1 + np.exp(-shift) * (1 / t - 1)) for t in times]
+        points = [(left + wide * k / STEPS, top + high * (1 - one)) for k, one in enumerate(noise)]
+        draw.line(points, color, 3)
+        for x, y in points:
+            draw.ellipse((x - 4, y - 4, x + 4, y + 4), color)
+        draw.text((left + 30, top + high - 66 + 28 * number), words, color, _font(20))
+    draw.text((left + wide, top + high + 10), f"{STEPS} steps", INK, _font(18), anchor="rt")
+    draw.text((left + 10, top + 80), "noise", INK, _font(18), anchor="lt")
+    return portrait(run, chart, "drawn photos; FLUX was not at hand for a portrait")
+
+
 SHEETS: dict[str, Callable[[Run], Image.Image]] = {
     "wedding_preview": wedding,
     "fixed_poses": posed,
@@ -237,6 +289,10 @@ SHEETS: dict[str, Callable[[Run], Image.Image]] = {
     "compare_adapters": compared,
     "mini_dual_portrait": mini,
     "mini_score": best,
+    "withanyone_two": placed,
+    "withanyone_four": placed,
+    "withanyone_parity": schedule,
+    "withanyone_kontext": edited,
 }
 """Those that show something else than `portrait`."""
 
@@ -281,7 +337,7 @@ def ran(server: Any, name: str) -> Run:
         if "photo" in prompt[key]["inputs"]["image"]
     ]
     photos += [drawn_photo(**prompt[key]["inputs"]) for key in nodes_of(prompt, "DHDDrawPerson")]
-    return Run(photos, saved(server, prompt, result["outputs"]), shown)
+    return Run(photos, saved(server, prompt, result["outputs"]), shown, prompt)
 
 
 def drawn_photo(person: int, gender: str, view: int = 0, size: int = 384) -> Image.Image:
@@ -290,3 +346,16 @@ def drawn_photo(person: int, gender: str, view: int = 0, size: int = 384) -> Ima
 
     pixels = DHDDrawPerson.execute(person, gender, view, size).result[0][0]
     return Image.fromarray((pixels * 255).round().byte().numpy())
+
+
+def drawn_couple() -> Image.Image:
+    """A picture of two people in whose place others are put."""
+    return Image.fromarray(_couple().picture)
+
+
+@cache
+def _couple() -> Any:
+    from dhd_pack.dhumandiff.miniature.world import sample_pair
+    from dhd_pack.nodes.miniature import drawn_person
+
+    return sample_pair(5, (drawn_person(9, "woman"), drawn_person(8, "man")), size=(1184, 880))

@@ -24,7 +24,7 @@ if "dhd_pack" not in sys.modules:
 
 from support import tiny_comfy, tiny_flux
 
-from . import flux  # noqa: F401
+from . import flux
 
 
 class TinySDXL(comfy.supported_models.SDXL):
@@ -94,4 +94,7 @@ class AsAntelopev2:
         return (dataclasses.replace(reference, recognizer="antelopev2/glintr100", recognizer_hash=""),)
 
 
-NODE_CLASS_MAPPINGS = {"TinyAsAntelopev2": AsAntelopev2}
+NODE_CLASS_MAPPINGS = {
+    "TinyAsAntelopev2": AsAntelopev2,
+    "DrawnFacesForWithAnyone": flux.DrawnFacesForWithAnyone,
+}

@@ -1,4 +1,4 @@
-"""Test-only: teaches ComfyUI's stock loaders the tiny FLUX's files."""
+"""Test-only: teaches ComfyUI's stock loaders the tiny FLUX's files; faces of drawn people for WithAnyone."""
 
 import comfy.model_detection
 import comfy.sd
@@ -32,3 +32,22 @@ def _load_tiny_text(state_dicts=(), *more, **options):
 
 
 comfy.sd.load_text_encoder_state_dicts = _load_tiny_text
+
+
+class DrawnFacesForWithAnyone:
+    """The miniature's face models under the name of the recognizer that WithAnyone asks for: its random weights know no other."""
+
+    RETURN_TYPES = ("FACE_ANALYSIS",)
+    FUNCTION = "load"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {}
+
+    def load(self):
+        from dhd_pack.dhumandiff.methods.withanyone.people import RECOGNIZER
+        from dhd_pack.dhumandiff.miniature.faces import mini_faces
+
+        faces = mini_faces()
+        faces.name = RECOGNIZER
+        return (faces,)
