@@ -1,6 +1,6 @@
 """The blueprints in subgraphs/, made from the workflows: what a person chooses stays outside, all the rest goes inside.
 
-    python -m tools.blueprints        # after a change of workflows/dual_portrait.json or mini_dual_portrait.json
+    python -m tools.blueprints        # after a change of dual_portrait.json, mini_dual_portrait.json or withanyone_two.json
 
 ComfyUI shows them in its node library under "Subgraph Blueprints". A blueprint is a workflow of one node, whose inside is
 `definitions.subgraphs`: the nodes that its outputs need, at their places in the workflow, with its values and model links.
@@ -111,7 +111,41 @@ MINIATURE = Blueprint(
     size=(360, 420),
 )
 
-BLUEPRINTS = (DUAL_PORTRAIT, MINIATURE)
+WITHANYONE = Blueprint(
+    name="WithAnyone Portrait",
+    workflow="withanyone_two",
+    description="A portrait of two people with FLUX.1, each in a box of their own. Connect a photo of each and write the sentence, with "
+    "hair, age and clothes of both. Double-click it to drag the boxes. For non-commercial use, with photos of people who agreed to it.",
+    aliases=("two people", "flux", "withanyone", "face", "identity", "photos", "dhumandiff"),
+    inputs=(
+        Slot("photo_1", "photo of person 1", "DHDEncodeReference", 0, "image"),
+        Slot("photo_2", "photo of person 2", "DHDEncodeReference", 1, "image"),
+        Slot("sentence", "sentence", "CLIPTextEncode", 0, "text"),
+        Slot("form", "in spirit (0) or in form (1)", "DHDApplyWithAnyone", 0, "form"),
+        Slot("seed", "seed", "KSampler", 0, "seed"),
+        Slot("width", "width", "EmptySD3LatentImage", 0, "width"),
+        Slot("height", "height", "EmptySD3LatentImage", 0, "height"),
+        Slot("steps", "steps", "KSampler", 0, "steps"),
+        Slot("unet_name", "FLUX.1", "UNETLoader", 0, "unet_name"),
+        Slot("clip_name1", "text encoder CLIP-L", "DualCLIPLoader", 0, "clip_name1"),
+        Slot("clip_name2", "text encoder T5", "DualCLIPLoader", 0, "clip_name2"),
+        Slot("vae_name", "VAE", "VAELoader", 0, "vae_name"),
+        Slot("adapter_name", "WithAnyone", "DHDLoadWithAnyone", 0, "adapter_name"),
+        Slot("siglip_name", "SigLIP", "DHDLoadSigLIP", 0, "siglip_name"),
+        Slot("pack", "face pack", "DHDLoadFaceAnalysis", 0, "pack"),
+    ),
+    outputs=(
+        Slot("portrait", "portrait", "VAEDecode", 0, "IMAGE"),
+        Slot("places", "where the faces are", "DHDPortraitLayout", 0, "preview"),
+        Slot("crop_1", "face of photo 1", "DHDEncodeReference", 0, "crop"),
+        Slot("crop_2", "face of photo 2", "DHDEncodeReference", 1, "crop"),
+        Slot("report_1", "about photo 1", "DHDEncodeReference", 0, "report"),
+        Slot("report_2", "about photo 2", "DHDEncodeReference", 1, "report"),
+    ),
+    size=(400, 680),
+)
+
+BLUEPRINTS = (DUAL_PORTRAIT, MINIATURE, WITHANYONE)
 
 
 def built(blueprint: Blueprint) -> Json:

@@ -5,14 +5,25 @@ from itertools import count
 
 import pytest
 from PIL import Image
+from support.flux_twins import on_the_tiny_flux
 from support.server import NO_BLUEPRINTS, PHOTOS, TINY, api_form, on_the_tiny_base
 
-from tools.blueprints import BLUEPRINTS, DUAL_PORTRAIT, INSIDE_OF_INPUTS, INSIDE_OF_OUTPUTS, MINIATURE
+from tools.blueprints import BLUEPRINTS, DUAL_PORTRAIT, INSIDE_OF_INPUTS, INSIDE_OF_OUTPUTS, MINIATURE, WITHANYONE
 
 every_blueprint = pytest.mark.parametrize("blueprint", BLUEPRINTS, ids=lambda one: one.name)
 
 # Lists of files: what is in them depends on the computer.
-FILES = {"ckpt_name", "clip_name", "adapter_name", "pack"}
+FILES = {
+    "ckpt_name",
+    "clip_name",
+    "adapter_name",
+    "pack",
+    "unet_name",
+    "clip_name1",
+    "clip_name2",
+    "vae_name",
+    "siglip_name",
+}
 
 
 def subgraph(blueprint):
@@ -111,7 +122,9 @@ def test_a_blueprint_shows_the_types_of_its_nodes(known, blueprint):
 
 
 @pytest.mark.parametrize(
-    ("blueprint", "size"), [(DUAL_PORTRAIT, (512, 512)), (MINIATURE, (512, 384))], ids=lambda one: str(one)[:40]
+    ("blueprint", "size"),
+    [(DUAL_PORTRAIT, (512, 512)), (MINIATURE, (512, 384)), (WITHANYONE, (128, 96))],
+    ids=["Dual Portrait", "the miniature", "WithAnyone"],
 )
 def test_what_is_inside_makes_a_portrait(server, blueprint, size):
     prompt = as_prompt(blueprint)
@@ -121,6 +134,8 @@ def test_what_is_inside_makes_a_portrait(server, blueprint, size):
         assert [node["inputs"]["image"] for node in prompt.values() if node["class_type"] == "LoadImage"] == list(
             PHOTOS
         )
+    if blueprint is WITHANYONE:
+        prompt = on_the_tiny_flux(prompt)
     result = server.run(prompt)
     assert result["error"] is None
     saved = result["outputs"]["save"]["images"][0]

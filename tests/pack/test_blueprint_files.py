@@ -7,7 +7,7 @@ import pytest
 from support.comfyui import REPOSITORY
 
 from tools import blueprints
-from tools.blueprints import BLUEPRINTS, DUAL_PORTRAIT, INSIDE_OF_INPUTS, INSIDE_OF_OUTPUTS, Slot
+from tools.blueprints import BLUEPRINTS, DUAL_PORTRAIT, INSIDE_OF_INPUTS, INSIDE_OF_OUTPUTS, WITHANYONE, Slot
 
 every_blueprint = pytest.mark.parametrize("blueprint", BLUEPRINTS, ids=lambda one: one.name)
 
@@ -97,9 +97,10 @@ def test_values_and_model_links_inside_are_the_workflow_s(blueprint):
             assert model["name"].endswith(".safetensors")
 
 
-def test_photos_sentence_and_files_are_outside():
+@pytest.mark.parametrize("blueprint", [DUAL_PORTRAIT, WITHANYONE], ids=lambda one: one.name)
+def test_photos_sentence_and_files_are_outside(blueprint):
     """And nothing is loaded or saved inside."""
-    host, inside = read(DUAL_PORTRAIT)
+    host, inside = read(blueprint)
     names = [slot["name"] for slot in host["inputs"]]
     assert names[:3] == ["photo_1", "photo_2", "sentence"]
     assert host["outputs"][0]["name"] == "portrait"

@@ -3,10 +3,17 @@
 import json
 
 import pytest
+from support.flux_twins import SIZE, STEPS
 from support.page import RUN, fit_view, problems, readable, screenshot
 from support.server import NO_BLUEPRINTS, PHOTOS, TINY
 
-from tools.blueprints import DUAL_PORTRAIT, MINIATURE
+from tools.blueprints import BLUEPRINTS, DUAL_PORTRAIT, MINIATURE, WITHANYONE
+
+KINDS = {
+    DUAL_PORTRAIT: {"DHDEncodeReference", "DHDApplyPair", "DHDSubjectPrompt", "DHDCascadeKSampler"},
+    MINIATURE: {"DHDEncodeReference", "DHDApplyPair", "DHDSubjectPrompt", "DHDCascadeKSampler"},
+    WITHANYONE: {"DHDEncodeReference", "DHDApplyWithAnyone", "DHDPortraitLayout", "DHDLoadSigLIP"},
+}
 
 HOST = "window.app.graph._nodes.find(node => node.isSubgraphNode?.())"
 
@@ -89,8 +96,17 @@ def wrong_nodes(opened, graph="window.app.graph"):
     return opened.evaluate(f"{graph}._nodes.filter(node => node.has_errors || {missing}).map(node => node.type)")
 
 
-@pytest.mark.parametrize("blueprint", [DUAL_PORTRAIT, MINIATURE], ids=lambda one: one.name)
-def test_a_blueprint_is_added_run_and_opened(page, blueprint):
+def small(blueprint):
+    """Values with which it runs on the tests' tiny models."""
+    if blueprint is WITHANYONE:  # its files lie under the names that it has
+        return {**SIZE, "steps": STEPS}
+    return {
+        slot.name: TINY[slot.node][slot.inside] for slot in blueprint.inputs if slot.inside in TINY.get(slot.node, {})
+    }
+
+
+@pytest.mark.parametrize("blueprint", BLUEPRINTS, ids=lambda one: one.name)
+def test_a_blueprint_is_added_run_and_opened(page, blueprint, antelope):
     """Found by its name, as a person does."""
     add_as_a_person_does(page, blueprint)
     page.evaluate(f"{HOST}.pos = [500, 0]")
@@ -105,12 +121,9 @@ def test_a_blueprint_is_added_run_and_opened(page, blueprint):
     ends = page.evaluate(CONNECT, [list(zip(photos, loaders, PHOTOS, strict=True)) if photos else [], saver])
     assert None not in ends
     if photos:
-        tiny = {
-            slot.name: TINY[slot.node][slot.inside]
-            for slot in blueprint.inputs
-            if slot.inside in TINY.get(slot.node, {})
-        }
-        assert set(tiny) == {"ckpt_name", "clip_name", "pack", "adapter_name", "steps"}
+        tiny = small(blueprint)
+        chosen = {"ckpt_name", "clip_name", "pack", "adapter_name", "steps"}
+        assert set(tiny) == (chosen if blueprint is DUAL_PORTRAIT else {"width", "height", "steps"})
         set_values(page, tiny)
     look(page, f"{name_of(blueprint)}_added")
 
@@ -130,7 +143,7 @@ def test_a_blueprint_is_added_run_and_opened(page, blueprint):
     assert page.evaluate("window.app.canvas.subgraph.name") == blueprint.name
     assert wrong_nodes(page, inside) == []
     kinds = page.evaluate(f"{inside}._nodes.map(node => node.type)")
-    assert {"DHDEncodeReference", "DHDApplyPair", "DHDSubjectPrompt", "DHDCascadeKSampler"} <= set(kinds)
+    assert KINDS[blueprint] <= set(kinds)
     assert problems(page, "blueprint", "Blueprint") == []
 
 
