@@ -165,7 +165,7 @@ def _references(graph: Graph, use: SimpleNamespace, people: int) -> dict[str, Ou
 
 def _sentence(graph: Graph, use: SimpleNamespace, text: str, seen: Output | None = None) -> SimpleNamespace:
     """The sentence for FLUX: positive, and the negative that CFG 1 does not look at. `seen`: a latent that Kontext looks at."""
-    words = graph.add("CLIPTextEncode", "The sentence", clip=use.clip, text=text)["CONDITIONING"]
+    words = graph.add("CLIPTextEncode", "The sentence", clip=use.clip, text=text, size=(380, 40))["CONDITIONING"]
     graph.column()
     positive = words
     if seen is not None:
