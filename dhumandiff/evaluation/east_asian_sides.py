@@ -7,6 +7,7 @@ Only phrases that can mean nothing else are read, and a sentence counts only whe
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Sequence
 
 from ..prompts import Mention
@@ -72,11 +73,12 @@ def read_east_asian_sides(text: str, mentions: Sequence[Mention], said: list[set
 def _phrases(text: str, mentions: Sequence[Mention]) -> dict[int, tuple[str, int, bool]]:
     """By the number of a mention: its side, where that stands, and whether behind it."""
     read: dict[int, tuple[str, int, bool]] = {}
+    parts = [one.start() for one in _PART.finditer(text)]
     for number, mention in enumerate(mentions):
-        start = max(mentions[number - 1].end if number else 0, _clause(text, mention.end)[0])
-        end = min(
-            mentions[number + 1].start if number + 1 < len(mentions) else len(text), _clause(text, mention.end)[1]
-        )
+        clause = bisect_left(parts, mention.end)  # of the sign that ends it
+        start = max(mentions[number - 1].end if number else 0, parts[clause - 1] + 1 if clause else 0)
+        follower = mentions[number + 1].start if number + 1 < len(mentions) else len(text)
+        end = min(follower, parts[clause] if clause < len(parts) else len(text))
         before = _BEFORE.fullmatch(text, start, mention.end)
         after = _AFTER.fullmatch(text, mention.end, mention.end + len(text[mention.end : end].rstrip()))
         if before is not None and not _ELSE.search(before[2]):
@@ -92,9 +94,3 @@ def _phrases(text: str, mentions: Sequence[Mention]) -> dict[int, tuple[str, int
 def _in_one_clause(text: str, mentions: Sequence[Mention], one: int, other: int) -> bool:
     first, last = sorted((one, other))
     return _PART.search(text, mentions[first].end, mentions[last].end) is None
-
-
-def _clause(text: str, at: int) -> tuple[int, int]:
-    """Where the clause around a place begins and ends."""
-    found = _PART.search(text, at)
-    return max((one.end() for one in _PART.finditer(text, 0, at)), default=0), found.start() if found else len(text)

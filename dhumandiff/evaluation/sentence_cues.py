@@ -12,6 +12,7 @@ import re
 from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 
 from ..prompts import Mention, Prompt
 from ..prompts.person_nouns import noun_of
@@ -78,6 +79,9 @@ _SENTENCE = re.compile(r"[.!?;\n]+")
 _FULL_STOP = re.compile(r"[.!?]+")  # a list of people may have semicolons, or lines
 _FRONT = re.compile(r"(?:^|[,:;.!?\n]|\b(?:and|while|with|where|but))\s*(?:the\s+)?$", re.IGNORECASE)
 
+MOST_LETTERS, MOST_SIDES = 10_000, 100
+"""Of a text that is read: finding whose side is whose takes time that grows with the square of its length."""
+
 GARMENT_COLORS: dict[str, tuple[int, int, int]] = {
     "black": (25, 25, 28),
     "white": (242, 242, 240),
@@ -126,6 +130,8 @@ def sides_of(prompt: Prompt, persons: int) -> tuple[str, ...] | None:
     Of two people, one side is enough. Of four, "on the left" is the place beside somebody on the far left. What contradicts itself
     says nothing.
     """
+    if not _is_readable(prompt.text):
+        return None
     prompt = replace(prompt, text=fold(prompt.text))
     said: list[set[str]] = [set() for _ in range(persons)]
     _read_across(prompt, said)
@@ -191,6 +197,11 @@ def _among_four(side: str, known: Sequence[str]) -> str:
         outer, inner = f"far {side}" in known, f"{side} of middle" in known
         return f"{side} of middle" if outer and not inner else side if inner and not outer else ""
     return _FOUR.get(side, "")
+
+
+def _is_readable(text: str) -> bool:
+    """Whether a text is short enough to be read for sides and clothes: nothing that a picture shows takes more words."""
+    return len(text) <= MOST_LETTERS and sum(1 for _ in islice(_SIDE.finditer(text), MOST_SIDES + 1)) <= MOST_SIDES
 
 
 def mentions_sides(text: str) -> bool:
@@ -289,8 +300,10 @@ def garment_colors_of(prompt: Prompt, persons: int) -> tuple[str, ...] | None:
 
 def _worn(prompt: Prompt, persons: int) -> list[list[str]]:
     """The colors of each person's clothes, in the order of the sentence."""
-    prompt = replace(prompt, text=fold(prompt.text))
     said: list[list[str]] = [[] for _ in range(persons)]
+    if not _is_readable(prompt.text):
+        return said
+    prompt = replace(prompt, text=fold(prompt.text))
     for start, end in _sentences(prompt.text):
         mentions = [
             mention for mention in prompt.mentions if start <= mention.start < end and mention.person <= persons

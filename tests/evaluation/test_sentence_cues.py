@@ -1,6 +1,7 @@
 """What sentences say of sides and clothes, as people's keyboards write it."""
 
 import re
+import time
 
 import pytest
 
@@ -86,6 +87,27 @@ def test_full_width_signs_part_what_is_said_of_clothes():
     prompt = parse_prompt("a man in a black　suit、a woman in a ｗｈｉｔｅ　dress", mentions="all")
     assert garment_colors_of(prompt, 2) == ("black", "white")
     assert garment_color("ａ　ｒｅｄ　coat") == "red"
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "a man@1 on the left, a woman@2 on the right, " * 1000,
+        "(left) " * 30_000 + "a man@1 and a woman@2",
+        "a man@1 and a woman@2 " + "(left) " * 1400,
+        "a man@1 in a red suit, a woman@2 in a blue dress. " * 999,
+        "a man@1. a woman@2. " * 900 + "a. " * 30_000,
+        "左边的男人@1，右边的女人@2，" * 900,
+        "a man@1 from left to right a woman@2 " * 250,
+    ],
+    ids=lambda typed: typed[:24],
+)
+def test_long_texts_are_read_in_a_moment_or_not_at_all(typed):
+    prompt, began = parse_prompt(typed, mentions="all"), time.monotonic()
+    sides_of(prompt, 2)
+    garment_colors_of(prompt, 2)
+    mentions_sides(typed)
+    assert time.monotonic() - began < 5
 
 
 PEOPLE = "a man@1, a woman@2, a boy@3 and a girl@4"
