@@ -23,7 +23,7 @@ from ...dhumandiff.conditioning.repeated import repeated_layout
 from ...dhumandiff.errors import HostError
 from ...dhumandiff.methods.paired.attention_store import AttentionRecord
 from ...dhumandiff.methods.paired.conditioning import Recorder
-from .ids import derived_id, give_own_ids
+from .ids import give_own_ids
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +69,7 @@ class GuiderStep:
         prompts: length of that list; it matters where there are several strengths.
         record: called for every conditioned layer with what it saw (the cascade's attention store).
         recorded: which of several strengths `record` is called for.
+        seen: ids of the conditionings that the UNet was called with.
     """
 
     picture: Tensor | None = None
@@ -80,6 +81,7 @@ class GuiderStep:
     prompts: int = 1
     record: Recorder | None = None
     recorded: int = 0
+    seen: set[Any] = dataclasses.field(default_factory=set)
 
     @classmethod
     def of_guider(cls, guider: Any, picture: Tensor) -> GuiderStep:
@@ -160,6 +162,7 @@ class UNetCall:
 
     def __init__(self, step: GuiderStep, picture: Tensor, sigma: Tensor, options: dict[str, Any]) -> None:
         self.step = step
+        step.seen.update(options.get("uuids", ()))
         self.size: tuple[int, int] = (picture.shape[-2], picture.shape[-1])
         self.layout = read_layout(step, picture, options)
         self.visited: set[tuple[int, int]] = set()
@@ -235,28 +238,6 @@ def read_layout(step: GuiderStep, picture: Tensor, options: dict[str, Any]) -> B
 def with_step(model_options: dict[str, Any], step: GuiderStep) -> dict[str, Any]:
     """Model options that carry a step."""
     return {**model_options, "transformer_options": {**model_options.get("transformer_options", {}), STEP: step}}
-
-
-def repeat_prompts(step: GuiderStep, prompts: Sequence[list | None], copies: int) -> tuple[GuiderStep, list]:
-    """A guider's list of prompts once for each of several strengths, and a step that knows all of them.
-
-    Each copy has ids of its own: other nodes keep something for each id (EasyCache what the last step changed), and would give all
-    copies what the last of them left there.
-    """
-
-    def id_of(name: Any, copy: int) -> Any:
-        return derived_id(name, copy) if copy else name
-
-    numbers = range(copies)
-    repeated = [
-        prompt and [{**cond, "uuid": id_of(cond["uuid"], copy)} for cond in prompt]
-        for copy in numbers
-        for prompt in prompts
-    ]
-    positives = step.positives and frozenset(id_of(name, copy) for name in step.positives for copy in numbers)
-    areas = {id_of(name, copy): area for name, area in step.areas.items() for copy in numbers}
-    step = dataclasses.replace(step, positives=positives, areas=areas, prompts=len(prompts))
-    return step.asked(repeated), repeated
 
 
 @functools.lru_cache(maxsize=64)

@@ -18,8 +18,9 @@ from ...dhumandiff.methods.paired.cascade_modes import CascadeMode, CascadeStep,
 from ...dhumandiff.methods.paired.settings import CascadeSettings, check_released, released_without_mask
 from ...dhumandiff.methods.parts2whole.conditioning import PartsConditioning
 from .attention import people_of
-from .batch import STEP, repeat_prompts, with_step
+from .batch import STEP, with_step
 from .flux import flux_people_of
+from .ids import repeat_prompts
 from .patch import KEY
 
 _OWN_STEPS = ("dpm_fast_function", "dpm_adaptive_function")

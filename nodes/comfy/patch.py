@@ -25,6 +25,7 @@ from .attention import PEOPLE, AppliedPeople, PairedAttentionPatch, check_compil
 from .batch import CALL, STEP, GuiderStep, UNetCall, with_step
 from .compiled import going_on, is_compiled
 from .flux import FLUX_PEOPLE, FluxPeople, check_flux_not_compiled, flux_people_of
+from .ids import check_seen
 
 if TYPE_CHECKING:
     from ...dhumandiff.methods.paired.adapter import AdapterInfo
@@ -232,6 +233,7 @@ def _around_step(
     out = executor(x, timestep, with_step(model_options or {}, step), seed)
     if not all(people.finite_checked for people in applied):  # once a run: looking at the values waits for the device
         _check_finite(out)
+        check_seen(executor.class_obj.conds, step.positives or (), step.seen, float(timestep.flatten()[0]))
         for people in applied:
             people.finite_checked = True
     return out

@@ -1,5 +1,7 @@
 """How a batch is made up is known, not assumed: windows, caches, wrappers, and regions of other nodes."""
 
+import uuid
+
 import comfy.context_windows as cw
 import comfy.samplers
 import pytest
@@ -289,3 +291,25 @@ def test_three_prompts_keep_their_own_faces_beside_an_area(paired, prompts):
 
     words = tiny_comfy.conditioning(4) if prompts == "middle" else NEGATIVE
     assert torch.allclose(picture(), picture(**{prompts: words + area(words)}), atol=1e-3)
+
+
+# --- prompts that are not the guider's -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("replaced", ["positive", "both", "negative"])
+def test_prompts_in_the_place_of_the_guider_s_are_refused_where_the_faces_would_be_missing(paired, replaced):
+    def other_prompts(executor, model, conds, x, timestep, options):
+        turn = {"positive": (1,), "negative": (0,), "both": (0, 1)}[replaced]  # ComfyUI asks for the negative second
+        given = list(conds)
+        for number in turn:
+            place = 1 - number
+            given[place] = [{**cond, "uuid": uuid.uuid4()} for cond in conds[place]]
+        return executor(model, given, x, timestep, options)
+
+    made = paired.clone()
+    made.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, "prompts", other_prompts)
+    if replaced == "negative":
+        assert torch.allclose(drawn(made, (1, 4, 16, 16)), drawn(paired, (1, 4, 16, 16)), atol=1e-3)
+    else:
+        with refused("prompts-replaced", "Another node"):
+            drawn(made, (1, 4, 16, 16))
