@@ -42,6 +42,7 @@ def tables() -> list[str]:
         "encode": encode_table,
         "training": training_table,
         "parts": parts_table,
+        "flux": flux_table,
     }
     return [make(found) for kind, make in makers.items() if (found := results(kind))]
 
@@ -75,6 +76,23 @@ def memory_table(results: list[dict[str, Any]]) -> str:
         if any(cells):
             lines.append(f"| {title} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def flux_table(results: list[dict[str, Any]]) -> str:
+    """Ratios to a plain run of a FLUX: a row a variant, a column a setting."""
+    titles = {
+        "plain": "KSampler, nothing applied",
+        "two_spirit": "two people, `form` 0",
+        "two": "two people, `form` 0.5",
+        "four": "four people, `form` 0.5",
+    }
+    heads = [
+        f"{s['size']} px, {s['width']} wide,<br>{s['steps']} step{'s' * (s['steps'] > 1)}, {s['rounds']} rounds"
+        for s in (result["settings"] for result in results)
+    ]
+    rows = [[title, *(_ratio(result["ratios"].get(name)) for result in results)] for name, title in titles.items()]
+    lines = [["whole run on FLUX", *heads], ["---"] * (len(heads) + 1), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def encode_table(results: list[dict[str, Any]]) -> str:

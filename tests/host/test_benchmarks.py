@@ -40,3 +40,16 @@ def test_tables_hold_what_was_measured():
     assert "released" not in told
     memory = {"settings": settings, "variants": {"pair": {"peak": 2**30, "share": 1.01}}}
     assert "| pair | 1024 MB, 1.010 of plain and adapter |" in memory_table([memory])
+
+
+def test_the_flux_benchmark_runs_what_it_says(monkeypatch):
+    """Every variant once, on a FLUX of few and narrow blocks."""
+    from benchmarks import flux
+
+    monkeypatch.setattr(flux, "DOUBLE", 1)
+    monkeypatch.setattr(flux, "SINGLE", 2)
+    runs = flux.variants(size=128, width=128, steps=1)
+    made = {name: run() for name, run in runs.items()}
+    assert list(made) == ["plain", "two_spirit", "two", "four"]
+    assert all(torch.isfinite(latent).all() for latent in made.values())
+    assert len({float(latent.sum()) for latent in made.values()}) == 4
