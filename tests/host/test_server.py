@@ -8,6 +8,8 @@ from PIL import Image
 from support.comfyui import REPOSITORY
 from support.server import api_form, node_of, on_the_tiny_base, with_guider
 
+from tools import interface
+
 WORKFLOWS = REPOSITORY / "workflows"
 
 
@@ -18,26 +20,7 @@ def portrait():
 
 def test_every_node_is_there_with_tooltips_and_a_description(server):
     nodes = {name: node for name, node in server.get("object_info").items() if name.startswith("DHD")}
-    assert set(nodes) == {
-        "DHDApplyPair",
-        "DHDCascadeGuider",
-        "DHDCascadeKSampler",
-        "DHDEncodeReference",
-        "DHDLoadAdapter",
-        "DHDLoadFaceAnalysis",
-        "DHDLoadReference",
-        "DHDPortraitLayout",
-        "DHDSaveReference",
-        "DHDSubjectPrompt",
-        "DHDSentences",
-        "DHDSwapPersons",
-        "DHDIdentityScore",
-        "DHDPickBest",
-        "DHDFaceMasks",
-        "DHDLoadMiniature",
-        "DHDDrawPerson",
-        "DHDDoctor",
-    }
+    assert set(nodes) == set(interface.read(interface.FROZEN))
     for name, node in nodes.items():
         assert node["description"], name
         assert node["category"] == "DHumanDiff"
