@@ -1,6 +1,5 @@
 """A real ComfyUI in this process, on the CPU, with the pack loaded the way ComfyUI loads it; and one server a session."""
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -44,18 +43,6 @@ def server(workflow_server, faces_root):
 
     add_faces(workflow_server.base, faces_root)
     return workflow_server
-
-
-@pytest.fixture
-def antelope(server, faces_root):
-    """The server with the small face models as antelopev2, whose recognizer WithAnyone asks for by its name."""
-    place, mini = server.base / "models" / "insightface" / "models" / "antelopev2", faces_root / "models" / "mini"
-    names = {model.name: "glintr100.onnx" if "rec" in model.name else model.name for model in mini.glob("*.onnx")}
-    for name, new in names.items():
-        shutil.copyfile(mini / name, place / new)
-    yield
-    for new in names.values():
-        (place / new).unlink()
 
 
 @pytest.fixture

@@ -41,6 +41,18 @@ CONNECT = """([photos, portrait]) => {
 }"""
 
 
+# The blueprint's people are found by the tests' stand-in for antelopev2: WithAnyone takes no other recognizer.
+FACES = """() => {
+    const inside = window.app.graph._nodes.find(node => node.isSubgraphNode?.()).subgraph;
+    const faces = window.LiteGraph.createNode('DrawnFacesForWithAnyone');
+    inside.add(faces);
+    for (const node of inside._nodes.filter(node => node.type === 'DHDEncodeReference')) {
+        faces.connect(0, node, node.inputs.findIndex(slot => slot.name === 'face_analysis'));
+    }
+}"""
+DRAWN = ("person_1.png", "person_2.png")
+
+
 @pytest.fixture(autouse=True)
 def _known(server):
     if server.blueprints() is None:
@@ -106,7 +118,7 @@ def small(blueprint):
 
 
 @pytest.mark.parametrize("blueprint", BLUEPRINTS, ids=lambda one: one.name)
-def test_a_blueprint_is_added_run_and_opened(page, blueprint, antelope):
+def test_a_blueprint_is_added_run_and_opened(page, blueprint):
     """Found by its name, as a person does."""
     add_as_a_person_does(page, blueprint)
     page.evaluate(f"{HOST}.pos = [500, 0]")
@@ -118,13 +130,16 @@ def test_a_blueprint_is_added_run_and_opened(page, blueprint, antelope):
     photos = [slot.name for slot in blueprint.inputs if slot.inside == "image"]
     loaders = [page.evaluate(ADD, ["LoadImage", 0, 400 * number]) for number in range(len(photos))]
     saver = page.evaluate(ADD, ["SaveImage", 1100, 0])
-    ends = page.evaluate(CONNECT, [list(zip(photos, loaders, PHOTOS, strict=True)) if photos else [], saver])
+    files = DRAWN if blueprint is WITHANYONE else PHOTOS
+    ends = page.evaluate(CONNECT, [list(zip(photos, loaders, files, strict=True)) if photos else [], saver])
     assert None not in ends
     if photos:
         tiny = small(blueprint)
         chosen = {"ckpt_name", "clip_name", "pack", "adapter_name", "steps"}
         assert set(tiny) == (chosen if blueprint is DUAL_PORTRAIT else {"width", "height", "steps"})
         set_values(page, tiny)
+    if blueprint is WITHANYONE:
+        page.evaluate(FACES)
     look(page, f"{name_of(blueprint)}_added")
 
     seed = page.evaluate(f"{HOST}.widgets.find(w => w.name === 'seed').value")
