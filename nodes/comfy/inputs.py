@@ -28,18 +28,22 @@ def check_inputs(node: type[io.ComfyNode]) -> None:
     """
     inner = node.__dict__["execute"].__func__
     signature = inspect.signature(inner)
+    rest = next((name for name, one in signature.parameters.items() if one.kind is inspect.Parameter.VAR_KEYWORD), "")
 
     @functools.wraps(inner)
     def execute(cls: type[io.ComfyNode], *values: Any, **named: Any) -> io.NodeOutput:
         given = signature.bind(cls, *values, **named)
         for each in _inputs(node):
-            if each.id not in given.arguments:
+            needed = (
+                each.id in signature.parameters and signature.parameters[each.id].default is inspect.Parameter.empty
+            )
+            place = given.arguments if each.id in signature.parameters else given.arguments.get(rest, {})
+            if each.id not in place:
                 continue
-            value, default = given.arguments[each.id], signature.parameters[each.id].default
-            if value is None and default is not inspect.Parameter.empty:
-                del given.arguments[each.id]
+            if place[each.id] is None and not needed:
+                del place[each.id]
             else:
-                given.arguments[each.id] = _checked(each.get_io_type(), each.id, value)
+                place[each.id] = _checked(each.get_io_type(), each.id, place[each.id])
         return inner(*given.args, **given.kwargs)
 
     node.execute = classmethod(execute)

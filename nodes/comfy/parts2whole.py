@@ -13,7 +13,7 @@ from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
 from ...dhumandiff.conditioning.batch_layout import crop
-from ...dhumandiff.conditioning.masks import check_shape
+from ...dhumandiff.conditioning.masks import check_mask, check_shape
 from ...dhumandiff.errors import HostError, ImageError
 from ...dhumandiff.faces.photos import photo_from_tensor
 from ...dhumandiff.methods.paired.settings import check_start_end
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
 __all__ = ["apply_parts", "encode_part"]
+
+MAX_SIDE = 4096
+"""Of a part's picture, px: what a link may bring beyond would fill the memory."""
 
 
 def encode_part(
@@ -62,7 +65,13 @@ def encode_part(
     """
     label = label_of(label)
     name = f"the {label} of person {person}"
-    if len(image) != 1 or (mask is not None and mask.ndim == 3 and len(mask) != 1):
+    if not all(8 <= side <= MAX_SIDE and side % 8 == 0 for side in size):
+        raise ImageError(
+            f"width and height of {name} are {size[0]} x {size[1]}: choose multiples of 8 from 8 to {MAX_SIDE}.",
+            code="part-size",
+        )
+    mask = None if mask is None else check_mask(mask.float(), f"mask of the {name}")
+    if image.ndim != 4 or len(image) != 1 or (mask is not None and len(mask) != 1):
         raise ImageError(
             f"{len(image)} pictures came for {name}, or several masks: a part has one. Choose it with Get Image or Mask from Batch.",
             code="part-of-several-pictures",
@@ -70,7 +79,7 @@ def encode_part(
     pixels = photo_from_tensor(image[0], name).pixels
     found = None
     if mask is not None:
-        values = (mask.reshape(mask.shape[-2:]).clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+        values = (mask[0] * 255).round().to(torch.uint8).cpu().numpy()
         found = squash_mask(values, (pixels.shape[0], pixels.shape[1]), size, name)
     latent = vae.encode(squash(pixels, size).movedim(1, -1))
     text = clip.encode_from_tokens_scheduled(clip.tokenize(label))[0][0]

@@ -2,11 +2,13 @@
 
 import pytest
 import torch
-from dhd_pack.dhumandiff.errors import HostError
+from dhd_pack.dhumandiff.errors import HostError, ImageError
+from dhd_pack.nodes.comfy.parts2whole import encode_part
 from dhd_pack.nodes.comfy.sampling import sample_like_ksampler
 from dhd_pack.nodes.layout import DHDPortraitLayout
 from dhd_pack.nodes.prompt import DHDSentences
 from dhd_pack.nodes.references import DHDSwapPersons
+from dhd_pack.nodes.withanyone import DHDApplyWithAnyone
 from support.refused import refused
 
 LAYOUT = {"preset": "custom", "boxes": "0 0 0.5 1; 0.5 0 1 1", "width": 64, "height": 64}
@@ -65,3 +67,24 @@ def test_what_the_sampler_cannot_begin_with_is_refused(model, changed, code, nam
     words = {"seed": 0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
     with refused(code, named, error=HostError):
         sample_like_ksampler(None, model, given.pop("latent_image"), **words, **given)
+
+
+def test_inputs_that_a_node_takes_together_are_looked_at_too():
+    with refused("input-of-another-kind", "mask_2", "a MASK", error=HostError):
+        DHDApplyWithAnyone.execute(None, None, None, 0.5, 1.0, mask_2="left")
+
+
+@pytest.mark.parametrize(
+    ("changed", "code"),
+    [
+        ({"size": (0, 64)}, "part-size"),
+        ({"size": (64, 10**6)}, "part-size"),
+        ({"mask": torch.ones(1, 8, 8, 1)}, "no-mask"),
+        ({"mask": torch.full((1, 8, 8), float("nan"))}, "mask-values"),
+    ],
+)
+def test_what_is_no_size_or_mask_of_a_part_is_refused(changed, code):
+    with refused(code, error=ImageError):
+        encode_part(
+            None, torch.rand(1, 8, 8, 3), "face", **{"size": (64, 64), **changed}, clip=None, vae=None, clip_vision=None
+        )

@@ -18,7 +18,8 @@ import folder_paths
 import pytest
 import torch
 from dhd_pack import nodes
-from support import tiny_comfy
+from dhd_pack.nodes.comfy.parts_models import load_parts2whole
+from support import tiny_comfy, tiny_flux, tiny_parts, tiny_withanyone
 from support.layouts import random_reference
 
 pytestmark = pytest.mark.slow
@@ -124,7 +125,43 @@ def models(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def good():
+def parts(tmp_path_factory):
+    """MODEL and weights of a tiny Parts2Whole."""
+    with pytest.MonkeyPatch.context() as patch:
+        tiny_parts.know_tiny_sd15(patch)
+        return load_parts2whole(tiny_parts.released(tmp_path_factory.mktemp("models") / "Parts2Whole"))
+
+
+def of_other_methods(parts):
+    people = {f"reference_{k}": tiny_withanyone.person(k) for k in (1, 2, 3, 4)}
+    masks = {f"mask_{k}": torch.ones(1, 8, 8) for k in (1, 2, 3, 4)}
+    model, weights = parts
+    sources = {"clip": tiny_parts.Clip(), "vae": tiny_parts.Vae(), "clip_vision": tiny_parts.Vision()}
+    encode = {
+        "weights": weights,
+        "image": torch.rand(1, 60, 50, 3),
+        "part": "face",
+        **sources,
+        "width": 64,
+        "height": 64,
+        "person": 1,
+    }
+    made = nodes.DHDEncodePart.execute(**encode, strength=1.0).result[0]
+    return {
+        "DHDApplyWithAnyone": {
+            "model": tiny_flux.model_patcher(), "withanyone": tiny_withanyone.adapter(), **people, "form": 0.5, "strength": 1.0,
+            "boxes": tiny_withanyone.bounding_boxes(tiny_withanyone.BOXES["disjoint"]), "start": 0.0, "end": 1.0, **masks,
+        },
+        "DHDEncodePart": {**encode, "strength": 1.0, "mask": torch.ones(1, 60, 50), "parts": made},
+        "DHDApplyParts": {
+            "model": model, "weights": weights, "parts": made, "image_strength": 1.0, "masked": "left out", "start": 0.0, "end": 1.0,
+            "pose": torch.rand(1, 64, 64, 3), "mask_1": torch.ones(1, 64, 64), "mask_2": torch.ones(1, 64, 64),
+        },
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def good(parts):
     """Inputs that each node takes, by its id."""
     made = SimpleNamespace(
         **dict(zip(("model", "clip", "vae", "vision", "faces", "adapter"), miniature(), strict=True))
@@ -166,6 +203,7 @@ def good():
         "DHDPickBest": scored,
         "DHDFaceMasks": {**scored, "grow": 0.3, "feather": 0.1},
         "DHDLoadMiniature": {},
+        **of_other_methods(parts),
         "DHDDrawPerson": {"person": 0, "gender": "any", "view": 0, "size": 128},
     }  # fmt: skip
 
