@@ -146,7 +146,7 @@ def test_people_come_in_order(flux, weights):
 def test_numbers_that_make_no_picture_are_refused(flux, weights):
     with refused("withanyone-form-out-of-range", "1.5"):
         apply(flux, weights, form=1.5)
-    with refused("strength-not-a-number"):
+    with refused("input-of-another-kind", "strength_2"):
         apply(flux, weights, strength_2=float("nan"))
     with refused("start-not-before-end"):
         apply(flux, weights, start=0.6, end=0.4)
