@@ -223,4 +223,4 @@ def test_the_doctor_tells_what_is_missing(server):
         (text,) = server.run(prompt)["outputs"]["1"]["text"]
     finally:
         hidden.with_name("put away").rename(hidden)
-    assert text.endswith("1 thing is missing: the face pack buffalo_l.")
+    assert text.endswith("2 things are missing: the face pack buffalo_l, the face pack antelopev2.")

@@ -44,7 +44,7 @@ def on_the_tiny_flux(prompt: dict[str, Any]) -> dict[str, Any]:
 
 def fill_flux(models: Path) -> None:
     """The files of a models folder that workflows on FLUX name, and the tiny FLUX under its own names."""
-    from support import siglip, tiny_flux, tiny_withanyone, withanyone_files
+    from support import model_folders, siglip, tiny_flux, tiny_withanyone, withanyone_files
 
     tiny_flux.write_models(models)
     towers = zip((CLIP_L, T5), tiny_flux.FILES["text_encoders"], strict=True)
@@ -59,4 +59,4 @@ def fill_flux(models: Path) -> None:
     tiny_withanyone.write_file(models / "withanyone" / WITHANYONE)
     withanyone_files.branch_file(models / "withanyone" / EDITING, "arc", **tiny_withanyone.sizes())
     siglip.siglip_file(models / "clip_vision" / SIGLIP)
-    (models / "insightface" / "models" / FACES).mkdir(parents=True, exist_ok=True)
+    model_folders.face_pack(models / "insightface" / "models" / FACES)
