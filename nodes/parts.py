@@ -208,6 +208,7 @@ class DHDApplyParts(io.ComfyNode):
         mask_1: Tensor | None = None,
         mask_2: Tensor | None = None,
     ) -> io.NodeOutput:
+        drop_masked = MASKED[check_choice("masked", masked, MASKED)]
         persons = max((part.person for part in parts), default=1)
         patched, notes = apply_parts(
             model,
@@ -216,7 +217,7 @@ class DHDApplyParts(io.ComfyNode):
             pose=pose,
             regions=[mask_1, mask_2][: max(persons, 1 + (mask_2 is not None))],
             scale=image_strength,
-            drop_masked=MASKED[check_choice("masked", masked, MASKED)],
+            drop_masked=drop_masked,
             start=start,
             end=end,
         )

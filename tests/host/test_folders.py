@@ -15,6 +15,7 @@ from dhd_pack.nodes import NODES
 from dhd_pack.nodes.adapter import DHDLoadAdapter
 from dhd_pack.nodes.comfy.folders import adapter_choices, adapter_path, new_reference_path, reference_choices
 from dhd_pack.nodes.doctor import DHDDoctor
+from dhd_pack.nodes.parts import DHDLoadParts2Whole
 from dhd_pack.nodes.references import DHDLoadFaceAnalysis, DHDLoadReference, DHDLoadSigLIP, DHDSaveReference
 from safetensors.torch import save_file
 from support import layouts, tiny_comfy
@@ -323,13 +324,14 @@ def test_a_folder_that_links_to_what_it_lies_in_is_listed_once(models):
     assert adapter_choices() == ["deep/mine.safetensors"]
 
 
-@pytest.mark.parametrize("node", [DHDLoadAdapter, DHDLoadReference, DHDLoadSigLIP])
+@pytest.mark.parametrize("node", [DHDLoadAdapter, DHDLoadReference, DHDLoadSigLIP, DHDLoadParts2Whole])
 def test_a_linked_choice_is_looked_up_when_it_runs(models, node):
     """ComfyUI asks before the run with None in the place of what is linked."""
     code = {
         DHDLoadAdapter: "adapter-missing",
         DHDLoadReference: "reference-missing",
         DHDLoadSigLIP: "siglip-missing",
+        DHDLoadParts2Whole: "parts2whole-missing",
     }[node]
     (name,) = (one.id for one in node.define_schema().inputs)
     assert node.validate_inputs(**{name: None}) is True
@@ -360,7 +362,7 @@ CHOICES = [
     (node, one.id)
     for node in NODES
     for one in node.define_schema().inputs
-    if isinstance(one, io.Combo.Input) and one.id not in ("adapter_name", "file_name", "pack", "siglip_name")
+    if isinstance(one, io.Combo.Input) and one.id not in ("adapter_name", "file_name", "folder", "pack", "siglip_name")
 ]
 
 
