@@ -119,8 +119,12 @@ def same_recognizer(first: tuple[str, str], second: tuple[str, str]) -> bool | N
 
 
 def is_published(made_by: tuple[str, str], published: tuple[str, str]) -> bool | None:
-    """`same_recognizer` of somebody's and a published one, whose hash is known: where the other has none, its name is believed."""
-    return same_recognizer(made_by, (published[0], published[1] if made_by[1] else ""))
+    """`same_recognizer` of somebody's and a published one, whose hash is known: where the other has none, its name is believed, the
+    pack's alone as well (who makes references by hand may know no more)."""
+    name, digest = published
+    if made_by == (name.partition("/")[0], ""):
+        return True
+    return same_recognizer(made_by, (name, digest if made_by[1] else ""))
 
 
 def _names(said: str, pack: str) -> bool:

@@ -106,7 +106,10 @@ def apply_withanyone(
         )
     keys = flux_blocks(model, adapter.model.info)
     weights = {"arc": 1 - form, "sig": float(form)}
-    check_references(references, [branch for branch, weight in weights.items() if weight])
+    branches = [branch for branch, weight in weights.items() if weight]
+    for branch in branches:  # first, so that nobody fetches an encoder for a branch that is not there
+        adapter.model.check_branch(branch)
+    check_references(references, branches)
     places, size, unplaced = _places(len(references), boxes, masks, place)
 
     base = model.model

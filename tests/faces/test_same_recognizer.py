@@ -7,6 +7,7 @@ import pytest
 from dhumandiff.faces.same_recognizer import (
     compare,
     compare_analyzer,
+    is_published,
     recognizer_hash,
     recognizer_name,
     recognizer_note,
@@ -59,3 +60,20 @@ def test_two_that_are_known_are_one_or_not():
     assert same_recognizer(("mini", ""), ("mini judge", "")) is False
     assert same_recognizer(("mini", ""), ("buffalo_l/w600k_r50", A)) is False
     assert same_recognizer(("", ""), ("buffalo_l/w600k_r50", A)) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "digest", "found"),
+    [
+        ("antelopev2/glintr100", A, True),
+        ("antelopev2/glintr100", "", True),
+        ("antelopev2", "", True),
+        ("antelopev2", B, False),
+        ("auraface/glintr100", "", False),
+        ("glintr100", "", False),  # AuraFace's has the same name
+        ("buffalo_l", "", False),
+        ("", "", None),
+    ],
+)
+def test_a_published_recognizer_is_known_by_its_pack_alone(name, digest, found):
+    assert is_published((name, digest), ("antelopev2/glintr100", A)) is found

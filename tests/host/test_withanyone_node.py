@@ -113,6 +113,8 @@ def test_weights_of_one_branch_have_one_end_of_the_slider(flux):
     apply(flux, arc, form=0.0)
     with refused("withanyone-branch-missing", "slider"):
         apply(flux, arc, form=0.5)
+    with refused("withanyone-branch-missing", "slider"):  # not told to fetch an encoder for a branch that is not there
+        apply(flux, arc, 1, BOXES[:1], people=[tiny_withanyone.person(1, siglip_hidden=None)], form=0.5)
 
 
 # --- people ---------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from support import independent_withanyone as independent
@@ -63,6 +64,14 @@ def test_a_block_adds_what_the_description_says(adapter, tensors, where, count, 
     arc, sig = adapter.arc_tokens(embeddings), adapter.sig_tokens(siglip, embeddings)
     said = (3, picture(2), arc, sig, BOXES[where][:count], SIZE, 1 - slider, slider)
     close(adapter.residual(*said), independent.residual(*said, tensors))
+
+
+@pytest.mark.parametrize("kind", [torch.tensor, np.array, lambda boxes: [[int(edge) for edge in box] for box in boxes]])
+def test_boxes_come_as_a_tensor_an_array_or_lists_too(adapter, kind):
+    tokens = adapter.arc_tokens(people(2)[0])
+    boxes = BOXES["overlapping"][:2]
+    wanted = adapter.residual(0, picture(), tokens, None, boxes, SIZE, 1, 0)
+    assert torch.equal(adapter.residual(0, picture(), tokens, None, kind(boxes), SIZE, 1, 0), wanted)
 
 
 def test_soft_masks_share_the_softmax_and_fade_what_is_added(adapter, tensors):

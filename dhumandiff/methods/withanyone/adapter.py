@@ -165,7 +165,7 @@ class WithAnyone(nn.Module):
             AdapterError: the file has no ArcFace branch.
             FaceReferenceError: the embeddings have another shape, are zero or not finite, or were normalized.
         """
-        self._check_branch("arc")
+        self.check_branch("arc")
         return self._embedded("arc", embeddings)
 
     def sig_tokens(self, siglip: Tensor, embeddings: Tensor) -> Tensor:
@@ -182,7 +182,7 @@ class WithAnyone(nn.Module):
             AdapterError: the file has no SigLIP branch.
             FaceReferenceError: as for `arc_tokens`; the hidden states are of another model, or of other people.
         """
-        self._check_branch("sig")
+        self.check_branch("sig")
         check_embeddings(embeddings, self.info.embedding_width)
         check_siglip(siglip, SIGLIP_TOKENS, self.info.siglip_width or 0, len(embeddings))
         projector = self._part("siglip_in_sig")
@@ -293,7 +293,7 @@ class WithAnyone(nn.Module):
         Raises:
             AdapterError: there is none.
         """
-        self._check_branch(branch)
+        self.check_branch(branch)
         if not 0 <= block < self.info.blocks:
             raise AdapterError(
                 f"Block {block} was asked for, but the adapter has the blocks 0 to {self.info.blocks - 1}.",
@@ -313,7 +313,12 @@ class WithAnyone(nn.Module):
             return x.to(device=self.compute_device or x.device, dtype=self.compute_dtype or weight.dtype)
         return x.to(weight)
 
-    def _check_branch(self, branch: str) -> None:
+    def check_branch(self, branch: str) -> None:
+        """Refuse to go on without a branch.
+
+        Raises:
+            AdapterError: the file does not have it.
+        """
         if not getattr(self.info, branch, False):
             words = {"arc": "ArcFace ('in spirit')", "sig": "SigLIP ('in form')"}.get(branch, repr(branch))
             raise AdapterError(

@@ -75,6 +75,8 @@ def people_tokens(
         FaceReferenceError: see `check_references`, `WithAnyone.arc_tokens` and `sig_tokens`.
     """
     branches = tuple(branches)
+    for branch in branches:  # first, so that nobody fetches an encoder for a branch that is not there
+        adapter.check_branch(branch)
     check_references(references, branches)
     embeddings = torch.cat([_embedding(reference) for reference in references]).to(device)
     found = {}

@@ -302,7 +302,7 @@ def region_weights(
                     code="withanyone-mask-count",
                 )
         return mask_weights(masks, size, tokens)
-    boxes = boxes or ()
+    boxes = () if boxes is None else boxes  # a tensor or an array has no truth
     check_boxes(boxes)
     for persons in people:
         check_people(persons, len(boxes))
