@@ -176,3 +176,12 @@ def test_a_schedule_that_ships_is_believed(folder):
     path.write_text(json.dumps({"beta_schedule": "squaredcos_cap_v2"}))
     with refused("unknown-noise-schedule", "squaredcos_cap_v2"):
         Parts2Whole.from_pretrained(folder)
+    for strange in (
+        {"rescale_betas_zero_snr": True},
+        {"trained_betas": [0.1]},
+        {"beta_end": "0.012"},
+        {"beta_start": 0},
+    ):
+        path.write_text(json.dumps(strange))
+        with refused("unknown-betas", "scheduler_config.json"):
+            Parts2Whole.from_pretrained(folder)

@@ -4,6 +4,7 @@ import logging
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from support import independent_parts2whole as independent
 from support.refused import refused
 from support.small_parts import CONTEXT, decoupled_tensors, parts_folder, pose_tensors, random_part, small_unet
@@ -263,6 +264,16 @@ def test_what_does_not_fit_is_refused_and_the_unet_left_as_it_was(weights, unet,
     with refused(code):
         predict(unet, call, weights, parts, **settings)
     assert torch.equal(predict(unet, call), before)
+
+
+def test_a_pose_net_of_another_width_matters_only_for_a_pose(tmp_path, unet, call, pose):
+    folder = parts_folder(tmp_path)
+    save_file(pose_tensors(24), folder / "pose_guider" / "diffusion_pytorch_model.safetensors")
+    weights = Parts2Whole.from_pretrained(folder)
+    assert weights.pose_features(pose).shape == (1, 24, 8, 8)
+    predict(unet, call, weights, PARTS["one"])
+    with refused("pose-net-of-another-base", "24", "16"):
+        predict(unet, call, weights, PARTS["one"], pose)
 
 
 def test_another_base_is_refused(weights):

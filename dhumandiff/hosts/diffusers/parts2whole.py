@@ -114,7 +114,7 @@ def attach(
 ) -> AttachedParts:
     """Put parts on a UNet; see `Parts2Whole.attach`. `masks` are regions without overlap."""
     layers = transformer_layers(unet)
-    _check_compatible(layers, weights, unet)
+    _check_compatible(layers, weights, None if pose is None else unet.conv_in)
     conditioning = PartsConditioning(
         parts,
         weights.bank(parts),
@@ -245,7 +245,12 @@ class PartsProcessor:
         return attn.to_out[1](attn.to_out[0](out))
 
 
-def _check_compatible(layers: Sequence[tuple[str, Any]], weights: Parts2Whole, unet: Any) -> None:
+def _check_compatible(layers: Sequence[tuple[str, Any]], weights: Parts2Whole, posed: Any) -> None:
+    """Refuse another UNet, and processors that would be lost. `posed`: the convolution that a pose is added to, if there is one.
+
+    Raises:
+        HostError: says what does not fit.
+    """
     info = weights.info
     context = layers[0][1].attn2.cross_attention_dim if layers else 0
     widths = tuple(block.attn1.inner_dim for _, block in layers)
@@ -256,10 +261,10 @@ def _check_compatible(layers: Sequence[tuple[str, Any]], weights: Parts2Whole, u
             "released folder, or another one of Stable Diffusion 1.5.",
             code="parts2whole-of-another-base",
         )
-    if unet.conv_in.out_channels != info.pose_channels:
+    if posed is not None and posed.out_channels != info.pose_channels:
         raise HostError(
             f"The pose net adds to {info.pose_channels} channels, the UNet's first convolution gives "
-            f"{unet.conv_in.out_channels}. Take the UNet of the released folder.",
+            f"{posed.out_channels}. Take the UNet of the released folder.",
             code="pose-net-of-another-base",
         )
     for name, block in layers:

@@ -42,6 +42,15 @@ class NoiseSchedule:
             AdapterError: a schedule that is not known here.
         """
         schedule = cls(**{each.name: config[each.name] for each in fields(cls) if each.name in config})
+        numbers = schedule.beta_start, schedule.beta_end, schedule.num_train_timesteps
+        strange = [name for name in ("trained_betas", "rescale_betas_zero_snr") if config.get(name)]
+        kinds = (int, float), (int, float), int
+        if strange or not all(isinstance(one, kind) and one > 0 for one, kind in zip(numbers, kinds, strict=True)):
+            raise AdapterError(
+                f"scheduler/scheduler_config.json asks for betas that are not computed here ({', '.join(strange) or numbers}): they "
+                "have a first and a last one above 0, and a number of steps. Get the file again.",
+                code="unknown-betas",
+            )
         known = schedule.beta_schedule in ("linear", "scaled_linear")
         if not known or schedule.prediction_type not in ("epsilon", "v_prediction"):
             raise AdapterError(
