@@ -167,7 +167,7 @@ def _read(part: PartFile) -> tuple[Any, Any]:
 
     photo = load_photo(part.file)
     if part.mask is None:
-        return photo.pixels, photo.alpha if photo.alpha is not None and photo.alpha.min() < 255 else None
+        return photo.pixels, photo.opaque
     return photo.pixels, load_photo(part.mask).pixels.max(axis=-1)
 
 

@@ -27,13 +27,18 @@ class PhotoPixels:
         pixels: uint8 [H, W, 3] RGB, upright.
         notes: what was changed on the way.
         name: what messages call the photo.
-        alpha: uint8 [H, W], how opaque a file with transparent parts is; None for others.
+        alpha: uint8 [H, W], how opaque a photo with transparent parts is; None for others.
     """
 
     pixels: np.ndarray
     notes: tuple[str, ...] = ()
     name: str = ""
     alpha: np.ndarray | None = None
+
+    @property
+    def opaque(self) -> np.ndarray | None:
+        """`alpha`, where it leaves anything out: a mask uint8 [H, W]."""
+        return None if self.alpha is None or self.alpha.min() == 255 else self.alpha
 
 
 def as_photo(photo: PhotoPixels | str | os.PathLike | torch.Tensor | np.ndarray, name: str = "image") -> PhotoPixels:
@@ -156,13 +161,14 @@ def photo_from_tensor(image: torch.Tensor, name: str = "image") -> PhotoPixels:
         )
     if low < -0.01 or high > 1.01:  # less is what resampling filters overshoot by
         notes.append(f"values from {low:.2f} to {high:.2f} were clipped to 0..1")
-    values = values.clip(0, 1)
+    values, alpha = values.clip(0, 1), None
     if values.shape[-1] == 1:
         notes.append("greyscale: no color is known of this face")
         values = values.repeat(3, axis=-1)
     elif values.shape[-1] == 4:
+        alpha = np.rint(values[..., 3] * 255).astype(np.uint8)
         values = _on_white(values[..., :3], values[..., 3:], notes)
-    return PhotoPixels(np.rint(values * 255).astype(np.uint8), tuple(notes), name)
+    return PhotoPixels(np.rint(values * 255).astype(np.uint8), tuple(notes), name, alpha)
 
 
 def _on_white(rgb: np.ndarray, alpha: np.ndarray, notes: list[str]) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,12 @@ from .patch import LayerKey, put_on
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
+    from .parts_models import ComfyParts2Whole
+
 __all__ = ["apply_parts", "encode_part"]
+
+MOST_KEPT = 8
+"""Labels and sizes for which an IMAGE's latents and features are kept."""
 
 MAX_SIDE = 4096
 """Of a part's picture, px: what a link may bring beyond would fill the memory."""
@@ -51,12 +57,12 @@ def encode_part(
 
     Args:
         weights: DHD_PARTS.
-        image: IMAGE of one picture.
+        image: IMAGE of one picture, with or without alpha.
         label: one of `part.LABELS`.
         size: (width, height) of the picture that will be drawn, px.
         clip, vae: of Stable Diffusion 1.5.
         clip_vision: CLIP ViT-L/14.
-        mask: MASK of where the part is; None: all of the picture.
+        mask: MASK of where the part is; None: what is opaque of the picture.
         person, strength: see `Part`.
 
     Raises:
@@ -70,29 +76,48 @@ def encode_part(
             f"width and height of {name} are {size[0]} x {size[1]}: choose multiples of 8 from 8 to {MAX_SIDE}.",
             code="part-size",
         )
-    mask = None if mask is None else check_mask(mask.float(), f"mask of the {name}")
+    mask = None if mask is None else check_mask(mask.float(), f"mask of {name}")
     if image.ndim != 4 or len(image) != 1 or (mask is not None and len(mask) != 1):
         raise ImageError(
             f"{len(image)} pictures came for {name}, or several masks: a part has one. Choose it with Get Image or Mask from Batch.",
             code="part-of-several-pictures",
         )
-    pixels = photo_from_tensor(image[0], name).pixels
-    found = None
-    if mask is not None:
-        values = (mask[0] * 255).round().to(torch.uint8).cpu().numpy()
-        found = squash_mask(values, (pixels.shape[0], pixels.shape[1]), size, name)
+    photo = photo_from_tensor(image[0], name)
+    pixels = photo.pixels
+    values = photo.opaque if mask is None else (mask[0] * 255).round().to(torch.uint8).cpu().numpy()
+    found = None if values is None else squash_mask(values, (pixels.shape[0], pixels.shape[1]), size, name)
+    latent, text, embed = _encoded(weights.model, image, pixels, label, size, (clip, vae, clip_vision))
+    made = Part(label, latent, found, text, embed, person=person, strength=strength)
+    weights.model.check_part(made)
+    return made
+
+
+def _encoded(
+    weights: ComfyParts2Whole,
+    image: Tensor,
+    pixels: np.ndarray,
+    label: str,
+    size: tuple[int, int],
+    models: tuple[Any, ...],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Latent, label embedding and image embedding of a picture, made once for as long as the IMAGE is there.
+
+    ComfyUI runs all Encode Parts of a chain again when the first one changes; the others then find what they made, and with it
+    their features.
+    """
+    known = weights.encoded.get(image, [])
+    for of_label, of_size, made_by, made in known:
+        if (of_label, of_size) == (label, size) and all(one() is m for one, m in zip(made_by, models, strict=True)):
+            return made
+    clip, vae, clip_vision = models
     latent = vae.encode(squash(pixels, size).movedim(1, -1))
     text = clip.encode_from_tokens_scheduled(clip.tokenize(label))[0][0]
-    made = Part(
-        label,
+    made = (
         comfy.latent_formats.SD15().process_in(latent).float(),
-        found,
         text.float(),
         _image_embed(clip_vision, pixels),
-        person=person,
-        strength=strength,
     )
-    weights.model.check_part(made)
+    weights.encoded[image] = [*known[1 - MOST_KEPT :], (label, size, tuple(map(weakref.ref, models)), made)]
     return made
 
 
@@ -122,7 +147,7 @@ def apply_parts(
 
     Raises:
         HostError: the weights do not fit the model, or parts, regions and pose do not fit each other.
-        ImageError: the pose is of another kind.
+        ImageError: the pose is several pictures, or of another kind.
     """
     check_start_end(start, end)
     check_parts(parts)
@@ -267,8 +292,14 @@ def _pose_features(weights: ModelPatcher, pose: Tensor, size: tuple[int, int]) -
     """What a pose IMAGE adds, [1, C, h, w].
 
     Raises:
-        ImageError: it is of another kind, or of another shape than the picture.
+        ImageError: it is several, of another kind, or of another shape than the picture.
     """
+    if pose.ndim != 4 or len(pose) != 1:
+        raise ImageError(
+            f"pose brings {len(pose)} pictures: one is needed, which holds for all that are drawn. Choose it with Get Image or Mask "
+            "from Batch.",
+            code="several-pose-maps",
+        )
     pixels = photo_from_tensor(pose[0], "the pose map").pixels
     check_pose_picture(pixels, "The pose map")
     drawn = (8 * size[0], 8 * size[1])

@@ -12,6 +12,7 @@ import comfy.sd
 import comfy.utils
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from ...dhumandiff.errors import AdapterError
 from ...dhumandiff.formats import parts2whole as files_of
@@ -37,7 +38,11 @@ LAYOUT = {
 class ComfyParts2Whole(Parts2Whole):
     """The weights with the appearance encoder as a MODEL of ComfyUI."""
 
-    encoder_patcher: Any = None
+    def __init__(self, files: files_of.Parts2WholeFiles) -> None:
+        super().__init__(files)
+        self.encoder_patcher: Any = None
+        self.encoded = WeakTensorKeyDictionary()
+        """IMAGE -> what was made of it, see `parts2whole.encode_part`."""
 
     def _features_as(self) -> Any:
         return None  # weights come and go between devices; the features stay where ComfyUI keeps what nodes give

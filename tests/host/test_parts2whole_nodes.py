@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from dhd_pack.nodes.comfy import folders
+from dhd_pack.nodes.comfy.attention import PEOPLE
 from dhd_pack.nodes.comfy.parts2whole import apply_parts, encode_part
 from dhd_pack.nodes.comfy.parts_models import load_parts2whole
 from dhd_pack.nodes.parts import DHDApplyParts, DHDEncodePart, DHDLoadParts2Whole
@@ -121,6 +122,32 @@ def test_each_part_is_encoded_once_and_the_encoder_leaves_the_device(weights, mo
     assert len(counted) == 3
     on_device = [entry.model for entry in comfy.model_management.current_loaded_models]
     assert weights.model.encoder_patcher not in on_device
+
+
+def test_one_part_of_a_chain_is_changed_and_one_is_encoded(weights, model, monkeypatch):
+    """ComfyUI runs all Encode Parts behind a changed one again, with the same IMAGEs."""
+    from dhd_pack.nodes.comfy import parts_models
+
+    counted, run = [], parts_models._run_encoder
+    monkeypatch.setattr(parts_models, "_run_encoder", lambda *inputs: counted.append(1) or run(*inputs))
+    sources = (tiny_parts.Clip(), tiny_parts.Vae(), tiny_parts.Vision())
+    images = torch.rand(4, 60, 50, 3, generator=torch.Generator().manual_seed(1)).split(1)
+
+    def bank(*of, strength=1.0, label="face", sources=sources):
+        parts = [encode_part(weights, images[n], label, (96, 128), *sources, strength=strength) for n in of]
+        return apply_parts(model, weights, parts)[0].model_options["transformer_options"][PEOPLE][0].people.bank
+
+    for chain, more, encoded in (
+        ((0, 1, 2), {}, 3),
+        ((3, 1, 2), {}, 4),
+        ((3, 1, 2), {"strength": 0.5}, 4),
+        ((3,), {"label": "shoes"}, 5),
+        ((3,), {"sources": (tiny_parts.Clip(), *sources[1:])}, 6),
+        ((3, 0), {}, 6),
+    ):
+        bank(*chain, **more)
+        assert len(counted) == encoded
+    assert not torch.equal(bank(0)[0], bank(3)[0])
 
 
 def test_nobody_reads_the_other_persons_parts(model, weights, picture):
@@ -277,6 +304,8 @@ def test_what_does_not_fit_is_refused(model, weights, picture):
         apply_parts(model, weights, [random_part("face", (16, 12), context=32)])
     with refused("pose-of-another-kind", "OpenPose"):
         apply_parts(model, weights, PARTS, pose=torch.rand(1, 128, 96, 3))
+    with refused("several-pose-maps", "2 pictures"):
+        apply_parts(model, weights, PARTS, pose=iuv().repeat(2, 1, 1, 1))
     with refused("pose-picture-of-another-shape", "128 x 128"):
         apply_parts(model, weights, PARTS, pose=iuv(128, 128))
     with refused("parts2whole-of-another-base", "Load Parts2Whole"):
@@ -290,10 +319,23 @@ def test_what_does_not_fit_is_refused(model, weights, picture):
         predict(guider(patched, POSITIVE, NEGATIVE), torch.zeros(1, 4, 16, 16), sigma_at(model, 500))
 
 
+def test_what_is_transparent_is_no_part(weights):
+    sources = (tiny_parts.Clip(), tiny_parts.Vae(), tiny_parts.Vision())
+    picture, mask = torch.rand(1, 60, 50, 4), torch.zeros(1, 60, 50)
+    mask[:, :30] = 1
+    picture[..., 3] = mask
+    masked = encode_part(weights, picture, "shoes", (96, 128), *sources, mask=mask)
+    assert torch.equal(encode_part(weights, picture, "shoes", (96, 128), *sources).mask, masked.mask)
+    picture[..., 3] = 1
+    assert encode_part(weights, picture, "shoes", (96, 128), *sources).mask is None
+
+
 def test_several_pictures_of_one_part_are_refused(weights):
     sources = (tiny_parts.Clip(), tiny_parts.Vae(), tiny_parts.Vision())
     with refused("part-of-several-pictures", "face"):
         encode_part(weights, torch.rand(2, 60, 50, 3), "face", (96, 128), *sources)
+    with refused("mask-values", "The mask of the face"):
+        encode_part(weights, torch.rand(1, 60, 50, 3), "face", (96, 128), *sources, mask=torch.full((1, 60, 50), 2.0))
     with refused("mask-of-another-shape", "mask of the face"):
         encode_part(weights, torch.rand(1, 60, 50, 3), "face", (96, 128), *sources, mask=torch.ones(1, 50, 60))
     other = tiny_parts.Vision()

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from ...errors import HostError
 from ...formats import parts2whole as files_of
@@ -91,7 +91,7 @@ class Parts2Whole(nn.Module):
         self.info = _info(files, self.pose_guider)
         self.encoder: nn.Module | None = None
         self._told = False
-        self._features: WeakKeyDictionary[Part, tuple[Any, list[Tensor]]] = WeakKeyDictionary()
+        self._features = WeakTensorKeyDictionary()  # latent -> [(what else they depend on, label embedding, features)]
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str]) -> Parts2Whole:
@@ -111,7 +111,8 @@ class Parts2Whole(nn.Module):
         return weight.device, weight.dtype
 
     def bank(self, parts: Sequence[Part]) -> list[Tensor]:
-        """The appearance encoder's features of parts, before masks. Each part is encoded once.
+        """The appearance encoder's features of parts, before masks. Each latent is encoded once a label, whatever mask and strength
+        the part has.
 
         Args:
             parts: of pictures of one size.
@@ -183,12 +184,14 @@ class Parts2Whole(nn.Module):
         return attached
 
     def _features_of(self, part: Part) -> list[Tensor]:
-        known = self._features.get(part)
-        if known is None or known[0] != self._features_as():
-            self.check_part(part)
-            known = (self._features_as(), self._encode(part))
-            self._features[part] = known
-        return known[1]
+        valid = [one for one in self._features.get(part.latent, ()) if one[0] == self._features_as()]
+        for _, label, features in valid:
+            if label is part.label_embedding:
+                return features
+        self.check_part(part)
+        features = self._encode(part)
+        self._features[part.latent] = [*valid, (self._features_as(), part.label_embedding, features)]
+        return features
 
     def _features_as(self) -> Any:
         """What features depend on beside their part: where and in what the weights are. ComfyUI's are elsewhere."""

@@ -56,7 +56,7 @@ def label_of(name: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """A part of a person. Its features are kept for this very object: to change a part, make a new one.
+    """A part of a person. Features are kept for this very latent: do not change it in place.
 
     Attributes:
         label: one of `LABELS`, or a short name.
