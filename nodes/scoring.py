@@ -16,6 +16,7 @@ from ..dhumandiff.evaluation.report import describe_score, draw_score
 from ..dhumandiff.evaluation.score import TIE_TOLERANCE, ScoredImage, mean_identities, ranking, score_image
 from ..dhumandiff.faces import as_analyzer
 from ..dhumandiff.faces.photos import photo_from_tensor
+from ..dhumandiff.layout.presets import MOST_PEOPLE
 from ..dhumandiff.prompts import try_parse_prompt
 from ..dhumandiff.references.reference import SAME_PERSON_THRESHOLD
 from .comfy.encoders import text_alignment
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from comfy.sd import CLIP
 
     from ..dhumandiff.references import FaceReference
-
-MOST_PEOPLE = 4
 
 
 def _inputs(image: str) -> list[Any]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from comfy_api.latest import io
 
 from ..dhumandiff.errors import AdapterError
+from ..dhumandiff.methods.withanyone import MAX_PEOPLE
 from ..dhumandiff.methods.withanyone.people import unknown_recognizers
 from ..dhumandiff.references.reference import same_person_warning
 from .comfy.flux import PLACEMENT
@@ -28,7 +29,7 @@ from .people import masks_in_order, references_in_order
 if TYPE_CHECKING:
     from ..dhumandiff.references import FaceReference
 
-PERSONS = range(1, 5)
+PERSONS = range(1, MAX_PEOPLE + 1)
 PLACEMENTS = ("boxes and masks only", PLACEMENT)
 """Where somebody is who has neither box nor mask: refused, or placed by a preset."""
 
