@@ -294,6 +294,8 @@ def test_a_folder_that_is_not_there_says_how_to_get_it():
     message = DHDLoadParts2Whole.validate_inputs("Parts3Whole")
     assert "download" in message
     assert "--method parts2whole" in message
+    with refused("parts2whole-missing", "Parts3Whole"):
+        DHDLoadParts2Whole.execute("Parts3Whole")
 
 
 def test_what_does_not_fit_is_refused(model, weights, picture):
