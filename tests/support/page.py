@@ -154,13 +154,14 @@ TWO_DRAWN_PEOPLE = """async () => {
     sentence.connect(1, shown, 0);
     mini.connect(1, sentence, 0);
     mini.connect(5, sentence, 1);
+    const into = (from, output, node, name) => from.connect(output, node, node.inputs.findIndex(i => i.name === name));
     for (const person of [1, 2]) {
         const photo = add('DHDDrawPerson', 40, 60 + 260 * person), face = add('DHDEncodeReference', 420, 500 * person - 440);
         photo.widgets.find(w => w.name === 'person').value = person;
-        photo.connect(0, face, 0);
-        mini.connect(3, face, 1);
-        mini.connect(4, face, 2);
-        face.connect(0, sentence, sentence.inputs.findIndex(i => i.name === `reference_${person}`));
+        into(photo, 0, face, 'image');
+        into(mini, 3, face, 'clip_vision');
+        into(mini, 4, face, 'face_analysis');
+        into(face, 0, sentence, `reference_${person}`);
     }
 }"""
 PROMPT_NODES = "window.app.graph._nodes.filter(n => n.type === 'DHDSubjectPrompt')"
