@@ -72,14 +72,16 @@ def unpack(file, place):
         tar.extractall(place, filter="data")
 
 
-def check(name, found, exact=None):
+def check(name, found, exact=None, without=frozenset()):
     """Every tensor by its digest; elsewhere those whose arrays were kept, nearly."""
-    assert {*found} == {*EXPECTED[name]}
+    assert {*found} == {*EXPECTED[name]} - without
     if EXACT if exact is None else exact:
         now = measures.digests(found)
         assert [key for key in now if now[key] != EXPECTED[name][key]] == []
         return
     for key, wanted in load_file(MADE / "expected" / f"{name}.safetensors").items():
+        if key in without:
+            continue
         if wanted.dtype == torch.uint8:
             apart = (found[key].int() - wanted.int()).abs().float().mean()
             assert apart < 4, (key, apart)
@@ -224,7 +226,15 @@ def test_unfinished_shards_go_on_to_the_same_bytes(folder):
     else:
         assert found.keys() == EXPECTED["shards"].keys()
     before, after = (json.loads((one / "dataset.json").read_text()) for one in (folder / "shards", shards))
-    assert before == after
+    assert before == {name: after[name] for name in before}  # there may be more
+
+
+# Pictures with an area beside the prompt: the negative of then got the faces, which was a fault (nodes/comfy/ids.py).
+MENDED = frozenset(
+    f"{case}.latent"
+    for case in ("apply_area_batch", "apply_one_pass_area_batch", "guider_one_pass_area", "guider_two_strength_area")
+)
+WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 
 
 # --- ComfyUI ----------------------------------------------------------------------------------------------------------------------
@@ -238,28 +248,39 @@ def in_comfyui(tmp_path_factory):
 @pytest.mark.slow
 @needs_comfyui
 def test_prompts_of_then_sample_the_same(in_comfyui):
-    check("comfyui", in_comfyui[0], exact=EXACT and HERE["comfyui"] == MADE_WITH["comfyui"])
+    """Outputs may be added."""
+    kept = {*EXPECTED["comfyui"]} - MENDED
+    found = {name: value for name, value in in_comfyui[0].items() if name in kept}
+    check("comfyui", found, exact=EXACT and HERE["comfyui"] == MADE_WITH["comfyui"], without=MENDED)
 
 
 @pytest.mark.slow
 @needs_comfyui
 def test_nodes_take_and_give_what_they_did(in_comfyui):
-    """Inputs in their order, types and choices; more choices and optional inputs behind them are welcome."""
+    """Inputs in their order, types and choices; more choices and optional inputs behind them are welcome, and a link may be
+    left open that had to be there."""
     now, then = in_comfyui[1], json.loads((MADE / "expected" / "nodes.json").read_text(encoding="utf-8"))
     for kind, node in then.items():
         assert kind in now
         for name, given in node["inputs"].items():
             found = now[kind]["inputs"][name]
-            assert (found["type"], found["required"]) == (given["type"], given["required"]), (kind, name)
+            assert found["type"] == given["type"], (kind, name)
+            assert found["required"] <= given["required"], (kind, name)
             if given["choices"] is not None and kind not in (
                 "DHDLoadAdapter",
                 "DHDLoadReference",
                 "DHDLoadFaceAnalysis",
             ):
                 assert set(given["choices"]) <= set(found["choices"]), (kind, name)
+        eased = [n for n, one in node["inputs"].items() if one["required"] > now[kind]["inputs"][n]["required"]]
+        assert not {node["inputs"][n]["type"] for n in eased} & set(WIDGETS), kind  # values are kept by their place
         for part in ("required", "optional"):
             names = [
-                [n for n, one in side[kind]["inputs"].items() if one["required"] == (part == "required")]
+                [
+                    n
+                    for n, one in side[kind]["inputs"].items()
+                    if one["required"] == (part == "required") and n not in eased
+                ]
                 for side in (then, now)
             ]
             assert names[1][: len(names[0])] == names[0], (kind, part)
@@ -284,8 +305,7 @@ def test_workflows_of_then_fit_the_nodes(in_comfyui, tmp_path):
                 continue
             known = in_comfyui[1][node["type"]]
             widgets = [one["name"] for one in node["inputs"] if "widget" in one]
-            kinds = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
-            places = [name for name, one in known["inputs"].items() if one["type"] in kinds]
+            places = [name for name, one in known["inputs"].items() if one["type"] in WIDGETS]
             assert places[: len(widgets)] == widgets, (file.name, node["type"])
             for one in node["inputs"]:
                 assert set(str(one["type"]).split(",")) <= set(str(known["inputs"][one["name"]]["type"]).split(",")), (

@@ -47,7 +47,7 @@ def test_help_and_labels_speak_the_language_that_is_set(page, browser, server):
         assert french.evaluate(f"{sampler}.title") == "KSampler (Cascade DHumanDiff)"
         assert "force_visages" in french.evaluate(f"{sampler}.widgets.map(w => w.label)")
         described = french.evaluate("window.LiteGraph.registered_node_types.DHDSubjectPrompt.nodeData.description")
-        assert described.startswith("Écrivez word@1 et word@2")
+        assert described.startswith("Écrivez word@1, word@2")
         french.locator('[data-testid="info-button"]').first.evaluate("button => button.click()")
         french.wait_for_function("document.querySelector('.node-help-content img')?.naturalWidth > 0", timeout=30_000)
         screenshot(french, "help")
