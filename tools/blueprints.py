@@ -1,6 +1,6 @@
 """The blueprints in subgraphs/, made from the workflows: what a person chooses stays outside, all the rest goes inside.
 
-    python -m tools.blueprints        # after a change of dual_portrait.json, mini_dual_portrait.json or withanyone_two.json
+    python -m tools.blueprints        # after a change of dual_portrait, mini_dual_portrait, withanyone_two or parts_one
 
 ComfyUI shows them in its node library under "Subgraph Blueprints". A blueprint is a workflow of one node, whose inside is
 `definitions.subgraphs`: the nodes that its outputs need, at their places in the workflow, with its values and model links.
@@ -145,7 +145,32 @@ WITHANYONE = Blueprint(
     size=(400, 680),
 )
 
-BLUEPRINTS = (DUAL_PORTRAIT, MINIATURE, WITHANYONE)
+PARTS = Blueprint(
+    name="Parts2Whole Portrait",
+    workflow="parts_one",
+    description="One person with face and clothes from pictures of their own, on Stable Diffusion 1.5. Connect a face photo, a picture of "
+    "each garment and, if you have one, a DensePose map, and write the sentence. Use photos of people who agreed to it.",
+    aliases=("parts2whole", "clothes", "outfit", "virtual try on", "garment", "face", "dhumandiff"),
+    inputs=(
+        Slot("face", "face", "DHDEncodePart", 0, "image"),
+        Slot("upper", "upper body clothes", "DHDEncodePart", 1, "image"),
+        Slot("lower", "lower body clothes", "DHDEncodePart", 2, "image"),
+        Slot("pose", "pose map (DensePose, raw IUV)", "DHDApplyParts", 0, "pose"),
+        Slot("sentence", "sentence", "CLIPTextEncode", 0, "text"),
+        Slot("seed", "seed", "KSampler", 0, "seed"),
+        Slot("width", "width", "PrimitiveInt", 0, "value"),
+        Slot("height", "height", "PrimitiveInt", 1, "value"),
+        Slot("steps", "steps", "KSampler", 0, "steps"),
+        Slot("cfg", "cfg", "KSampler", 0, "cfg"),
+        Slot("folder", "Parts2Whole", "DHDLoadParts2Whole", 0, "folder"),
+        Slot("ckpt_name", "CLIP and VAE of SD 1.5", "CheckpointLoaderSimple", 0, "ckpt_name"),
+        Slot("clip_name", "CLIP ViT-L/14", "CLIPVisionLoader", 0, "clip_name"),
+    ),
+    outputs=(Slot("portrait", "portrait", "VAEDecode", 0, "IMAGE"),),
+    size=(400, 560),
+)
+
+BLUEPRINTS = (DUAL_PORTRAIT, MINIATURE, WITHANYONE, PARTS)
 
 
 def built(blueprint: Blueprint) -> Json:

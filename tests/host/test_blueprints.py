@@ -6,9 +6,18 @@ from itertools import count
 import pytest
 from PIL import Image
 from support.flux_twins import on_the_tiny_flux
+from support.parts_twins import on_the_tiny_parts
 from support.server import NO_BLUEPRINTS, PHOTOS, TINY, api_form, on_the_tiny_base
 
-from tools.blueprints import BLUEPRINTS, DUAL_PORTRAIT, INSIDE_OF_INPUTS, INSIDE_OF_OUTPUTS, MINIATURE, WITHANYONE
+from tools.blueprints import (
+    BLUEPRINTS,
+    DUAL_PORTRAIT,
+    INSIDE_OF_INPUTS,
+    INSIDE_OF_OUTPUTS,
+    MINIATURE,
+    PARTS,
+    WITHANYONE,
+)
 
 every_blueprint = pytest.mark.parametrize("blueprint", BLUEPRINTS, ids=lambda one: one.name)
 
@@ -23,6 +32,7 @@ FILES = {
     "clip_name2",
     "vae_name",
     "siglip_name",
+    "folder",
 }
 
 
@@ -123,8 +133,8 @@ def test_a_blueprint_shows_the_types_of_its_nodes(known, blueprint):
 
 @pytest.mark.parametrize(
     ("blueprint", "size"),
-    [(DUAL_PORTRAIT, (512, 512)), (MINIATURE, (512, 384)), (WITHANYONE, (128, 96))],
-    ids=["Dual Portrait", "the miniature", "WithAnyone"],
+    [(DUAL_PORTRAIT, (512, 512)), (MINIATURE, (512, 384)), (WITHANYONE, (128, 96)), (PARTS, (128, 192))],
+    ids=["Dual Portrait", "the miniature", "WithAnyone", "Parts2Whole"],
 )
 def test_what_is_inside_makes_a_portrait(server, blueprint, size):
     prompt = as_prompt(blueprint)
@@ -136,6 +146,8 @@ def test_what_is_inside_makes_a_portrait(server, blueprint, size):
         )
     if blueprint is WITHANYONE:
         prompt = on_the_tiny_flux(prompt)
+    if blueprint is PARTS:
+        prompt = on_the_tiny_parts(prompt)
     result = server.run(prompt)
     assert result["error"] is None
     saved = result["outputs"]["save"]["images"][0]

@@ -214,7 +214,7 @@ def test_the_doctor_tells_what_is_missing(server):
     assert result["error"] is None
     (text,) = result["outputs"]["1"]["text"]
     assert result["outputs"]["2"]["text"] == [text]
-    for words in ("ComfyUI ", "CPU: works", "tiny_adapter.safetensors: a native DHumanDiff adapter", "2 checkpoints"):
+    for words in ("ComfyUI ", "CPU: works", "tiny_adapter.safetensors: a native DHumanDiff adapter", "3 checkpoints"):
         assert words in text
     assert text.endswith("Nothing stands in the way of a first portrait.")
     hidden = server.base / "models" / "insightface" / "models"

@@ -7,7 +7,7 @@ import pytest
 from support.comfyui import REPOSITORY
 
 from tools import blueprints
-from tools.blueprints import BLUEPRINTS, DUAL_PORTRAIT, INSIDE_OF_INPUTS, INSIDE_OF_OUTPUTS, WITHANYONE, Slot
+from tools.blueprints import BLUEPRINTS, DUAL_PORTRAIT, INSIDE_OF_INPUTS, INSIDE_OF_OUTPUTS, PARTS, WITHANYONE, Slot
 
 every_blueprint = pytest.mark.parametrize("blueprint", BLUEPRINTS, ids=lambda one: one.name)
 
@@ -97,12 +97,13 @@ def test_values_and_model_links_inside_are_the_workflow_s(blueprint):
             assert model["name"].endswith(".safetensors")
 
 
-@pytest.mark.parametrize("blueprint", [DUAL_PORTRAIT, WITHANYONE], ids=lambda one: one.name)
+@pytest.mark.parametrize("blueprint", [DUAL_PORTRAIT, WITHANYONE, PARTS], ids=lambda one: one.name)
 def test_photos_sentence_and_files_are_outside(blueprint):
     """And nothing is loaded or saved inside."""
     host, inside = read(blueprint)
     names = [slot["name"] for slot in host["inputs"]]
-    assert names[:3] == ["photo_1", "photo_2", "sentence"]
+    photos = ["face", "upper", "lower", "pose"] if blueprint is PARTS else ["photo_1", "photo_2"]
+    assert names[: len(photos) + 1] == [*photos, "sentence"]
     assert host["outputs"][0]["name"] == "portrait"
     kinds = {node["type"] for node in inside["nodes"]}
     assert not kinds & {"LoadImage", "SaveImage", "PreviewImage", "PreviewAny", "MarkdownNote"}

@@ -6,7 +6,7 @@
 Nodes, links, strengths, masks and modes stay as they are shipped. The miniature stands in for the checkpoint, the encoders and
 DHumanDiff's weights, Draw Person for photos; sentences are of the drawn world, size, steps, CFG and sampler the miniature's.
 Other model files are tiny ones under the names that the workflows use, read by the stock loaders. Those on FLUX run on a tiny
-FLUX: flux_twins.py.
+FLUX (flux_twins.py), those on Parts2Whole on a tiny Stable Diffusion 1.5 (parts_twins.py).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from PIL import Image, ImageDraw
 from safetensors.torch import save_file
 
 from support.flux_twins import fill_flux, on_the_tiny_flux
+from support.parts_twins import fill_parts, on_the_tiny_parts, write_parts
 from support.server import api_form
 from tools.workflows import REPOSITORY, WORKFLOWS
 from tools.workflows.flux import PHOTO
@@ -109,6 +110,8 @@ def twin(name: str, sentences: int | None = None) -> dict[str, Any]:
     prompt, cast = api_form(shipped_file(name)), CASTS.get(name, Cast())
     if name.startswith("withanyone_"):
         return on_the_tiny_flux(prompt)
+    if name.startswith("parts_"):
+        return on_the_tiny_parts(prompt)
     moved = {key: stand_in(node, name) for key, node in prompt.items()}
     negatives = {node["inputs"]["negative"][0] for node in prompt.values() if "negative" in node["inputs"]}
     photos = iter(cast.people)
@@ -192,6 +195,7 @@ def fill_shipped(base: Path) -> None:
     save_file(lora_weights(), models / "loras" / STYLE)
     save_file(control_weights(), models / "controlnet" / POSES)
     fill_flux(models)
+    fill_parts(models)
     write_pictures(base / "input")
 
 
@@ -205,6 +209,7 @@ def write_pictures(folder: Path) -> None:
         region(k, 4 * WIDTH, 4 * HEIGHT).save(folder / f"region_{k}.png")  # of the twin's shape
         drawn_photo(k, "man").save(folder / f"person_{2 + k}.png")
     drawn_couple().save(folder / PHOTO)
+    write_parts(folder)
     (folder / "two_poses.png").write_bytes((REPOSITORY / "examples" / "two_poses.png").read_bytes())
 
 

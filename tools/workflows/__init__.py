@@ -1,4 +1,5 @@
-"""The workflows that people share, workflows/*.json, made from compact descriptions: portraits.py, variations.py and flux.py.
+"""The workflows that people share, workflows/*.json, made from compact descriptions: portraits.py, variations.py,
+flux.py and parts2whole.py.
 
     python -m tools.workflows                       # write the .json files; needs no ComfyUI
     python -m tools.workflows --pictures [NAME...]  # the pictures beside them too, from real runs of their twins on the miniature
@@ -7,13 +8,13 @@
 The last two start a ComfyUI (COMFYUI_PATH, or ~/comfy/ComfyUI).
 
 graph.py writes files, known.py knows the nodes, parts.py has what several workflows share, notes.py what their notes say; twins.py makes a workflow small
-enough for a test, pictures.py draws the thumbnails.
+enough for a test, pictures.py draws the thumbnails, clothes.py garments and a pose map.
 """
 
 from collections.abc import Callable
 from pathlib import Path
 
-from . import flux, portraits, variations
+from . import flux, parts2whole, portraits, variations
 from .graph import Graph, written
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -38,6 +39,8 @@ BUILDERS: tuple[Callable[[], Graph], ...] = (
     flux.withanyone_four,
     flux.withanyone_parity,
     flux.withanyone_kontext,
+    parts2whole.parts_one,
+    parts2whole.parts_wedding,
 )
 NAMES = tuple(build.__name__ for build in BUILDERS)
 

@@ -56,6 +56,7 @@ SIZES = {
     "DHDPickBest": (360, 300),
     "DHDFaceMasks": (300, 0),
     "DHDApplyWithAnyone": (320, 0),
+    "DHDApplyParts": (320, 0),
 }
 
 

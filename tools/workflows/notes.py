@@ -11,6 +11,14 @@ ON_FLUX = """
 - *insightface/models/antelopev2*: InsightFace's pack
 
 **Not for commercial use**: FLUX.1 [dev] and WithAnyone's weights are under the FLUX.1 [dev] Non-Commercial License (WithAnyone's for academic research alone), antelopev2 is for non-commercial research. Is something missing? Add the node *Doctor* and press **Run**."""
+ON_PARTS = """
+**Models** (the page offers the two files; where yours have other names, choose them):
+- *dhumandiff/Parts2Whole*: the released folder, some 9 GB. In this pack's folder, with ComfyUI's Python: `python -m dhumandiff download --method parts2whole --to ../../models/dhumandiff`
+- *checkpoints*: any Stable Diffusion 1.5, for its CLIP and VAE alone
+- *clip_vision*: model.safetensors of openai/clip-vit-large-patch14
+
+The model of *Load Parts2Whole* brings the noise schedule that it was trained with: no *ModelSampling* node, no other checkpoint's model. Weights: MIT; the Stable Diffusion 1.5 inside: CreativeML Open RAIL-M. Is something missing? Add the node *Doctor* and press **Run**."""
+ON_MASKS = """**Masks**: without one the whole picture counts, its background too. *Open in Mask Editor*, paint over the garment, and connect MASK of *Load Image* with *mask* of *Encode Part*; or take the mask of any segmentation. Small parts too weak: *masked* in *Apply Parts* to *left out*, which is faster, too."""
 CONSENT = "Portraits of real people only with their leave."
 
 NOTES = {
@@ -233,6 +241,32 @@ The faces in the boxes are blurred before Kontext sees the photo, as WithAnyone'
 
 **Weights**: WithAnyone.Ke.preview, the file for edits, from huggingface.co/WithAnyone/WithAnyone, in *models/withanyone*; choose it by the name that it has there. It has one half of the weights, so *form* stays 0. *diffusion_models*: FLUX.1 Kontext [dev].
 {ON_FLUX}
+
+{CONSENT}""",
+    "parts_one": f"""## One person from a face, a jacket and trousers
+
+**Change first**
+1. **Parts**: a face photo, a picture of the jacket, one of the trousers. Another garment: choose what it is in *part*. One more: copy a *Load Image* and an *Encode Part*, and put it into the chain (six at most).
+2. **Pose map**: a DensePose map as raw IUV (blue is the number of the body part, nearly black), of the picture's shape. detectron2's DensePose makes it (`apply_net.py dump`). Skeletons, and the false colors of ControlNet's DensePose Estimator, are refused. None at hand: take its *Load Image* away.
+3. **Sentence**: who, with what on, where. Press **Run**.
+
+{ON_MASKS}
+
+A part is computed once for a size; a new seed or sentence keeps them all. Size: 512 x 768 as trained, set once for all in *Width* and *Height*. Parts too weak: *strength* in *Encode Part* up.
+{ON_PARTS}
+
+{CONSENT}""",
+    "parts_wedding": f"""## Bride and groom, each in their own clothes
+
+**Change first**
+1. **The bride** and **the groom**: both faces, the veil, the dress, the suit. *person* in *Encode Part* says whose a part is.
+2. **Where each stands**: drag the boxes; box 1 is the bride's. Inside it the groom's parts are never read, and outside of both boxes nobody's.
+3. **Sentence**: both, from left to right, and where they are. Press **Run**.
+
+{ON_MASKS}
+
+Boxes that overlap: the node says where, and who is drawn there. A pose map of two people (DensePose, raw IUV) fits into *pose*. Up to six parts each. The weights were trained with one person at 512 x 768; two are this project's addition, and *Width* and *Height* are for all nodes.
+{ON_PARTS}
 
 {CONSENT}""",
 }

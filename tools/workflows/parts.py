@@ -161,7 +161,9 @@ def paired(
     return graph.add("DHDApplyPair", title, model=use.model, adapter=use.adapter, **people(pair), **more)["model"]
 
 
-def empty(graph: Graph, width: int = SIDE, height: int = SIDE, batch: int = 1, title: str | None = None) -> Output:
+def empty(
+    graph: Graph, width: int | Output = SIDE, height: int | Output = SIDE, batch: int = 1, title: str | None = None
+) -> Output:
     """An empty latent."""
     return graph.add("EmptyLatentImage", title, width=width, height=height, batch_size=batch)["LATENT"]
 

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dhumandiff.layout.person_style import person_color
 
-from . import REPOSITORY, WORKFLOWS
+from . import REPOSITORY, WORKFLOWS, clothes
 
 EXAMPLES = REPOSITORY / "examples"
 
@@ -237,13 +237,18 @@ PLACED = "drawn photos, and the boxes of Portrait Layout; FLUX was not at hand f
 
 def placed(run: Run, picture: Image.Image | None = None, line: str = PLACED, **changed: Any) -> Image.Image:
     """The photos, and where Portrait Layout places them. A portrait would take FLUX, which no test has."""
+    return portrait(run, places(run, picture, **changed), line)
+
+
+def places(run: Run, picture: Image.Image | None = None, **changed: Any) -> Image.Image:
+    """Where Portrait Layout places people."""
     from dhd_pack.nodes.layout import DHDPortraitLayout
 
     (inputs,) = (node["inputs"] for node in run.prompt.values() if node["class_type"] == "DHDPortraitLayout")
     values = {name: one for name, one in inputs.items() if not isinstance(one, list)} | changed
     background = None if picture is None else torch.from_numpy(np.array(picture))[None] / 255
     preview = DHDPortraitLayout.execute(**values, background=background).result[3][0]
-    return portrait(run, Image.fromarray((preview * 255).round().byte().numpy()), line)
+    return Image.fromarray((preview * 255).round().byte().numpy())
 
 
 def edited(run: Run) -> Image.Image:
@@ -280,6 +285,32 @@ def schedule(run: Run) -> Image.Image:
     return portrait(run, chart, "drawn photos; FLUX was not at hand for a portrait")
 
 
+PARTS_LINE = "drawn parts{}; Parts2Whole's weights were not at hand for a picture"
+FACES = {"face.png": (4, "woman"), "bride_face.png": (8, "woman"), "groom_face.png": (7, "man")}
+"""Number and gender for Draw Person."""
+
+
+def part_picture(file: str) -> Image.Image:
+    """What stands in for a photo of a face or a garment."""
+    return drawn_photo(*FACES[file]) if file in FACES else clothes.picture(file)
+
+
+def parts_of_one(run: Run) -> Image.Image:
+    """A person's parts, and the pose map."""
+    from .parts2whole import ONE
+
+    shown = [(title, part_picture(file)) for title, file, _ in ONE] + [("Pose map", clothes.pose_map())]
+    return sheet(shown, 4, (250, 375), PARTS_LINE.format(" and pose map"))
+
+
+def parts_of_two(run: Run) -> Image.Image:
+    """Bride's and groom's parts, and where Portrait Layout places the two."""
+    from .parts2whole import BRIDE, GROOM
+
+    shown = [(title, part_picture(file)) for title, file, _ in (*BRIDE, *GROOM)]
+    return sheet([*shown, ("Where each stands", places(run))], 3, (300, 300), PARTS_LINE.format(" and boxes"))
+
+
 SHEETS: dict[str, Callable[[Run], Image.Image]] = {
     "wedding_preview": wedding,
     "fixed_poses": posed,
@@ -293,6 +324,8 @@ SHEETS: dict[str, Callable[[Run], Image.Image]] = {
     "withanyone_four": placed,
     "withanyone_parity": schedule,
     "withanyone_kontext": edited,
+    "parts_one": parts_of_one,
+    "parts_wedding": parts_of_two,
 }
 """Those that show something else than `portrait`."""
 

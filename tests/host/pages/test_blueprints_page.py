@@ -3,16 +3,18 @@
 import json
 
 import pytest
+from support import parts_twins
 from support.flux_twins import SIZE, STEPS
 from support.page import RUN, fit_view, problems, readable, screenshot
 from support.server import NO_BLUEPRINTS, PHOTOS, TINY
 
-from tools.blueprints import BLUEPRINTS, DUAL_PORTRAIT, MINIATURE, WITHANYONE
+from tools.blueprints import BLUEPRINTS, DUAL_PORTRAIT, MINIATURE, PARTS, WITHANYONE
 
 KINDS = {
     DUAL_PORTRAIT: {"DHDEncodeReference", "DHDApplyPair", "DHDSubjectPrompt", "DHDCascadeKSampler"},
     MINIATURE: {"DHDEncodeReference", "DHDApplyPair", "DHDSubjectPrompt", "DHDCascadeKSampler"},
     WITHANYONE: {"DHDEncodeReference", "DHDApplyWithAnyone", "DHDPortraitLayout", "DHDLoadSigLIP"},
+    PARTS: {"DHDLoadParts2Whole", "DHDEncodePart", "DHDApplyParts", "PrimitiveInt"},
 }
 
 HOST = "window.app.graph._nodes.find(node => node.isSubgraphNode?.())"
@@ -50,7 +52,12 @@ FACES = """() => {
         faces.connect(0, node, node.inputs.findIndex(slot => slot.name === 'face_analysis'));
     }
 }"""
-DRAWN = ("person_1.png", "person_2.png")
+DRAWN = {
+    DUAL_PORTRAIT: PHOTOS,
+    MINIATURE: (),
+    WITHANYONE: ("person_1.png", "person_2.png"),
+    PARTS: ("face.png", "jacket.png", "trousers.png"),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -112,6 +119,8 @@ def small(blueprint):
     """Values with which it runs on the tests' tiny models."""
     if blueprint is WITHANYONE:  # its files lie under the names that it has
         return {**SIZE, "steps": STEPS}
+    if blueprint is PARTS:
+        return {"width": parts_twins.WIDTH, "height": parts_twins.WIDTH * 3 // 2, "steps": parts_twins.STEPS}
     return {
         slot.name: TINY[slot.node][slot.inside] for slot in blueprint.inputs if slot.inside in TINY.get(slot.node, {})
     }
@@ -130,8 +139,7 @@ def test_a_blueprint_is_added_run_and_opened(page, blueprint):
     photos = [slot.name for slot in blueprint.inputs if slot.inside == "image"]
     loaders = [page.evaluate(ADD, ["LoadImage", 0, 400 * number]) for number in range(len(photos))]
     saver = page.evaluate(ADD, ["SaveImage", 1100, 0])
-    files = DRAWN if blueprint is WITHANYONE else PHOTOS
-    ends = page.evaluate(CONNECT, [list(zip(photos, loaders, files, strict=True)) if photos else [], saver])
+    ends = page.evaluate(CONNECT, [list(zip(photos, loaders, DRAWN[blueprint], strict=True)), saver])
     assert None not in ends
     if photos:
         tiny = small(blueprint)
