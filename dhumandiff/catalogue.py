@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 __all__ = [
+    "AURAFACE",
+    "AURAFACE_RECOGNIZER",
     "BASE",
     "CATALOGUE",
     "DHUMANDIFF",
@@ -17,10 +19,13 @@ __all__ = [
     "IMAGE_ENCODER",
     "IP_ADAPTER",
     "PARTS2WHOLE",
+    "SFACE",
+    "SFACE_RECOGNIZER",
     "SIGLIP",
     "WITHANYONE",
     "WITHANYONE_FACE_PACK",
     "WITHANYONE_RECOGNIZER",
+    "YUNET",
     "KnownWeights",
 ]
 
@@ -96,6 +101,41 @@ WITHANYONE_FACE_PACK = FACE_PACKS[1]
 WITHANYONE_RECOGNIZER = (f"{WITHANYONE_FACE_PACK.name}/glintr100", "4ab1d6435d639628")
 """Name and hash (`faces.same_recognizer`) of the recognizer in that pack, as InsightFace publishes it. AuraFace's has the same name."""
 
+YUNET = KnownWeights(
+    title="YuNet",
+    folder="insightface/models",
+    license="MIT",
+    name="open",
+    repository="opencv/face_detection_yunet",
+    files=("face_detection_yunet_2023mar.onnx",),
+)
+"""A face detector of OpenCV's zoo, 232,589 bytes. The zoo's GitHub also has face_detection_yunet_2026may.onnx, for pictures of any size."""
+
+AURAFACE = KnownWeights(
+    title="AuraFace v1",
+    folder="insightface/models",
+    license="Apache-2.0",
+    name="open",
+    repository="fal/AuraFace-v1",
+    files=("glintr100.onnx",),
+)
+"""A face recognizer, 260,694,151 bytes. The other .onnx files of that repository are InsightFace's, for non-commercial use."""
+
+AURAFACE_RECOGNIZER = ("auraface/glintr100", "a7933ea5330113b0")
+"""Name and hash (`faces.same_recognizer`) of that file. InsightFace's antelopev2 has another one of the same name."""
+
+SFACE = KnownWeights(
+    title="SFace",
+    folder="insightface/models",
+    license="Apache-2.0",
+    name="open",
+    repository="opencv/face_recognition_sface",
+    files=("face_recognition_sface_2021dec.onnx",),
+)
+"""A second face recognizer, 38,696,353 bytes: embeddings of 128 numbers, for scoring alone."""
+
+SFACE_RECOGNIZER = ("sface/face_recognition_sface_2021dec", "0ba9fbfa01b5270c")
+
 BASE = KnownWeights(
     title="SDXL",
     folder="checkpoints",
@@ -140,4 +180,17 @@ FLUX = KnownWeights(
     files=("flux1-dev.safetensors",),
 )
 
-CATALOGUE = (BASE, IMAGE_ENCODER, *FACE_PACKS, DHUMANDIFF, IP_ADAPTER, PARTS2WHOLE, FLUX, WITHANYONE, SIGLIP)
+CATALOGUE = (
+    BASE,
+    IMAGE_ENCODER,
+    *FACE_PACKS,
+    YUNET,
+    AURAFACE,
+    SFACE,
+    DHUMANDIFF,
+    IP_ADAPTER,
+    PARTS2WHOLE,
+    FLUX,
+    WITHANYONE,
+    SIGLIP,
+)
