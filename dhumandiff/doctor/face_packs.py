@@ -9,10 +9,10 @@ from pathlib import Path
 from ..catalogue import FACE_PACKS
 from ..errors import FaceError
 from ..io import expand_user
+from ..onnx_bytes import why_damaged
 from .findings import DAMAGED, MISSING, NOTE, OK, Finding
 from .folders import FACE_ROOT, PROJECT, Folders
 from .misplaced import not_a_pack_yet
-from .onnx_bytes import why_damaged
 
 __all__ = ["face_packs", "pack"]
 

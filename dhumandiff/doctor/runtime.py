@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import short_error
+from ..onnx_bytes import tiny_model
 from .findings import DAMAGED, NOTE, OK, Finding
-from .onnx_bytes import tiny_model
 from .versions import attempt, pip, version
 
 __all__ = ["providers"]

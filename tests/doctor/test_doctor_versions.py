@@ -10,8 +10,8 @@ from support.comfyui import REPOSITORY
 
 from dhumandiff.doctor import versions
 from dhumandiff.doctor.findings import DAMAGED, MISSING, NOTE, OK
-from dhumandiff.doctor.onnx_bytes import tiny_model
 from dhumandiff.doctor.runtime import providers
+from dhumandiff.onnx_bytes import tiny_model
 
 REAL = importlib.import_module
 CUDA, CPU, TENSORRT = "CUDAExecutionProvider", "CPUExecutionProvider", "TensorrtExecutionProvider"

@@ -13,7 +13,7 @@ from support import layouts
 from support.model_folders import doctor, image_encoder, wrong
 
 from dhumandiff.doctor.findings import NOTE
-from dhumandiff.doctor.onnx_bytes import tiny_model, why_damaged
+from dhumandiff.onnx_bytes import tiny_model, why_damaged
 
 LFS = b"version https://git-lfs.github.com/spec/v1"
 ADAPTER, PACK = "dhumandiff/DHumanDiff", "insightface/models/buffalo_l"

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from dhumandiff.__main__ import main
 from dhumandiff.doctor.findings import DAMAGED, MISSING
-from dhumandiff.doctor.onnx_bytes import tiny_model
+from dhumandiff.onnx_bytes import tiny_model
 
 from . import layouts
 

@@ -1,4 +1,4 @@
-"""As much of the ONNX file format (protobuf) as the doctor needs: a model of one node, and whether a file is whole.
+"""As much of the ONNX file format (protobuf) as is needed here: a model of one node, whether a file is whole, what it begins with.
 
 A protobuf message is a row of fields: a key (number * 8 + kind), then a varint (kind 0), eight bytes (1), a length and
 that many bytes (2), or four bytes (5). The `onnx` package would do the same, and need not be installed.
@@ -6,10 +6,11 @@ that many bytes (2), or four bytes (5). The `onnx` package would do the same, an
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["tiny_model", "why_damaged"]
+__all__ = ["first_nodes", "tiny_model", "why_damaged"]
 
 _GRAPH = 7  # the field of a model that holds its nodes and weights
 
@@ -38,6 +39,36 @@ def _varint(number: int) -> bytes:
         out.append(number & 0x7F | 0x80)
         number >>= 7
     return bytes([*out, number])
+
+
+def first_nodes(path: Path, count: int = 8) -> list[str]:
+    """Names of the first nodes of a model; fewer, where the file ends or is none."""
+    with path.open("rb") as file:
+        graph = next((end for number, end in _fields(file, path.stat().st_size) if number == _GRAPH), None)
+        names: list[str] = []
+        for number, end in _fields(file, graph or 0):
+            if number != 1:  # nodes come first
+                break
+            inside = {key: file.read(stop - file.tell()) for key, stop in _fields(file, end) if key == 3}
+            names.append(inside.get(3, b"").decode(errors="replace"))
+            if len(names) == count:
+                break
+    return names
+
+
+def _fields(file: BinaryIO, end: int) -> Iterator[tuple[int, int]]:
+    """Number and end of each field with a length up to `end`; the file stands at its content, and is put behind it."""
+    while file.tell() < end:
+        key = _read_varint(file) or 0
+        length = _read_varint(file) if key % 8 in (0, 2) else {1: 8, 5: 4}.get(key % 8)
+        if length is None:
+            return
+        if key % 8 == 2:
+            stop = file.tell() + length
+            yield key // 8, stop
+            file.seek(stop)
+        elif key % 8:
+            file.seek(length, 1)
 
 
 def why_damaged(path: Path) -> str | None:
