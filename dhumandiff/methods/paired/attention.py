@@ -14,65 +14,12 @@ C = heads x channels of a head.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import torch
 from einops import rearrange
 from torch import Tensor
 
+from ...conditioning.kv_cache import KVCache
+
 __all__ = ["KVCache", "paired_attention", "released_attention_map"]
-
-
-@dataclass(frozen=True)
-class KVCache:
-    """Keys and values of all persons at one layer, laid out for `KVCache.attend`. They do not change while sampling, so
-    a host makes them once a run and layer.
-
-    Attributes:
-        keys: [B, heads, channels of a head, P * T], times ``1 / sqrt(channels of a head)``.
-        values: [B, heads, P * T, channels of a head].
-        persons: P.
-    """
-
-    keys: Tensor
-    values: Tensor
-    persons: int
-
-    @classmethod
-    def from_kv(cls, keys: Tensor, values: Tensor, heads: int) -> KVCache:
-        """Lay out keys and values, each [B, P, T, C]."""
-        k = rearrange(keys, "b p t (h d) -> b h d (p t)", h=heads)
-        v = rearrange(values, "b p t (h d) -> b h (p t) d", h=heads)
-        # Scaling before the product keeps it inside the range of float16.
-        return cls((k * k.shape[2] ** -0.5).contiguous(), v.contiguous(), keys.shape[1])
-
-    def attend(self, query: Tensor, weights: Tensor | float = 1.0) -> tuple[Tensor, Tensor]:
-        """Sum over the persons of ``weight * softmax(Q K^T / sqrt(d)) V``, and the probabilities on the way.
-
-        All persons go through one product; the softmax runs within each person's own tokens, so that nobody takes attention from
-        another.
-
-        Args:
-            query: [B, Q, C], the layer's own query.
-            weights: strength of each person at each position, [B or 1, P, Q or 1]; or one number.
-
-        Returns:
-            The residual to add before the layer's ``to_out``, [B, Q, C] in the query's dtype; and the attention
-            probabilities before weighting, [B, heads, Q, P, T] in float32.
-        """
-        batch, positions, width = query.shape
-        heads, tokens = self.keys.shape[1], self.keys.shape[3]
-        # Plain views: this runs in every layer at every step, where a pattern's reading would cost as much as the product.
-        q = query.view(batch, positions, heads, -1).transpose(1, 2)
-        logits = (q @ self.keys).view(batch, heads, positions, self.persons, -1)
-        probabilities = logits.softmax(dim=-1, dtype=torch.float32)
-        weighted = probabilities
-        if isinstance(weights, Tensor):
-            weighted = probabilities * weights.transpose(1, 2)[:, None, :, :, None]
-        elif weights != 1:
-            weighted = probabilities * weights
-        residual = weighted.view(batch, heads, positions, tokens).to(self.values.dtype) @ self.values
-        return residual.transpose(1, 2).reshape(batch, positions, width), probabilities
 
 
 def paired_attention(

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from einops import rearrange, reduce
 from torch import Tensor
 
+from ...conditioning.focus import face_likeness, reached_by, stretch
 from ...errors import HostError
 
 __all__ = [
@@ -138,11 +139,11 @@ def focus_mask(maps: Tensor, fraction: float = FOCUS_FRACTION) -> Tensor:
     Returns:
         bool [images, H, W]. Empty for a flat map, full for a share of 1.
     """
-    stretched = _normalized_maps(maps)
+    stretched = stretch(maps).amax(dim=1)
     if fraction <= 0:
         return torch.zeros_like(stretched, dtype=torch.bool)
     # Without the second condition a flat map (all zero) would count as all face.
-    return (stretched >= _threshold(stretched, fraction)) & ((stretched > 0) | (fraction >= 1))
+    return (stretched >= reached_by(stretched, fraction)) & ((stretched > 0) | (fraction >= 1))
 
 
 def initial_strength(scene: float, face: float, fraction: float = FOCUS_FRACTION) -> float:
@@ -166,20 +167,6 @@ def strength_map(maps: Tensor, scene: float, face: float, fraction: float = FOCU
     """
     if scene == face or fraction <= 0 or fraction >= 1:
         return face if fraction >= 1 else scene
-    stretched = _normalized_maps(maps)
-    soft = (stretched / _threshold(stretched, fraction).clamp(min=torch.finfo(maps.dtype).tiny)).clamp(max=1).square()
+    stretched = stretch(maps).amax(dim=1)
+    soft = face_likeness(stretched, reached_by(stretched, fraction))
     return (scene + (face - scene) * soft)[:, None]
-
-
-def _normalized_maps(maps: Tensor) -> Tensor:
-    """Every person's map from 0 to 1, and of all persons the highest: [images, P, H, W] -> [images, H, W]."""
-    low = maps.amin(dim=(-2, -1), keepdim=True)
-    high = maps.amax(dim=(-2, -1), keepdim=True)
-    return ((maps - low) / (high - low).clamp(min=torch.finfo(maps.dtype).tiny)).amax(dim=1)
-
-
-def _threshold(stretched: Tensor, fraction: float) -> Tensor:
-    """What the top `fraction` of the positions reach, [images, 1, 1]."""
-    positions = stretched.flatten(1)
-    wanted = max(1, round(positions.shape[1] * min(fraction, 1.0)))
-    return positions.topk(wanted, dim=1).values[:, -1][:, None, None]

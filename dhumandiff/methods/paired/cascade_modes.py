@@ -17,64 +17,20 @@ several, is its own business.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ...conditioning.batch_layout import Tile, crop
-from ...conditioning.identity import Strength
 from ...conditioning.masks import resize_masks
+from ...conditioning.steps import BOTH, FACES, SCENE, CascadeStep, Store
 from ...errors import HostError
-from .attention_store import AttentionRecord, AttentionStore, ReleasedAttentionStore
+from .attention_store import AttentionStore, ReleasedAttentionStore
 from .cascade import blend, focus_mask, initial_strength, strength_map
 from .settings import CascadeSettings
 
 __all__ = ["CascadeMode", "CascadeStep", "Constant", "OnePass", "Released", "TwoStrength", "make_mode", "resize_focus"]
-
-SCENE, FACES, BOTH = "scene", "faces", "scene and faces"
-
-
-class Store(Protocol):
-    """What a mode records attention with."""
-
-    def __call__(self, record: AttentionRecord) -> None:
-        """Take in one layer of one call."""
-        ...
-
-    def resize(self, size: tuple[int, int]) -> None:
-        """Bring what was gathered to another size of the latent."""
-        ...
-
-    def discard_pending(self) -> None:
-        """Forget what a call that failed half-way recorded: it is made again."""
-        ...
-
-
-@dataclass(frozen=True, eq=False)
-class CascadeStep:
-    """What a host does in one step.
-
-    Attributes:
-        strengths: to predict at, one prediction for each.
-        store: called with what the layers see; None: nothing is recorded.
-        recorded: at which of the strengths.
-        drawing: what is drawn in it, for people: "scene", "faces", "scene and faces".
-    """
-
-    strengths: tuple[float | Tensor, ...]
-    store: Store | None = None
-    recorded: int = 0
-    drawing: str = BOTH
-
-    @property
-    def strength(self) -> Strength:
-        """The strengths as a conditioning takes them: the only one, or all."""
-        if len(self.strengths) == 1:
-            return self.strengths[0]
-        return tuple(float(strength) for strength in self.strengths)
 
 
 class CascadeMode:

@@ -10,56 +10,17 @@ come from (`KeysValues`), and how a call is batched (`BatchLayout`). Training ha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
-
-import torch
 from torch import Tensor
 
 from ...conditioning.batch_layout import BatchLayout
-from ...conditioning.identity import IdentityConditioning, Strength
-from .attention import KVCache
-from .attention_store import AttentionRecord
+from ...conditioning.identity import Strength
+from ...conditioning.token_conditioning import KeysValues, Recorder, TokenConditioning
 
 __all__ = ["KeysValues", "PairedConditioning", "Recorder"]
 
-KeysValues = Callable[[int, torch.device, torch.dtype], tuple[Tensor, Tensor]]
-"""Keys and values of all face tokens at a layer, each [2, couples, P, T, C]: unconditional, then conditional."""
 
-Recorder = Callable[[AttentionRecord], None]
-"""Called with what a layer saw in a call."""
-
-
-class PairedConditioning(IdentityConditioning):
-    """Keys and values of people, ready for every layer.
-
-    Args:
-        keys_values: makes them; called once a run and layer.
-        persons: P.
-        person_strengths, masks: see `IdentityConditioning`.
-        recorded_layers: those of which a record says that it is the last of its transformer; None: all.
-
-    Raises:
-        HostError: see `IdentityConditioning`.
-    """
-
-    def __init__(
-        self,
-        keys_values: KeysValues,
-        persons: int,
-        person_strengths: Sequence[float] | None = None,
-        masks: Tensor | None = None,
-        recorded_layers: Iterable[int] | None = None,
-    ) -> None:
-        super().__init__(persons, person_strengths, masks)
-        self.keys_values = keys_values
-        self.recorded_layers = None if recorded_layers is None else frozenset(recorded_layers)
-        self._kv: dict[Any, KVCache] = {}
-
-    def clear_cache(self) -> None:
-        """Let go of what a run computed."""
-        super().clear_cache()
-        self._kv.clear()
+class PairedConditioning(TokenConditioning):
+    """Keys and values of people, each of whom adds what the layer reads of them."""
 
     def residual(
         self,
@@ -91,31 +52,5 @@ class PairedConditioning(IdentityConditioning):
         weights = self.weights(layout, shape, query.shape[1], query.device, strength)
         residual, probabilities = cache.attend(query, weights)
         if record is not None:
-            record(
-                AttentionRecord(
-                    conditioning=self,
-                    layer=layer,
-                    shape=shape,
-                    heads=heads,
-                    query=query,
-                    keys=lambda sample: self._samples_keys_values(layer, query, layout)[0][sample],
-                    probabilities=probabilities,
-                    layout=layout,
-                    tiles=layout.recorded(recorded_strength),
-                    is_last=self.recorded_layers is None or layer in self.recorded_layers,
-                )
-            )
+            self.hand_over(record, probabilities, layer, query, heads, layout, shape, recorded_strength)
         return residual
-
-    def _cache(self, layer: int, query: Tensor, heads: int, layout: BatchLayout) -> KVCache:
-        """Keys and values of the samples of a call; made once a run."""
-        key = (layer, query.device, query.dtype, layout.token_sets)
-        if key not in self._kv:
-            self._kv[key] = KVCache.from_kv(*self._samples_keys_values(layer, query, layout), heads)
-        return self._kv[key]
-
-    def _samples_keys_values(self, layer: int, query: Tensor, layout: BatchLayout) -> tuple[Tensor, Tensor]:
-        """Keys and values of each sample, [B, P, T, C] each."""
-        keys, values = self.keys_values(layer, query.device, query.dtype)
-        is_cond, couple = torch.tensor(layout.token_sets, device=query.device).unbind(1)
-        return keys[is_cond, couple], values[is_cond, couple]

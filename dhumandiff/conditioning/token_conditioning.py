@@ -1,0 +1,102 @@
+"""People who are tokens with keys and values at each layer: made once a run, laid over the samples of a call, and recorded.
+
+A method derives its own from `TokenConditioning` and says what its layers add (`residual`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .attention_store import AttentionRecord
+from .batch_layout import BatchLayout
+from .identity import IdentityConditioning
+from .kv_cache import KVCache
+
+__all__ = ["KeysValues", "Recorder", "TokenConditioning"]
+
+KeysValues = Callable[[int, torch.device, torch.dtype], tuple[Tensor, Tensor]]
+"""Keys and values of all people's tokens at a layer, each [2, couples, P, T, C]: unconditional, then conditional."""
+
+Recorder = Callable[[AttentionRecord], None]
+"""Called with what a layer saw in a call."""
+
+
+class TokenConditioning(IdentityConditioning):
+    """Keys and values of people, ready for every layer.
+
+    Args:
+        keys_values: makes them; called once a run and layer.
+        persons: P.
+        person_strengths, masks: see `IdentityConditioning`.
+        recorded_layers: those of which a record says that it is the last of its transformer; None: all.
+
+    Raises:
+        HostError: see `IdentityConditioning`.
+    """
+
+    def __init__(
+        self,
+        keys_values: KeysValues,
+        persons: int,
+        person_strengths: Sequence[float] | None = None,
+        masks: Tensor | None = None,
+        recorded_layers: Iterable[int] | None = None,
+    ) -> None:
+        super().__init__(persons, person_strengths, masks)
+        self.keys_values = keys_values
+        self.recorded_layers = None if recorded_layers is None else frozenset(recorded_layers)
+        self._kv: dict[Any, KVCache] = {}
+
+    def clear_cache(self) -> None:
+        """Let go of what a run computed."""
+        super().clear_cache()
+        self._kv.clear()
+
+    def hand_over(
+        self,
+        record: Recorder,
+        probabilities: Tensor,
+        layer: int,
+        query: Tensor,
+        heads: int,
+        layout: BatchLayout,
+        shape: tuple[int, int],
+        recorded_strength: int = 0,
+    ) -> None:
+        """Call `record` with what a layer saw; `probabilities` are those of `KVCache.attend`, the rest as for `residual`."""
+        record(
+            AttentionRecord(
+                conditioning=self,
+                layer=layer,
+                shape=shape,
+                heads=heads,
+                query=query,
+                keys=lambda sample: self._samples_keys_values(layer, query, layout)[0][sample],
+                probabilities=probabilities,
+                layout=layout,
+                tiles=layout.recorded(recorded_strength),
+                is_last=self.recorded_layers is None or layer in self.recorded_layers,
+            )
+        )
+
+    def _cache(self, layer: int, query: Tensor, heads: int, layout: BatchLayout) -> KVCache:
+        """Keys and values of the samples of a call; made once a run."""
+        key = (layer, query.device, query.dtype, layout.token_sets)
+        if key not in self._kv:
+            self._kv[key] = KVCache.from_kv(*self._samples_keys_values(layer, query, layout), heads)
+        return self._kv[key]
+
+    def _samples_keys_values(self, layer: int, query: Tensor, layout: BatchLayout) -> tuple[Tensor, Tensor]:
+        """Keys and values of each sample, [B, P, T, C] each."""
+        return of_samples(self.keys_values(layer, query.device, query.dtype), layout)
+
+
+def of_samples(pair: tuple[Tensor, Tensor], layout: BatchLayout) -> tuple[Tensor, Tensor]:
+    """What is made for [2, couples, ...] for each sample of a call, [B, ...]."""
+    first, second = pair
+    is_cond, couple = torch.tensor(layout.token_sets, device=first.device).unbind(1)
+    return first[is_cond, couple], second[is_cond, couple]
