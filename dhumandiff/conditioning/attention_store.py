@@ -34,6 +34,7 @@ class AttentionRecord:
         layout: of the call.
         tiles: for each sample where it lies in the whole; None where that is not known, or the sample is not to be recorded.
         is_last: whether the layer is the last of its transformer, see `last_layers`.
+        places: how much of each position is each person's, [B, P, Q], where the method knows that better than `token_contrast`.
     """
 
     conditioning: IdentityConditioning
@@ -46,6 +47,7 @@ class AttentionRecord:
     layout: BatchLayout
     tiles: Sequence[Tile | None]
     is_last: bool = True
+    places: Tensor | None = None
 
 
 def last_layers(transformers: Sequence[Hashable]) -> frozenset[int]:
@@ -97,11 +99,15 @@ class FocusMap:
             shape: (height, width) of the layer.
             tiles: where each sample lies; all of one size.
         """
+        self.add_places(token_contrast(probabilities.detach()), shape, tiles)
+
+    def add_places(self, places: Tensor, shape: tuple[int, int], tiles: Sequence[Tile]) -> None:
+        """`add` for a layer of which it is known how much of each position is each person's, [B, P, height * width]."""
         # Laying out is linear: layers of one shape are summed first, and laid out together when somebody asks.
         # Several GPUs may work at once, each on its own samples.
-        key, contrast = (shape, tuple(tiles), probabilities.device), token_contrast(probabilities.detach())
+        key = (shape, tuple(tiles), places.device)
         total, layers = self._new.get(key, (0, 0))
-        self._new[key] = (total + contrast, layers + 1)
+        self._new[key] = (total + places, layers + 1)
 
     def discard_pending(self) -> None:
         """Forget what was added since `maps` was asked for."""
@@ -153,7 +159,11 @@ class AttentionStore:
         numbers = list(wanted)
         together = numbers == list(range(numbers[0], numbers[-1] + 1))  # then no copy
         rows = slice(numbers[0], numbers[-1] + 1) if together else numbers
-        self._maps[record.conditioning].add(record.probabilities[rows], record.shape, list(wanted.values()))
+        focus, where = self._maps[record.conditioning], (record.shape, list(wanted.values()))
+        if record.places is None:
+            focus.add(record.probabilities[rows], *where)
+        else:
+            focus.add_places(record.places[rows].detach(), *where)
 
     def resize(self, size: tuple[int, int]) -> None:
         """Bring what was gathered to another size of the latent."""

@@ -21,7 +21,7 @@ from ..errors import HostError
 from .batch_layout import BatchLayout, crop
 from .masks import downsample_masks, resize_masks
 
-__all__ = ["IdentityConditioning", "LayerConditioning", "Strength", "is_off"]
+__all__ = ["IdentityConditioning", "LayerConditioning", "Strength", "at_layer", "is_off"]
 
 Strength = float | Tensor | tuple[float, ...]
 """Of all persons: a number; one for every position of the latent, [images or 1, 1, H, W]; or several, of which each sample has
@@ -145,7 +145,7 @@ class IdentityConditioning:
             ]
         elif isinstance(strength, Tensor):
             advice = "choose the mode two_strength"
-            per_sample = _at_layer(strength.to(device), layout, shape, positions, self.patch, "focus", advice)
+            per_sample = at_layer(strength.to(device), layout, shape, positions, self.patch, "focus", advice)
         elif not self.has_regions and len(set(self.person_strengths)) == 1:
             return strength * self.person_strengths[0]
         else:
@@ -163,14 +163,18 @@ class IdentityConditioning:
         if key not in self._masks_at:
             masks = self.latent_masks(layout.size, layout.images).to(device)
             what = ("person masks", "leave the masks out")
-            self._masks_at[key] = _at_layer(masks, layout, shape, positions, self.patch, *what)
+            self._masks_at[key] = at_layer(masks, layout, shape, positions, self.patch, *what)
         return self._masks_at[key]
 
 
-def _at_layer(
+def at_layer(
     field: Tensor, layout: BatchLayout, shape: tuple[int, int], positions: int, patch: int, what: str, advice: str
 ) -> Tensor:
-    """What varies over the whole latent, [images or 1, n, *size], at the positions of a layer: [B or 1, n, Q]."""
+    """What varies over the whole latent, [images or 1, n, *size], at the positions of a layer: [B or 1, n, Q].
+
+    Raises:
+        HostError: as for `IdentityConditioning.weights`; `what` and `advice` are the message's words.
+    """
     if shape[0] * shape[1] != positions:
         raise HostError(
             f"A layer of {shape[0]} x {shape[1]} positions came with {positions}: another node merges positions (token "

@@ -6,9 +6,10 @@ A method derives its own from `TokenConditioning` and says what its layers add (
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from .attention_store import AttentionRecord
@@ -16,7 +17,19 @@ from .batch_layout import BatchLayout
 from .identity import IdentityConditioning
 from .kv_cache import KVCache
 
-__all__ = ["KeysValues", "Recorder", "TokenConditioning"]
+if TYPE_CHECKING:
+    from ..references.reference import FaceReference
+
+__all__ = [
+    "KeysValues",
+    "Later",
+    "Recorder",
+    "TokenConditioning",
+    "TokenMaker",
+    "face_tokens",
+    "of_samples",
+    "projected",
+]
 
 KeysValues = Callable[[int, torch.device, torch.dtype], tuple[Tensor, Tensor]]
 """Keys and values of all people's tokens at a layer, each [2, couples, P, T, C]: unconditional, then conditional."""
@@ -66,8 +79,9 @@ class TokenConditioning(IdentityConditioning):
         layout: BatchLayout,
         shape: tuple[int, int],
         recorded_strength: int = 0,
+        places: Tensor | None = None,
     ) -> None:
-        """Call `record` with what a layer saw; `probabilities` are those of `KVCache.attend`, the rest as for `residual`."""
+        """Call `record` with what a layer saw; `probabilities` are those of `KVCache.attend`, the rest is as in `AttentionRecord`."""
         record(
             AttentionRecord(
                 conditioning=self,
@@ -80,6 +94,7 @@ class TokenConditioning(IdentityConditioning):
                 layout=layout,
                 tiles=layout.recorded(recorded_strength),
                 is_last=self.recorded_layers is None or layer in self.recorded_layers,
+                places=places,
             )
         )
 
@@ -100,3 +115,45 @@ def of_samples(pair: tuple[Tensor, Tensor], layout: BatchLayout) -> tuple[Tensor
     first, second = pair
     is_cond, couple = torch.tensor(layout.token_sets, device=first.device).unbind(1)
     return first[is_cond, couple], second[is_cond, couple]
+
+
+class TokenMaker(Protocol):
+    """What makes a person's tokens, each [1, T, C]."""
+
+    def face_tokens(self, reference: FaceReference) -> Tensor:
+        """Of the person."""
+        ...
+
+    def unconditional_tokens(self, reference: FaceReference) -> Tensor:
+        """Of nobody, for the unconditional half."""
+        ...
+
+
+def face_tokens(maker: TokenMaker, couples: Sequence[Sequence[FaceReference]]) -> Tensor:
+    """Face tokens of all couples, [2, couples, P, T, C]: unconditional, conditional. Each reference is looked at once."""
+    known: dict[FaceReference, tuple[Tensor, Tensor]] = {}
+    for reference in {reference: None for couple in couples for reference in couple}:
+        known[reference] = maker.unconditional_tokens(reference)[0], maker.face_tokens(reference)[0]
+    halves = [torch.stack([torch.stack([known[r][half] for r in couple]) for couple in couples]) for half in (0, 1)]
+    return torch.stack(halves)
+
+
+def projected(project: Callable[[int, Tensor], tuple[Tensor, Tensor]], tokens: Tensor) -> KeysValues:
+    """Keys and values of tokens [2, couples, P, T, C], from `project(layer, [B, P, T, C])`; computed where the tokens are."""
+
+    def keys_values(layer: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        made = project(layer, rearrange(tokens, "half couples p t c -> (half couples) p t c"))
+        keys, values = (rearrange(t.to(device, dtype), "(half c) ... -> half c ...", half=2) for t in made)
+        return keys, values
+
+    return keys_values
+
+
+class Later:
+    """`KeysValues` that are set after the conditioning that asks for them was made, and people were checked."""
+
+    made: KeysValues | None = None
+
+    def __call__(self, layer: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        assert self.made is not None
+        return self.made(layer, device, dtype)

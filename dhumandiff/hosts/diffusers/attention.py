@@ -17,12 +17,14 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ...conditioning.attention_store import last_layers
 from ...conditioning.batch_layout import BatchLayout
 from ...conditioning.identity import LayerConditioning, Strength
 from ...conditioning.masks import layer_shape
+from ...conditioning.token_conditioning import Later, Recorder, face_tokens, projected
 from ...errors import HostError
-from ...methods.paired.attention_store import last_layers
-from ...methods.paired.conditioning import PairedConditioning, Recorder
+from ...methods.dual_pathway.conditioning import DualConditioning
+from ...methods.paired.conditioning import PairedConditioning
 
 if TYPE_CHECKING:
     from ...methods.paired.adapter import Adapter, AdapterInfo
@@ -105,26 +107,13 @@ def attach_couples(
     check_compatible(layers, adapter.info)
     persons = len(couples[0])
 
-    def keys_values(layer: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        made = adapter.keys_values(layer, rearrange(tokens, "half couples p t c -> (half couples) p t c"))
-        keys, values = (rearrange(t.to(device, dtype), "(half c) ... -> half c ...", half=2) for t in made)
-        return keys, values
-
     transformers = [name.split(".transformer_blocks.")[0] for name, _ in layers]
+    keys_values = Later()  # people are checked before their tokens are made
     people = PairedConditioning(keys_values, persons, person_strengths, masks, last_layers(transformers))
     adapter.check_persons(persons)
     with torch.no_grad():
-        tokens = face_tokens(adapter, couples)
+        keys_values.made = projected(adapter.keys_values, face_tokens(adapter, couples))
     return Attached(unet, layers, people, len(couples), guidance)
-
-
-def face_tokens(adapter: Adapter, couples: Sequence[Sequence[FaceReference]]) -> Tensor:
-    """Face tokens of all couples, [2, couples, P, T, C]: unconditional, conditional. Each reference is looked at once."""
-    known: dict[FaceReference, tuple[Tensor, Tensor]] = {}
-    for reference in {reference: None for couple in couples for reference in couple}:
-        known[reference] = adapter.unconditional_tokens(reference)[0], adapter.face_tokens(reference)[0]
-    halves = [torch.stack([torch.stack([known[r][half] for r in couple]) for couple in couples]) for half in (0, 1)]
-    return torch.stack(halves)
 
 
 class Attached:
@@ -141,7 +130,7 @@ class Attached:
         self,
         unet: nn.Module,
         layers: Sequence[tuple[str, Any]],
-        people: PairedConditioning,
+        people: PairedConditioning | DualConditioning,
         couples: int,
         guidance: bool,
     ) -> None:
