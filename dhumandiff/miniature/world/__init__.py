@@ -10,21 +10,33 @@ scene vary apart from it. No torch, no files: PIL and NumPy only. `python -m dhu
 """
 
 from .body import ACTIONS, COLORS, GARMENTS, Outfit
-from .caption import SCENE_WORDS, Script, write_caption
+from .caption import HEAD_WORDS, SCENE_WORDS, Script, write_caption
 from .dataset import write_dataset
 from .identity import APART, SPLITS, Identity, distance, features, people, sample_identity
 from .light import LIGHTS, relight
-from .picture import EVEN_LIGHT, SIZE, Drawn, Figure, Portrait, draw_figures, draw_reference
+from .picture import EVEN_LIGHT, SIZE, Drawn, Figure, Portrait, draw_figures, draw_reference, reference_pose
 from .read import read_clothing_color, read_scene
-from .sample import Sample, draw_script, sample_couple, sample_pair, sample_script
+from .sample import (
+    Sample,
+    draw_script,
+    head_of,
+    sample_couple,
+    sample_pair,
+    sample_script,
+    sample_strangers,
+    tell_faces,
+)
 from .scene import SCENES
+from .shape import EXPRESSIONS
 
 __all__ = [
     "ACTIONS",
     "APART",
     "COLORS",
     "EVEN_LIGHT",
+    "EXPRESSIONS",
     "GARMENTS",
+    "HEAD_WORDS",
     "LIGHTS",
     "SCENES",
     "SCENE_WORDS",
@@ -42,14 +54,18 @@ __all__ = [
     "draw_reference",
     "draw_script",
     "features",
+    "head_of",
     "people",
     "read_clothing_color",
     "read_scene",
+    "reference_pose",
     "relight",
     "sample_couple",
     "sample_identity",
     "sample_pair",
     "sample_script",
+    "sample_strangers",
+    "tell_faces",
     "write_caption",
     "write_dataset",
 ]

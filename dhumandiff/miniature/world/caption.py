@@ -13,7 +13,7 @@ from .dice import Dice
 from .identity import Identity
 from .looks import Looks, describe
 
-__all__ = ["SCENE_WORDS", "Script", "category", "looks_of", "write_caption"]
+__all__ = ["EXPRESSION_WORDS", "HEAD_WORDS", "SCENE_WORDS", "Script", "category", "looks_of", "write_caption"]
 
 SCENE_WORDS: dict[str, tuple[str, ...]] = {
     "beach": ("on a beach", "at the beach", "on a sunny beach"),
@@ -35,10 +35,29 @@ _ACTION_WORDS = {
     "arm around": ("has an arm around",),  # whom, is added
 }
 
+EXPRESSION_WORDS: dict[str, tuple[str, ...]] = {
+    "smile": ("smiles", "is smiling"),
+    "neutral": ("is serious", "looks serious"),
+    "laugh": ("laughs", "is laughing"),
+    "eyes closed": ("has closed eyes", "stands with closed eyes"),
+}
+"""Of `shape.EXPRESSIONS`."""
+
+HEAD_WORDS: dict[str, tuple[str, ...]] = {
+    "inward": ("turns to the other", "looks at the other"),
+    "outward": ("turns away", "looks away"),
+    "ahead": ("looks ahead", "faces the camera"),
+}
+"""Which way a head is turned, as seen from the middle of the picture."""
+
 
 @dataclass(frozen=True)
 class Script:
-    """All that a sentence says of a picture. People, outfits and actions in the order of the sentence, person 1 first."""
+    """All that a sentence says of a picture. People, outfits and actions in the order of the sentence, person 1 first.
+
+    expressions, heads: what it says of each face, of `EXPRESSION_WORDS` and `HEAD_WORDS`; "" says nothing of it, which is how
+    the base that ships learned.
+    """
 
     people: tuple[Identity, Identity]
     outfits: tuple[Outfit, Outfit]
@@ -46,6 +65,13 @@ class Script:
     scene: str
     first_is_left: bool
     both_smile: bool = False
+    expressions: tuple[str, str] = ("", "")
+    heads: tuple[str, str] = ("", "")
+
+    @property
+    def tells_faces(self) -> bool:
+        """Whether the sentence says something of an expression or of how a head is turned."""
+        return any((*self.expressions, *self.heads))
 
     def side(self, person: int) -> str:
         """ "left" or "right", of person 0 or 1."""
@@ -108,6 +134,9 @@ def write_caption(script: Script, seed: int, looks: bool = False) -> tuple[str, 
     told = [bool(look.said) for look in described]
     if all(told) or (any(told) and dice.chance(0.5)):  # CLIP reads 77 tokens
         deeds = []
+    if script.tells_faces:
+        faces = filter(None, (_face(script, k, later[k], dice) for k in (0, 1)))
+        deeds = [", ".join(faces)]  # instead of what they do, for the same reason
     sentences = [*sentences, *(f"{deed}." for deed in deeds)]
     if script.both_smile and dice.chance(0.5):
         sentences.append("both smile.")
@@ -159,3 +188,10 @@ def _deed(script: Script, person: int, later: list[str], dice: Dice) -> str:
         name = "she" if who.gender == "woman" else "he"
     words = dice.pick(_ACTION_WORDS[action])
     return f"{name} {words} {later[1 - person]}" if action == "arm around" else f"{name} {words}"
+
+
+def _face(script: Script, person: int, name: str, dice: Dice) -> str:
+    """What is said of a person's face; "" for nothing."""
+    wanted = ((EXPRESSION_WORDS, script.expressions[person]), (HEAD_WORDS, script.heads[person]))
+    said = [dice.pick(words[what]) for words, what in wanted if what]
+    return f"{name} {' and '.join(said)}" if said else ""

@@ -17,7 +17,7 @@ from .pen import Frame, Pen
 from .scene import SCENES, draw_plain, draw_scene
 from .shape import Light, Pose, Shape
 
-__all__ = ["SIZE", "Drawn", "Figure", "Portrait", "draw_figures", "draw_reference"]
+__all__ = ["SIZE", "Drawn", "Figure", "Portrait", "draw_figures", "draw_reference", "reference_pose"]
 
 SIZE = (128, 96)
 """Width and height of a picture of two, px: 16 x 12 latents of an 8x autoencoder."""
@@ -146,7 +146,7 @@ def draw_reference(who: Identity, seed: int, size: int = REFERENCE_SIZE, light: 
     """
     if not 16 <= size <= 4096:
         raise ImageError(f"A drawn reference is 16 to 4096 px wide, not {size}.", code="drawn-size-out-of-range")
-    dice = Dice("reference", who.name, seed)
+    dice = _reference_dice(who, seed)
     pose, drawn_light = sample_pose(dice, 0.8), sample_light(dice)
     light = light or drawn_light
     outfit = Outfit(dice.pick(body.GARMENTS[who.gender]), dice.pick(tuple(body.COLORS)))
@@ -164,6 +164,15 @@ def draw_reference(who: Identity, seed: int, size: int = REFERENCE_SIZE, light: 
     pen.owner = 1
     parts.draw(light, None)
     return _finish(pen, [parts], light)
+
+
+def reference_pose(who: Identity, seed: int) -> Pose:
+    """How the head is held in `draw_reference` of this person and seed."""
+    return sample_pose(_reference_dice(who, seed), 0.8)
+
+
+def _reference_dice(who: Identity, seed: int) -> Dice:
+    return Dice("reference", who.name, seed)
 
 
 def sample_pose(dice: Dice, reach: float = 1.0) -> Pose:

@@ -12,7 +12,7 @@ import numpy as np
 from ...errors import DHumanDiffError
 from ...prompts import parse_prompt
 from .body import ACTIONS, COLORS, GARMENTS, Outfit
-from .caption import Script, category, write_caption
+from .caption import HEAD_WORDS, Script, category, write_caption
 from .dice import Dice
 from .identity import Identity, sample_identity
 from .picture import (
@@ -27,8 +27,21 @@ from .picture import (
     sample_pose,
 )
 from .scene import SCENES
+from .shape import EXPRESSIONS, Pose
 
-__all__ = ["Sample", "draw_script", "sample_couple", "sample_pair", "sample_script"]
+__all__ = [
+    "Sample",
+    "draw_script",
+    "head_of",
+    "sample_couple",
+    "sample_pair",
+    "sample_script",
+    "sample_strangers",
+    "tell_faces",
+]
+
+TURNED, AHEAD = (0.5, 0.9), 0.15
+"""How far a head is turned that is said to be turned, and at most where it is said to look ahead (`Pose.yaw`)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +74,12 @@ def sample_couple(seed: int, pool: Sequence[Identity]) -> tuple[Identity, Identi
     return pool[first], pool[(first + 1 + dice.number(len(pool) - 1)) % len(pool)]
 
 
+def sample_strangers(seed: int) -> tuple[Identity, Identity]:
+    """Two people of the training split whom the seed names."""
+    first = Dice("strangers", seed).number(50_000)
+    return sample_identity(2 * first), sample_identity(2 * first + 1)
+
+
 def sample_script(seed: int, people: tuple[Identity, Identity]) -> Script:
     """What the seed's picture of two people shows: two outfits of different colors, actions, the scene, who is left."""
     first, second = people
@@ -88,6 +107,29 @@ def sample_script(seed: int, people: tuple[Identity, Identity]) -> Script:
     )
 
 
+def tell_faces(script: Script, seed: int, unlike: Sequence[Pose] = ()) -> Script:
+    """The script with an expression and a turn of the head for either person, all alike often.
+
+    unlike: poses, one a person, whose expression and turn are not chosen: those of the reference photos, say.
+    """
+    dice = Dice("told faces", seed)
+    chosen = []
+    for person in (0, 1):
+        before = unlike[person] if unlike else None
+        expressions = [name for name in EXPRESSIONS if before is None or name != before.expression]
+        heads = [name for name in HEAD_WORDS if before is None or name != head_of(before, script.side(person))]
+        chosen.append((dice.pick(expressions), dice.pick(heads)))
+    (one, first), (two, second) = chosen
+    return replace(script, expressions=(one, two), heads=(first, second), both_smile=False)
+
+
+def head_of(pose: Pose, side: str) -> str:
+    """What `HEAD_WORDS` calls a pose of the person on this side; the bounds lie halfway between those that are drawn."""
+    inward = pose.yaw if side == "left" else -pose.yaw
+    bound = (TURNED[0] + AHEAD) / 2
+    return "inward" if inward > bound else "outward" if inward < -bound else "ahead"
+
+
 def draw_script(script: Script, seed: int, size: tuple[int, int] = SIZE) -> Drawn:
     """Draw what a script says. The seed moves what no sentence says: poses, places, light, the parts of the scene.
 
@@ -101,10 +143,23 @@ def draw_script(script: Script, seed: int, size: tuple[int, int] = SIZE) -> Draw
         pose = sample_pose(dice, 0.75)
         if script.both_smile and pose.expression not in ("smile", "laugh"):
             pose = replace(pose, expression="smile")
+        pose = _as_told(script, k, pose, seed)
         lower = 0.25 if who.age == "child" else 0.0
         place = dice.near(0, 0.14), lower + dice.near(0, 0.14), dice.between(0.95, 1.05)
         figures.append(Figure(who, script.outfits[k], script.actions[k], pose, *place))
     return draw_figures(figures, script.scene, dice.number(1_000_000), sample_light(dice), size, dice.number(2))
+
+
+def _as_told(script: Script, person: int, pose: Pose, seed: int) -> Pose:
+    """The pose with what the script says of it; it has dice of its own, so that nothing else of the picture moves."""
+    expression, head = script.expressions[person], script.heads[person]
+    if expression:
+        pose = replace(pose, expression=expression)
+    if head:
+        dice = Dice("head", seed, person)
+        turned = dice.between(*TURNED) * (1 if head == "inward" else -1) * (1 if script.side(person) == "left" else -1)
+        pose = replace(pose, yaw=dice.near(0, AHEAD) if head == "ahead" else turned)
+    return pose
 
 
 def sample_pair(
@@ -125,11 +180,7 @@ def sample_pair(
         script: what the picture shows, with its own people.
     """
     if script is None:
-        if people is None:
-            dice = Dice("strangers", seed)
-            first = dice.number(50_000)
-            people = sample_identity(2 * first), sample_identity(2 * first + 1)
-        script = sample_script(seed, people)
+        script = sample_script(seed, people or sample_strangers(seed))
     drawn = draw_script(script, seed, size)
     left, right = drawn.people
     portraits = (left, right) if script.first_is_left else (right, left)
@@ -226,7 +277,7 @@ def _person(script: Script, k: int, portrait: Portrait) -> dict[str, Any]:
         "hair_detail": "bald" if who.hair_style == "bald" else f"{who.hair_color}, {who.hair_style}",
         "skin_tone": tone,
         "action": script.actions[k],
-        "expression": "smiling" if script.both_smile else "",
+        "expression": script.expressions[k] or ("smiling" if script.both_smile else ""),
         "details_of_clothes_and_shoes": f"a {outfit.color} {outfit.garment}",
         "accessories": ", ".join(worn),
         "keypoints": _rounded(portrait.keypoints),
