@@ -73,7 +73,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     add("--adapter", metavar="PATH", help=f"weights of the method, or mini, tiny ({own.format(ADAPTER)})")
     vision = "CLIP ViT-H/14: folder, Hugging Face id, or mini, tiny ({})"
     add("--image-encoder", metavar="PATH", help=vision.format(own.format("IP-Adapter's")))
-    pack = "InsightFace pack by name or folder, or mini, tiny ({})"
+    pack = "open (YuNet, AuraFace), an InsightFace pack by name or folder, or mini, tiny ({})"
     add("--face-pack", metavar="NAME", help=pack.format(own.format("buffalo_l")))
     add("--face-root", type=Path, metavar="FOLDER", help="where models/<pack> is (default: ~/.insightface)")
     add("--provider", default="auto", help="of face analysis: auto, CPU, CUDA, CoreML, DirectML")
@@ -288,9 +288,9 @@ def _load_faces(pack: str, args: argparse.Namespace) -> Any:
         from ..miniature.faces import mini_faces
 
         return mini_faces()
-    from ..faces import InsightFaceAnalyzer
+    from ..faces import load_face_analysis
 
-    analyzer = InsightFaceAnalyzer.from_pack(pack, args.face_root, args.provider)
+    analyzer = load_face_analysis(pack, args.face_root, args.provider)
     if analyzer.note:
         print(f"note: {analyzer.note}")
     return analyzer

@@ -17,6 +17,7 @@ import numpy as np
 from ..errors import FaceReferenceError
 from ..faces.face import Face
 from ..protocols import FaceAnalyzer
+from ..references.lacks import called
 from ..references.recognizers import check_face_analysis
 from ..references.reference import FaceReference
 from .assignment import assign_faces
@@ -105,9 +106,14 @@ def embed_faces(pixels: np.ndarray, analyzer: FaceAnalyzer, width: int = 512) ->
 def mean_identities(references: Sequence[FaceReference], analyzer: FaceAnalyzer) -> np.ndarray:
     """Mean identities [P, D] of references, to be compared with what an analyzer recognizes.
 
+    A judge (SFace), which references are never encoded with, looks at the crops that they keep.
+
     Raises:
-        FaceReferenceError: one was encoded without a recognizer, or with another one than the analyzer's or the others'.
+        FaceReferenceError: one was encoded without a recognizer, or with another one than the analyzer's or the others'; or a judge
+            finds no face to look at.
     """
+    if getattr(analyzer, "scores_only", False):
+        return np.concatenate([_judged(reference, analyzer) for reference in references])
     check_face_analysis(references, analyzer)
     found = [reference.mean_identity().float().cpu().numpy() for reference in references]
     if len({identity.shape[1] for identity in found}) > 1:
@@ -120,6 +126,25 @@ def mean_identities(references: Sequence[FaceReference], analyzer: FaceAnalyzer)
             code="references-of-different-recognizers",
         )
     return np.concatenate(found)
+
+
+def _judged(reference: FaceReference, analyzer: FaceAnalyzer) -> np.ndarray:
+    """Mean identity [1, D] of the crops of a reference, by a recognizer that it was not encoded with."""
+    crops = [] if reference.crop is None else (reference.crop * 255).round().byte().cpu().numpy()
+    found = []
+    for crop in crops:
+        faces = analyzer.detect(crop)
+        if faces:  # the person's is the largest: the crop is made around it
+            found.append(analyzer.identity(crop, max(faces, key=lambda face: face.size)))
+    if not found:
+        why = "no face is found in its crops" if len(crops) else "it keeps no crop of its photos"
+        raise FaceReferenceError(
+            f"{called(reference)} cannot be looked at by the judge {analyzer.name}: {why}. Encode the photos again, or score with the "
+            "recognizer that it was encoded with.",
+            code="nothing-to-judge",
+        )
+    mean = np.mean(found, axis=0, keepdims=True)
+    return mean / np.linalg.norm(mean)
 
 
 def ranking(scores: Sequence[PictureScore], text_alignment: Sequence[float] | None = None) -> list[int]:

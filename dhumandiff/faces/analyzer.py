@@ -13,7 +13,7 @@ from .face import Face
 from .geometry import align
 from .providers import PROVIDER_ADVICE, PROVIDERS
 
-__all__ = ["DETECTION_SIZES", "ModelAnalyzer"]
+__all__ = ["DETECTION_SIZES", "ModelAnalyzer", "check_no_judge"]
 
 DETECTION_SIZES = (640, 512, 384, 320, 256)
 """Detector input sizes in px, tried in turn until a face is found: in a tight crop the face is too large for the first
@@ -32,6 +32,11 @@ class ModelAnalyzer:
 
     def __init__(self, detector: Any, recognizer: Any, name: str, note: str | None = None) -> None:
         self.detector, self.recognizer, self.name, self.note = detector, recognizer, name, note
+
+    @property
+    def scores_only(self) -> bool:
+        """Whether the recognizer is a judge, whose embeddings condition nothing (SFace)."""
+        return bool(getattr(self.recognizer, "scores_only", False))
 
     @property
     def provider(self) -> str:
@@ -140,6 +145,24 @@ class ModelAnalyzer:
                 f"The face {part} of {self.name} cannot run: {short_error(error)}. Load it on the CPU, get the pack again, or use another one.",
                 code="pack-cannot-run",
             ) from error
+
+
+def check_no_judge(faces: Any, what: str) -> None:
+    """Refuse a recognizer that only scores where people are encoded for an adapter.
+
+    Args:
+        faces: any face analyzer.
+        what: is to be made with it.
+
+    Raises:
+        FaceError: it is a judge.
+    """
+    if getattr(faces, "scores_only", False):
+        raise FaceError(
+            f"{faces.name} is a judge: its embeddings of 128 numbers say who is who, and no adapter reads them, so {what} cannot be made "
+            "with it. Choose the adapter's own pack (open, buffalo_l, antelopev2), and this one for scoring.",
+            code="judge-conditions-nothing",
+        )
 
 
 _CLOSE_UP = 0.5  # share of the picture's shorter side; the false faces of tight crops measured 0.54 and more

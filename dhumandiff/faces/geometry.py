@@ -3,6 +3,8 @@ CLIP."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from PIL import Image
 
@@ -76,14 +78,23 @@ def warp(image: np.ndarray, matrix: np.ndarray, size: int = 112) -> np.ndarray:
     Raises:
         FaceError: OpenCV is not installed.
     """
+    return import_opencv().warpAffine(np.ascontiguousarray(image), matrix, (size, size), borderValue=0.0)
+
+
+def import_opencv() -> Any:
+    """The module cv2, which is optional, and present wherever insightface is.
+
+    Raises:
+        FaceError: it is not installed.
+    """
     try:
-        import cv2  # optional, and present wherever insightface is
+        import cv2
     except ImportError as error:
         raise FaceError(
             f"Face alignment needs OpenCV ({error}). Install it with: pip install opencv-python-headless",
             code="opencv-missing",
         ) from error
-    return cv2.warpAffine(np.ascontiguousarray(image), matrix, (size, size), borderValue=0.0)
+    return cv2
 
 
 def crop_face(image: np.ndarray, face: Face, size: int = CROP_SIZE) -> tuple[np.ndarray, Face, str | None]:

@@ -19,6 +19,7 @@ __all__ = [
     "Comparison",
     "compare",
     "compare_analyzer",
+    "file_hash",
     "has_hash",
     "is_published",
     "is_recognizer",
@@ -39,8 +40,10 @@ _RECOGNIZERS = {
     "buffalo_s": "w600k_mbf",
     "buffalo_sc": "w600k_mbf",
     "antelopev2": "glintr100",
+    "auraface": "glintr100",
+    "sface": "face_recognition_sface_2021dec",
 }
-"""InsightFace's packs and the recognizers in them. Another pack may hold another recognizer under a name of these, as AuraFace's
+"""Packs and the recognizers in them. Another pack may hold another recognizer under a name of these, as AuraFace's
 does, so names that are alike prove nothing."""
 
 
@@ -54,8 +57,16 @@ def recognizer_hash(analyzer: Any) -> str:
     """The first 16 hexadecimal digits of the SHA-256 of the recognizer's file; "" where it has none (a plugin, the miniature)."""
     path = getattr(getattr(analyzer, "recognizer", None), "model_file", None)
     try:
-        return _file_hash(str(path), Path(path).stat().st_mtime_ns) if path else ""
-    except (OSError, TypeError):
+        return file_hash(path) if path else ""
+    except TypeError:
+        return ""
+
+
+def file_hash(path: str | Path) -> str:
+    """The first 16 hexadecimal digits of a file's SHA-256; "" where it cannot be read."""
+    try:
+        return _file_hash(str(path), Path(path).stat().st_mtime_ns)
+    except OSError:
         return ""
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..errors import DHumanDiffError, FaceError, HostError, ImageError
 from ..faces import light
+from ..faces.analyzer import check_no_judge
 from ..faces.face import MIN_FACE_SIZE, Face, choose_face
 from ..faces.geometry import crop_face, square_face
 from ..faces.photos import PhotoPixels, as_photo
@@ -114,7 +115,7 @@ def encode_reference(
         The person, and what happened to each photo.
 
     Raises:
-        FaceError: nothing to find faces with, or a photo without the face that is wanted.
+        FaceError: nothing to find faces with, a judge that only scores, or a photo without the face that is wanted.
         ImageError: no photo, or one that cannot be read. With several failures the error is the first one's and names all.
         HostError: there is no image encoder, or its answer is of another shape, or not finite.
     """
@@ -130,6 +131,7 @@ def encode_reference(
             "InsightFaceAnalyzer.",
             code="no-face-analysis",
         )
+    check_no_judge(faces, "a reference")
     extracted, failures = [], []
     listed = _as_list(photos)
     for number, photo in enumerate(listed, 1):

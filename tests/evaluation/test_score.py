@@ -1,9 +1,11 @@
 """A scored picture: what passes, which is the best, and how it is told."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from support.layouts import random_reference
 from support.refused import refused
 
@@ -11,8 +13,10 @@ from dhumandiff.errors import FaceReferenceError
 from dhumandiff.evaluation.metrics import PersonScore, PictureScore
 from dhumandiff.evaluation.report import describe_score, draw_score
 from dhumandiff.evaluation.score import ScoredImage, embed_faces, mean_identities, ranking
-from dhumandiff.faces import Face
+from dhumandiff.faces import Face, load_photo
+from dhumandiff.faces.analyzer import ModelAnalyzer
 from dhumandiff.layout.person_style import person_color
+from dhumandiff.references.encode import encode_reference
 
 
 def person(sim, right=None):
@@ -97,3 +101,55 @@ def test_references_of_different_recognizers_are_not_compared():
     assert mean_identities([first, first], analyzer).shape == (2, 512)
     with refused("references-of-different-recognizers", "512", "128", error=FaceReferenceError):
         mean_identities([first, second], analyzer)
+
+
+class TestJudge:
+    """A recognizer that scores and that no reference was encoded with."""
+
+    class Judge:
+        name, scores_only = "sface", True
+
+        def detect(self, image):
+            return (
+                [] if image.max() == 0 else [face(50), Face(np.array([0, 0, 5, 5], np.float32), np.zeros((5, 2)), 1.0)]
+            )
+
+        def identity(self, image, found, swap_channels=False):
+            assert found.size > 10  # the person's face is the largest of a crop
+            return np.eye(128)[int(image[0, 0, 0])]
+
+    def crops(self, *reds):
+        made = random_reference(photos=len(reds))
+        crop = torch.tensor([[[[red / 255, 0.5, 0.5]]] for red in reds]).repeat(1, 64, 64, 1)
+        return dataclasses.replace(made, crop=crop)
+
+    def test_it_looks_at_the_crops_that_references_keep(self):
+        found = mean_identities([self.crops(3, 3), self.crops(5)], self.Judge())
+        assert np.array_equal(found, np.eye(128)[[3, 5]])
+        between = mean_identities([self.crops(3, 4)], self.Judge())
+        assert np.linalg.norm(between) == pytest.approx(1)
+        assert between[0, 3] == pytest.approx(0.5**0.5)
+
+    def test_a_reference_without_anything_to_look_at_is_refused(self):
+        with refused("nothing-to-judge", "person 0", "sface", "no crop", error=FaceReferenceError):
+            mean_identities([random_reference()], self.Judge())
+        black = dataclasses.replace(random_reference(), crop=torch.zeros(1, 64, 64, 3))
+        with refused("nothing-to-judge", "no face is found"):
+            mean_identities([black], self.Judge())
+
+
+@pytest.mark.faces
+def test_another_recognizer_tells_people_apart_by_the_crops(face_analyzer, face_photos):
+    class Judge(ModelAnalyzer):
+        scores_only = True
+
+    def encode(*names):
+        photos = [face_photos / f"{name}.jpg" for name in names]
+        return encode_reference(photos, lambda pixels: torch.zeros(len(pixels), 3, 8), face_analyzer)[0]
+
+    judge = Judge(face_analyzer.detector, face_analyzer.recognizer, "judge")
+    both = mean_identities([encode("obama"), encode("biden")], judge)
+    other = load_photo(face_photos / "obama2.jpg").pixels
+    seen = judge.identity(other, judge.detect(other)[0])
+    assert seen @ both[0] > 0.6
+    assert seen @ both[1] < 0.3

@@ -201,6 +201,12 @@ class TestEncoding:
             with refused("no-photo", error=ImageError):
                 encode_reference(nothing, Encoder(), Analyzer())
 
+    def test_a_judge_encodes_nobody(self):
+        judge = Analyzer()
+        judge.name, judge.scores_only = "sface", True
+        with refused("judge-conditions-nothing", "sface", "a reference", "for scoring", error=FaceError):
+            encode_reference(picture(3), Encoder(), judge)
+
     def test_without_face_analysis_nothing_is_encoded(self):
         with refused("no-face-analysis", error=FaceError):
             encode_reference(picture(3), Encoder(), None)

@@ -3,6 +3,7 @@
 import json
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from support.drawn import (
     skin,
     world,
 )
+from support.refused import refused
 from support.shards import make_shards
 
 from dhumandiff.hosts.diffusers.parts import sdxl_tokenizer
@@ -32,6 +34,7 @@ from dhumandiff.hosts.diffusers.text import encode_prompt
 from dhumandiff.layout.person_style import person_color
 from training.data import report
 from training.data.encode import load_faces
+from training.data.pipeline import prepare
 from training.data.settings import FaceSettings, PrepareSettings
 from training.parsing import parse
 from training.run.config import TrainConfig
@@ -380,3 +383,11 @@ def test_a_face_pack_with_genderage_tells_gender_and_age(faces_root, face_photos
     faces = load_faces(FaceSettings(pack="both", root=str(tmp_path)))
     image = load_photo(face_photos / "obama.jpg").pixels
     assert faces.attributes(image, faces.detect(image)[0]) == ("female", "young adult")
+
+
+def test_a_judge_prepares_nothing(data, tmp_path):
+    """It only scores: nobody could train with its embeddings of 128 numbers."""
+    judge = SimpleNamespace(name="sface", scores_only=True)
+    with refused("judge-conditions-nothing", "sface", "training data"):
+        prepare(settings_for(data, tmp_path / "out"), encoders(), judge)
+    assert not (tmp_path / "out").exists()

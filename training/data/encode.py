@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from dhumandiff.errors import HostError, PromptError
-from dhumandiff.faces import Face, FaceAnalyzer, InsightFaceAnalyzer
+from dhumandiff.faces import Face, FaceAnalyzer, InsightFaceAnalyzer, load_face_analysis
 from dhumandiff.hosts.diffusers.loading import choose_device, choose_dtype, load_pipeline
 from dhumandiff.hosts.diffusers.text import encode_prompt, token_positions
 from dhumandiff.hosts.diffusers.vision import ClipVision
@@ -254,7 +254,9 @@ def load_faces(settings: FaceSettings) -> FaceAnalyzer:
         return mini_faces()
     if is_plugin(settings.pack):
         return make_plugin(settings.pack, "faces.pack")
-    analyzer = InsightFaceAnalyzer.from_pack(settings.pack, settings.root or None, settings.provider)
+    analyzer = load_face_analysis(settings.pack, settings.root or None, settings.provider)
+    if not isinstance(analyzer, InsightFaceAnalyzer):  # without InsightFace there is no model of gender
+        return analyzer
     folder = Path(getattr(analyzer.app, "model_dir", "") or "")
     model = next(iter(sorted(folder.glob("*genderage*.onnx"))), None)
     return analyzer if model is None else _PackWithAttributes(analyzer, model)

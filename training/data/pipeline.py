@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from dhumandiff.errors import short_error
 from dhumandiff.faces import ARCFACE_TEMPLATE, Face, FaceAnalyzer
+from dhumandiff.faces.analyzer import check_no_judge
 from dhumandiff.faces.same_recognizer import recognizer_hash
 from dhumandiff.io import expand_user
 
@@ -60,6 +61,7 @@ def prepare(settings: PrepareSettings, encoders: Encoders | None = None, faces: 
     todo = [number for number in shards if not manifest.is_finished(number)]
     if todo:
         faces = faces or load_faces(settings.faces)  # a wrong name shall not come out after the base has loaded
+        check_no_judge(faces, "training data")
         encoders = encoders or Encoders.load(settings)
         _make_folder(out)
         if not (out / "common.safetensors").is_file():

@@ -46,7 +46,8 @@ class FaceSettings:
     """Which faces count."""
 
     pack: str = "buffalo_l"
-    """InsightFace pack by name or folder; mini or tiny; or module:function, which makes a FaceAnalyzer of your own."""
+    """InsightFace pack by name or folder; open (YuNet, AuraFace), which businesses may use; sface, a judge for scoring alone; mini
+    or tiny; or module:function, which makes a FaceAnalyzer of your own."""
     root: str = ""
     """The folder with models/<pack>; ~/.insightface if left empty."""
     provider: str = "CPU"
