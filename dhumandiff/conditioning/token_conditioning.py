@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .attention_store import AttentionRecord
 from .batch_layout import BatchLayout
+from .finished_keys_values import FinishedKeysValues
 from .identity import IdentityConditioning
 from .kv_cache import KVCache
 
@@ -42,7 +43,7 @@ class TokenConditioning(IdentityConditioning):
     """Keys and values of people, ready for every layer.
 
     Args:
-        keys_values: makes them; called once a run and layer.
+        keys_values: gives them; called once a run and layer.
         persons: P.
         person_strengths, masks: see `IdentityConditioning`.
         recorded_layers: those of which a record says that it is the last of its transformer; None: all.
@@ -68,6 +69,8 @@ class TokenConditioning(IdentityConditioning):
         """Let go of what a run computed."""
         super().clear_cache()
         self._kv.clear()
+        if isinstance(self.keys_values, FinishedKeysValues):
+            self.keys_values.clear_cache()
 
     def hand_over(
         self,
@@ -113,8 +116,8 @@ class TokenConditioning(IdentityConditioning):
 def of_samples(pair: tuple[Tensor, Tensor], layout: BatchLayout) -> tuple[Tensor, Tensor]:
     """What is made for [2, couples, ...] for each sample of a call, [B, ...]."""
     first, second = pair
-    is_cond, couple = torch.tensor(layout.token_sets, device=first.device).unbind(1)
-    return first[is_cond, couple], second[is_cond, couple]
+    sets = layout.token_sets  # numbers, not a tensor: a GPU need not wait for it
+    return torch.stack([first[row] for row in sets]), torch.stack([second[row] for row in sets])
 
 
 class TokenMaker(Protocol):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import comfy.model_management as model_management
 import comfy.model_patcher
 import comfy.ops
 import torch
 
 from ...dhumandiff.methods.paired.adapter import Adapter
+from .memory import managed
 
 __all__ = ["load_adapter"]
 
@@ -23,8 +23,4 @@ def load_adapter(path: Path) -> comfy.model_patcher.ModelPatcher:
     adapter = Adapter.from_pretrained(path, operations=comfy.ops.manual_cast)
     # A few tokens per run: float32 costs nothing here and keeps small differences between faces.
     adapter.compute_dtype = torch.float32
-    return comfy.model_patcher.ModelPatcher(
-        adapter,
-        load_device=model_management.get_torch_device(),
-        offload_device=model_management.unet_offload_device(),
-    )
+    return managed(adapter)

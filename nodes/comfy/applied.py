@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
+
 from .batch import UNetCall
 
 
@@ -32,6 +34,9 @@ class Applied:
             return True
         highest, lowest = self.sigma_range
         return lowest <= sigma() <= highest
+
+    def prepare(self, dtype: torch.dtype) -> None:
+        """Before a run and before the model is loaded: what is left to be made for a model that computes in `dtype`."""
 
     def note_sigmas(self, sampling: Any) -> None:
         """Before a run, when it is known which sampling the model ended up with: note the noise levels of `start` and `end`."""

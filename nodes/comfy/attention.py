@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
 from ...dhumandiff.conditioning.batch_layout import Tile
+from ...dhumandiff.conditioning.finished_keys_values import FinishedKeysValues
 from ...dhumandiff.conditioning.identity import Strength
 from ...dhumandiff.errors import HostError
 from ...dhumandiff.methods.paired.cascade_modes import OnePass
@@ -32,7 +33,8 @@ class AppliedPeople(Applied):
 
     Attributes:
         people: what they add to a layer.
-        adapter: ModelPatcher around the `Adapter`.
+        adapter: ModelPatcher of weights that are read while sampling; None: all of it was done before.
+        make_keys_values: for a model that computes in a dtype; None where `people` make theirs.
         layers: number of cross-attention layers.
         strength: of all persons.
         start, end: share of sampling in which they act.
@@ -50,6 +52,7 @@ class AppliedPeople(Applied):
     adapter: Any
     layers: int
     strength: float
+    make_keys_values: Callable[[torch.dtype], FinishedKeysValues] | None = None
     start: float = 0.0
     end: float = 1.0
     cascade: CascadeSettings | None = None
@@ -89,6 +92,19 @@ class AppliedPeople(Applied):
     def act_in(self, call: UNetCall) -> bool:
         """Whether they add anything in this call."""
         return self.people.counts(self.strength_in(call.step)) and self.act_at(lambda: call.sigma)
+
+    def prepare(self, dtype: torch.dtype) -> None:
+        """Before a run, while the weights that are needed for it may still be on the device: make keys and values.
+
+        Args:
+            dtype: what the model computes in. Those that were made for it before are kept.
+        """
+        people = self.people
+        if self.make_keys_values is None or not isinstance(people, PairedConditioning):
+            return
+        made = people.keys_values
+        if not isinstance(made, FinishedKeysValues) or made.dtype != dtype:
+            people.keys_values = self.make_keys_values(dtype)
 
     def on_run_start(self, sampling: Any) -> None:
         """Before a run, when it is known which sampling the model ended up with: note the noise levels of `start` and `end`."""
@@ -183,7 +199,8 @@ class PairedAttentionPatch:
 
     def models(self) -> list[Any]:
         """ModelPatchers that ComfyUI shall load along with the model."""
-        return [self.applied.adapter, *(self.previous.models() if hasattr(self.previous, "models") else ())]
+        own = [] if self.applied.adapter is None else [self.applied.adapter]
+        return [*own, *(self.previous.models() if hasattr(self.previous, "models") else ())]
 
     def to(self, device_or_dtype: Any) -> PairedAttentionPatch:
         """Called when the model moves or is cast; what is ours follows the query, so this is for the patch below."""

@@ -92,14 +92,14 @@ class FluxPeople(Applied):
 
     Attributes:
         people: what they add to a block.
-        during: ModelPatcher of the weights that are needed while sampling.
+        during: ModelPatchers of the weights that are needed while sampling.
         blocks: number of blocks.
         strength: of all persons.
         start, end: share of sampling in which they act.
     """
 
     people: FluxConditioning
-    during: Any
+    during: Sequence[Any]
     blocks: int
     strength: float = 1.0
     start: float = 0.0
@@ -197,7 +197,7 @@ class FluxBlockPatch:
 
     def models(self) -> list[Any]:
         """ModelPatchers that ComfyUI shall load along with the model."""
-        return [self.applied.during, *(self.previous.models() if hasattr(self.previous, "models") else ())]
+        return [*self.applied.during, *(self.previous.models() if hasattr(self.previous, "models") else ())]
 
     def to(self, device_or_dtype: Any) -> FluxBlockPatch:
         """Called when the model moves or is cast; what is ours follows the tokens, so this is for the patch below."""

@@ -10,8 +10,9 @@ from ...dhumandiff.errors import HostError, LayoutError
 from ...dhumandiff.methods.paired.settings import check_start_end, check_strengths
 from ...dhumandiff.methods.withanyone.people import check_references
 from .flux import FLUX_PEOPLE, PLACEMENT, FluxBlockPatch, FluxConditioning, FluxPeople, flux_blocks, flux_people_of
+from .memory import compute_dtype
 from .patch import add_wrappers
-from .withanyone import keys_values_of, sampling_part
+from .withanyone import keys_values_of, sampling_parts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -112,8 +113,7 @@ def apply_withanyone(
     check_references(references, branches)
     places, size, unplaced = _places(len(references), boxes, masks, place)
 
-    base = model.model
-    kept = keys_values_of(adapter, references, weights, base.manual_cast_dtype or base.get_dtype())
+    kept = keys_values_of(adapter, references, weights, compute_dtype(model))
     people = FluxConditioning(
         adapter.model,
         {},
@@ -126,7 +126,7 @@ def apply_withanyone(
         kept=kept,
     )
     people.unplaced = unplaced
-    applied = FluxPeople(people, sampling_part(adapter), len(keys), strength, start, end)
+    applied = FluxPeople(people, sampling_parts(adapter, branches), len(keys), strength, start, end)
     patched = model.clone()
     present = patched.model_options["transformer_options"].get("patches_replace", {}).get("dit", {})
     for block, (kind, number) in enumerate(keys):

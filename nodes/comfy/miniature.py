@@ -32,6 +32,7 @@ from ...dhumandiff.miniature.faces import MiniFaces, mini_faces
 from ...dhumandiff.miniature.weights import FOLDER, load_part
 from ...dhumandiff.tokenizer import END, START
 from .adapter import load_adapter
+from .memory import managed
 from .vision import make_clip_vision
 
 HEAD_CHANNELS = UNET["block_out_channels"][0] // UNET["attention_head_dim"][0]
@@ -141,7 +142,7 @@ def mini_model() -> comfy.model_patcher.ModelPatcher:
     model = config.get_model(weights, device=model_management.unet_inital_load_device(parameters, dtype))
     with _shipped("unet"):
         model.diffusion_model.load_state_dict(weights)
-    return comfy.model_patcher.ModelPatcher(model, device, model_management.unet_offload_device())
+    return managed(model)
 
 
 # --- CLIP -------------------------------------------------------------------------------------------------------------
@@ -203,9 +204,7 @@ def mini_vae() -> comfy.sd.VAE:
     made = comfy.sd.VAE(sd=_placeholder(), config={"params": _PLACEHOLDER})
     model = model.requires_grad_(False).eval().to(made.vae_dtype)
     made.first_stage_model, made.latent_channels = _Latents(model), LATENTS
-    made.patcher = comfy.model_patcher.ModelPatcher(
-        made.first_stage_model, load_device=made.device, offload_device=model_management.vae_offload_device()
-    )
+    made.patcher = managed(made.first_stage_model, made.device, model_management.vae_offload_device())
     return made
 
 

@@ -19,6 +19,7 @@ from ...dhumandiff.formats import parts2whole as files_of
 from ...dhumandiff.methods.parts2whole.model import Parts2Whole
 from ...dhumandiff.methods.parts2whole.part import Part
 from ...dhumandiff.methods.parts2whole.schedule import NoiseSchedule
+from .memory import compute_dtype, managed
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -79,12 +80,7 @@ def load_parts2whole(folder: Path) -> tuple[ModelPatcher, ModelPatcher]:
     _, tensors, path = files_of.read_unet(folder / "unet")
     model = _load_unet(tensors, path)
     model.add_object_patch("model_sampling", _sampling(weights.info.schedule))
-    patcher = comfy.model_patcher.ModelPatcher(
-        weights,
-        load_device=model_management.get_torch_device(),
-        offload_device=model_management.unet_offload_device(),
-    )
-    return model, patcher
+    return model, managed(weights)
 
 
 def _absent(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -133,7 +129,7 @@ def _load_unet(tensors: dict[str, Tensor], path: Path) -> ModelPatcher:
 def _run_encoder(patcher: ModelPatcher, part: Part) -> list[Tensor]:
     """norm1's output [1, L, C] of every layer, in the order down, mid, up: the clean latent at timestep 0, with its label."""
     model_management.load_models_gpu([patcher])
-    unet, device, dtype = patcher.model.diffusion_model, patcher.load_device, _compute_dtype(patcher)
+    unet, device, dtype = patcher.model.diffusion_model, patcher.load_device, compute_dtype(patcher)
     order = {"input": 0, "middle": 1, "output": 2}
     found: dict[tuple[int, int, int], Tensor] = {}
 
@@ -150,11 +146,6 @@ def _run_encoder(patcher: ModelPatcher, part: Part) -> list[Tensor]:
             transformer_options={"patches": {"attn1_patch": [keep]}, "cond_or_uncond": [0]},
         )
     return [found[place] for place in sorted(found)]
-
-
-def _compute_dtype(patcher: ModelPatcher) -> torch.dtype:
-    """What ComfyUI computes a model in."""
-    return getattr(patcher.model, "manual_cast_dtype", None) or patcher.model.get_dtype()
 
 
 def _sampling(schedule: NoiseSchedule) -> torch.nn.Module:

@@ -1,7 +1,7 @@
 """People on a MODEL of ComfyUI: every change goes through the model patcher, and the original model stays as it was.
 
-Adapter weights live in a ModelPatcher of their own that is loaded along with the model (``models()`` of the patches), so that
-ComfyUI counts, offloads and casts them like any other model.
+Adapter weights live in a ModelPatcher of their own, so that ComfyUI counts, offloads and casts them like any other model. They are
+read here, and not while sampling: keys and values do not change in a run, and are made before it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import Tensor
 
+from ...dhumandiff.conditioning.finished_keys_values import FinishedKeysValues
 from ...dhumandiff.conditioning.masks import check_mask, stack_masks
 from ...dhumandiff.errors import AdapterError, HostError
 from ...dhumandiff.methods.paired.adapter_checks import check_weights
@@ -26,6 +27,7 @@ from .batch import CALL, STEP, GuiderStep, UNetCall, with_step
 from .compiled import going_on, is_compiled
 from .flux import FLUX_PEOPLE, FluxPeople, check_flux_not_compiled, flux_people_of
 from .ids import check_seen
+from .memory import compute_dtype
 
 if TYPE_CHECKING:
     from ...dhumandiff.methods.paired.adapter import AdapterInfo
@@ -140,14 +142,20 @@ def apply_people(
         )
     tokens = torch.stack([unconditional, conditional]).float().to(model_management.intermediate_device())
 
-    def keys_values(layer: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        made_keys, made_values = adapter.model.keys_values(layer, tokens.to(device, dtype))
-        return made_keys[:, None], made_values[:, None]  # one couple
+    def keys_values(dtype: torch.dtype) -> FinishedKeysValues:
+        model_management.load_models_gpu([adapter])
+        given = tokens.to(adapter.load_device, dtype)
+        with torch.no_grad():
+            made = [adapter.model.keys_values(layer, given) for layer in range(len(keys))]
+        one_couple = [(layer_keys[:, None], layer_values[:, None]) for layer_keys, layer_values in made]
+        return FinishedKeysValues(one_couple, model_management.intermediate_device())
 
     last = last_layers([key[:2] for key in keys])
+    finished = keys_values(compute_dtype(model))
     people = AppliedPeople(
-        people=PairedConditioning(keys_values, len(references), person_strengths, stack_masks(masks), last),
-        adapter=adapter,
+        people=PairedConditioning(finished, len(references), person_strengths, stack_masks(masks), last),
+        adapter=None,
+        make_keys_values=keys_values,
         layers=len(keys),
         strength=strength,
         start=start,
@@ -200,6 +208,7 @@ def _around_run(executor: Any, *args: Any, **kwargs: Any) -> Any:
     model, applied = executor.class_obj.model_patcher, everybody_on(executor.class_obj)
     compiled = is_compiled(model)
     for people in applied:
+        people.prepare(compute_dtype(model))
         people.on_run_start(model.get_model_object("model_sampling"))
         people.compiled = compiled
     if compiled:

@@ -1,7 +1,8 @@
 """WithAnyone's weights under ComfyUI's memory management, in two parts: what is needed before sampling, and what during it.
 
 Keys and values of people do not change while sampling, so the projections, `norm1` and `to_kv` (of 5.6 GB in bf16 more than half)
-are loaded for them alone, before the model is, and make room again. Only `norm2`, `to_q` and `to_out` go along with the model.
+are loaded for them alone, before the model is, and make room again. Only `norm2`, `to_q` and `to_out` go along with the model,
+of the branches that count: they read the picture, which changes.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import comfy.model_management as model_management
-import comfy.model_patcher
 import comfy.ops
 import torch
 from torch import Tensor, nn
@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from ...dhumandiff.errors import AdapterError
 from ...dhumandiff.methods.withanyone import WithAnyone
 from ...dhumandiff.methods.withanyone.people import people_tokens
+from .memory import managed
 
 if TYPE_CHECKING:
     from ...dhumandiff.references.reference import FaceReference
 
-__all__ = ["PRECISIONS", "KeysValues", "keys_values_of", "load_withanyone", "sampling_part", "under_memory_management"]
+__all__ = ["PRECISIONS", "KeysValues", "keys_values_of", "load_withanyone", "sampling_parts", "under_memory_management"]
 
 PARTS = "dhumandiff_parts"
 KeysValues = tuple[dict[str, tuple[Tensor, Tensor]], ...]
@@ -40,10 +41,12 @@ PRECISIONS: dict[str, torch.dtype | None] = {
 class Part(nn.Module):
     """Some of an adapter's layers; they stay the adapter's own."""
 
-    def __init__(self, adapter: WithAnyone, layers: Sequence[str]) -> None:
+    def __init__(self, adapter: WithAnyone, layers: Sequence[str], within: str = "") -> None:
         super().__init__()
         for name, module in adapter.named_modules():
-            if module is not adapter and not list(module.children()) and name.rpartition(".")[2] in layers:
+            if list(module.children()) or not name.startswith(within):
+                continue
+            if name.rpartition(".")[2] in layers:
                 self.add_module(name.replace(".", "_"), module)
 
 
@@ -52,20 +55,14 @@ class Parts:
 
     def __init__(self, adapter: WithAnyone) -> None:
         numbers = ("0", "2", "3")  # of the projections
-        self.before = _patcher(Part(adapter, ("norm1", "to_kv", *numbers)))
-        self.during = _patcher(Part(adapter, ("norm2", "to_q", "to_out")))
+        self.before = managed(Part(adapter, ("norm1", "to_kv", *numbers)))
+        self.during = {
+            branch: managed(Part(adapter, ("norm2", "to_q", "to_out"), f"ipa_{branch}."))
+            for branch in ("arc", "sig")
+            if getattr(adapter.info, branch)
+        }
         self.made_of: tuple[Any, ...] = ()
         self.made: dict[str, list[tuple[Tensor, Tensor]]] = {}
-
-
-def _patcher(module: nn.Module) -> Any:
-    """A ModelPatcher of the kind that this ComfyUI uses for its own models."""
-    kind = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
-    return kind(
-        module,
-        load_device=model_management.get_torch_device(),
-        offload_device=model_management.unet_offload_device(),
-    )
 
 
 def load_withanyone(path: Path, precision: str = "auto") -> Any:
@@ -82,11 +79,7 @@ def load_withanyone(path: Path, precision: str = "auto") -> Any:
 def under_memory_management(adapter: WithAnyone) -> Any:
     """DHD_WITHANYONE of weights that are there."""
     adapter.compute_dtype = torch.float32  # a few hundred tokens, once
-    patcher = comfy.model_patcher.ModelPatcher(  # never loaded itself: its parts are
-        adapter,
-        load_device=model_management.get_torch_device(),
-        offload_device=model_management.unet_offload_device(),
-    )
+    patcher = managed(adapter)  # never loaded itself: its parts are
     patcher.set_attachments(PARTS, Parts(adapter))
     return patcher
 
@@ -105,9 +98,9 @@ def _parts(adapter: Any) -> Parts:
     return parts
 
 
-def sampling_part(adapter: Any) -> Any:
-    """The ModelPatcher of what is needed while sampling."""
-    return _parts(adapter).during
+def sampling_parts(adapter: Any, branches: Sequence[str]) -> list[Any]:
+    """The ModelPatchers of what is needed while sampling with these branches."""
+    return [_parts(adapter).during[branch] for branch in branches]
 
 
 def keys_values_of(

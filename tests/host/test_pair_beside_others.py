@@ -200,32 +200,48 @@ def test_a_second_pass_over_an_enlarged_picture_works(model, adapter, people):
     assert torch.isfinite(out).all()
 
 
-def test_adapter_weights_are_loaded_counted_and_offloaded_by_comfyui(model, people):
+def loaded_models():
+    return [entry.model.model for entry in comfy.model_management.current_loaded_models]
+
+
+def test_adapter_weights_are_counted_by_comfyui_and_not_needed_while_sampling(model, people):
     adapter = tiny_comfy.adapter_patcher()
+    assert adapter.model_size() == sum(p.numel() * p.element_size() for p in adapter.model.parameters())
     patched = apply_people(model, adapter, people)
+    assert adapter.model in loaded_models()
+    assert patched.model_patches_models() == []
     comfy.model_management.unload_all_models()
-    assert adapter in patched.model_patches_models()
     run(patched)
-    loaded = [entry.model.model for entry in comfy.model_management.current_loaded_models]
-    assert adapter.model in loaded
-    size = sum(p.numel() * p.element_size() for p in adapter.model.parameters())
-    assert adapter.model_size() == size
+    assert loaded_models() == [model.model]
     comfy.model_management.unload_all_models()
-    assert comfy.model_management.current_loaded_models == []
-    run(patched)  # comes back by itself
 
 
-def test_keys_and_values_are_made_once_a_run_and_leave_with_it(model, people, monkeypatch):
+def test_keys_and_values_follow_what_the_model_computes_in(adapter, people):
+    patched = apply_people(tiny_comfy.model_patcher(), adapter, people)
+    [applied] = people_of(patched)
+    later = patched.clone()
+    later.set_model_compute_dtype(torch.bfloat16)  # a node behind Apply
+    out = sample(guider(later, POSITIVE, NEGATIVE), (1, 4, 12, 12), steps=2)
+    assert torch.isfinite(out).all()
+    assert applied.people.keys_values.dtype == torch.bfloat16
+    sample(guider(patched, POSITIVE, NEGATIVE), (1, 4, 12, 12), steps=2)
+    assert applied.people.keys_values.dtype == torch.float32
+
+
+def test_keys_and_values_are_made_before_all_runs_and_leave_the_device_with_each(model, people, monkeypatch):
     adapter = tiny_comfy.adapter_patcher()
-    patched = apply_people(model, adapter, people)
     made = []
     real = type(adapter.model).keys_values
     monkeypatch.setattr(
         type(adapter.model), "keys_values", lambda self, *args: made.append(args[0]) or real(self, *args)
     )
-    sample(guider(patched, POSITIVE, NEGATIVE), (1, 4, 12, 12), steps=3)
-    assert sorted(made) == list(range(17))
-    assert people_of(patched)[0].people._kv == {}
+    patched = apply_people(model, adapter, people)
+    assert made == list(range(17))
+    for _ in range(2):
+        sample(guider(patched, POSITIVE, NEGATIVE), (1, 4, 12, 12), steps=3)
+    assert len(made) == 17
+    paired = people_of(patched)[0].people
+    assert paired._kv == paired.keys_values._placed == {}
 
 
 def test_the_tiny_adapter_has_a_layer_for_each_of_the_model(model, adapter):

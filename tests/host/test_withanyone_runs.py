@@ -12,7 +12,7 @@ from comfy_extras.nodes_custom_sampler import Guider_DualCFG
 from dhd_pack.dhumandiff.methods.withanyone import WithAnyone
 from dhd_pack.nodes.comfy.flux import FluxBlockPatch, flux_people_of
 from dhd_pack.nodes.comfy.flux_patch import apply_withanyone
-from dhd_pack.nodes.comfy.withanyone import sampling_part
+from dhd_pack.nodes.comfy.withanyone import sampling_parts
 from support import tiny_flux, tiny_withanyone
 from support.refused import refused
 from support.sampling import guider, predict, sample
@@ -321,10 +321,23 @@ def test_while_sampling_only_the_weights_that_are_needed_are_loaded(flux):
     comfy.model_management.unload_all_models()
     run(patched)
     loaded = [entry.model.model for entry in comfy.model_management.current_loaded_models]
-    assert sampling_part(weights).model in loaded
-    assert len(loaded) == 2  # and FLUX
+    arc, sig = sampling_parts(weights, ("arc", "sig"))
+    assert arc.model in loaded
+    assert sig.model in loaded
+    assert len(loaded) == 3  # and FLUX
     width, inner = tiny_flux.WIDTH, 128
-    assert sampling_part(weights).model_size() == 4 * 2 * 5 * (2 * width * inner + 2 * width)
+    assert arc.model_size() == sig.model_size() == 4 * 5 * (2 * width * inner + 2 * width)
+    comfy.model_management.unload_all_models()
+
+
+def test_of_the_weights_only_branches_that_count_are_loaded_while_sampling(flux):
+    weights = tiny_withanyone.adapter()
+    patched = apply_withanyone(flux, weights, PEOPLE, form=0.0, boxes=tiny_withanyone.bounding_boxes(BOXES))
+    comfy.model_management.unload_all_models()
+    run(patched)
+    loaded = [entry.model for entry in comfy.model_management.current_loaded_models]
+    assert sampling_parts(weights, ("arc",))[0] in loaded
+    assert len(loaded) == 2
     comfy.model_management.unload_all_models()
 
 
