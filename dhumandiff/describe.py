@@ -6,6 +6,7 @@ print(as_text(found))
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from . import formats
+from .formats.reading import read_tensor_file
 from .methods.paired.adapter import Adapter, field_of
 from .methods.parts2whole import describe as of_parts
 from .methods.withanyone import describe as of_withanyone
@@ -24,8 +26,8 @@ KEYS = {field_of(key): key for key in formats.METADATA}
 """Field of `AdapterInfo` -> its name in files and in what is printed."""
 
 
-def describe(path: Path) -> dict[str, Any]:
-    """What a weights file or folder is.
+def describe(path: Path, full: Iterable[Path] = ()) -> dict[str, Any]:
+    """What a weights file or folder is. full: where the full adapter of a low-rank file may be; without any, beside it.
 
     Returns:
         Plain values under the names that `inspect --json` prints: path, format, the fields of `AdapterInfo`
@@ -36,10 +38,12 @@ def describe(path: Path) -> dict[str, Any]:
     """
     if other := _of_another_method(path):
         return other.describe(path)
-    weights = formats.load(path)
+    weights = formats.load(path, full)
     adapter = Adapter.from_tensors(weights.tensors, weights.metadata, files=weights.files)
+    own = read_tensor_file(path) if weights.format == formats.low_rank.NAME else None
+    tensors = own.tensors if own else weights.tensors
     parameters: dict[str, int] = {}
-    for name, tensor in weights.tensors.items():
+    for name, tensor in tensors.items():
         part = name.partition(".")[0]
         parameters[part] = parameters.get(part, 0) + tensor.numel()
     return {
@@ -47,9 +51,10 @@ def describe(path: Path) -> dict[str, Any]:
         "format": weights.format,
         "subject_path": adapter.has_subject_path,
         **{KEYS.get(name, name): value for name, value in asdict(adapter.info).items()},
-        "dtypes": sorted({str(tensor.dtype).removeprefix("torch.") for tensor in weights.tensors.values()}),
+        "dtypes": sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}),
         "parameters": parameters,
-        "bytes": sum(tensor.numel() * tensor.element_size() for tensor in weights.tensors.values()),
+        "bytes": sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()),
+        **({"base_adapter": own.metadata["base_adapter"]} if own else {}),
     }
 
 
@@ -77,6 +82,7 @@ _FORMATS = {
     "released": "the four released files",
     "native": "a native DHumanDiff adapter",
     "ip-adapter-plus": "an IP-Adapter Plus for SDXL",
+    "low-rank": "a low-rank file",
 }
 
 
@@ -86,8 +92,9 @@ def in_a_sentence(found: dict[str, Any]) -> str:
         return _OTHERS[found["format"]].in_a_sentence(found)
     persons = "one set of weights for everybody" if found["shared"] else f"{found['persons']} persons"
     subject = "with" if found["subject_path"] else "without"
+    on = f" on {found['base_adapter']}" if "base_adapter" in found else ""
     return (
-        f"{_FORMATS[found['format']]} ({found['base_family']}, {found['layers']} cross-attention layers, {persons}, "
+        f"{_FORMATS[found['format']]}{on} ({found['base_family']}, {found['layers']} cross-attention layers, {persons}, "
         f"{subject} subject path); {', '.join(found['dtypes'])}, {found['bytes'] / 1e6:,.1f} MB; "
         f"licence: {found['licence']}"
     )
@@ -109,6 +116,7 @@ def as_text(found: dict[str, Any]) -> str:
     parts = ", ".join(f"{part.replace('_', ' ')} {count / 1e6:,.1f} M" for part, count in found["parameters"].items())
     rows = {
         "this is": _FORMATS[found["format"]],
+        **({"on top of": found["base_adapter"]} if "base_adapter" in found else {}),
         "base": f"{found['base_family']}, {found['layers']} cross-attention layers ({widths})",
         "face tokens": f"{found['face_tokens']} x {found['context_width']} a face, keys and values: {persons}",
         "subject path": subject,

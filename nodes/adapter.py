@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..dhumandiff.errors import AdapterError
 from .comfy.adapter import load_adapter
-from .comfy.folders import adapter_choices, adapter_path
+from .comfy.folders import adapter_choices, adapter_path, full_adapters
 from .comfy.schema import AdapterType, schema
 
 
@@ -53,4 +53,4 @@ class DHDLoadAdapter(io.ComfyNode):
 
     @classmethod
     def execute(cls, adapter_name: str) -> io.NodeOutput:
-        return io.NodeOutput(load_adapter(adapter_path(adapter_name)))
+        return io.NodeOutput(load_adapter(adapter_path(adapter_name), full_adapters()))

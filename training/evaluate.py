@@ -15,16 +15,17 @@ are scored by the miniature's world and its second recognizer (training/miniatur
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dhumandiff.io import expand_user
 
 from . import TrainingError
 from .evaluation.config import EvaluateConfig
 from .evaluation.files import make_folder, write_text
-from .parsing import parse
+from .parsing import as_dict, parse
 from .run.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -93,12 +94,29 @@ def evaluate(config: EvaluateConfig, dry: bool = False) -> str:
 
 
 def _ending(config: EvaluateConfig, out: Path, scores: dict[str, str], lines: list[str], made: list[Path]) -> str:
-    """Write the scores for a model card; all lines for people."""
+    """Write the scores for a model card, with the command that makes them; all lines for people."""
+    scores = {**scores, "command": _command(config)}
     made = [*made, write_text(out / "scores.json", json.dumps(scores, indent=1, ensure_ascii=False) + "\n")]
     run = config.run or "..."
     export = f"python -m training export --run {run} --scores {made[-1]}"
     next_ = f"{export} --out {run}/export" if config.run else f"{export} puts them on a model card."
     return "\n".join([*lines, f"Made {', '.join(map(str, made))}.", f"Next: {next_}"])
+
+
+def _command(config: EvaluateConfig) -> str:
+    """The command line that sets what differs from the defaults."""
+    words = ["python", "-m", "training", "evaluate"]
+    for change in _changes(as_dict(config), as_dict(EvaluateConfig())):
+        words += change
+    return shlex.join(words)
+
+
+def _changes(values: Mapping[str, Any], usual: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _changes(value, usual[name], f"{prefix}{name}.")
+        elif value != usual[name]:
+            yield f"--{prefix}{name}", value if isinstance(value, str) else json.dumps(value)
 
 
 def _score_cases(config: EvaluateConfig, base: str, dry: bool) -> str:

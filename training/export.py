@@ -5,6 +5,8 @@
 makes  pair/pair.safetensors     the native format, one file
        pair/released/            the four files of the released layout
        pair/README.md            the model card: data, steps, objectives, scores, licenses
+
+A low-rank run (init.rank) makes one small file that is loaded beside its full adapter (dhumandiff/formats/low_rank.py).
 """
 
 from __future__ import annotations
@@ -17,15 +19,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
+import torch
+from torch import Tensor
 
 from dhumandiff import Adapter
+from dhumandiff.formats import low_rank
+from dhumandiff.formats.reading import not_finite
 from dhumandiff.io import expand_user, replace_all, why_not_written
 
 from . import TrainingError
+from .card import NOT_CHOSEN, model_card
+from .hub import check_hub, push
 from .parsing import check_setting, parse
-from .run.checkpoint import Checkpoint, RunFolder
-from .run.logging import LOG, read_log
+from .run.checkpoint import RunFolder, adapter_of
+from .run.low_rank import is_low_rank
 
 __all__ = ["ExportConfig", "export", "main"]
 
@@ -44,8 +51,18 @@ class ExportConfig:
     """Which checkpoint is exported. The best has the lowest validation loss (training loss, where nothing was held out)."""
     weights: Literal["ema", "raw"] = "ema"
     """The EMA weights, or those of the last step; raw where no EMA was kept."""
-    license: str = "not chosen yet"
+    dtype: Literal["float16", "float32"] = "float16"
+    """Precision of the files: float16, half the size, as the nodes compute with; float32, to the bit what was trained."""
+    merged: bool = False
+    """Low-rank runs: write the full adapter with the changes in it, which needs no other file, instead of the changes alone."""
+    push: str = ""
+    """Also upload to this repository of Hugging Face's Hub, owner/name, with the card. It needs a token that may write."""
+    private: bool = False
+    """A repository that is made for `push` is private."""
+    license: str = NOT_CHOSEN
     """License of the weights. It has to respect those of the base, the data and the face recognizer."""
+    base_model: str = ""
+    """Id of the base model on the Hub, for the card, such as stabilityai/stable-diffusion-xl-base-1.0."""
     base_license: str = "unknown: look it up and state it"
     """License of the base model, for the card."""
     data_license: str = "unknown: look it up and state it"
@@ -56,13 +73,22 @@ class ExportConfig:
     def __post_init__(self) -> None:
         for name, what in (("run", "name the folder of a run (--run)"), ("out", "name a folder to write to (--out)")):
             check_setting(bool(getattr(self, name)), name, getattr(self, name), what)
+        if self.push and (self.license == NOT_CHOSEN or not self.base_model):
+            raise TrainingError(
+                "push makes weights public under a card: choose their license (--license) and name the base model on the Hub "
+                "(--base_model stabilityai/stable-diffusion-xl-base-1.0).",
+                code="push-without-license",
+            )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the settings, export, and say what was made."""
     config, _ = parse(ExportConfig, "export", argv)
+    api = check_hub(config.push) if config.push else None
     made = export(config)
     native = next(path for path in made if path.suffix == ".safetensors")
+    if api is not None:
+        print(f"Pushed to {push(api, config.push, config.private, expand_user(config.out), made)}.")
     print(
         f"Made {', '.join(map(str, made))}.\nLook through the card before you pass it on. Next: put {native.name} into "
         f"ComfyUI/models/dhumandiff/, or: python -m dhumandiff generate --adapter {native} ..."
@@ -87,24 +113,37 @@ def export(config: ExportConfig) -> list[Path]:
     checkpoint = run.load(step)
     name = config.name or out.resolve().name
     use_ema = config.weights == "ema" and bool(checkpoint.ema_weights)
+    small = is_low_rank(checkpoint.metadata) and not config.merged
+    if config.merged and not is_low_rank(checkpoint.metadata):
+        raise TrainingError(
+            f"merged is set, but {config.run} is no low-rank run: its files hold everything. Leave --merged out.",
+            code="nothing-to-merge",
+        )
     metadata = {
         **checkpoint.metadata,
         "licence": config.license,
         "source": f"{name}: {checkpoint.metadata['source']}, {step} steps",
     }
-    adapter = Adapter.from_tensors(checkpoint.ema_weights if use_ema else checkpoint.weights, metadata)
+    adapter = adapter_of(checkpoint, use_ema)
+    adapter = Adapter.from_tensors(_as_dtype(adapter.state_dict(), config), metadata)
     files = [f"{name}.safetensors"]
     with _together(out) as part:
-        adapter.save_pretrained(part / files[0])
-        if adapter.has_subject_path and not adapter.info.shared:
+        if small:
+            changes = checkpoint.ema_weights if use_ema else checkpoint.weights
+            low_rank.save(part / files[0], _as_dtype(changes, config), metadata)
+        else:
+            adapter.save_pretrained(part / files[0])
+        if not small and adapter.has_subject_path and not adapter.info.shared:
             files.append("released")
             adapter.save_released(part / "released")
-        if adapter.info.base_family == "sdxl":  # what the nodes and `generate` know so far
+        if adapter.info.base_family == "sdxl" and not small:  # what the nodes and `generate` know so far
             for file in files:
                 Adapter.from_pretrained(part / file)
         files.append("README.md")
         made = [out / file for file in files]
-        card = _card(name, adapter, checkpoint, replace(config, weights="ema" if use_ema else "raw"), run, scores, made)
+        card = model_card(
+            name, adapter, checkpoint, replace(config, weights="ema" if use_ema else "raw"), run, scores, made
+        )
         (part / "README.md").write_text(card, encoding="utf-8")
     return made
 
@@ -128,6 +167,22 @@ def _together(out: Path) -> Iterator[Path]:
         ) from error
 
 
+def _as_dtype(tensors: Mapping[str, Tensor], config: ExportConfig) -> dict[str, Tensor]:
+    """Tensors in the precision of the files.
+
+    Raises:
+        TrainingError: a weight is too large for half precision.
+    """
+    made = {name: value.to(getattr(torch, config.dtype)) for name, value in tensors.items()}
+    large = not_finite(made)
+    if large:
+        raise TrainingError(
+            f"{config.run}: {large[0]} holds weights above 65,504, the most that float16 knows. Export with --dtype float32.",
+            code="weights-too-large-for-half",
+        )
+    return made
+
+
 def _scores(path: str) -> Mapping[str, Any]:
     if not path:
         return {}
@@ -139,75 +194,3 @@ def _scores(path: str) -> Mapping[str, Any]:
             f"The scores {path} cannot be read ({error}). Give the JSON of `python -m training evaluate`.",
             code="scores-not-readable",
         ) from error
-
-
-def _card(
-    name: str,
-    adapter: Adapter,
-    checkpoint: Checkpoint,
-    config: ExportConfig,
-    run: RunFolder,
-    scores: Mapping[str, Any],
-    made: Sequence[Path],
-) -> str:
-    """The model card: what was done, read from the run, not from memory."""
-    used, info, step = checkpoint.config, adapter.info, checkpoint.step
-    shards = [
-        (folder["path"], sum(count for _, count in shards))
-        for folder, shards in zip(used["data"]["folders"], checkpoint.fingerprint["shards"], strict=True)
-    ]
-    losses = [entry for entry in read_log(run.folder / LOG) if "loss" in entry and entry["step"] <= step]
-    scored_by = "validation" if used["data"]["validation"] else "training, smoothed"
-    lines = [
-        "---",
-        f"license: {json.dumps(config.license)}",
-        "tags: [dhumandiff, sdxl, portraits-of-two]",
-        "---",
-        "",
-        f"# {name}",
-        "",
-        "An adapter that draws two people from one photo of each, for DHumanDiff (ComfyUI nodes and Python).",
-        "**Portraits of real people only with their leave**; say that a picture was generated.",
-        "",
-        "## Files",
-        "",
-        *(
-            f"- `{path.name}`{' (four files, released layout)' if path.name == 'released' else ''}"
-            for path in made[:-1]
-        ),
-        "",
-        "## What it needs",
-        "",
-        f"- Base: `{Path(used['base']['path']).name}` ({info.base_family}, {info.layers} cross-attention layers, context "
-        f"{info.context_width}). License: {config.base_license}",
-        f"- Image encoder: {info.clip_tower or 'not said'}, width {info.clip_width}",
-        f"- Face recognizer: {info.recognizer or 'none'} (channels: {info.identity_channels}). Many recognizers are for "
-        "non-commercial research only",
-        "",
-        "## Training",
-        "",
-        f"- Initial weights: {used['init']['weights']}",
-        f"- Data: {'; '.join(f'`{Path(path).name}`, {count} samples' for path, count in shards)}. License: {config.data_license}",
-        f"- Steps: {step} of {used['data']['batch_size']} samples; precision {used['precision']}; seed {used['seed']}",
-        f"- Weights: {'EMA, decay ' + str(used['optimizer']['ema_decay']) if config.weights == 'ema' else 'of the last step'}",
-        f"- Loss ({scored_by}): {checkpoint.score:.4f}" + (f"; first logged {losses[0]['loss']:.4f}" if losses else ""),
-        "",
-        "```yaml",
-        yaml.safe_dump(
-            {part: used[part] for part in ("objectives", "augment", "optimizer", "init")}, sort_keys=False
-        ).rstrip(),
-        "```",
-        "",
-        "## Scores",
-        "",
-        *(
-            [f"- {what}: {value}" for what, value in scores.items()]
-            or ["Not measured yet (`python -m training evaluate`)."]
-        ),
-        "",
-        "## License",
-        "",
-        f"{config.license}. Weights that learned from data and a base are bound by their licenses too (above).",
-        "",
-    ]
-    return "\n".join(lines)

@@ -71,6 +71,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     add("--base", required=True, metavar="SDXL", help="diffusers folder, checkpoint .safetensors, mini, or tiny")
     own = "default: {}, with the bases mini and tiny their own"
     add("--adapter", metavar="PATH", help=f"weights of the method, or mini, tiny ({own.format(ADAPTER)})")
+    add(
+        "--full-adapter", type=Path, metavar="PATH", help="that a low-rank --adapter changes (default: found beside it)"
+    )
     vision = "CLIP ViT-H/14: folder, Hugging Face id, or mini, tiny ({})"
     add("--image-encoder", metavar="PATH", help=vision.format(own.format("IP-Adapter's")))
     pack = "open (YuNet, AuraFace), an InsightFace pack by name or folder, or mini, tiny ({})"
@@ -128,7 +131,15 @@ def run(args: argparse.Namespace) -> None:
             code="no-focus-without-cascade",
         )
     photos = [source for person in people for source in person.sources]
-    read_files = [*photos, *each(args, "mask"), args.focus, args.base, args.adapter, args.image_encoder]
+    read_files = [
+        *photos,
+        *each(args, "mask"),
+        args.focus,
+        args.base,
+        args.adapter,
+        args.full_adapter,
+        args.image_encoder,
+    ]
     outputs = {"--out": args.out, "--focus-out": args.focus_out}
     outputs |= {f"--save-reference-{person.number}": person.save for person in people}
     check_outputs(outputs, read_files)
@@ -165,7 +176,7 @@ def run(args: argparse.Namespace) -> None:
     for name in ("transformers", "diffusers"):
         require(name)
 
-    adapter = _adapter(args.adapter or built_in).to(device)
+    adapter = _adapter(args.adapter or built_in, args.full_adapter).to(device)
     adapter.check_persons(len(people))
     pack = args.face_pack or built_in or "buffalo_l"
     references = references_of(
@@ -226,7 +237,7 @@ def _size(text: str) -> tuple[int, int]:
     return int(parts[0]), int(parts[1])
 
 
-def _adapter(path: str | None) -> Adapter:
+def _adapter(path: str | None, full: Path | None) -> Adapter:
     from ..methods.paired.adapter import Adapter
 
     if path == "tiny":
@@ -243,7 +254,7 @@ def _adapter(path: str | None) -> Adapter:
             "where they are with --adapter.",
             code="no-adapter",
         )
-    return Adapter.from_pretrained(path or ADAPTER)
+    return Adapter.from_pretrained(path or ADAPTER, full=[full] if full else ())
 
 
 def _vision(source: str | None, device: str, dtype: str) -> Any:

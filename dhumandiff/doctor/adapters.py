@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from ..catalogue import DHUMANDIFF, PARTS2WHOLE, KnownWeights
@@ -18,8 +19,9 @@ def adapters(folders: Folders) -> tuple[list[Finding], set[int]]:
     """Every adapter in words, and the widths of the image encoders that those which work were trained with."""
     found, widths = [], set()
     candidates = _candidates(folders)
+    full = [*candidates, *_ip_adapters(folders)]
     for path in candidates:
-        finding, width = describe_file(path, _again(path, folders))
+        finding, width = describe_file(path, _again(path, folders), full)
         found.append(finding)
         widths |= width
     for path in _withanyone(folders):
@@ -49,12 +51,15 @@ def adapters(folders: Folders) -> tuple[list[Finding], set[int]]:
     return found, widths
 
 
-def describe_file(path: Path, todo: str) -> tuple[Finding, set[int]]:
-    """A file or folder in words, and the width of its image encoder if it works; `todo` is said if it does not."""
+def describe_file(path: Path, todo: str, full: Iterable[Path] = ()) -> tuple[Finding, set[int]]:
+    """A file or folder in words, and the width of its image encoder if it works; `todo` is said if it does not.
+
+    full: where the full adapter of a low-rank file may be.
+    """
     from ..describe import describe, in_a_sentence
 
     try:
-        facts = describe(path)
+        facts = describe(path, full)
     except AdapterError as error:
         return Finding(DAMAGED, f"the adapter {path.name}", str(error), todo), set()
     except (

@@ -1,5 +1,5 @@
-"""Checkpoint formats, one file each: `released` (four .pt), `native` (one .safetensors), `ip_adapter` (Plus, SDXL), and
-of other methods, each with a `load` of its own, `parts2whole` (a folder) and `withanyone` (one file, for FLUX).
+"""Checkpoint formats, one file each: `released` (four .pt), `native` (one .safetensors), `ip_adapter` (Plus, SDXL), `low_rank`
+(a small .safetensors that changes one of these), and of other methods, each with a `load` of its own, `parts2whole` (a folder) and `withanyone` (one file, for FLUX).
 
     detect(path)   the name of the format, from names and shapes of the tensors only
     load(path)     tensors under the adapter's own names, and the metadata that tensors cannot tell
@@ -11,15 +11,27 @@ the mapped file wherever the file's own layout allows it, so reading costs neith
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
 from ..errors import AdapterError
 from ..io import expand_user
-from . import ip_adapter, native, parts2whole, released, withanyone
+from . import ip_adapter, low_rank, native, parts2whole, released, withanyone
 from .reading import METADATA, TensorFile, Weights, looks_like, read_tensor_file
 
-__all__ = ["METADATA", "Weights", "detect", "ip_adapter", "load", "native", "parts2whole", "released", "withanyone"]
+__all__ = [
+    "METADATA",
+    "Weights",
+    "detect",
+    "ip_adapter",
+    "load",
+    "low_rank",
+    "native",
+    "parts2whole",
+    "released",
+    "withanyone",
+]
 
 EXPECTED = (
     "Expected: a folder with the four released files (face_projection.pt, face_projection2.pt, mapping.pt, "
@@ -43,8 +55,12 @@ def detect(path: str | os.PathLike[str]) -> str:
     return withanyone.NAME if withanyone.matches(file) else _format_of(file).NAME
 
 
-def load(path: str | os.PathLike[str]) -> Weights:
+def load(path: str | os.PathLike[str], full: Iterable[Path] = ()) -> Weights:
     """Read a folder or file of any format.
+
+    Args:
+        path: of it.
+        full: for a low-rank file, where its full adapter may be; without any, beside it.
 
     Raises:
         AdapterError: it cannot be read, or is something else; the message names the file and what was expected.
@@ -59,7 +75,7 @@ def load(path: str | os.PathLike[str]) -> Weights:
             )
         return released.load(path)
     file = read_tensor_file(path)
-    return _format_of(file).load(file)
+    return low_rank.load(file, full) if low_rank.matches(file) else _format_of(file).load(file)
 
 
 def _existing(path: str | os.PathLike[str]) -> Path:
@@ -70,7 +86,7 @@ def _existing(path: str | os.PathLike[str]) -> Path:
 
 
 def _format_of(file: TensorFile) -> ModuleType:
-    for known in (native, ip_adapter):
+    for known in (low_rank, native, ip_adapter):
         if known.matches(file):
             return known
     raise AdapterError(f"{file.path}: this looks like {looks_like(file.tensors)}. {EXPECTED}.", code="no-adapter-file")

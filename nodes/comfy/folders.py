@@ -60,6 +60,11 @@ def adapter_path(name: str) -> Path:
     return found[name]
 
 
+def full_adapters() -> list[Path]:
+    """All choices, among which a low-rank file finds the adapter that it changes; and the one that ships."""
+    return [*_adapters().values(), formats.low_rank.SHIPPED]
+
+
 def download_command() -> str:
     """The command that fetches the released weights to where this ComfyUI looks for them."""
     pack = Path(__file__).resolve().parents[2]

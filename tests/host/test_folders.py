@@ -18,7 +18,7 @@ from dhd_pack.nodes.doctor import DHDDoctor
 from dhd_pack.nodes.parts import DHDLoadParts2Whole
 from dhd_pack.nodes.references import DHDLoadFaceAnalysis, DHDLoadReference, DHDLoadSigLIP, DHDSaveReference
 from safetensors.torch import save_file
-from support import layouts, tiny_comfy
+from support import layouts, low_rank_files, tiny_comfy
 from support.refused import refused
 
 
@@ -63,6 +63,22 @@ def test_an_adapter_in_an_extra_folder_loads(models, elsewhere):
     assert released.model.has_subject_path
     assert type(mine.model.attention[0]).__name__ == "PairedKeysValues"
     assert all(isinstance(m, comfy.ops.CastWeightBiasOp) for m in mine.model.modules() if hasattr(m, "weight"))
+
+
+def test_a_low_rank_file_finds_its_full_adapter_among_the_choices(models):
+    full = layouts.ip_adapter_file(models / "ipadapter" / "ip-adapter-plus-face_sdxl_vit-h.safetensors")
+    tensors = low_rank_files.write(models / "dhumandiff" / "ours" / "couple.safetensors", full, persons="2")
+    assert "ours/couple.safetensors" in offered()
+    couple, shared = (
+        DHDLoadAdapter.execute(name).args[0].model
+        for name in ("ours/couple.safetensors", "ipadapter/ip-adapter-plus-face_sdxl_vit-h.safetensors")
+    )
+    up, down = (tensors[f"{low_rank_files.CHANGED}.lora_{side}.weight"] for side in "BA")
+    expected = shared.state_dict()["attention.3.to_k_ip.weight"] + up @ down
+    torch.testing.assert_close(couple.state_dict()["attention.3.to_k_ip2.weight"], expected)
+    full.unlink()
+    with refused("full-adapter-missing", "ip-adapter-plus-face_sdxl_vit-h.safetensors"):
+        DHDLoadAdapter.execute("ours/couple.safetensors")
 
 
 def test_an_extra_folder_may_be_the_adapter_itself(models, tmp_path):

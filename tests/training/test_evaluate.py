@@ -58,7 +58,9 @@ def test_the_loss_is_the_one_that_the_trainer_found(run, tmp_path):
     said = evaluate(EvaluateConfig(run=str(run), out=str(tmp_path)))
     score = RunFolder(run).load(RunFolder(run).best()).score
     assert f"Validation loss: {score:.4f} (2 batches of" in said
-    assert json.loads((tmp_path / "scores.json").read_text()) == {"validation loss": f"{score:.4f}"}
+    told = json.loads((tmp_path / "scores.json").read_text())
+    assert told["validation loss"] == f"{score:.4f}"
+    assert told["command"].startswith("python -m training evaluate --run ")
     assert "No picture was drawn: name sentences and photos with --cases" in said
     assert f"python -m training export --run {run} --scores {tmp_path}/scores.json" in said
 

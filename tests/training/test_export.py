@@ -43,7 +43,7 @@ def do(run, out, **settings):
 
 
 def test_both_layouts_hold_the_averaged_weights_bit_for_bit(run, tmp_path):
-    paths = do(run, tmp_path / "pair")
+    paths = do(run, tmp_path / "pair", dtype="float32")
     assert [path.name for path in paths] == ["pair.safetensors", "released", "README.md"]
     expected = RunFolder(run).load(3).ema_weights
     for path in paths[:2]:
@@ -52,8 +52,31 @@ def test_both_layouts_hold_the_averaged_weights_bit_for_bit(run, tmp_path):
         assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
+def test_files_are_in_half_precision_unless_asked_otherwise(run, tmp_path):
+    paths = do(run, tmp_path / "pair")
+    expected = RunFolder(run).load(3).ema_weights
+    for path in paths[:2]:
+        found = Adapter.from_pretrained(path).state_dict()
+        assert all(torch.equal(found[name], value.half()) for name, value in expected.items())
+    assert "stored as float16" in (tmp_path / "pair" / "README.md").read_text()
+
+
+def test_weights_that_half_precision_cannot_hold_are_refused(run, tmp_path, monkeypatch):
+    load = RunFolder.load
+
+    def large(self, step):
+        checkpoint = load(self, step)
+        checkpoint.ema_weights["mapping.fc1.weight"][0, 0] = 1e6
+        return checkpoint
+
+    monkeypatch.setattr(RunFolder, "load", large)
+    with refused("weights-too-large-for-half", "mapping.fc1.weight", "--dtype float32"):
+        do(run, tmp_path / "pair")
+    assert not (tmp_path / "pair").exists()
+
+
 def test_the_raw_weights_can_be_asked_for(run, tmp_path):
-    (native, *_) = do(run, tmp_path / "pair", weights="raw")
+    (native, *_) = do(run, tmp_path / "pair", weights="raw", dtype="float32")
     expected = RunFolder(run).load(3).weights
     assert all(
         torch.equal(value, expected[name]) for name, value in Adapter.from_pretrained(native).state_dict().items()
@@ -78,7 +101,9 @@ def test_the_card_says_what_was_done(run, tmp_path):
         "4 cross-attention layers, context 192). License: openrail++",
         "face_region:\n    weight: 0.5",
         "- right person: 0.93",
-        'license: "Apache-2.0"',
+        "license: apache-2.0",
+        "library_name: dhumandiff",
+        "(of 3 steps planned)",
         "only with their leave",
         "EMA, decay 0.9",
     ):

@@ -26,14 +26,15 @@ from torch import Tensor
 
 from dhumandiff import Adapter
 from dhumandiff.errors import DHumanDiffError, short_error
-from dhumandiff.formats import native
+from dhumandiff.formats import low_rank, native
 from dhumandiff.io import expand_user
 
 from .. import TrainingError
 from ..renamed import current_config
 from .checkpoint_checks import check_config, check_info, check_state, damaged_checkpoint, tensors_in
+from .low_rank import is_low_rank, merged_adapter
 
-__all__ = ["CONFIG_FILE", "Checkpoint", "RunFolder", "adapter_of_run", "random_state", "set_random_state"]
+__all__ = ["CONFIG_FILE", "Checkpoint", "RunFolder", "adapter_of", "adapter_of_run", "random_state", "set_random_state"]
 
 # Names on the disk. They stay as the first version wrote them, so that every run can be resumed; a test pins them.
 CONFIG_FILE = "config.yaml"
@@ -165,9 +166,10 @@ class RunFolder:
         with self._writing(part, checkpoint.size):
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(parents=True)
-            native.save(part / WEIGHTS, checkpoint.weights, checkpoint.metadata)
+            layout = low_rank if is_low_rank(checkpoint.metadata) else native
+            layout.save(part / WEIGHTS, checkpoint.weights, checkpoint.metadata)
             if checkpoint.ema_weights:
-                native.save(part / EMA_WEIGHTS, checkpoint.ema_weights, checkpoint.metadata)
+                layout.save(part / EMA_WEIGHTS, checkpoint.ema_weights, checkpoint.metadata)
             torch.save({key: checkpoint.state[name] for name, key in TENSOR_KEYS.items()}, part / TENSORS)
             (part / INFO).write_text(json.dumps(checkpoint.info()) + "\n", encoding="utf-8")
             for path in part.iterdir():
@@ -190,10 +192,10 @@ class RunFolder:
         path = self.path(step)
         info = _read_info(path)
         with damaged_checkpoint(path):
-            adapter = Adapter.from_tensors(load_file(path / WEIGHTS), _metadata(path / WEIGHTS))
+            weights, metadata = _weights(path / WEIGHTS)
             ema = load_file(path / EMA_WEIGHTS) if (path / EMA_WEIGHTS).exists() else {}
             tensors = torch.load(path / TENSORS, map_location="cpu", weights_only=True)
-            state = {"adapter": dict(adapter.state_dict()), "ema": ema}
+            state = {"adapter": weights, "ema": ema}
             state |= {name: tensors[key] for name, key in TENSOR_KEYS.items()}
             state |= {name: info[key] for name, key in INFO_KEYS.items()}
             names = {key: name for name, key in FINGERPRINT_KEYS.items()}
@@ -202,7 +204,7 @@ class RunFolder:
             check_config(config)
             check_state(state, config)
             contents = dict(info.get("contents", {}))
-            return Checkpoint(state, adapter.info.metadata, info["score"], config, fingerprint, contents)
+            return Checkpoint(state, metadata, info["score"], config, fingerprint, contents)
 
     @contextmanager
     def _writing(self, part: Path, needed: int) -> Iterator[None]:
@@ -242,7 +244,19 @@ def adapter_of_run(folder: Path) -> Adapter:
             code="run-without-checkpoint",
         )
     found = run.load(best)
-    return Adapter.from_tensors(found.ema_weights or found.weights, found.metadata)
+    return adapter_of(found)
+
+
+def adapter_of(checkpoint: Checkpoint, ema: bool = True) -> Adapter:
+    """The adapter of a checkpoint, of a low-rank run with the changes in it. ema: averaged, where an EMA is kept.
+
+    Raises:
+        TrainingError: the full adapter of a low-rank run has changed.
+    """
+    tensors = (checkpoint.ema_weights if ema else {}) or checkpoint.weights
+    if is_low_rank(checkpoint.metadata):
+        return merged_adapter(tensors, checkpoint.metadata, checkpoint.config["init"]["weights"])
+    return Adapter.from_tensors(tensors, checkpoint.metadata)
 
 
 def random_state() -> dict[str, Any]:
@@ -281,11 +295,16 @@ def _read_info(path: Path) -> dict[str, Any]:
     return info
 
 
-def _metadata(path: Path) -> dict[str, str]:
+def _weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors of adapter.safetensors and what they need beside; of a low-rank run only what was trained."""
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
-        return file.metadata()
+        metadata = file.metadata()
+    if is_low_rank(metadata):
+        return load_file(path), {name: value for name, value in metadata.items() if not name.startswith("format")}
+    adapter = Adapter.from_tensors(load_file(path), metadata)
+    return dict(adapter.state_dict()), adapter.info.metadata
 
 
 def _flush(path: Path) -> None:

@@ -44,6 +44,9 @@ class InitConfig:
         default_factory=lambda: ["face_projection", "identity_projection", "mapping", "attention"]
     )
     """Parts of the adapter that are trained; the others stay as initialized, and cost a quarter of the memory."""
+    rank: int = 0
+    """Low-rank training (needs PEFT): each matrix of the trained parts stays, and two narrow ones of this width are trained beside
+    it; 8 to 32 are usual. Memory, checkpoints and the exported file are a twentieth. 0: the weights themselves are trained."""
     identity_channels: Literal["bgr", "rgb-swapped"] = "bgr"
     """scratch only: color channels of the face embeddings that the identity projection reads. bgr is what recognizers were
     made for, rgb-swapped as released."""
@@ -68,6 +71,13 @@ class InitConfig:
                 getattr(self, name) % 64 == 0, f"init.{name}", getattr(self, name), "it must be a multiple of 64"
             )
         check_setting(bool(self.train), "init.train", self.train, "something has to be trained")
+        check_setting(self.rank >= 0, "init.rank", self.rank, "it must be 0 or more")
+        if self.rank and self.weights == "scratch":
+            raise TrainingError(
+                f"init.rank is {self.rank}, but low-rank training changes weights that exist. Name them (init.weights): a trained "
+                "adapter, or an IP-Adapter Plus (Face) file; or set init.rank to 0.",
+                code="low-rank-from-scratch",
+            )
         if self.weights == "scratch" and "attention" not in self.train:
             raise TrainingError(
                 "init.train leaves attention out, but from scratch its values are zero, so nothing would be learned. Add "

@@ -13,15 +13,13 @@ from dhumandiff import Adapter
 from dhumandiff.faces.same_recognizer import recognizer_note
 from dhumandiff.formats.reading import not_finite
 from dhumandiff.hosts.diffusers.attention import cross_attention_layers
-from dhumandiff.io import expand_user
 from dhumandiff.methods.paired.projections import FaceProjection, IdentityProjection, SubjectMapping
-from dhumandiff.miniature import mini_adapter
 
 from .. import TrainingError
 from ..data.dataset import PreparedDataset
 from .base import BaseModel
-from .checkpoint import CONFIG_FILE, adapter_of_run
 from .config import InitConfig
+from .low_rank import add_factors, check_full, source_adapter
 
 __all__ = ["cast_frozen", "init_adapter"]
 
@@ -46,6 +44,7 @@ def init_adapter(
     """
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(seed)
+        fresh: list[str] = []
         if config.weights == "scratch":
             tensors, metadata = _init_from_scratch(config, base, folder)
         else:
@@ -61,11 +60,17 @@ def init_adapter(
             tensors = {name: value for name, value in tensors.items() if not name.startswith(("identity_", "mapping."))}
         elif not any(name.startswith("mapping.") for name in tensors):
             tensors |= _init_subject_path(config, base, folder)
+            fresh = ["identity_projection", "mapping"]
             metadata = {**metadata, "recogniser": _recognizer(folder)}
     # Copies: memory-mapped files must not be written to, and no two weights may share their memory.
     own = {name: value.to(device, torch.float32, copy=True) for name, value in tensors.items()}
     adapter = Adapter.from_tensors(own, metadata)
     _check_compatible(adapter, base, folder, config)
+    if config.rank:
+        with torch.random.fork_rng(devices=[]), torch.device(device):
+            torch.manual_seed(seed)
+            add_factors(adapter, config.train, config.rank, fresh)
+        return adapter
     for part in config.train:
         module = getattr(adapter, part)
         if module is not None:
@@ -87,11 +92,9 @@ def cast_frozen(adapter: Adapter, dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def _read_weights(config: InitConfig, base: BaseModel) -> tuple[dict[str, Tensor], dict[str, str]]:
-    path = expand_user(config.weights)
-    if config.weights == "mini":
-        adapter = mini_adapter()
-    else:
-        adapter = adapter_of_run(path) if (path / CONFIG_FILE).is_file() else Adapter.from_pretrained(path)
+    if config.rank:
+        check_full(config)
+    adapter = source_adapter(config.weights)
     tensors = dict(adapter.state_dict())
     if adapter.info.shared and not config.shared:
         tensors = {copy: value for name, value in tensors.items() for copy in _for_both_persons(name)}

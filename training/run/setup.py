@@ -26,6 +26,7 @@ from .checkpoint_checks import check_moments, damaged_checkpoint
 from .config import TrainConfig
 from .contents import check_contents, contents_of, validation_changed
 from .init import cast_frozen, init_adapter
+from .low_rank import file_name, full_metadata, kept_tensors
 from .model import TrainableModel, build_model
 from .optim import EMA, make_optimizer, make_scheduler
 from .precision import DTYPES, choose_precision
@@ -59,6 +60,7 @@ class TrainState:
         scheduler: of the learning rate.
         ema: the averaged weights.
         fp32_frozen: float32 values of weights that are not trained and that the adapter holds in less precision.
+        full_adapter: what a low-rank run's files say of the full adapter; empty where everything is trained.
         fingerprint: what a run that resumes must have in common with this one.
         contents: checksums of data and base, which a run that resumes must have, too.
         step: optimizer steps done.
@@ -82,6 +84,7 @@ class TrainState:
     fp32_frozen: dict[str, Tensor]
     fingerprint: dict[str, Any]
     contents: dict[str, Any] = field(default_factory=dict)
+    full_adapter: dict[str, str] = field(default_factory=dict)
     step: int = 0
     smoothed_loss: float = math.nan
     stream_positions: dict[int, Position] = field(default_factory=dict)
@@ -114,7 +117,8 @@ class TrainState:
 
         scaler = self.accelerator.scaler
         processes = gather_object([{"positions": dict(self.stream_positions), "random": random_state()}])
-        weights = {**self.adapter.state_dict(), **self.fp32_frozen}
+        weights = kept_tensors(self.adapter, self.fp32_frozen)
+        ema = {file_name(name): value for name, value in self.ema.weights.items()}
         return {
             "step": self.step,
             "smoothed_loss": self.smoothed_loss,
@@ -122,7 +126,7 @@ class TrainState:
                 index: position for each in processes for index, position in each["positions"].items()
             },
             "adapter": weights,
-            "ema": {**weights, **self.ema.weights} if self.ema.weights else {},
+            "ema": {**weights, **ema} if ema else {},
             "ema_steps": self.ema.steps,
             "optimizer": self.optimizer.optimizer.state_dict()["state"],
             "scheduler": self.scheduler.last_epoch,
@@ -135,10 +139,11 @@ class TrainState:
         self.step, self.smoothed_loss = state["step"], state["smoothed_loss"]
         self.stream_positions = {int(index): position for index, position in state["stream_positions"].items()}
         with torch.no_grad():
-            for name, value in self.adapter.state_dict().items():
+            for name, value in kept_tensors(self.adapter).items():
                 value.copy_(state["adapter"][name])
         self.fp32_frozen = {name: state["adapter"][name] for name in self.fp32_frozen}
-        self.ema.load_state_dict(state["ema"] or state["adapter"], state["ema_steps"])
+        ema = state["ema"] or state["adapter"]
+        self.ema.load_state_dict({name: ema[file_name(name)] for name in self.ema.weights}, state["ema_steps"])
         groups = self.optimizer.optimizer.state_dict()["param_groups"]
         self.optimizer.optimizer.load_state_dict({"state": state["optimizer"], "param_groups": groups})
         self.scheduler.last_epoch = state["scheduler"]
@@ -152,7 +157,8 @@ class TrainState:
 
     def checkpoint(self, score: float, config: dict[str, Any]) -> Checkpoint:
         """This state as a checkpoint. Collective, as `state_dict`."""
-        return Checkpoint(self.state_dict(), self.adapter.info.metadata, score, config, self.fingerprint, self.contents)
+        metadata = {**self.adapter.info.metadata, **self.full_adapter}
+        return Checkpoint(self.state_dict(), metadata, score, config, self.fingerprint, self.contents)
 
 
 def setup(config: TrainConfig) -> TrainState:
@@ -197,6 +203,9 @@ def setup(config: TrainConfig) -> TrainState:
         base.unet.enable_gradient_checkpointing()
         base.unet.train()  # diffusers asks for it; there is no dropout in it
     fp32_frozen = cast_frozen(adapter, dtype)
+    full_adapter = full_metadata(config.init, adapter)
+    if full_adapter:
+        fp32_frozen = {}  # read again from init.weights, never saved
     model.to(accelerator.device)
 
     # What moves the weights.
@@ -220,7 +229,8 @@ def setup(config: TrainConfig) -> TrainState:
         scheduler=scheduler,
         ema=ema,
         fp32_frozen=fp32_frozen,
-        fingerprint=resume_fingerprint(config, base, adapter, folders),
+        full_adapter=full_adapter,
+        fingerprint=resume_fingerprint(config, base, adapter, folders) | full_adapter,
         contents=contents_of(base, folders, validation[0] if validation else ()),
     )
     resume(state)

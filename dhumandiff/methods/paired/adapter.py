@@ -12,7 +12,7 @@ allows it), without gradients; training switches those on with `requires_grad_`.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -124,15 +124,23 @@ class Adapter(nn.Module):
         self.info = self._read_info(metadata)
 
     @classmethod
-    def from_pretrained(cls, path: str | os.PathLike[str], *, operations: Any = nn) -> Adapter:
-        """Read a folder with the four released files, a native .safetensors, or an IP-Adapter Plus (Face) SDXL file.
+    def from_pretrained(
+        cls, path: str | os.PathLike[str], *, operations: Any = nn, full: Iterable[Path] = ()
+    ) -> Adapter:
+        """Read a folder with the four released files, a native .safetensors, an IP-Adapter Plus (Face) SDXL file, or a low-rank
+        file together with the full adapter that it changes.
 
         Nothing in a file is executed.
+
+        Args:
+            path: of the file or folder.
+            operations: see `from_tensors`.
+            full: for a low-rank file, files and folders among which its full adapter is; without any, those beside it.
 
         Raises:
             AdapterError: the file does not fit; the message says what it looks like.
         """
-        weights = formats.load(path)
+        weights = formats.load(path, full)
         return cls.from_tensors(weights.tensors, weights.metadata, files=weights.files, operations=operations)
 
     @classmethod
