@@ -2,6 +2,8 @@
 
 python -m dhumandiff download                             into models/dhumandiff/DHumanDiff
 python -m dhumandiff download --to ComfyUI/models/dhumandiff
+python -m dhumandiff download --portrait                  everything that a first portrait needs, into ComfyUI's models or models
+python -m dhumandiff download --portrait --list           the same as a table: what to put where, without a network
 python -m dhumandiff download --method parts2whole        into models/dhumandiff/Parts2Whole
 python -m dhumandiff download --method withanyone         into models/withanyone
 python -m dhumandiff download --list                      all weights that are known: where from, where to, under which licence
@@ -19,6 +21,7 @@ from pathlib import Path
 from ..catalogue import CATALOGUE, DHUMANDIFF, PARTS2WHOLE, WITHANYONE, KnownWeights
 from ..errors import AdapterError, short_error
 from ..io import expand_user
+from .portrait_download import add_portrait_options, run_portrait
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -43,6 +46,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="where adapters live; the files go into FOLDER/DHumanDiff, FOLDER/Parts2Whole (default: models/dhumandiff), or "
         "WithAnyone's one file into FOLDER (default: models/withanyone)",
     )
+    add_portrait_options(parser.add_argument)
     parser.add_argument("--list", action="store_true", help="print what is known, and fetch nothing")
     parser.set_defaults(run=run)
 
@@ -59,6 +63,19 @@ def run(args: argparse.Namespace) -> None:
     """Download into `args.to` and say what came."""
     from ..describe import as_text, describe
 
+    given = [option for option in ("items", "models", "accept") if getattr(args, option)]
+    if args.portrait:
+        if args.to is not None or args.method != "paired":
+            raise AdapterError(
+                "--portrait fetches into the folders of --models, for DHumanDiff: leave --to and --method away.",
+                code="download-options-clash",
+            )
+        run_portrait(args)
+        return
+    if given:
+        raise AdapterError(
+            f"--{given[0]} belongs to --portrait: add that, or leave it away.", code="download-options-need-portrait"
+        )
     if args.list:
         print(listing())
         return
@@ -113,10 +130,10 @@ def fetch(to: Path, known: KnownWeights = DHUMANDIFF) -> Path:
             path = Path(hf_hub_download(known.repository, remote, revision=found.sha, local_dir=folder))
             _check_size(path, size)
     except Exception as error:
-        if not _is_about_the_network(error):
+        if not is_about_the_network(error):
             raise
         raise AdapterError(
-            f"{known.repository} cannot be fetched from Hugging Face: {_reason(error)}. {_by_hand(folder, known)}",
+            f"{known.repository} cannot be fetched from Hugging Face: {reason(error)}. {_by_hand(folder, known)}",
             code="download-failed",
         ) from error
     return folder
@@ -153,13 +170,14 @@ def _by_hand(folder: Path, known: KnownWeights) -> str:
     return f"By hand: get {names} from {known.url} and put {'them' if ',' in names else 'it'} into {folder.absolute()}."
 
 
-def _is_about_the_network(error: Exception) -> bool:
+def is_about_the_network(error: Exception) -> bool:
     """Whether the hub, the network or the disk failed. The hub's HTTP library differs between its versions."""
     origins = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
     return isinstance(error, OSError) or bool(origins & {"huggingface_hub", "httpx", "httpx2", "httpcore", "requests"})
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """Why, in words."""
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
         return "no space left on the disk"
     if type(error).__name__ == "OfflineModeIsEnabled":

@@ -3,6 +3,8 @@
 python -m dhumandiff generate --person-1 a.jpg --person-2 b.jpg --base sdxl-base --out portrait.png
     --prompt "A man@1 and a woman@2 on a bench in a garden"
 
+python -m dhumandiff generate --person-1 a.jpg --person-2 b.jpg --models ComfyUI/models --out portrait.png
+    --prompt "A man@1 and a woman@2"            all that a ComfyUI has: checkpoint, adapter, image encoder, face pack
 python -m dhumandiff generate --person-1 a.png --person-2 b.png --base mini --out drawn.png
     --prompt "A man@1 on the left in a red suit and a woman@2 on the right in a blue dress stand at the beach."
                                                 the drawn world that ships: people, photos and sentences of that world
@@ -25,6 +27,7 @@ from ..io import write_png
 from ..miniature.defaults import MINI
 from ..optional import require
 from .files import check_outputs, check_writable
+from .models import ADAPTER, add_models_option, choose_adapter, choose_models, folders_of, load_image_encoder
 from .parts import add_options, refuse_options_of_parts, run_parts
 from .people import (
     Person,
@@ -44,9 +47,6 @@ if TYPE_CHECKING:
     from ..methods.paired.settings import CascadeSettings, SamplingSettings
     from ..prompts import Prompt
     from ..references.reference import FaceReference
-
-ADAPTER = Path("models/dhumandiff/DHumanDiff")
-"""Where `python -m dhumandiff download` puts the released weights."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -68,17 +68,24 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     add("--out", type=Path, required=True, metavar="PNG", help="where the portrait goes; overwritten")
     add("--focus-out", type=Path, metavar="PNG", help="also write the cascade's focus mask")
 
-    add("--base", required=True, metavar="SDXL", help="diffusers folder, checkpoint .safetensors, mini, or tiny")
+    add_models_option(add)
+    base = "diffusers folder, checkpoint .safetensors, mini, or tiny (default: the only SDXL checkpoint of --models)"
+    add("--base", metavar="SDXL", help=base)
+    add(
+        "--vae",
+        metavar="FILE",
+        help="VAE in a file of its own, in place of the base's (SDXL's: no shape tells them apart)",
+    )
     own = "default: {}, with the bases mini and tiny their own"
     add("--adapter", metavar="PATH", help=f"weights of the method, or mini, tiny ({own.format(ADAPTER)})")
     add(
         "--full-adapter", type=Path, metavar="PATH", help="that a low-rank --adapter changes (default: found beside it)"
     )
-    vision = "CLIP ViT-H/14: folder, Hugging Face id, or mini, tiny ({})"
-    add("--image-encoder", metavar="PATH", help=vision.format(own.format("IP-Adapter's")))
+    vision = "CLIP ViT-H/14: one file, folder, Hugging Face id, or mini, tiny ({})"
+    add("--image-encoder", metavar="PATH", help=vision.format(own.format("that of --models, else IP-Adapter's")))
     pack = "open (YuNet, AuraFace), an InsightFace pack by name or folder, or mini, tiny ({})"
     add("--face-pack", metavar="NAME", help=pack.format(own.format("buffalo_l")))
-    add("--face-root", type=Path, metavar="FOLDER", help="where models/<pack> is (default: ~/.insightface)")
+    add("--face-root", type=Path, metavar="FOLDER", help="where models/<pack> is (default: --models, ~/.insightface)")
     add("--provider", default="auto", help="of face analysis: auto, CPU, CUDA, CoreML, DirectML")
     add("--which-face", default="largest", metavar="FACE", help="largest, left-most, right-most, or an index from 0")
     add("--normalise-light", action="store_true", help="even out the light on the faces")
@@ -130,16 +137,12 @@ def run(args: argparse.Namespace) -> None:
             "The mode none has no focus: leave --focus away, or choose one of the others.",
             code="no-focus-without-cascade",
         )
+    folders = folders_of(args)
+    for line in choose_models(args, folders):
+        print(line)
     photos = [source for person in people for source in person.sources]
-    read_files = [
-        *photos,
-        *each(args, "mask"),
-        args.focus,
-        args.base,
-        args.adapter,
-        args.full_adapter,
-        args.image_encoder,
-    ]
+    models = (args.base, args.vae, args.adapter, args.full_adapter, args.image_encoder)
+    read_files = [*photos, *each(args, "mask"), args.focus, *models]
     outputs = {"--out": args.out, "--focus-out": args.focus_out}
     outputs |= {f"--save-reference-{person.number}": person.save for person in people}
     check_outputs(outputs, read_files)
@@ -168,7 +171,7 @@ def run(args: argparse.Namespace) -> None:
     prompt = parse_prompt(args.prompt, persons=len(people), mentions=args.mentions)
     negative = NEGATIVE if args.negative is None else args.negative
     device = choose_device(args.device)
-    check_base(args.base)
+    check_base(args.base, args.vae)
     found = [read(person) for person in people]
     check_saves([person.save for person in people if person.save])
     masks = read_masks(each(args, "mask")[: len(people)], size)
@@ -176,18 +179,23 @@ def run(args: argparse.Namespace) -> None:
     for name in ("transformers", "diffusers"):
         require(name)
 
+    for line in choose_adapter(args, folders):
+        print(line)
     adapter = _adapter(args.adapter or built_in, args.full_adapter).to(device)
     adapter.check_persons(len(people))
     pack = args.face_pack or built_in or "buffalo_l"
     references = references_of(
         people,
         found,
-        lambda: (_vision(args.image_encoder or built_in, device, args.dtype), _faces(pack, args, adapter)),
+        lambda: (
+            load_image_encoder(args, built_in, folders, adapter.info.clip_width, device),
+            _faces(pack, args, adapter),
+        ),
         args.normalise_light,
         drawn=_is_drawn(pack, args),
     )
     _tell_warnings(adapter, references, prompt, each(args, "mask")[: len(people)])
-    portrait = PortraitPipeline.from_base(args.base, device, args.dtype)
+    portrait = PortraitPipeline.from_base(args.base, device, args.dtype, args.vae)
     if adapter.has_subject_path:
         print(portrait.bound_words(prompt))
     started = time.monotonic()
@@ -248,27 +256,7 @@ def _adapter(path: str | None, full: Path | None) -> Adapter:
         from ..miniature import mini_adapter
 
         return mini_adapter()
-    if path is None and not ADAPTER.is_dir():
-        raise HostError(
-            f"There are no weights of the method at {ADAPTER}. Fetch them with `python -m dhumandiff download`, or say "
-            "where they are with --adapter.",
-            code="no-adapter",
-        )
     return Adapter.from_pretrained(path or ADAPTER, full=[full] if full else ())
-
-
-def _vision(source: str | None, device: str, dtype: str) -> Any:
-    from ..hosts.diffusers.loading import IMAGE_ENCODER, ClipVision, choose_dtype
-
-    if source == "tiny":
-        from ..testing import tiny_vision
-
-        return tiny_vision()
-    if source == "mini":
-        from ..miniature.base import mini_vision
-
-        return mini_vision()
-    return ClipVision.from_pretrained(source or IMAGE_ENCODER, device, choose_dtype(dtype, device))
 
 
 def _is_drawn(pack: str, args: argparse.Namespace) -> bool:

@@ -18,6 +18,7 @@ from ..errors import HostError, ImageError
 from ..io import write_png
 from ..optional import require
 from .files import check_outputs, check_writable
+from .models import folders_of
 from .people import NUMBERS, each, people_of, read_mask
 
 if TYPE_CHECKING:
@@ -65,9 +66,13 @@ def run_parts(args: argparse.Namespace) -> None:
     from ..prompts.parse import without_tags
 
     others = ("swap", *(f"{option}_{n}" for option in ("which_face", "save_reference") for n in NUMBERS))
-    others += ("face_pack", "face_root")
+    others += ("face_pack", "face_root", "vae")
     _refuse(args, (*others, "normalise_light", "focus", "focus_out"), "parts2whole", "Leave it away")
     people = people_of(args)
+    released = _released(args)
+    if args.base is None:
+        args.base = str(released)  # which is a base, too
+        print(f"base: {args.base}")
     parts = [part for person in people for part in parts_of(person.number, person.sources)]
     check_writable(args.out, "picture", ".png")
     pictures = [path for part in parts for path in (part.file, part.mask)]
@@ -197,6 +202,16 @@ def _pose(path: Path, size: tuple[int, int]) -> Any:
     return squash(pixels, size)
 
 
+def _released(args: argparse.Namespace) -> Path:
+    """Where the released folder is or would be."""
+    from ..formats.parts2whole import is_folder
+
+    if args.models is None and is_folder(ADAPTER):
+        return ADAPTER
+    places = [folder / PARTS2WHOLE.name for folder in folders_of(args).adapters]
+    return next(filter(is_folder, places), places[0])
+
+
 def _adapter(args: argparse.Namespace) -> str | Path:
     from ..formats.parts2whole import is_folder
 
@@ -204,10 +219,10 @@ def _adapter(args: argparse.Namespace) -> str | Path:
         return args.adapter
     if is_folder(args.base):
         return args.base
-    if is_folder(ADAPTER):
-        return ADAPTER
+    if is_folder(released := _released(args)):
+        return released
     raise HostError(
-        f"There are no weights of Parts2Whole at {ADAPTER}, nor in the base. Fetch them with `python -m dhumandiff download "
+        f"There are no weights of Parts2Whole at {released}, nor in the base. Fetch them with `python -m dhumandiff download "
         "--method parts2whole`, or say where they are with --adapter.",
         code="no-adapter",
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..io import expand_user
+from .extra_paths import extra_folders
 
 __all__ = ["FACE_ROOT", "PROJECT", "Folders", "comfyui_beside", "files_in"]
 
@@ -35,24 +36,35 @@ class Folders:
     withanyone: tuple[Path, ...] = ()
     diffusion_models: tuple[Path, ...] = ()
     """Of models without text encoders and VAE, such as FLUX."""
+    vae: tuple[Path, ...] = ()
 
     @classmethod
     def below(cls, models: Path, face_root: Path | None = None) -> Folders:
-        """Those of a models folder. ComfyUI has its face packs there, the command line below ~/.insightface.
+        """Those of a models folder, and of the extra_model_paths.yaml of a ComfyUI around it.
 
-        A `face_root` that is given counts, for both.
+        ComfyUI has its face packs there, the command line below ~/.insightface. A `face_root` that is given counts, for both.
+
+        Raises:
+            HostError: extra_model_paths.yaml cannot be read.
         """
+        extra = extra_folders(models) if is_comfyui(models) else {}
+
+        def of(kind: str, *own: str) -> tuple[Path, ...]:
+            before, behind = extra.get(kind, ([], []))
+            return tuple(dict.fromkeys([*before, *(models / name for name in own or (kind,)), *behind]))
+
         own, comfyui = expand_user(FACE_ROOT), models / "insightface"
         counts, other = (comfyui, own) if is_comfyui(models) else (own, comfyui)
         return cls(
-            adapters=(models / "dhumandiff",),
-            ip_adapters=(models / "ipadapter",),
-            clip_vision=(models / "clip_vision",),
-            checkpoints=(models / "checkpoints",),
+            adapters=of("dhumandiff"),
+            ip_adapters=of("ipadapter"),
+            clip_vision=of("clip_vision"),
+            checkpoints=of("checkpoints"),
             face_root=expand_user(face_root) if face_root else counts,
             other_face_root=None if face_root else other,
-            withanyone=(models / "withanyone",),
-            diffusion_models=(models / "diffusion_models", models / "unet"),
+            withanyone=of("withanyone"),
+            diffusion_models=of("diffusion_models", "diffusion_models", "unet"),
+            vae=of("vae"),
         )
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import errno
-import json
 import pickle
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +16,7 @@ from torch import Tensor
 
 from ..errors import AdapterError, short_error
 from . import archive
+from .header import guess, is_safetensors, open_head, os_reason, read_header
 
 __all__ = [
     "FAMILIES",
@@ -79,59 +77,18 @@ def read_tensor_file(path: Path) -> TensorFile:
         AdapterError: the file is empty, cut off, damaged, no tensor file at all, or a pickle with Python code in it, which is
             not run.
     """
-    try:
-        if not path.is_file():  # a pipe would be waited for without end
-            raise AdapterError(f"{path}: this is no ordinary file. Choose the adapter's own.", code="no-ordinary-file")
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            head = file.read(512)
-    except OSError as error:
-        raise AdapterError(
-            f"{path}: the file cannot be opened ({_reason(error)}).", code="file-not-readable"
-        ) from error
-    if not size:
-        raise AdapterError(f"{path}: the file is empty (0 bytes). Get it again.", code="file-empty")
-    if head.startswith(b"version https://git-lfs"):
-        raise AdapterError(
-            f"{path}: this is a Git LFS pointer, a text that stands for the file ({size} bytes). "
-            "Fetch the file itself, with `git lfs pull` or from the download page.",
-            code="git-lfs-pointer",
-        )
-    if head[6:9] == b"\x00\x00{":  # eight bytes of length, then JSON; asked first, as a length may begin like a pickle
-        return _checked(_read_safetensors(path, size))
+    _, head = open_head(path)
+    if is_safetensors(head):  # asked first, as a length may begin like a pickle
+        return _checked(_read_safetensors(path))
     if head.startswith((b"PK\x03\x04", b"\x80")):
         return _checked(TensorFile(path, _read_torch(path, head)))
     raise AdapterError(
-        f"{path}: this is no tensor file, it looks like {_guess(head)}. Get the file again.", code="no-tensor-file"
+        f"{path}: this is no tensor file, it looks like {guess(head)}. Get the file again.", code="no-tensor-file"
     )
 
 
-def _guess(head: bytes) -> str:
-    text = head.lstrip().lower()
-    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
-        return "a web page saved under this name (a login or error page, most likely)"
-    if not re.search(rb"[\x00-\x08\x0e-\x1f]", head):
-        return f"text, beginning with {head[:40].decode(errors='replace').splitlines()[0]!r}"
-    return "something else, or its beginning is damaged"
-
-
-def _read_safetensors(path: Path, size: int) -> TensorFile:
-    try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length)) if length < size else None
-        ends = [entry["data_offsets"][1] for name, entry in (header or {}).items() if name != "__metadata__"]
-        wanted = 8 + length + max(map(index, ends), default=0)  # whole numbers only
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
-        raise AdapterError(
-            f"{path}: the header of this safetensors file is damaged ({short_error(error)}). Get it again.",
-            code="file-damaged",
-        ) from error
-    if header is None or size < wanted:
-        raise AdapterError(
-            f"{path}: the file is cut off: {size:,} bytes are there, {wanted:,} are needed. Get it again.",
-            code="file-cut-off",
-        )
+def _read_safetensors(path: Path) -> TensorFile:
+    read_header(path)  # refuses what is cut off, which mapping would not notice
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             names = list(file.keys())
@@ -169,7 +126,9 @@ def _load_torch(path: Path, mapped: bool) -> dict[str, Tensor]:
             code="code-in-weights",
         ) from error
     except OSError as error:
-        raise AdapterError(f"{path}: the file cannot be read ({_reason(error)}).", code="file-not-readable") from error
+        raise AdapterError(
+            f"{path}: the file cannot be read ({os_reason(error)}).", code="file-not-readable"
+        ) from error
     except Exception as error:  # what a broken pickle raises has no common base: EOFError, KeyError, struct.error, ...
         raise AdapterError(
             f"{path}: the file is cut off or damaged ({short_error(error, kind=True)}). Get it again.",
@@ -363,16 +322,10 @@ _LOOKS = (
 )
 
 
-def looks_like(tensors: Mapping[str, Tensor]) -> str:
+def looks_like(tensors: Mapping[str, object]) -> str:
     """Say in words what kind of file holds these tensors."""
     for pattern, words in _LOOKS:
         if any(re.search(pattern, name) for name in tensors):
             return words
     names = ", ".join(list(tensors)[:3])
     return f"a file of another kind ({len(tensors)} tensors: {names}{', ...' if len(tensors) > 3 else ''})"
-
-
-def _reason(error: OSError) -> str:
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return "permission denied: allow reading it, or copy it elsewhere"
-    return short_error(error)

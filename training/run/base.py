@@ -11,7 +11,8 @@ from torch import nn
 
 from dhumandiff.errors import short_error
 from dhumandiff.hosts.diffusers.attention import cross_attention_layers
-from dhumandiff.hosts.diffusers.loading import BUILT_IN, check_base, load_pipeline
+from dhumandiff.hosts.diffusers.loading import BUILT_IN, check_file, load_pipeline
+from dhumandiff.hosts.diffusers.single_file import load_parts, meta_parts
 from dhumandiff.io import expand_user
 from dhumandiff.optional import require
 
@@ -83,10 +84,7 @@ def load_base(path: str, *, text_encoder: bool, vae: bool, dtype: torch.dtype = 
     if path not in BUILT_IN and expand_user(path).is_dir():
         parts = _from_folder(expand_user(path), text_encoder, vae, dtype)
     else:
-        check_base(path)
-        pipeline = load_pipeline(path, dtype)
-        parts = {"unet": pipeline.unet, "scheduler": pipeline.scheduler, "text_encoder": pipeline.text_encoder}
-        parts |= {"vae": pipeline.vae}
+        parts = _shipped(path, dtype) if path in BUILT_IN else _from_file(expand_user(path), text_encoder, vae, dtype)
     if parts["unet"].config.addition_embed_type not in (None, "text_time"):
         raise TrainingError(
             f"The base {path} wants {parts['unet'].config.addition_embed_type!r} beside the text, which prepared shards do "
@@ -106,9 +104,18 @@ def load_base(path: str, *, text_encoder: bool, vae: bool, dtype: torch.dtype = 
 def meta_base(path: str, *, text_encoder: bool) -> BaseModel:
     """A base without values, on the device "meta": everything has its shape, nothing takes memory. For estimates.
 
-    Of a folder only the small configuration files are read. Raises what `load_base` raises.
+    Of a folder only the small configuration files are read, of a checkpoint file only the head. Raises what `load_base` raises.
     """
     folder = expand_user(path)
+    if path not in BUILT_IN and folder.is_file():
+        check_file(folder)
+        parts = meta_parts(folder, text_encoder)
+        scheduler = require("diffusers").DDPMScheduler.from_config(parts["scheduler"].config)
+        frozen = [
+            part.requires_grad_(False).eval() if part is not None else None
+            for part in (parts["unet"], parts["text_encoder"])
+        ]
+        return BaseModel(frozen[0], scheduler, frozen[1], None, path)
     if path in BUILT_IN or not (folder / "unet" / "config.json").is_file():
         base = load_base(path, text_encoder=text_encoder, vae=False)
         base.to("meta")
@@ -158,6 +165,20 @@ def check_shards_compatible(base: BaseModel, folders: list[PreparedDataset]) -> 
                 "Prepare the data with this base.",
                 code="shards-for-another-text-encoder",
             )
+
+
+def _shipped(name: str, dtype: torch.dtype) -> dict[str, Any]:
+    pipeline = load_pipeline(name, dtype)
+    return {part: getattr(pipeline, part) for part in ("unet", "scheduler", "text_encoder", "vae")}
+
+
+def _from_file(path: Path, text_encoder: bool, vae: bool, dtype: torch.dtype) -> dict[str, Any]:
+    """The parts of one checkpoint file that are asked for; the others are not read."""
+    check_file(path)
+    parts = load_parts(path, dtype, ["unet", "scheduler", *(["text_encoder"] if text_encoder else [])])
+    if vae:
+        parts |= load_parts(path, torch.float32, ["vae"])
+    return {"text_encoder": None, "vae": None, **parts}
 
 
 def _from_folder(folder: Path, text_encoder: bool, vae: bool, dtype: torch.dtype) -> dict[str, Any]:

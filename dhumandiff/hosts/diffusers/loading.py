@@ -13,8 +13,10 @@ from typing import Any
 import torch
 
 from ...errors import HostError, short_error
+from ...formats.checkpoint import SDXL, check_vae, examine
 from ...io import expand_user
 from ...optional import require
+from .single_file import PARTS, check_whole, load_parts, load_vae
 from .vision import IMAGE_ENCODER, ClipVision
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "IMAGE_ENCODER",
     "ClipVision",
     "check_base",
+    "check_file",
     "choose_device",
     "choose_dtype",
     "load_pipeline",
@@ -33,9 +36,6 @@ DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 BUILT_IN = {"mini": "miniature.base:mini_pipeline", "tiny": "testing:tiny_pipeline"}
 """Bases that ship, name -> "module of dhumandiff:function": the drawn world's, which is trained, and one of random weights. A
 folder called like one is given as ./mini."""
-
-CONTEXT_WIDTH = 2048
-"""Of SDXL's cross-attention."""
 
 
 def choose_device(name: str = "auto") -> str:
@@ -65,8 +65,15 @@ def choose_dtype(name: str, device: str) -> torch.dtype:
     return DTYPES[name]
 
 
-def load_pipeline(base: str | Path, dtype: torch.dtype) -> Any:
+def load_pipeline(base: str | Path, dtype: torch.dtype, vae: str | Path | None = None) -> Any:
     """A StableDiffusionXLPipeline from a diffusers folder, a checkpoint in one .safetensors, or by a name of `BUILT_IN`.
+
+    Nothing is looked up on a network.
+
+    Args:
+        base: which.
+        dtype: of its parts.
+        vae: a VAE in a file of its own, in place of the base's.
 
     Raises:
         HostError: there is no such base, or it is not SDXL's.
@@ -76,40 +83,53 @@ def load_pipeline(base: str | Path, dtype: torch.dtype) -> Any:
         module, function = BUILT_IN[str(base)].split(":")
         pipeline = getattr(import_module(f"...{module}", __package__), function)()
         return pipeline if dtype == torch.float32 else pipeline.to(dtype)
-    path = expand_user(base)
+    path, own_vae = expand_user(base), None if vae is None else expand_user(vae)
+    check_base(path, own_vae)
+    if not path.is_dir():
+        parts = load_parts(path, dtype, PARTS[SDXL], vae=own_vae)
+        return pipeline_class(**parts, force_zeros_for_empty_prompt=True, add_watermarker=False)
     settings: dict[str, Any] = {"torch_dtype": dtype, "add_watermarker": False}
-    check_base(path)
-    if path.is_dir():
-        load = pipeline_class.from_pretrained
-        settings |= {"use_safetensors": True, "local_files_only": True, "variant": _variant(path)}
-        advice = "Get the folder again, with all its .safetensors."
-    else:
-        load = pipeline_class.from_single_file
-        advice = (
-            "diffusers takes SDXL's configuration for a checkpoint file from Hugging Face. Without a network, use the "
-            "base as a diffusers folder (model_index.json, unet/, vae/, ...)."
-        )
+    settings |= {"use_safetensors": True, "local_files_only": True, "variant": _variant(path)}
+    if own_vae is not None:
+        settings["vae"] = load_vae(own_vae, dtype)
     try:
-        return load(str(path), **settings)
+        return pipeline_class.from_pretrained(str(path), **settings)
     except Exception as error:  # diffusers, hub, network and safetensors have a family of errors each
         raise HostError(
-            f"The base {path} cannot be loaded: {short_error(error)}. {advice}", code="base-not-loaded"
+            f"The base {path} cannot be loaded: {short_error(error)}. Get the folder again, with all its .safetensors.",
+            code="base-not-loaded",
         ) from error
 
 
-def check_base(base: str | Path) -> None:
+def check_base(base: str | Path, vae: str | Path | None = None) -> None:
     """Refuse what is no SDXL base, without loading it.
+
+    Args:
+        base: folder, file or name.
+        vae: a VAE in a file of its own.
 
     Raises:
         HostError: the message says what it is instead.
     """
+    own_vae = None if vae is None else expand_user(vae)
+    if own_vae is not None:
+        _check_vae(own_vae, base)
     if base in BUILT_IN:
         return
     path = expand_user(base)
     if path.is_dir():
         _check_folder(path)
     else:
-        _check_file(path)
+        check_file(path)
+        check_whole(examine(path), own_vae)
+
+
+def _check_vae(vae: Path, base: str | Path) -> None:
+    if base in BUILT_IN:
+        raise HostError(f"The base {base} has a VAE of its own: leave --vae away.", code="vae-beside-a-base-that-ships")
+    if not vae.is_file():
+        raise HostError(f"There is no file --vae {vae}. Name a VAE in one .safetensors.", code="vae-missing")
+    check_vae(vae)
 
 
 def _check_folder(folder: Path) -> None:
@@ -142,8 +162,8 @@ def _check_folder(folder: Path) -> None:
         )
 
 
-def _check_file(path: Path) -> None:
-    """A whole checkpoint, judged by the names and shapes of its tensors."""
+def check_file(path: Path) -> None:
+    """Refuse a base that is not there, and files that may carry code. HostError."""
     if not path.exists():
         raise HostError(
             f"There is no base {path}. Give a diffusers folder or a checkpoint .safetensors of SDXL, for instance after "
@@ -154,34 +174,6 @@ def _check_file(path: Path) -> None:
         raise HostError(
             f"The base {path} is not a .safetensors, and other files may carry code. Choose the safe file.",
             code="unsafe-file",
-        )
-    from safetensors import SafetensorError, safe_open
-
-    attention = "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight"
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = set(file.keys())
-            width = file.get_slice(attention).get_shape()[1] if attention in names else None
-    except (SafetensorError, OSError) as error:
-        raise HostError(
-            f"The base {path} cannot be read: {error}. The file is damaged: get it again.", code="base-damaged"
-        ) from error
-    whole = {
-        "text encoders": any(name.startswith("conditioner.embedders.1.") for name in names),
-        "VAE": any(name.startswith("first_stage_model.decoder.") for name in names),
-    }
-    if width != CONTEXT_WIDTH:
-        unet = any(name.startswith("model.diffusion_model.") for name in names)
-        what = "a checkpoint of another family" if unet else "no checkpoint (an adapter, a LoRA or a UNet alone?)"
-        raise HostError(
-            f"The base {path} is {what}, but the adapter needs SDXL. Choose an SDXL checkpoint.",
-            code="base-of-another-family",
-        )
-    lacking = [part for part, there in whole.items() if not there]
-    if lacking:
-        raise HostError(
-            f"The base {path} has no {' and no '.join(lacking)}. Choose a whole SDXL checkpoint.",
-            code="base-lacks-parts",
         )
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ...errors import AdapterError, HostError, short_error
 from ...formats import parts2whole as files_of
+from ...formats.checkpoint import SD15
 from ...io import expand_user
 from ...methods.paired.cascade_modes import make_mode
 from ...methods.paired.settings import CascadeSettings, SamplingSettings
@@ -28,12 +29,14 @@ from ...methods.parts2whole.part import label_of
 from ...methods.parts2whole.pictures import clip_input, squash, squash_mask
 from ...methods.parts2whole.schedule import NoiseSchedule
 from ...optional import require
-from .loading import choose_device, choose_dtype
+from .loading import check_file, choose_device, choose_dtype
 from .parts import sdxl_tokenizer
 from .parts2whole import load_unet
 from .sampling import DenoisingLoop, initial_noise
+from .single_file import load_parts
 from .text import encode_words
 from .vae import decode
+from .vision import ClipVision, load_file
 
 __all__ = ["DEFAULTS", "NEGATIVE", "SAMPLERS", "PartsBase", "PartsPipeline", "make_scheduler"]
 
@@ -92,9 +95,10 @@ class PartsPipeline:
         """Load everything.
 
         Args:
-            base: a folder in diffusers' layout with unet/, text_encoder/, vae/ and image_encoder/; the released folder is one.
+            base: a folder in diffusers' layout with unet/, text_encoder/, vae/ and image_encoder/; the released folder is one. Or
+                a checkpoint of Stable Diffusion 1.5 in one .safetensors, with `adapter` and `image_encoder`.
             adapter: a folder of Parts2Whole; None: the base is one.
-            image_encoder: a folder with CLIP ViT-L/14; None: the base's.
+            image_encoder: a folder with CLIP ViT-L/14, or its one file; None: the base's.
             device, dtype: see `PortraitPipeline.from_base`.
 
         Raises:
@@ -226,12 +230,14 @@ def make_scheduler(schedule: NoiseSchedule, sampler: str) -> Any:
 
 
 def load_base(base: str | Path, image_encoder: str | Path | None, dtype: torch.dtype) -> PartsBase:
-    """The Stable Diffusion 1.5 of a folder in diffusers' layout.
+    """The Stable Diffusion 1.5 of a folder in diffusers' layout, or of one file.
 
     Raises:
         HostError: a part is missing, or another model's.
     """
     folder = expand_user(base)
+    if not folder.is_dir():
+        return _base_of_one_file(folder, image_encoder, dtype)
     lacking = [name for name in files_of.BASE_PARTS if not (folder / name).is_dir()]
     if image_encoder is not None and "image_encoder" in lacking:
         lacking.remove("image_encoder")
@@ -263,11 +269,48 @@ def load_base(base: str | Path, image_encoder: str | Path | None, dtype: torch.d
             ) from error
         return model.requires_grad_(False).eval()
 
+    if image_encoder is not None and expand_user(image_encoder).is_file():
+        encoder = _encoder_of_one_file(image_encoder, dtype)
+    else:
+        encoder = load(
+            transformers.CLIPVisionModelWithProjection, expand_user(image_encoder or folder / "image_encoder")
+        )
     own = folder / "tokenizer"
     return PartsBase(
         unet,
         load(diffusers.AutoencoderKL, folder / "vae"),
         load(transformers.CLIPTextModel, folder / "text_encoder"),
         transformers.CLIPTokenizer.from_pretrained(str(own)) if own.is_dir() else sdxl_tokenizer(),
-        load(transformers.CLIPVisionModelWithProjection, expand_user(image_encoder or folder / "image_encoder")),
+        encoder,
     )
+
+
+def _base_of_one_file(path: Path, image_encoder: str | Path | None, dtype: torch.dtype) -> PartsBase:
+    check_file(path)
+    if image_encoder is None:
+        raise HostError(
+            f"The base {path} has no image encoder in it, and no checkpoint has. Name CLIP ViT-L/14 with --image-encoder: a "
+            "folder, such as image_encoder/ of the released folder of Parts2Whole, or its one file.",
+            code="parts-base-incomplete",
+        )
+    parts = load_parts(path, dtype, ("unet", "vae", "text_encoder", "tokenizer"), family=SD15)
+    for part in ("unet", "vae"):
+        parts[part].requires_grad_(False)
+    if expand_user(image_encoder).is_file():
+        return PartsBase(**parts, image_encoder=_encoder_of_one_file(image_encoder, dtype))
+    return PartsBase(**parts, image_encoder=ClipVision.from_pretrained(image_encoder, dtype=dtype).model)
+
+
+def _encoder_of_one_file(path: str | Path, dtype: torch.dtype) -> Any:
+    encoder = load_file(expand_user(path), dtype)
+    if encoder.config.projection_dim != SD15_CONTEXT:
+        raise HostError(
+            f"The image encoder {path} gives {encoder.config.projection_dim} numbers a picture, where Parts2Whole reads "
+            f"{SD15_CONTEXT}: those of CLIP ViT-L/14. Choose that one.",
+            code="image-encoder-of-another-kind",
+        )
+    return encoder
+
+
+SD15_CONTEXT = 768
+"""Width of Stable Diffusion 1.5's context, and of what CLIP ViT-L/14 gives."""

@@ -66,7 +66,9 @@ class PortraitPipeline:
         self.scheduler = getattr(require("diffusers"), SAMPLERS[name]).from_config(self.pipeline.scheduler.config)
 
     @classmethod
-    def from_base(cls, base: str | Path, device: str = "auto", dtype: str = "auto") -> PortraitPipeline:
+    def from_base(
+        cls, base: str | Path, device: str = "auto", dtype: str = "auto", vae: str | Path | None = None
+    ) -> PortraitPipeline:
         """Load a base.
 
         Args:
@@ -74,12 +76,14 @@ class PortraitPipeline:
                 weights, whose pictures are noise.
             device: "auto" (cuda, else mps, else cpu), or one of them.
             dtype: "auto" (fp16, on the CPU fp32), "fp16", "bf16" or "fp32".
+            vae: a VAE in a file of its own, in place of the base's.
 
         Raises:
             HostError: a package is missing, there is no such base, or it is not SDXL's.
         """
         place = choose_device(device)
-        pipeline = load_pipeline(base, choose_dtype("fp32" if base in BUILT_IN and dtype == "auto" else dtype, place))
+        kind = choose_dtype("fp32" if base in BUILT_IN and dtype == "auto" else dtype, place)
+        pipeline = load_pipeline(base, kind, vae)
         return cls(pipeline, place)
 
     def noise(self, seed: int, size: tuple[int, int]) -> Tensor:

@@ -10,10 +10,12 @@ from torch import Tensor
 
 from ... import catalogue
 from ...errors import HostError, short_error
-from ...formats import siglip
+from ...formats import clip_vision, siglip
+from ...io import expand_user
 from ...optional import require
+from .single_file import fill
 
-__all__ = ["IMAGE_ENCODER", "ClipVision", "SiglipVision"]
+__all__ = ["IMAGE_ENCODER", "ClipVision", "SiglipVision", "load_file"]
 
 IMAGE_ENCODER = f"{catalogue.IMAGE_ENCODER.repository}/{catalogue.IMAGE_ENCODER.inside}"
 """The CLIP ViT-H/14 that the released adapter was trained with, on Hugging Face."""
@@ -30,12 +32,17 @@ class ClipVision:
     def from_pretrained(
         cls, source: str | Path = IMAGE_ENCODER, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
     ) -> ClipVision:
-        """Load a folder with config.json and model.safetensors, or `owner/name[/folder/inside]` on Hugging Face.
+        """Load one file, a folder with config.json and model.safetensors, or `owner/name[/folder/inside]` on Hugging Face.
+
+        One file is CLIP ViT-H/14 (or L/14) as ComfyUI has it in models/clip_vision, in transformers' or OpenCLIP's layout.
 
         Raises:
             HostError: transformers is missing, or there is no such model.
+            AdapterError: the file is damaged, or holds something else.
         """
         transformers = require("transformers")
+        if expand_user(source).is_file():
+            return cls(load_file(expand_user(source), dtype).to(device))
         if Path(source).is_dir():
             where, inside = str(source), ""
         else:
@@ -47,8 +54,8 @@ class ClipVision:
             )
         except Exception as error:  # hub, network, disk and safetensors have a family of errors each
             raise HostError(
-                f"The image encoder {source} cannot be loaded: {short_error(error)}. Give a folder with config.json and "
-                f"model.safetensors of CLIP ViT-H/14, for instance from {IMAGE_ENCODER} on Hugging Face.",
+                f"The image encoder {source} cannot be loaded: {short_error(error)}. Give CLIP ViT-H/14 as one .safetensors, or a "
+                f"folder with config.json and model.safetensors, for instance from {IMAGE_ENCODER} on Hugging Face.",
                 code="image-encoder-not-loaded",
             ) from error
         return cls(model.requires_grad_(False).eval().to(device))
@@ -58,6 +65,15 @@ class ClipVision:
         with torch.no_grad():
             out = self.model(pixels.to(weight), output_hidden_states=True)
         return out.hidden_states[-2].float().cpu()
+
+
+def load_file(path: Path, dtype: torch.dtype) -> Any:
+    """A CLIPVisionModelWithProjection from one file. Raises as `formats.clip_vision.read` does."""
+    transformers = require("transformers")
+    config, tensors = clip_vision.read(path)
+    with torch.device("meta"):
+        model = transformers.CLIPVisionModelWithProjection(transformers.CLIPVisionConfig(**config))
+    return fill(model, tensors, dtype, f"The image encoder {path}")
 
 
 class SiglipVision:
