@@ -253,7 +253,7 @@ def test_a_missing_package_is_told_with_its_pip_line(arguments, capsys, monkeypa
 
 def test_without_weights_it_says_how_to_get_them(arguments, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("dhumandiff.hosts.diffusers.loading.check_base", lambda base: None)
+    monkeypatch.setattr("dhumandiff.hosts.diffusers.loading.check_base", lambda *_: None)
     assert "python -m dhumandiff download" in refused({**arguments, "--base": ["sdxl"]}, capsys)
 
 
