@@ -18,7 +18,7 @@ from support.comfyui import COMFYUI, REPOSITORY
 class Server:
     """Starts ComfyUI with this pack, the tiny base and a base folder of its own."""
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path, *flags: str) -> None:
         self.base = base
         for folder in ("custom_nodes", "input", "output", "models"):
             (base / folder).mkdir(parents=True, exist_ok=True)
@@ -30,7 +30,7 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}/"
         command = [sys.executable, "main.py", "--cpu", "--listen", "127.0.0.1", "--port", str(self.port)]
         command += ["--base-directory", str(base), "--disable-api-nodes", "--database-url", "sqlite:///:memory:"]
-        command += ["--use-pytorch-cross-attention", "--preview-method", "latent2rgb"]
+        command += ["--use-pytorch-cross-attention", "--preview-method", "latent2rgb", *flags]
         self.log = base / "server.log"
         self.process = subprocess.Popen(
             command,
