@@ -1,6 +1,6 @@
 """Score an adapter by what it draws, or by its loss on data that nothing was trained on.
 
-    python -m training evaluate --cases pairs.jsonl --base sdxl-base --run runs/pair --out scores    draw and score
+    python -m training evaluate --cases pairs.jsonl --base sdxl-base-1.0 --run runs/pair --out scores    draw and score
     python -m training evaluate --cases pairs.jsonl --pictures folder --out scores                   score what is finished
     python -m training evaluate --bench MultiID-Bench/out --out scores                               any other system's
     python -m training evaluate --cases pairs.jsonl --pictures folder --out new --against scores     pair by pair

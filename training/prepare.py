@@ -13,8 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dhumandiff.io import expand_user
-
 from .data.settings import PrepareSettings
 from .parsing import parse
 
@@ -41,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
 
     if settings.merge:
-        print(pipeline.merge_slices(expand_user(settings.merge)))
+        print(pipeline.merge_slices(settings))
     elif given["dry_run"]:
         print(plan.describe(settings))
     else:

@@ -1,6 +1,6 @@
 """Make a portrait of people from photos and a sentence, without ComfyUI.
 
-python -m dhumandiff generate --person-1 a.jpg --person-2 b.jpg --base sdxl-base --out portrait.png
+python -m dhumandiff generate --person-1 a.jpg --person-2 b.jpg --base sdxl-base-1.0 --out portrait.png
     --prompt "A man@1 and a woman@2 on a bench in a garden"
 
 python -m dhumandiff generate --person-1 a.jpg --person-2 b.jpg --models ComfyUI/models --out portrait.png

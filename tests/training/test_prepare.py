@@ -94,7 +94,7 @@ def test_the_data_set_says_what_the_contract_says(out, tmp_path):
     assert header["recogniser"] == {"name": "drawn", "width": 512}
     assert header["sources"] == [{"name": "world", "weight": 1.0, "samples": 10}]
     assert [shard["samples"] for shard in header["shards"]] == [4, 4, 2]
-    assert header["counts"] == {"pictures": 20, "samples": 10, "set_aside": 10}
+    assert header["counts"] == {"pictures": 20, "samples": 10, "set_aside": 10, "paired_people": 1}
 
 
 def test_person_1_is_who_the_caption_names_first(out):

@@ -24,6 +24,7 @@ from training import TrainingError
 from training.__main__ import main
 from training.data import pipeline
 from training.data.pipeline import merge_slices, prepare
+from training.data.settings import PrepareSettings
 
 pytestmark = pytest.mark.slow
 
@@ -147,7 +148,7 @@ def test_a_damaged_shard_is_made_again(data, whole, tmp_path):
     (tmp_path / "000000.tar").unlink()
     (tmp_path / "000001.tar").write_bytes(b"cut off")
     with refused("shards-missing", "2 of 8", "0 to 1", error=TrainingError):
-        merge_slices(tmp_path)
+        merge_slices(PrepareSettings(merge=str(tmp_path)))
     prepared(data, tmp_path, **BUSY)
     assert contents(tmp_path) == whole
 
@@ -160,14 +161,14 @@ def test_slices_of_several_machines_merge_to_the_same(data, whole, tmp_path):
         shutil.copytree(tmp_path / str(part), tmp_path / "all", dirs_exist_ok=True)
     assert main(["prepare", "--merge", str(tmp_path / "all")]) == 0
     assert contents(tmp_path / "all") == whole
-    merge_slices(tmp_path / "all")
+    merge_slices(PrepareSettings(merge=str(tmp_path / "all")))
     assert contents(tmp_path / "all") == whole
 
 
 def test_slices_in_one_folder_are_merged_by_the_last(data, whole, tmp_path):
     prepared(data, tmp_path, slice="2/2", **BUSY)
     with refused("shards-missing", "4 of 8", "0 to 3", error=TrainingError):
-        merge_slices(tmp_path)
+        merge_slices(PrepareSettings(merge=str(tmp_path)))
     assert "Next: python -m training train" in prepared(data, tmp_path, slice="1/2", **BUSY)
     assert contents(tmp_path) == whole
 
@@ -228,7 +229,7 @@ def test_a_folder_with_other_things_is_left_alone(data, tmp_path):
     with refused("unreadable-plan", "plan.json", error=TrainingError):
         prepared(data, tmp_path / "broken")
     with refused("no-shards-folder", "plan.json", "--out", error=TrainingError):
-        merge_slices(tmp_path)
+        merge_slices(PrepareSettings(merge=str(tmp_path)))
 
 
 def test_an_interrupted_command_says_that_it_goes_on(monkeypatch, capsys):

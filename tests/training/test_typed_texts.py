@@ -173,10 +173,11 @@ def test_a_text_that_is_cut_by_its_own_signs_is_refused(tmp_path):
         listed(tmp_path)
 
 
-def test_a_table_without_captions_is_noted(tmp_path):
+def test_a_table_that_does_not_say_whose_rows_it_has_is_refused(tmp_path):
     pictures(tmp_path, "a.png")
     (tmp_path / "metadata.csv").write_text("id,width\n1,2\n")
-    assert "metadata.csv has no columns file_name and text" in listed(tmp_path)[1][0]
+    with refused("table-without-file-name", "metadata.csv", "id, width"):
+        listed(tmp_path)
 
 
 def test_names_of_pictures_are_those_of_any_system(tmp_path):

@@ -1,26 +1,28 @@
-"""Captions that people wrote: in a text beside a picture, or for many pictures in a .jsonl or a .csv."""
+"""Captions that people wrote: in a text beside a picture, or for many pictures in a table (metadata.py)."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import os
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
+from functools import partial
 from os import PathLike
-from pathlib import Path, PurePath
+from pathlib import Path, PurePath, PurePosixPath
 
 from dhumandiff.errors import DHumanDiffError, short_error
-from dhumandiff.io import decode_text, expand_user, printable, read_text
+from dhumandiff.io import decode_text, expand_user, printable
 
 from .. import TrainingError
+from .metadata import Row, read_table
 from .settings import Source
+from .store import Tree, is_url, read_many, read_url
 
-__all__ = ["CAPTION_FIELDS", "caption_beside", "caption_text", "picture_key", "read_captions"]
+__all__ = ["caption_text", "captions_beside", "open_table", "picture_key", "read_captions"]
 
-CAPTION_FIELDS = ("text", "caption", "prompt", "description")
-_FILES = ("captions.csv", "metadata.csv", "captions.jsonl", "metadata.jsonl")  # the last ones win
+_FILES = tuple(f"{name}.{ending}" for ending in ("csv", "parquet", "jsonl") for name in ("captions", "metadata"))
+"""Tables that are looked for; the last ones win."""
+
+_TEXTS = (".txt", ".TXT")
 
 
 MAX_CAPTION = 1 << 16
@@ -40,11 +42,21 @@ def caption_text(read: Callable[[], bytes], name: str) -> tuple[str, str]:
         return "", printable(f"{name} cannot be read: {short_error(error)}.")
 
 
-def caption_beside(picture: Path) -> tuple[str, str]:
-    """The caption in the text of a picture's name, and "" or why it cannot be read; two empty texts where there is none."""
-    file = next((path for ending in (".txt", ".TXT") if os.path.lexists(path := picture.with_suffix(ending))), None)
-    if file is None:
-        return "", ""
+def captions_beside(tree: Tree, pictures: list[PurePosixPath]) -> Mapping[PurePosixPath, tuple[str, str]]:
+    """For each picture with a text of its name: the caption in it, and "" or why it cannot be read."""
+    beside = {
+        picture: text
+        for picture in pictures
+        if (text := next((one for ending in _TEXTS if (one := picture.with_suffix(ending)) in tree), None)) is not None
+    }
+    if not is_url(tree.root):
+        return {picture: _caption_of(Path(tree.path(text))) for picture, text in beside.items()}
+    urls = {picture: tree.path(text) for picture, text in beside.items()}
+    found = read_many([*urls.values()])
+    return {picture: caption_text(partial(found.__getitem__, url), url) for picture, url in urls.items()}
+
+
+def _caption_of(file: Path) -> tuple[str, str]:
     if not file.is_file():
         return "", printable(f"{file} is no file that can be read: a folder, a pipe, or a link that leads nowhere.")
     return caption_text(file.read_bytes, str(file))
@@ -55,71 +67,64 @@ def picture_key(name: str | PathLike) -> str:
     return unicodedata.normalize("NFC", PurePath(str(name).replace("\\", "/")).as_posix())
 
 
-def read_captions(source: Source, root: Path, notes: list[str]) -> dict[str, str]:
-    """Picture's key -> caption, out of the source's .jsonl and .csv files.
+def read_captions(source: Source, tree: Tree | None, notes: list[str]) -> dict[str, Row]:
+    """Picture's key -> what the source's tables say of it.
+
+    Args:
+        source: may name one table.
+        tree: of its folder; None: it has none, as parquet files and tars.
+        notes: gets what is odd and can be passed over.
 
     Raises:
-        TrainingError: a file that cannot be read, or a line of it; the message names both.
+        TrainingError: a table that cannot be read, or a row of it; the message names both.
     """
+    wanted: list[tuple[str, PurePosixPath]] = []  # each table, and the folder that its names count from
     if source.captions:
-        wanted = [expand_user(source.captions)]
-        if not wanted[0].is_file():
+        path = source.captions if is_url(source.captions) else str(expand_user(source.captions))
+        if not is_url(path) and not os.path.isfile(path):
             raise TrainingError(
-                f"There is no file of captions {wanted[0]}. Correct `captions` of {source.path}.", code="no-captions"
+                f"There is no file of captions {path}. Correct `captions` of {source.path}.", code="no-captions"
             )
-    else:
-        every = sorted(path for path in root.rglob("*") if path.name in _FILES)  # links that lead nowhere, too
-        wanted = [path for name in _FILES for path in every if path.name == name]
-    found: dict[str, str] = {}
-    for path in wanted:
-        inside = path.parent.relative_to(root) if path.is_relative_to(root) else Path()
-        try:
-            text = read_text(path)
-        except (OSError, DHumanDiffError) as error:
-            raise TrainingError(
-                f"The captions {path} cannot be read: {short_error(error, limit=400)}.", code="captions-not-readable"
-            ) from error
-        rows = _table(path, text, notes) if path.suffix.lower() in (".csv", ".tsv") else _lines(path, text)
-        found.update((picture_key(inside / name.replace("\\", "/")), caption) for name, caption in rows)
+        wanted.append((path, _within(path, tree)))
+    elif tree is not None:
+        wanted += [(tree.path(one), one.parent) for name in _FILES for one in tree.names if one.name == name]
+    found: dict[str, Row] = {}
+    for path, inside in wanted:
+        seen: dict[str, Row] = {}
+        for row in read_table(_content(path), path, notes):
+            key = picture_key(inside / row.name.replace("\\", "/"))
+            if key in seen:
+                notes.append(f"{row.where} names {row.name} once more, after {seen[key].where}: the later one counts")
+            seen[key] = row
+        found |= {key: row.over(found.get(key)) for key, row in seen.items()}
     return found
 
 
-def _lines(path: Path, text: str) -> Iterator[tuple[str, str]]:
-    """File name and caption of every line of a .jsonl. A line ends at a line feed: texts may hold Unicode's other line ends."""
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            name, text = row["file_name"], next((row[key] for key in CAPTION_FIELDS if row.get(key)), "")
-            if not isinstance(name, str) or not isinstance(text, str):
-                raise TypeError(f"a {type(name).__name__} and a {type(text).__name__} in the place of texts")
-            yield name, text
-        except (RecursionError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise TrainingError(
-                f"{path}, line {number} is not a JSON object with file_name and text ({error!r}). Correct the line.",
-                code="unreadable-captions",
-            ) from error
+def open_table(table: str, notes: list[str]) -> list[Row]:
+    """The rows of one table by its path or URL.
+
+    Raises:
+        TrainingError: it is not there, or cannot be read.
+    """
+    path = table if is_url(table) else str(expand_user(table))
+    return [*read_table(_content(path), path, notes)]
 
 
-def _table(path: Path, text: str, notes: list[str]) -> Iterator[tuple[str, str]]:
-    """File name and caption of every row of a .csv; spreadsheets part columns with a comma, a semicolon or a tab."""
-    head = text.partition("\n")[0]
-    parted = next((sign for sign in ",;\t" if "file_name" in next(csv.reader([head], delimiter=sign), [])), None)
-    fields = next(csv.reader([head], delimiter=parted), []) if parted else []
-    field = next((name for name in CAPTION_FIELDS if name in fields), None)
-    if parted is None or field is None:
-        notes.append(f"{path} has no columns file_name and {CAPTION_FIELDS[0]}, and is left out")
-        return
-    rows = csv.DictReader(io.StringIO(text), delimiter=parted)
+def _content(path: str) -> bytes:
     try:
-        for row in rows:
-            if any(row.get(None) or ()):
-                raise csv.Error("it has more columns than the first line: put quotation marks around its text")
-            if row["file_name"]:
-                yield row["file_name"], row[field] or ""
-    except csv.Error as error:
+        return read_url(path) if is_url(path) else Path(path).read_bytes()
+    except OSError as error:
         raise TrainingError(
-            f"{path}, line {rows.line_num} is no row of a table ({error}). Correct the line.",
-            code="unreadable-captions",
+            f"The captions {path} cannot be read: {short_error(error, limit=400)}.", code="captions-not-readable"
         ) from error
+
+
+def _within(path: str, tree: Tree | None) -> PurePosixPath:
+    """The folder of a table, from the source's on; that itself for a table from elsewhere."""
+    if tree is None:
+        return PurePosixPath()
+    if is_url(path):
+        root = tree.root.rstrip("/") + "/"
+        return PurePosixPath(path.removeprefix(root)).parent if path.startswith(root) else PurePosixPath()
+    folder, root = Path(path).parent, Path(tree.root)
+    return PurePosixPath(folder.relative_to(root).as_posix()) if folder.is_relative_to(root) else PurePosixPath()

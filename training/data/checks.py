@@ -34,6 +34,10 @@ def check_header(header: Mapping[str, Any]) -> None:
         weight = source.get("weight", 1.0)
         right = isinstance(weight, (int, float)) and math.isfinite(weight) and weight >= 0
         _check(isinstance(source["name"], str) and right, f"a source is {source!r:.60}")
+    counts = {shard["name"]: shard["samples"] for shard in header["shards"]}
+    for name, keys in header.get("validation", {}).get("samples", {}).items():
+        right = isinstance(keys, list) and len({*keys}) == len(keys) <= counts.get(name, 0)
+        _check(right, f"the samples held out of {name!r:.40} are not those of a shard")
     for couple in header.get("couples", []):
         right = _is_count(couple["samples"]) and all(isinstance(person, dict) for person in couple["people"])
         _check(right, f"a couple is {couple!r:.60}")

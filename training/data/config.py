@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from typing import Literal
 
 from ..parsing import check_fractions, check_setting
 from .balance import FIELDS
@@ -19,6 +20,10 @@ class FolderConfig:
     weight: float | None = None
     """Fraction of the samples that come from here, relative to the other folders; null: by the number of its samples."""
 
+    part: Literal["all", "train", "validation"] | None = None
+    """Which samples of a folder that holds some out (`prepare --validation 0.1`): train, those that are not held out; validation,
+    those that are; all. null: under data.folders train, under data.validation validation."""
+
     def __post_init__(self) -> None:
         check_setting(bool(self.path), "data.folders: path", self.path, "it names a prepared folder")
         if self.weight is not None:
@@ -34,8 +39,8 @@ class DataConfig:
     folders: list[FolderConfig] = field(default_factory=list)
     """Prepared folders to train on. Samples are mixed one by one."""
     validation: list[FolderConfig] = field(default_factory=list)
-    """Prepared folders of people who are not trained on, for the validation loss; empty: the training loss chooses the best
-    checkpoint."""
+    """Prepared folders of people who are not trained on, for the validation loss: others, or the same ones with what `prepare
+    --validation` holds out of them. Empty: the training loss chooses the best checkpoint."""
     validation_batches: int = 8
     """Micro batches of one validation, the same ones each time. A validation comes before every checkpoint."""
     batch_size: int = 8

@@ -6,10 +6,10 @@ import json
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 from safetensors.torch import load
 from torch import Tensor
@@ -21,8 +21,12 @@ from .. import TrainingError
 from .checks import check_common, check_header
 from .config import FolderConfig
 from .contract import FORMAT, FORMAT_VERSION
+from .store import is_url, open_url
 
 __all__ = ["PreparedDataset", "Sample", "open_dataset", "open_datasets"]
+
+Part = Literal["all", "train", "validation"]
+"""Which samples of a folder."""
 
 PREPARE = "Make it with `python -m training prepare`"
 
@@ -67,21 +71,51 @@ class PreparedDataset:
         path: of its folder, local or a URL.
         header: dataset.json.
         common: the tensors of common.safetensors.
+        part: which samples are read: all; train, those that are not held out; validation, those that are.
     """
 
     path: str
     header: dict[str, Any]
     common: dict[str, Tensor]
+    part: Part = "all"
 
     @property
     def shards(self) -> list[tuple[str, int]]:
-        """(name, samples) of every shard."""
-        return [(shard["name"], int(shard["samples"])) for shard in self.header["shards"]]
+        """(name, samples in it) of every shard that is read."""
+        return [(name, count) for name, count, kept in self._counts() if kept]
 
     @property
     def samples(self) -> int:
-        """How many there are."""
-        return sum(count for _, count in self.shards)
+        """How many are read."""
+        return sum(kept for _, _, kept in self._counts())
+
+    @property
+    def held_out(self) -> dict[str, list[str]]:
+        """Name of a shard -> the keys of its samples that are held out."""
+        return self.header.get("validation", {}).get("samples", {})
+
+    def of_part(self, part: Part) -> PreparedDataset:
+        """The same, of which other samples are read.
+
+        Raises:
+            TrainingError: there are none.
+        """
+        dataset = replace(self, part=part)
+        if dataset.samples == 0:
+            raise TrainingError(
+                f"{self.path}: no sample is {'held out' if part == 'validation' else 'left for training'}. Hold some out with `python "
+                f"-m training prepare --merge {self.path} --validation 0.1`, or name another folder.",
+                code="no-samples-of-this-part",
+            )
+        return dataset
+
+    def _counts(self) -> list[tuple[str, int, int]]:
+        """(name, samples in it, samples that are read) of every shard."""
+        found = []
+        for shard in self.header["shards"]:
+            count, held = int(shard["samples"]), len(self.held_out.get(shard["name"], ()))
+            found.append((shard["name"], count, {"all": count, "train": count - held, "validation": held}[self.part]))
+        return found
 
     def source_weights(self) -> dict[str, float]:
         """How often a sample of each source is taken, next to one of the source taken most often (1)."""
@@ -105,13 +139,15 @@ class PreparedDataset:
         """
         name, expected = self.shards[shard]
         path, done = _join(self.path, name), 0
+        held, read_held = {*self.held_out.get(name, ())}, {"train": (False,), "validation": (True,)}
+        wanted = read_held.get(self.part, (False, True))
         with _open(path) as stream:
             try:
                 for key, parts in _entries(stream):
                     lacking = [ending for ending in ("json", "safetensors") if ending not in parts]
                     if lacking:
                         raise _cut_off(path, done, expected, f"the sample {key} has no .{lacking[0]}")
-                    if done >= start:
+                    if done >= start and (key in held) in wanted:
                         yield done, f"{path}, sample {key}", self._metadata(path, key, parts), parts["safetensors"]
                     done += 1
             except (tarfile.TarError, OSError, EOFError) as error:
@@ -126,6 +162,14 @@ class PreparedDataset:
             TrainingError: it cannot be read.
         """
         return _read(_join(self.path, shard), size)
+
+    def file(self, name: str) -> bytes:
+        """All of a small file beside the shards.
+
+        Raises:
+            TrainingError: it cannot be read.
+        """
+        return _read(_join(self.path, name))
 
     @staticmethod
     def _metadata(path: str, key: str, parts: dict[str, bytes]) -> dict[str, Any]:
@@ -148,7 +192,7 @@ def open_dataset(path: str) -> PreparedDataset:
     Raises:
         TrainingError: it is no prepared folder, or another version's.
     """
-    path = path if _is_url(path) else str(expand_user(path))
+    path = path if is_url(path) else str(expand_user(path))
     where = _join(path, "dataset.json")
     content = _read(where)
     try:
@@ -183,7 +227,7 @@ def open_dataset(path: str) -> PreparedDataset:
         raise TrainingError(
             f"{path}: there is no sample in it; report.md there says why. Prepare other data.", code="no-samples"
         )
-    if not _is_url(path):
+    if not is_url(path):
         for shard in header["shards"]:
             _check_shard(Path(path), shard)
     return dataset
@@ -205,8 +249,12 @@ def _check_shard(folder: Path, shard: Mapping[str, Any]) -> None:
         )
 
 
-def open_datasets(configs: Sequence[FolderConfig]) -> tuple[list[PreparedDataset], list[float]]:
+def open_datasets(configs: Sequence[FolderConfig], part: Part = "train") -> tuple[list[PreparedDataset], list[float]]:
     """Open prepared folders.
+
+    Args:
+        configs: what and how much of it.
+        part: which samples are wanted of folders that hold some out, where their configuration does not say.
 
     Returns:
         The datasets, and how often each is drawn from.
@@ -214,7 +262,12 @@ def open_datasets(configs: Sequence[FolderConfig]) -> tuple[list[PreparedDataset
     Raises:
         TrainingError: they do not belong together.
     """
-    datasets = [open_dataset(config.path) for config in configs]
+    opened = [(open_dataset(config.path), config.part or part) for config in configs]
+    opened = [open_dataset(config.path) for config in configs]
+    datasets = [
+        one.of_part(config.part or (part if one.held_out else "all"))
+        for one, config in zip(opened, configs, strict=True)
+    ]
     for dataset in datasets[1:]:
         for part in ("base", "vision", "recogniser"):
             if _differ(dataset.header[part], datasets[0].header[part]):
@@ -259,10 +312,6 @@ def _cut_off(path: str, done: int, expected: int, why: str) -> TrainingError:
     )
 
 
-def _is_url(path: str) -> bool:
-    return "://" in path or path.startswith("pipe:")
-
-
 def _join(folder: str, name: str) -> str:
     return f"{folder.rstrip('/')}/{name}"
 
@@ -275,8 +324,14 @@ def _open(path: str) -> Iterator[BinaryIO]:
         TrainingError: it cannot be opened.
     """
     gopen = import_module("webdataset.gopen")
+    scheme = path.partition("://")[0]
     try:
-        stream = gopen.gopen(path, "rb")
+        if (
+            is_url(path) and scheme != path and scheme not in gopen.gopen_schemes
+        ):  # s3://, az:// and what else fsspec knows
+            stream = open_url(path)
+        else:
+            stream = gopen.gopen(path, "rb")
     except (OSError, ValueError) as error:
         raise TrainingError(
             f"{path} cannot be opened ({short_error(error)}). {PREPARE}, or correct data.folders.", code="cannot-open"

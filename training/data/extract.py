@@ -5,28 +5,27 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from dhumandiff.errors import FaceError, ImageError, PromptError
-from dhumandiff.evaluation.assignment import assign_by_clothes
-from dhumandiff.faces import Face, FaceAnalyzer, assess, crop_face
+from dhumandiff.faces import Face, FaceAnalyzer
 from dhumandiff.io import printable
 
 from .. import TrainingError
-from .annotation import Annotation, Box, Person, read_annotation
+from .annotation import Box
+from .couple import find_couple
 from .identities import PairedPhoto
-from .match import Unusable, box_of, two_faces
-from .naming import PersonAttributes, default_caption, name_people
-from .pictures import Crop, augment_face, body_box, buckets, choose_crop, face_mask, person_mask, provided_mask, split
-from .seeding import named_rng
+from .likeness import picture_hash
+from .match import Unusable, box_of
+from .part import Picture
+from .pictures import Crop, buckets, choose_crop, face_mask, person_mask, provided_mask, split
+from .references import make_references
 from .settings import PrepareSettings
-from .sources import Picture
+from .store import StoreError
 
 __all__ = ["ExtractedSample", "SkippedSample", "Task", "extract"]
 
@@ -38,12 +37,14 @@ class Task:
     Attributes:
         key: names the sample.
         picture: where it is, and what is known of it.
-        paired: further photos of each annotated person.
+        paired: further photos of each of the two people.
+        by_mention: whether the two are those whom the caption names first and second, not as annotated.
     """
 
     key: str
     picture: Picture
     paired: tuple[tuple[PairedPhoto, ...], ...] = ()
+    by_mention: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +61,8 @@ class ExtractedSample:
         identity: face embeddings, per person float32 [R, width].
         identity_swapped: the same of pictures with red and blue exchanged.
         notes: what was odd, for the report.
+        looks: a hash of the whole picture that near duplicates nearly share.
+        captioned: whether the data have a caption of it.
     """
 
     key: str
@@ -71,6 +74,8 @@ class ExtractedSample:
     identity: tuple[np.ndarray, np.ndarray]
     identity_swapped: tuple[np.ndarray, np.ndarray]
     notes: tuple[str, ...]
+    looks: bytes = b""
+    captioned: bool = True
 
 
 @dataclass(frozen=True)
@@ -107,9 +112,14 @@ def extract(
 
     Returns:
         What was found, or why the picture is set aside.
+
+    Raises:
+        StoreError: the pictures' store does not answer.
     """
     try:
         return _extract(task, settings, faces, latent_factor, vision_size)
+    except StoreError:
+        raise  # it is not the picture's fault, and the next one's neither
     except Unusable as unusable:
         reason, message = unusable.reason, str(unusable)
     except ImageError as error:
@@ -128,39 +138,10 @@ def extract(
 def _extract(
     task: Task, settings: PrepareSettings, faces: FaceAnalyzer, latent_factor: int, vision_size: int
 ) -> ExtractedSample:
-    photo = task.picture.image.photo()
-    image, notes = photo.pixels, list(photo.notes)
+    couple = find_couple(task.picture, settings, faces)
+    image, found, bodies, known = couple.image, couple.faces, couple.bodies, couple.known
+    people, naming, notes = couple.people, couple.naming, couple.notes
     height, width = image.shape[:2]
-    if min(height, width) < settings.min_side:
-        raise Unusable(
-            f"the picture has {width} x {height} px; the shorter side needs {settings.min_side}.",
-            reason="tiny",
-            code="picture-too-small",
-        )
-    data = task.picture.read_annotation()
-    annotation = Annotation() if data is None else read_annotation(data, (width, height))
-    notes += annotation.notes
-    if annotation.people and len(annotation.people) != 2:
-        count = len(annotation.people)
-        raise Unusable(
-            f"{count} people are annotated; 2 are needed.",
-            reason="one person" if count < 2 else "three people",
-            code="annotated-people-not-two",
-        )
-
-    found = two_faces(image, annotation.people, faces, settings)
-    people = annotation.people or tuple(Person(str(number)) for number in (1, 2))
-    bodies = [person.box or body_box(box_of(face), (height, width)) for person, face in zip(people, found, strict=True)]
-    known = [_attributes(person, face, image, faces) for person, face in zip(people, found, strict=True)]
-    caption = _usable_caption(annotation.caption, task.picture)
-    caption = caption or default_caption(known)
-    naming = name_people(
-        caption,
-        annotation.words,
-        known,
-        settings.unknown_gender,
-        lambda colors: assign_by_clothes(colors, found, image),
-    )
 
     choices = buckets(settings.resolution, settings.bucket_step, settings.max_aspect)
     crop = choose_crop((height, width), [box_of(face) for face in found], bodies, choices)
@@ -171,8 +152,13 @@ def _extract(
             code="faces-too-far-apart",
         )
 
+    numbers = [naming.order.index(index) for index in (0, 1)]
+    chosen = task.paired if not task.by_mention else tuple(task.paired[number] for number in numbers)
     references = [
-        _references(task, number, image, found[number], faces, settings, vision_size, notes) for number in (0, 1)
+        make_references(
+            task.key, couple, index, chosen[index] if index < len(chosen) else (), faces, settings, vision_size, notes
+        )
+        for index in (0, 1)
     ]
     alike = float(references[0].identity[0] @ references[1].identity[0])
     if alike >= settings.faces.same_person:
@@ -200,7 +186,7 @@ def _extract(
                 ],
                 "gender": known[index].gender,
                 "age_group": known[index].age_group,
-                "identity": people[index].identity,
+                "identity": task.picture.identities[number - 1] or people[index].identity,
                 "face_box": _rounded(crop.box(box_of(found[index]))),
                 "person_box": _rounded(crop.box(bodies[index])),
                 "landmarks": [_rounded(point) for point in crop.points(found[index].landmarks)],
@@ -209,6 +195,8 @@ def _extract(
             for number, index in enumerate(naming.order, 1)
         ],
     }
+    if task.picture.columns:
+        metadata["columns"] = dict(task.picture.columns)
     first, second = (references[index] for index in naming.order)
     return ExtractedSample(
         task.key,
@@ -220,126 +208,9 @@ def _extract(
         (np.stack(first.identity), np.stack(second.identity)),
         (np.stack(first.identity_swapped), np.stack(second.identity_swapped)),
         tuple(map(printable, notes)),
+        picture_hash(image),
+        couple.captioned,
     )
-
-
-def _usable_caption(annotated: str, picture: Picture) -> str:
-    """The caption that the data has for a picture, "" for none."""
-    if picture.problem and not annotated:
-        raise Unusable(picture.problem, reason="caption", code="caption-not-readable")
-    caption = annotated or picture.caption
-    if re.search("[\ud800-\udfff\ufffd]", caption):
-        raise Unusable(
-            "letters of the caption were lost when it was cut, or saved in another encoding. Write them anew.",
-            reason="caption",
-            code="caption-with-lost-letters",
-        )
-    return caption
-
-
-def _attributes(person: Person, face: Face, image: np.ndarray, faces: FaceAnalyzer) -> PersonAttributes:
-    gender, age = person.gender, person.age_group
-    attributes = getattr(faces, "attributes", None)
-    if attributes is not None and not (gender and age):
-        seen = attributes(image, face)
-        gender, age = gender or seen[0], age or seen[1]
-    return PersonAttributes(gender, age, face.center[0])
-
-
-@dataclass(eq=False)
-class _ReferenceRows:
-    """Reference rows of one person, in order."""
-
-    crops: list[np.ndarray]
-    identity: list[np.ndarray]
-    identity_swapped: list[np.ndarray]
-    metadata: list[dict[str, Any]]
-
-
-def _references(
-    task: Task,
-    index: int,
-    image: np.ndarray,
-    face: Face,
-    faces: FaceAnalyzer,
-    settings: PrepareSettings,
-    vision_size: int,
-    notes: list[str],
-) -> _ReferenceRows:
-    """The face itself, its variants, and the other photos of the person."""
-    rows = _ReferenceRows([], [], [], [])
-    wanted = settings.references
-
-    def add(
-        picture: np.ndarray, seen: Face, crop: np.ndarray, moved: Face, origin: str, variant_of: int | None
-    ) -> bool:
-        """Whether it is taken; variant_of: the row of the photo that it was made of."""
-        quality = {name: round(value, 4) for name, value in asdict(assess(picture, seen, crop, moved)).items()}
-        del quality["distortion"]  # a warning for people; what samples hold stays as it is
-        identity = faces.identity(picture, seen)
-        if variant_of is not None:  # it has no more detail than the face it was made of
-            quality["face_size"] = rows.metadata[variant_of]["quality"]["face_size"]
-        if rows.identity:
-            quality["similarity"] = round(float(identity @ rows.identity[0]), 4)
-            if origin == "paired" and quality["similarity"] < wanted.min_similarity:
-                notes.append(f"a paired photo is too unlike the person ({quality['similarity']:.2f}) and is left out")
-                return False
-        shown = Image.fromarray(crop).resize((vision_size, vision_size), Image.Resampling.BICUBIC)
-        rows.crops.append(np.asarray(shown))
-        rows.identity.append(np.asarray(identity, np.float32))
-        rows.identity_swapped.append(np.asarray(faces.identity(picture, seen, swap_channels=True), np.float32))
-        rows.metadata.append({"origin": origin, "augmented": variant_of is not None, "quality": quality})
-        return True
-
-    def vary(crop: np.ndarray, moved: Face, origin: str, count: int) -> None:
-        source = len(rows.metadata) - 1
-        for _ in range(count):
-            varied, turned = augment_face(crop, moved, rng, wanted.flip, wanted.light, wanted.color)
-            add(varied, turned, varied, turned, origin, source)
-
-    rng = named_rng(settings.seed, task.key, index)
-    crop, moved, _ = crop_face(image, face)
-    add(image, face, crop, moved, "target", None)
-    vary(crop, moved, "target", wanted.augmented)
-    for paired in task.paired[index] if index < len(task.paired) else ():
-        try:
-            other, seen = _paired_face(paired, faces, settings)
-        except (ImageError, FaceError, TrainingError) as error:
-            notes.append(f"the paired photo {paired.name} is left out: {error}")
-            continue
-        crop, moved, _ = crop_face(other, seen)
-        if add(other, seen, crop, moved, "paired", None):
-            vary(crop, moved, "paired", wanted.augmented_paired)
-    return rows
-
-
-def _paired_face(paired: PairedPhoto, faces: FaceAnalyzer, settings: PrepareSettings) -> tuple[np.ndarray, Face]:
-    image = paired.image.photo().pixels
-    if paired.picture is None:
-        found = faces.detect(image)
-        if not found:
-            raise Unusable(
-                "no face was found in it.",
-                reason="no face",
-                code="no-face-in-photo",
-            )
-        face = max(found, key=lambda one: one.size)
-    else:
-        annotation = read_annotation(paired.picture.read_annotation(), (image.shape[1], image.shape[0]))
-        if len(annotation.people) != 2:
-            raise Unusable(
-                "two people are not annotated in it.",
-                reason="one person",
-                code="annotated-people-not-two",
-            )
-        face = two_faces(image, annotation.people, faces, settings)[paired.person]
-    if face.size < settings.faces.min_size:
-        raise Unusable(
-            f"its face has {face.size:.0f} px.",
-            reason="small face",
-            code="small-face-in-photo",
-        )
-    return image, face
 
 
 def _masks(

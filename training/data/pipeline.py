@@ -23,17 +23,18 @@ from dhumandiff.errors import short_error
 from dhumandiff.faces import ARCFACE_TEMPLATE, Face, FaceAnalyzer
 from dhumandiff.faces.analyzer import check_no_judge
 from dhumandiff.faces.same_recognizer import recognizer_hash
-from dhumandiff.io import expand_user
 
 from .. import TrainingError
 from ..recognizers import probe_picture
 from .encode import Encoders, load_faces
 from .extract import ExtractedSample, SkippedSample, Task
 from .identities import Identities
+from .people import hold_out, people_csv, people_file, study
 from .plan import FileList, check_plan, list_files, make_plan, shards_of_slice
 from .report import sample_facts, write_report
 from .settings import PrepareSettings
-from .shards import Manifest, ShardWriter, merge, read_plan, to_json, write_file
+from .shards import Manifest, ShardWriter, earlier_share, merge, read_entries, read_plan, to_json, write_file
+from .store import as_path, is_url
 from .workers import iter_extracted
 
 __all__ = ["merge_slices", "prepare"]
@@ -52,7 +53,7 @@ def prepare(settings: PrepareSettings, encoders: Encoders | None = None, faces: 
     Raises:
         DHumanDiffError: pictures or models that cannot be used, a folder begun with other settings, or a full disk.
     """
-    out = expand_user(settings.out)
+    out = as_path(settings.out)
     files = list_files(settings)
     plan = make_plan(settings, files)
     check_plan(out, plan)
@@ -72,8 +73,11 @@ def prepare(settings: PrepareSettings, encoders: Encoders | None = None, faces: 
     return _finish(out, settings)
 
 
-def merge_slices(out: Path) -> str:
+def merge_slices(settings: PrepareSettings) -> str:
     """Write dataset.json and the reports of a folder whose slices are all there.
+
+    Args:
+        settings: `merge` or `out` names the folder; `validation` what is held out.
 
     Returns:
         The words for the person at the terminal.
@@ -81,7 +85,24 @@ def merge_slices(out: Path) -> str:
     Raises:
         TrainingError: shards are missing, or no such folder.
     """
-    return write_report(out, merge(out))
+    settings.check_merge()
+    out = as_path(settings.merge or settings.out)
+    entries = read_entries(out)
+    share = settings.validation if settings.validation is not None else earlier_share(out)
+    facts = [fact for entry in entries for fact in entry["facts"]]
+    people = study(facts, settings.faces.alike)
+    held = hold_out(people, share, settings.seed) if share and facts else []
+    out_of: dict[str, list[str]] = {}
+    shards = [entry["shard"] for entry in entries for _ in entry["facts"]]
+    for number in held:
+        out_of.setdefault(shards[number], []).append(facts[number]["key"])
+    for name, content in (("people.csv", people_csv(people)), ("people.safetensors", people_file(people, held))):
+        if content:
+            write_file(out / name, content)
+        else:
+            (out / name).unlink(missing_ok=True)
+    merge(out, entries, out_of, share)
+    return write_report(out, entries, people, held, settings)
 
 
 def _make_shards(
@@ -108,13 +129,13 @@ def _make_shards(
             writer = ShardWriter(manifest.out, number, settings.pictures)
             with writer.open():
                 for batch in _batches(found, counts[number], settings.batch_size, skipped, bar):
-                    notes = {extracted.key: extracted.notes for extracted in batch}
+                    extracted = {one.key: one for one in batch}
                     for sample in encoders.encode(batch):
                         if isinstance(sample, SkippedSample):
                             skipped.append(sample)
                         else:
                             writer.add(sample)
-                            facts.append(sample_facts(sample, notes[sample.key]))
+                            facts.append(sample_facts(sample, extracted[sample.key]))
             skipped.sort(key=lambda one: one.key)
             manifest.write(writer, number, [vars(one) for one in skipped], facts)
 
@@ -139,13 +160,15 @@ def _batches(
 
 def _tasks(settings: PrepareSettings, files: FileList, todo: Sequence[int]) -> Iterator[Task]:
     paired = settings.references.paired
-    identities = Identities(settings.all_sources() if paired else [], files.pictures if paired else [])
+    identities = Identities(
+        settings.all_sources() if paired else [], files.pictures if paired else [], settings.references.couple_folders
+    )
     for number in todo:
         first = number * settings.shard_size
         for index in range(first, min(first + settings.shard_size, len(files.pictures))):
             picture = files.pictures[index]
-            chosen = identities.choose(picture, paired, f"{settings.seed}/{index}")
-            yield Task(f"{index:08d}", picture, chosen)
+            chosen, by_mention = identities.choose(picture, paired, f"{settings.seed}/{index}")
+            yield Task(f"{index:08d}", picture, chosen, by_mention)
 
 
 def _finish(out: Path, settings: PrepareSettings) -> str:
@@ -156,7 +179,7 @@ def _finish(out: Path, settings: PrepareSettings) -> str:
             f"The slice {settings.slice} of {out} is finished; {len(missing)} of {plan['shards']} shards belong to "
             f"slices that are not. When all are there: python -m training prepare --merge {out}"
         )
-    return merge_slices(out)
+    return merge_slices(settings)
 
 
 def _common(encoders: Encoders, faces: FaceAnalyzer) -> bytes:
@@ -170,6 +193,8 @@ def _common(encoders: Encoders, faces: FaceAnalyzer) -> bytes:
 
 
 def _make_folder(out: Path) -> None:
+    if is_url(str(out)):
+        return
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

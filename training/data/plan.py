@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dhumandiff.io import expand_user
-
 from .. import TrainingError
 from ..parsing import differences
+from .captions import open_table, picture_key
 from .contract import FORMAT, FORMAT_VERSION
 from .identities import Identities
+from .part import Picture
 from .settings import PrepareSettings
 from .shards import Manifest, read_plan
-from .sources import Picture, list_pictures, source_name
+from .sources import list_pictures, source_name
+from .store import as_path, is_url
 
 __all__ = ["FileList", "check_plan", "describe", "list_files", "make_plan", "shards_of_slice"]
 
@@ -37,12 +39,20 @@ class FileList:
 
     def digest(self) -> str:
         """Changes when a picture comes, goes, or changes its size."""
-        lines = [f"{one.source}\n{one.name}\n{_length(one)}\n{one.caption}\n" for one in self.pictures]
+        lines = [f"{one.source}\n{one.name}\n{_length(one)}\n{one.caption}\n{_told(one)}" for one in self.pictures]
         return hashlib.sha256("".join(lines).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _told(picture: Picture) -> str:
+    """What tables say of a picture besides; "" as it was before they were read."""
+    told = [*picture.identities, *(f"{name}={value}" for name, value in sorted(picture.columns.items()))]
+    return "\t".join(map(str, told)) + "\n" if any(told) else ""
 
 
 def _length(picture: Picture) -> int:
     part = picture.image
+    if is_url(part.path) and part.size < 0 and part.row < 0:
+        return -1
     if part.size >= 0 or part.row >= 0:
         return part.size if part.size >= 0 else part.row
     try:
@@ -73,7 +83,27 @@ def list_files(settings: PrepareSettings) -> FileList:
             "Every source has the weight 0, so training could draw from none. Raise one of them.",
             code="sources-without-weight",
         )
+    if settings.identities:
+        pictures = _with_identities(settings.identities, pictures, notes)
     return FileList(tuple(pictures), weights, tuple(notes))
+
+
+def _with_identities(table: str, pictures: Sequence[Picture], notes: list[str]) -> list[Picture]:
+    """The pictures, with the identities that a table says.
+
+    Raises:
+        TrainingError: the table cannot be read.
+    """
+    rows = {(str(row.columns.get("source", "")), picture_key(row.name)): row for row in open_table(table, notes)}
+    told = []
+    for picture in pictures:
+        key = picture_key(picture.name)
+        row = rows.pop((picture.source, key), None) or rows.pop(("", key), None)
+        told.append(picture if row is None else replace(picture, identities=row.identities))
+    if rows:
+        first = next(iter(rows.values()))
+        notes.append(f"{len(rows)} rows of {table} name no picture of the data, such as {first.name} ({first.where})")
+    return told
 
 
 def make_plan(settings: PrepareSettings, files: FileList) -> dict[str, Any]:
@@ -130,7 +160,7 @@ def describe(settings: PrepareSettings) -> str:
         TrainingError: settings or sources with which it could not begin.
     """
     files = list_files(settings)
-    out, total = expand_user(settings.out), len(files.pictures)
+    out, total = as_path(settings.out), len(files.pictures)
     plan = make_plan(settings, files)
     check_plan(out, plan)
     shards = shards_of_slice(settings, plan["shards"])
@@ -149,19 +179,25 @@ def describe(settings: PrepareSettings) -> str:
     lines += [f"  note: {note}" for note in files.notes]
     rows = 1 + settings.references.augmented
     if settings.references.paired:
-        people = len(Identities(settings.all_sources(), files.pictures))
+        people = len(Identities(settings.all_sources(), files.pictures, settings.references.couple_folders))
         lines.append(f"  {people} people with photos beside the picture, up to {settings.references.paired} for each")
         rows += settings.references.paired * (1 + settings.references.augmented_paired) if people else 0
     gigabytes = total * _bytes_a_sample(settings, rows) / 1e9
-    free = shutil.disk_usage(next(parent for parent in (out, *out.absolute().parents) if parent.exists())).free / 1e9
     lines.append(
         f"{plan['shards']} shards of {settings.shard_size} pictures in {out}, about {gigabytes:.3g} GB if none is set "
-        f"aside (an estimate for SDXL and CLIP ViT-H); {free:.3g} GB are free there."
+        f"aside (an estimate for SDXL and CLIP ViT-H){_room(out)}."
     )
     lines.append(f"Slice {settings.slice}: {len(shards)} shards, {finished} of them finished.")
     lines.append(f"Encoders: base {settings.base}, vision {settings.vision}, faces {settings.faces.pack}.")
     lines.append("Nothing was done. Without --dry_run it begins.")
     return "\n".join(lines)
+
+
+def _room(out: Path) -> str:
+    if is_url(str(out)):
+        return ""
+    folder = next(parent for parent in (out, *out.absolute().parents) if parent.exists())
+    return f"; {shutil.disk_usage(folder).free / 1e9:.3g} GB are free there"
 
 
 def _bytes_a_sample(settings: PrepareSettings, references: int) -> float:

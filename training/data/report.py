@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import io
 import json
-import math
-import tarfile
+import shlex
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
-
-from dhumandiff.layout.person_style import draw_box, person_color
 
 from .. import TrainingError
 from .encode import EncodedSample
+from .extract import ExtractedSample
+from .people import People, face_facts
+from .settings import PrepareSettings
 from .shards import read_plan, to_json, write_file
+from .sheets import contact_sheet, people_sheet
 
 __all__ = ["REASONS", "sample_facts", "write_report"]
+
+_LISTED = 50  # names that report.md has of each kind
 
 REASONS = {
     "corrupt": "the file is damaged or no picture",
@@ -40,11 +42,9 @@ REASONS = {
     "face": "a face could not be recognised",
     "failed": "something else",
 }
-_SHEET = 24  # pictures on it
-_COLUMNS, _WIDTH, _TEXT = 4, 360, 200  # pictures a row; px of a tile and, at most, of its caption
 
 
-def sample_facts(sample: EncodedSample, notes: Sequence[str]) -> dict[str, Any]:
+def sample_facts(sample: EncodedSample, extracted: ExtractedSample) -> dict[str, Any]:
     """What the report wants to know of one sample; it is kept in the journal."""
     metadata = sample.metadata
     return {
@@ -60,20 +60,37 @@ def sample_facts(sample: EncodedSample, notes: Sequence[str]) -> dict[str, Any]:
                 "face_size": person["references"][0]["quality"]["face_size"],
                 "brightness": person["references"][0]["quality"]["brightness"],
                 "light_imbalance": person["references"][0]["quality"]["light_imbalance"],
+                "identity": person["identity"],
                 "paired": sum(one["origin"] == "paired" and not one["augmented"] for one in person["references"]),
             }
             for person in metadata["persons"]
         ],
-        "notes": list(notes),
+        "notes": list(extracted.notes),
+        "captioned": extracted.captioned,
+        **face_facts([person[0] for person in extracted.identity], extracted.looks),
     }
 
 
-def write_report(out: Path, entries: Sequence[dict[str, Any]]) -> str:
-    """Write all four from the journal's entries; gives the words for the person at the terminal."""
+def write_report(
+    out: Path, entries: Sequence[dict[str, Any]], people: People, held: Sequence[int], settings: PrepareSettings
+) -> str:
+    """Write all of it.
+
+    Args:
+        out: the folder.
+        entries: the journal's, of all shards.
+        people: who is on which pictures.
+        held: numbers of the samples that are held out.
+        settings: of this command.
+
+    Returns:
+        The words for the person at the terminal.
+    """
     plan = read_plan(out)
     every = [fact for entry in entries for fact in entry["facts"]]
     skipped = [one for entry in entries for one in entry["set_aside"]]
-    people = [person for fact in every for person in fact["people"]]
+    persons = [person for fact in every for person in fact["people"]]
+    names = [fact["picture"] for fact in every]
     report = {
         "pictures": plan["pictures"],
         "samples": len(every),
@@ -88,8 +105,14 @@ def write_report(out: Path, entries: Sequence[dict[str, Any]]) -> str:
             }
             for name, weight in plan["sources"].items()
         },
-        "people_with_paired_photos": sum(person["paired"] > 0 for person in people),
-        "histograms": _histograms(people),
+        "people_with_paired_photos": sum(person["paired"] > 0 for person in persons),
+        "histograms": _histograms(persons),
+        "without_caption": [fact["picture"] for fact in every if not fact.get("captioned", True)],
+        "near_duplicates": [[names[one], names[other]] for one, other in people.duplicates],
+        "people_on_several_pictures": {
+            name: [names[sample] for sample, _ in places] for name, places in sorted(people.proposed.items())
+        },
+        "held_out": [names[number] for number in held],
         "notes": plan["notes"],
         "set_aside_pictures": skipped,
         "noted_pictures": [
@@ -99,8 +122,8 @@ def write_report(out: Path, entries: Sequence[dict[str, Any]]) -> str:
     write_file(out / "report.json", to_json(report))
     write_file(out / "report.md", _markdown(report))
     _plot(report["histograms"], out / "report.png")
-    sheet = _contact_sheet(out, entries)
-    return _ending(out, report, sum(entry["bytes"] for entry in entries), sheet)
+    sheets = contact_sheet(out, entries), people_sheet(out, entries, people)
+    return _ending(out, report, sum(entry["bytes"] for entry in entries), sheets, settings)
 
 
 def _histograms(people: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -168,6 +191,10 @@ def _markdown(report: dict[str, Any]) -> str:
         "",
         f"{report['people_with_paired_photos']} people have a photo beside the picture (paired references).",
         "",
+        f"{len(report['without_caption'])} pictures had no caption of their own and got one such as 'A man and a woman'.",
+        *_listed(report["without_caption"]),
+        "",
+        *_alike(report),
         "## People",
         "",
     ]
@@ -185,6 +212,40 @@ def _markdown(report: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _alike(report: dict[str, Any]) -> list[str]:
+    """What looks alike, and what is held out."""
+    lines = ["## The same people, the same pictures", ""]
+    several = report["people_on_several_pictures"]
+    if several:
+        lines += [
+            f"{len(several)} people seem to be on several pictures, by their faces. They are in people.csv, and in people.png to look "
+            "at. Correct it, and prepare into another folder with `--identities people.csv`: their photos become paired references.",
+            "",
+            *_listed([f"{name}: {', '.join(names[:8])}" for name, names in several.items()]),
+            "",
+        ]
+    if report["near_duplicates"]:
+        lines += [
+            f"{len(report['near_duplicates'])} pairs of pictures are copies, or nearly. All of them are used.",
+            "",
+            *_listed([" and ".join(pair) for pair in report["near_duplicates"]]),
+            "",
+        ]
+    if report["held_out"]:
+        lines += [
+            f"{len(report['held_out'])} samples are held out for validation:",
+            "",
+            *_listed(report["held_out"]),
+            "",
+        ]
+    return lines if len(lines) > 2 else []
+
+
+def _listed(names: Sequence[str]) -> list[str]:
+    more = [f"- and {len(names) - _LISTED} more, all in report.json"] if len(names) > _LISTED else []
+    return [*(f"- {name}" for name in names[:_LISTED]), *more]
 
 
 def _plot(histograms: dict[str, dict[str, int]], path: Path) -> None:
@@ -209,119 +270,56 @@ def _plot(histograms: dict[str, dict[str, int]], path: Path) -> None:
     write_file(path, stream.getvalue())
 
 
-def _contact_sheet(out: Path, entries: Sequence[dict[str, Any]]) -> bool:
-    """Up to 24 samples, evenly over the data; False when the shards hold no pictures."""
-    keys = [(entry["shard"], fact["key"]) for entry in entries for fact in entry["facts"]]
-    step = max(1, math.ceil(len(keys) / _SHEET))
-    tiles = [tile for tile in (_tile(*found) for found in _read(out, keys[::step])) if tile is not None]
-    if not tiles:
-        return False
-    columns = min(_COLUMNS, len(tiles))
-    rows = [tiles[i : i + columns] for i in range(0, len(tiles), columns)]
-    heights = [max(tile.height for tile in row) for row in rows]
-    sheet = Image.new("RGB", (columns * _WIDTH, sum(heights)), "white")
-    top = 0
-    for row, height in zip(rows, heights, strict=True):
-        for column, tile in enumerate(row):
-            sheet.paste(tile, (column * _WIDTH, top))
-        top += height
-    stream = io.BytesIO()
-    sheet.save(stream, "PNG")
-    write_file(out / "contact_sheet.png", stream.getvalue())
-    return True
-
-
-def _read(out: Path, keys: Iterable[tuple[str, str]]) -> Iterable[tuple[dict[str, Any], bytes]]:
-    """The JSON and the JPEG of samples."""
-    wanted: dict[str, list[str]] = {}
-    for shard, key in keys:
-        wanted.setdefault(shard, []).append(key)
-    for shard, mine in wanted.items():
-        with tarfile.open(out / shard) as tar:
-            names = set(tar.getnames())
-            for key in mine:
-                if f"{key}.jpg" in names:
-                    metadata = json.loads(tar.extractfile(f"{key}.json").read())
-                    yield metadata, tar.extractfile(f"{key}.jpg").read()
-
-
-def _tile(metadata: dict[str, Any], jpeg: bytes) -> Image.Image:
-    picture = Image.open(io.BytesIO(jpeg)).convert("RGB")
-    scale = (_WIDTH - 8) / picture.width
-    picture = picture.resize((_WIDTH - 8, round(picture.height * scale)), Image.Resampling.BICUBIC)
-    draw = ImageDraw.Draw(picture)
-    for number, person in enumerate(metadata["persons"]):
-        for name, width in (("person_box", 1), ("face_box", 3)):
-            box = [edge * scale for edge in person[name]]
-            if box[2] > box[0] and box[3] > box[1]:
-                draw_box(draw, box, number, width)
-    tile = Image.new("RGB", (_WIDTH, picture.height + _TEXT + 8), "white")
-    tile.paste(picture, (4, 4))
-    return tile.crop((0, 0, _WIDTH, _write_caption(tile, metadata, picture.height + 8)))
-
-
-def _write_caption(tile: Image.Image, metadata: dict[str, Any], top: int) -> int:
-    """The caption, its bound words in their person's color; gives the place below it."""
-    draw, font, caption = ImageDraw.Draw(tile), _font(), metadata["caption"]
-    colors: dict[int, str] = {}
-    for number, person in enumerate(metadata["persons"]):
-        for words in person["words"]:
-            colors |= dict.fromkeys(range(words["start"], words["end"]), person_color(number))
-    x, y, line = 6.0, float(top), font.size * 1.3
-    for start, word in _split(caption):
-        width = draw.textlength(word, font=font)
-        if x + width > tile.width - 6 and x > 6:
-            x, y = 6.0, y + line
-        if y + 2 * line > tile.height:
-            break
-        for place, letter in enumerate(word):
-            draw.text((x, y), letter, font=font, fill=colors.get(start + place, (40, 40, 40)))
-            x += draw.textlength(letter, font=font)
-    return round(y + line) + 6
-
-
-def _split(text: str) -> list[tuple[int, str]]:
-    """Words with the blanks behind them, and where each starts; what has no blanks is cut every 30 letters."""
-    words, start = [], 0
-    for place, letter in enumerate(text):
-        if letter.isspace() or place - start >= 30:
-            words.append((start, text[start : place + 1].replace("\n", " ")))
-            start = place + 1
-    return [*words, (start, text[start:])]
-
-
-def _font() -> Any:
-    from matplotlib import get_data_path
-
-    return ImageFont.truetype(str(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), 13)
-
-
-def _ending(out: Path, report: dict[str, Any], size: int, sheet: bool) -> str:
+def _ending(out: Path, report: dict[str, Any], size: int, sheets: tuple[bool, bool], settings: PrepareSettings) -> str:
     reasons = ", ".join(f"{count} {reason}" for reason, count in report["set_aside"].items())
     lines = [
         f"{out}: {report['samples']} samples from {report['pictures']} pictures, {size / 1e6:.1f} MB of shards.",
         f"Set aside: {reasons or 'none'}. The reasons for each picture are in {out / 'report.md'}.",
     ]
-    if sheet:
+    if report["without_caption"]:
+        lines.append(
+            f"Without a caption: {len(report['without_caption'])} of the {report['samples']}. They got one such as 'A man and a woman', "
+            "which teaches little; write some, or have some written (`python -m training caption --help`)."
+        )
+    if report["near_duplicates"]:
+        lines.append(f"Near duplicates: {len(report['near_duplicates'])} pairs of pictures, named in report.md.")
+    if report["people_on_several_pictures"]:
+        lines.append(
+            f"The same people: {len(report['people_on_several_pictures'])} seem to be on several pictures and have no identity. "
+            f"{'Look at people.png; ' if sheets[1] else ''}--identities {out / 'people.csv'} would make photos of each other of them."
+        )
+    if settings.validation or report["held_out"]:
+        lines.append(
+            f"Held out for validation: {len(report['held_out'])} of the {report['samples']} samples. Nobody on them is trained on."
+            if report["held_out"]
+            else "Held out for validation: nothing, because all pictures show people who are on the others, too. Bring other people."
+        )
+    if sheets[0]:
         lines.append(f"Look at {out / 'contact_sheet.png'}: is each coloured word the person in the box of its colour?")
     if report["samples"]:
-        lines.append(f"Next: {training_command(out)}")
+        lines.append(f"Next: {training_command(out, settings.base, bool(report['held_out']))}")
     else:
         lines.append("There is nothing to train on. Correct what the report says, and prepare into another folder.")
     return "\n".join(lines)
 
 
-def training_command(out: Path) -> str:
-    """A command line that trains on what was prepared, on the base that it was prepared with."""
+def training_command(out: Path, path: str = "", held_out: bool = False) -> str:
+    """A command line that trains on what was prepared, on the base that it was prepared with.
+
+    Args:
+        out: the folder.
+        path: of the base, as this command was told; taken where it is the one that the folder names.
+        held_out: whether there are samples for a validation.
+    """
     base = str(json.loads((out / "dataset.json").read_text(encoding="utf-8"))["base"].get("name", "sdxl"))
     own = base in ("mini", "tiny")
     config = Path(__file__).parents[1] / "configs" / f"{base if own else 'sdxl'}.yaml"
     with suppress(ValueError):  # somewhere else, where a relative path would lead nowhere
         config = config.relative_to(Path.cwd())
-    words = [
-        "python -m training train --config",
-        str(config),
-        f"--data.folders+ '{{path: {out}}}'",
-        f"--run runs/{out.name}",
-    ]
-    return " ".join([*words, *([] if own else [f"--base.path {base}"])])
+    folder = shlex.quote(f"{{path: {out}}}")
+    words = ["python -m training train --config", shlex.quote(str(config)), f"--data.folders+ {folder}"]
+    words += [f"--data.validation+ {folder}"] if held_out else []
+    words += [f"--run {shlex.quote(f'runs/{out.name}')}"]
+    return " ".join(
+        [*words, *([] if own else [f"--base.path {shlex.quote(path if Path(path).name == base else base)}"])]
+    )

@@ -21,7 +21,8 @@ class Source:
 
     path: str
     """A folder of pictures (plain, Hugging Face image folder, with annotation JSON), .parquet or .tar files, a folder of
-    those, or a pattern such as shards/{000..009}.tar or data/*.parquet."""
+    those, or a pattern such as shards/{000..009}.tar or data/*.parquet; on a disk, or by its URL on a store (s3://, gs://,
+    https:// and others, with fsspec's package for it)."""
     name: str = ""
     """What reports and samples call it; the path's last part if left empty."""
     weight: float = 1.0
@@ -32,13 +33,14 @@ class Source:
     """PairHuman JSON: a folder with one file a picture (same name), or one file for all. Left empty, <picture>.json and
     annotations/<picture>.json are looked for."""
     captions: str = ""
-    """A .jsonl or .csv with file_name and text. Left empty, metadata and captions of these endings and <picture>.txt are looked
-    for."""
+    """A .jsonl, .csv or .parquet with file_name, text, identity_1, identity_2 and whatever else. Left empty, metadata and captions
+    of these endings and <picture>.txt are looked for."""
     masks: str = ""
     """A folder of person masks, <picture>_1.png and <picture>_2.png (white is the person; numbers count the annotated
     people). Left empty, masks/ is looked for."""
     references: str = ""
-    """A folder of further photos, one folder a person: <identity>/*.jpg. Left empty, references/ is looked for."""
+    """A folder of further photos, one folder a person: <identity>/*.jpg, with the identities of tables or annotations. Left empty,
+    references/ is looked for."""
 
 
 @dataclass
@@ -58,6 +60,9 @@ class FaceSettings:
     """A third face is a third person when it is at least this share of the smaller of the two in size."""
     same_person: float = 0.8
     """Two faces of this cosine similarity or more are one person twice (a collage, a mirror); 1 or more: never."""
+    alike: float = 0.5
+    """Faces on several pictures of this mean cosine similarity or more seem to be one person: proposed in people.csv, and kept on
+    one side of `validation`. One person measures 0.5 to 0.8 with buffalo_l, two below 0.3."""
 
 
 @dataclass
@@ -73,6 +78,9 @@ class ReferenceSettings:
     """Variants of each paired photo, which train against the light of the photos that people bring."""
     min_similarity: float = 0.0
     """A paired photo less alike than this (cosine) is left out; 0.3 weeds out wrong identities with buffalo_l."""
+    couple_folders: bool = False
+    """All pictures of one folder show the same two people, each a folder of their own: they are paired photos of each other. Who is
+    who among them, faces say; where they do not clearly, the photo is left out."""
     flip: float = 0.5
     """Chance that a variant is mirrored."""
     light: float = 1.0
@@ -96,7 +104,7 @@ class PrepareSettings:
     sources: list[Source] = field(default_factory=list)
     """Several sources, with their weights."""
     out: str = ""
-    """The folder that shards go to."""
+    """The folder that shards go to; on a disk, or by its URL on a store (with universal_pathlib)."""
     base: str = "sdxl-base-1.0"
     """The SDXL base whose VAE and text encoders are used: a diffusers folder, a .safetensors, mini, or tiny."""
     vision: str = "h94/IP-Adapter/models/image_encoder"
@@ -113,6 +121,12 @@ class PrepareSettings:
     """Longest bucket: the longer side over the shorter."""
     min_side: int = 512
     """Pictures with a shorter side below it are set aside, px."""
+    identities: str = ""
+    """A table that says who is on which picture: people.csv as an earlier run proposed it, corrected or not, or one of your own with
+    file_name (and source, where there are several), identity_1 and identity_2: whom the caption names first and second."""
+    validation: float | None = None
+    """Share of the samples that are held out for the validation loss, by people: nobody is on both sides, as far as identities and
+    faces say. Left empty: as the folder has it. It can be set or changed later, with `--merge FOLDER --validation 0.1`."""
     unknown_gender: Literal["set_aside", "left_to_right"] = "set_aside"
     """A caption names a man and a woman, and nothing says which face is whose: leave the picture out, or take the first
     one named for the one on the left."""
@@ -161,6 +175,7 @@ class PrepareSettings:
             raise TrainingError(
                 "There is nothing to prepare: give --data FOLDER, or sources in the YAML file.", code="no-source"
             )
+        self.check_merge()
         for source in self.all_sources():
             if not source.path:
                 raise TrainingError("A source has no path: say where its pictures are.", code="source-without-path")
@@ -172,6 +187,7 @@ class PrepareSettings:
             ("min_size", 1, math.inf),
             ("third_face_ratio", 0, math.inf),
             ("same_person", 0, math.inf),
+            ("alike", 0.05, 1),
         ):
             _range(f"faces.{name}", getattr(self.faces, name), low, high)
         for name, high in (
@@ -196,13 +212,22 @@ class PrepareSettings:
             )
         self.slice_of()
 
+    def check_merge(self) -> None:
+        """Refuse what cannot be of the settings that `--merge` reads. TrainingError."""
+        if self.validation is not None:
+            _range("validation", self.validation, 0.0, 0.5)
+
     def fingerprint(self) -> dict:
         """The settings that the contents of shards depend on; all parts of one data set have to agree in them."""
         free = ("data", "sources", "out", "slice", "merge", "workers", "batch_size", "device", "dtype")
+        free += ("identities", "validation")  # what the table says is in the list of pictures
         kept = {name: value for name, value in asdict(self).items() if name not in free}
         if not kept["references"]["augmented_paired"]:  # plans from before it was there stay the same
             del kept["references"]["augmented_paired"]
-        kept["faces"] = {name: value for name, value in kept["faces"].items() if name not in ("root", "provider")}
+        if not kept["references"]["couple_folders"]:
+            del kept["references"]["couple_folders"]
+        elsewhere = ("root", "provider", "alike")
+        kept["faces"] = {name: value for name, value in kept["faces"].items() if name not in elsewhere}
         kept["faces"] = {_ON_DISK.get(name, name): value for name, value in kept["faces"].items()}
         kept["references"] = {_ON_DISK.get(name, name): value for name, value in kept["references"].items()}
         for part, name in ((kept, "base"), (kept, "vision"), (kept["faces"], "pack")):

@@ -16,15 +16,16 @@ import errno
 import hashlib
 import io
 import json
+import shutil
 import tarfile
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from PIL import Image
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from dhumandiff.errors import short_error
@@ -33,11 +34,14 @@ from dhumandiff.io import atomic_write
 from .. import TrainingError
 from .balance import count_couples
 from .contract import FORMAT, FORMAT_VERSION
+from .store import StoreError, is_url, on_store, read_path
 
 if TYPE_CHECKING:
     from .encode import EncodedSample
 
-__all__ = ["Manifest", "ShardWriter", "merge", "read_plan", "to_json", "write_file"]
+__all__ = ["Manifest", "ShardWriter", "earlier_share", "merge", "read_entries", "read_plan", "to_json", "write_file"]
+
+_LONGEST_HEADER = 1 << 26  # bytes; a damaged file may say anything
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -79,8 +83,19 @@ def _disk_errors(path: Path) -> Iterator[None]:
 @contextmanager
 def _writing(path: Path) -> Iterator[_HashedFile]:
     """A file that appears under its name when it is whole; of one that is not, nothing is left behind."""
+    if is_url(str(path)):
+        with tempfile.TemporaryFile() as file:  # a store takes whole files only
+            yield _HashedFile(file)
+            on_store(str(path), lambda: _send(file, path))
+        return
     with _disk_errors(path), atomic_write(path, sync=True) as part, part.open("wb") as file:
         yield _HashedFile(file)
+
+
+def _send(file: BinaryIO, path: Path) -> None:
+    file.seek(0)
+    with path.open("wb") as there:
+        shutil.copyfileobj(file, there, 1 << 22)
 
 
 def write_file(path: Path, content: bytes | str) -> None:
@@ -121,7 +136,7 @@ class ShardWriter:
     @contextmanager
     def open(self) -> Iterator[ShardWriter]:
         """The shard appears under its name when the block ends well."""
-        for left in (self.path, *self.path.parent.glob(f"*{self.path.name}.*.part")):  # of a run that was killed
+        for left in (self.path, *_parts(self.path.parent, f"*{self.path.name}.*.part")):  # of a run that was killed
             left.unlink(missing_ok=True)
         with ExitStack() as self._stack:
             yield self
@@ -164,7 +179,7 @@ class Manifest:
     def read(self, number: int) -> dict[str, Any] | None:
         """The entry of a shard, or None where there is none that is whole."""
         try:
-            entry = json.loads((self.folder / f"{number:06d}.json").read_text(encoding="utf-8"))
+            entry = json.loads(read_path(self.folder / f"{number:06d}.json"))
             kinds = (
                 ("shard", str),
                 ("samples", int),
@@ -177,6 +192,8 @@ class Manifest:
                 all(isinstance(entry[name], kind) for name, kind in kinds) and len(entry["facts"]) == entry["samples"]
             )
             whole = whole and all({"source", "bucket"} <= {*fact} for fact in entry["facts"])
+        except StoreError:
+            raise
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
         return entry if whole else None
@@ -198,8 +215,14 @@ class Manifest:
             "set_aside": skipped,
             "facts": facts,
         }
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if not is_url(str(self.folder)):  # a store makes folders by itself
+            self.folder.mkdir(parents=True, exist_ok=True)
         write_file(self.folder / f"{number:06d}.json", to_json(entry))
+
+
+def _parts(folder: Path, pattern: str) -> Iterator[Path]:
+    """Half-written files; a store has none."""
+    return iter(()) if is_url(str(folder)) else folder.glob(pattern)
 
 
 def _whole(out: Path, entry: dict[str, Any]) -> bool:
@@ -213,6 +236,8 @@ def _unchanged(out: Path, entry: dict[str, Any]) -> bool:
     if entry["samples"] == 0:
         return True
     path = out / entry["shard"]
+    if is_url(str(out)):  # a store keeps checksums of its own; reading all of it back would take as long as making it
+        return True
     return _sha256(path, path.stat().st_mtime_ns) == entry["sha256"]
 
 
@@ -236,7 +261,7 @@ def read_plan(out: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        plan = json.loads(path.read_text(encoding="utf-8"))
+        plan = json.loads(read_path(path))
         if plan["format"] != FORMAT or plan["format_version"] != FORMAT_VERSION:
             raise TrainingError(
                 f"{path} is of another version of this program. Choose an empty folder for --out.",
@@ -251,11 +276,16 @@ def read_plan(out: Path) -> dict[str, Any] | None:
     return plan
 
 
-def merge(out: Path) -> list[dict[str, Any]]:
-    """Write dataset.json from the manifest of all shards; the same bytes, whoever made which slice.
+def earlier_share(out: Path) -> float:
+    """The share that dataset.json holds out; 0 where there is none yet."""
+    try:
+        return float(json.loads((out / "dataset.json").read_text(encoding="utf-8"))["validation"]["share"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0.0
 
-    Returns:
-        The manifest's entries, one a shard.
+
+def read_entries(out: Path) -> list[dict[str, Any]]:
+    """The manifest's entries of all shards.
 
     Raises:
         TrainingError: no such folder, or shards that are not there yet; the message names them.
@@ -275,10 +305,27 @@ def merge(out: Path) -> list[dict[str, Any]]:
             "(or bring their .tar and journal/*.json here), then merge again.",
             code="shards-missing",
         )
+    return entries
+
+
+def merge(out: Path, entries: Sequence[dict[str, Any]], held: Mapping[str, Sequence[str]], share: float) -> None:
+    """Write dataset.json from the manifest of all shards; the same bytes, whoever made which slice.
+
+    Args:
+        out: the folder.
+        entries: of all shards.
+        held: name of a shard -> the keys of its samples that are held out.
+        share: of the samples that was asked for; 0: nothing is held out.
+
+    Raises:
+        TrainingError: common.safetensors is not there, or the disk says no.
+    """
+    plan, manifest = read_plan(out), Manifest(out)
     try:
-        with safe_open(out / "common.safetensors", framework="pt") as file:
-            header = json.loads(file.metadata()["header"])
-    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+        with (out / "common.safetensors").open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(json.loads(file.read(min(length, _LONGEST_HEADER)))["__metadata__"]["header"])
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise TrainingError(
             f"{out / 'common.safetensors'} cannot be read ({short_error(error)}). Bring it from a slice.",
             code="unreadable-common",
@@ -303,12 +350,17 @@ def merge(out: Path) -> list[dict[str, Any]]:
             "pictures": plan["pictures"],
             "samples": len(facts),
             "set_aside": sum(len(entry["set_aside"]) for entry in entries),
+            "paired_people": sum(person.get("paired", 0) > 0 for fact in facts for person in fact["people"]),
         },
     }
-    for left in (*out.glob("*.part"), *manifest.folder.glob("*.part")):  # of runs that were killed; nobody writes now
+    if share:
+        dataset["validation"] = {"share": share, "samples": {name: list(keys) for name, keys in sorted(held.items())}}
+    for left in (
+        *_parts(out, "*.part"),
+        *_parts(manifest.folder, "*.part"),
+    ):  # of runs that were killed; nobody writes now
         left.unlink(missing_ok=True)
     write_file(out / "dataset.json", to_json(dataset))
-    return entries
 
 
 def _ranges(numbers: list[int]) -> str:

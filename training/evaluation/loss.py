@@ -50,7 +50,7 @@ def folders_of(config: TrainConfig) -> str:
 
 def describe(config: TrainConfig) -> str:
     """What `validation_loss` would do, from small files only."""
-    datasets, _ = open_datasets(config.data.validation)
+    datasets, _ = open_datasets(config.data.validation, "validation")
     return (
         f"Validation loss over {config.data.validation_batches} batches of {config.data.micro_batch_size} out of "
         f"{sum(dataset.samples for dataset in datasets)} samples of {folders_of(config)}."
@@ -71,7 +71,7 @@ def validation_loss(config: TrainConfig, adapter: Adapter) -> float:
     from ..run.precision import DTYPES, choose_precision
     from ..run.validation import validate
 
-    validation = open_datasets(config.data.validation)
+    validation = open_datasets(config.data.validation, "validation")
     objectives = build_objectives(config.objectives, validation[0])
     check_data(objectives, validation[0])
     accelerator = Accelerator(mixed_precision=choose_precision(config.precision))

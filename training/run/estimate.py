@@ -17,6 +17,7 @@ from ..objectives.losses import build_objectives, check_data
 from ..objectives.protocol import Objective
 from .base import BaseModel, check_shards_compatible, meta_base
 from .config import TrainConfig
+from .data_notes import data_notes
 from .init import init_adapter
 from .model import TrainableModel, build_model
 
@@ -64,6 +65,7 @@ def dry_run(config: TrainConfig) -> str:
         TrainingError: what `train` would raise before loading weights.
     """
     folders, _ = open_datasets(config.data.folders)
+    validation = open_datasets(config.data.validation, "validation")[0] if config.data.validation else []
     objectives = build_objectives(config.objectives, folders)
     check_data(objectives, folders)
     base, model = _meta_model(config, folders, objectives)
@@ -91,6 +93,7 @@ def dry_run(config: TrainConfig) -> str:
         "Time      unknown before it runs; the first console line has samples a second and the time left",
         f"Memory    about {memory.total:.1f} GB on each GPU. An estimate from shapes, not measured:",
         *(f"          {size:6.2f} GB  {what}" for what, size in memory.parts.items()),
+        *(f"Note      {note}" for note in data_notes(config, folders, validation)),
         "Next: the same command without --dry_run.",
     ]
     return "\n".join(lines)

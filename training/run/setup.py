@@ -25,6 +25,7 @@ from .checkpoint import Checkpoint, RunFolder, random_state, set_random_state
 from .checkpoint_checks import check_moments, damaged_checkpoint
 from .config import TrainConfig
 from .contents import check_contents, contents_of, validation_changed
+from .data_notes import data_notes
 from .init import cast_frozen, init_adapter
 from .low_rank import file_name, full_metadata, kept_tensors
 from .model import TrainableModel, build_model
@@ -174,7 +175,7 @@ def setup(config: TrainConfig) -> TrainState:
 
     # What can be refused without a model is refused first.
     data = open_datasets(config.data.folders)
-    validation = open_datasets(config.data.validation) if config.data.validation else None
+    validation = open_datasets(config.data.validation, "validation") if config.data.validation else None
     folders = data[0]
     objectives = build_objectives(config.objectives, folders)
     check_data(objectives, [*folders, *(validation[0] if validation else [])])
@@ -317,11 +318,12 @@ def _summary(state: TrainState) -> str:
     shards = sum(len(folder.shards) for folder in folders)
     trained = sum(parameter.numel() for parameter in state.trained)
     epochs = config.steps * data.batch_size / samples
+    notes = [f"\nNote: {note}" for note in data_notes(config, folders, state.validation[0] if state.validation else ())]
     balanced = [f"\nBalanced: {line}." for line in _balance(state).describe()] if data.balance else []
     return (
         f"{trained / 1e6:.1f} M weights are trained (initialized from {config.init.weights}); base {state.base.name}, "
         f"{state.adapter.info.layers} layers, predicts {state.base.sizes['prediction']}.\n"
         f"{samples} samples in {shards} shards; {config.steps} steps of {data.batch_size} samples "
         f"({data.gradient_accumulation_steps} passes of {data.micro_batch_size}) on "
-        f"{accelerator.num_processes} x {accelerator.device}, {epochs:.1f} epochs." + "".join(balanced)
+        f"{accelerator.num_processes} x {accelerator.device}, {epochs:.1f} epochs." + "".join([*balanced, *notes])
     )

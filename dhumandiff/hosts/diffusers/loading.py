@@ -167,7 +167,7 @@ def check_file(path: Path) -> None:
     if not path.exists():
         raise HostError(
             f"There is no base {path}. Give a diffusers folder or a checkpoint .safetensors of SDXL, for instance after "
-            "`hf download stabilityai/stable-diffusion-xl-base-1.0 --local-dir sdxl-base`; or mini, which ships.",
+            "`hf download stabilityai/stable-diffusion-xl-base-1.0 --local-dir sdxl-base-1.0`; or mini, which ships.",
             code="base-missing",
         )
     if path.suffix != ".safetensors":
