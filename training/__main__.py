@@ -1,5 +1,6 @@
 """The commands of training.
 
+    python -m training caption --data photos ...              pictures without captions -> captions
     python -m training prepare --data photos --out shards     pictures of two people -> shards
     python -m training train --config ... --run runs/pair     shards -> trained weights
     python -m training evaluate --run runs/pair --out scores  trained weights -> how good they are
@@ -20,6 +21,7 @@ from dhumandiff.errors import DHumanDiffError
 from dhumandiff.io import print_any_letter, why_not_written
 
 COMMANDS = {
+    "caption": (".caption", "have captions written for pictures that have none, by a function of yours"),
     "prepare": (".prepare", "turn pictures of two people into shards that training streams"),
     "train": (".train", "train the adapter on shards"),
     "evaluate": (".evaluate", "judge trained weights: by pictures of cases on any base, by the loss on held-out data"),
