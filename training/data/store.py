@@ -34,6 +34,7 @@ __all__ = [
 WAITS = (1.0, 5.0, 15.0)
 """Seconds before a store is asked once more."""
 
+_FOR_GOOD = (PermissionError, ImportError, ValueError, TypeError)  # asking again would change nothing
 _AT_ONCE = 500  # files asked for in one call
 
 Given = TypeVar("Given")
@@ -177,16 +178,17 @@ def on_store(url: str, ask: Callable[[], Given]) -> Given:
         FileNotFoundError, IsADirectoryError: the store's answer is that there is no such file.
         StoreError: it has none.
     """
-    for wait in (*WAITS, None):
+    for asked, wait in enumerate((*WAITS, None), 1):
         try:
             return ask()
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError, DHumanDiffError):
             raise
         except Exception as error:  # each store has errors of its own
-            if wait is None:
+            if wait is None or isinstance(error, _FOR_GOOD):
+                times = f"asked {asked} times" if asked > 1 else "asked once"
                 raise StoreError(
-                    f"{url} cannot be read or written, asked {len(WAITS) + 1} times ({short_error(error, kind=True)}). Nothing "
-                    "finished is lost: see that the store is there and lets you in, and run the same command again.",
+                    f"{url} cannot be read or written, {times} ({short_error(error, kind=True)}). Nothing finished is lost: see that "
+                    "the store is there and lets you in, and run the same command again.",
                     code="store-does-not-answer",
                 ) from error
         time.sleep(wait)
