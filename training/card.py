@@ -85,9 +85,11 @@ def model_card(
 ) -> str:
     """The text of README.md. made: the files, the card last."""
     used, info, step = checkpoint.config, adapter.info, checkpoint.step
+    agreed = checkpoint.fingerprint["shards"]
+    held = [sum(map(len, held.values())) for _, held in checkpoint.fingerprint.get("held_out", [])] or [0] * len(agreed)
     shards = [
-        (folder["path"], sum(count for _, count in shards))
-        for folder, shards in zip(used["data"]["folders"], checkpoint.fingerprint["shards"], strict=True)
+        (folder["path"], sum(count for _, count in shards) - out)
+        for folder, shards, out in zip(used["data"]["folders"], agreed, held, strict=True)
     ]
     losses = [entry for entry in read_log(run.folder / LOG) if "loss" in entry and entry["step"] <= step]
     scored_by = "validation" if used["data"]["validation"] else "training, smoothed"

@@ -12,6 +12,7 @@ A low-rank run (init.rank) makes one small file that is loaded beside its full a
 from __future__ import annotations
 
 import json
+import shlex
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import yaml
+from safetensors import safe_open
 from torch import Tensor
 
 from dhumandiff import Adapter
@@ -31,7 +34,7 @@ from . import TrainingError
 from .card import NOT_CHOSEN, model_card
 from .hub import check_hub, push
 from .parsing import check_setting, parse
-from .run.checkpoint import RunFolder, adapter_of
+from .run.checkpoint import CONFIG_FILE, RunFolder, adapter_of
 from .run.low_rank import is_low_rank
 
 __all__ = ["ExportConfig", "export", "main"]
@@ -90,8 +93,33 @@ def main(argv: Sequence[str] | None = None) -> None:
     if api is not None:
         print(f"Pushed to {push(api, config.push, config.private, expand_user(config.out), made)}.")
     print(
-        f"Made {', '.join(map(str, made))}.\nLook through the card before you pass it on. Next: put {native.name} into "
-        f"ComfyUI/models/dhumandiff/, or: python -m dhumandiff generate --adapter {native} ..."
+        f"Made {', '.join(map(str, made))}.\nLook through the card before you pass it on. Put {native.name} into "
+        f"ComfyUI/models/dhumandiff/, or draw with two photos of your own.\nNext: {_drawing_command(config.run, native)}"
+    )
+
+
+def _drawing_command(run: str, native: Path) -> str:
+    """A command line that draws with the exported weights, on the base and with the face pack of the run."""
+    settings = yaml.safe_load((expand_user(run) / CONFIG_FILE).read_text(encoding="utf-8"))
+    with safe_open(native, framework="pt") as file:
+        told = file.metadata() or {}
+    base, recognizer, full = str(settings["base"]["path"]), told.get("recogniser", ""), str(settings["init"]["weights"])
+    words = ["--base", base, "--adapter", str(native)]
+    words += ["--full-adapter", full] if told.get("format") == low_rank.FORMAT and Path(full).exists() else []
+    words += [] if recognizer in ("", "buffalo_l", base) else ["--face-pack", recognizer]
+    words += ["--person-1", "anna.jpg", "--person-2", "ben.jpg"]
+    return shlex.join(
+        [
+            "python",
+            "-m",
+            "dhumandiff",
+            "generate",
+            *words,
+            "--prompt",
+            "A woman@1 and a man@2 in a park",
+            "--out",
+            "portrait.png",
+        ]
     )
 
 

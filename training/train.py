@@ -10,6 +10,7 @@ The same command resumes where the last one ended, for whatever reason; so does 
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -46,13 +47,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     if int(os.environ.get("RANK", "0")) == 0:
         if result.signal:
             print(
-                f"Ended at step {result.step} of {config.steps}: {result.checkpoint}.\nNext: the same command resumes from there."
+                f"Ended at step {result.step} of {config.steps}: {result.checkpoint}.\n"
+                f"Next, to go on from there: python -m training train --run {shlex.quote(str(result.run))}"
             )
         else:
             also = [f"{path}" for path in (result.plot, result.grid) if path is not None]
             print(
                 f"Made {result.checkpoint} (loss {result.loss:.4f}){''.join(f', {path}' for path in also)}.\n"
-                f"Next: python -m training export --run {result.run} --out {result.run}/export"
+                f"Next: python -m training export --run {shlex.quote(str(result.run))} --out {shlex.quote(f'{result.run}/export')}"
             )
     if result.signal:
         raise SystemExit(130 if result.signal == signal.SIGINT else 143)

@@ -140,7 +140,7 @@ def test_people_on_several_pictures_are_proposed_and_used_on_request(tmp_path):
     assert "alone.png" not in str(proposed)
     assert "The same people: 8 seem to be on several pictures" in told
     assert report_of(tmp_path / "out")["people_with_paired_photos"] == 0
-    assert Image.open(tmp_path / "out" / "people.png").size == (768, 8 * 116)
+    assert Image.open(tmp_path / "out" / "people.png").size == (3 * 96, 8 * 116)
 
     made(data, tmp_path / "again", identities=str(tmp_path / "out" / "people.csv"))
     assert report_of(tmp_path / "again")["people_with_paired_photos"] == 24

@@ -1,10 +1,13 @@
 """`python -m training export`: files that the nodes load, and a card that says where they come from."""
 
 import json
+import shlex
 import shutil
+from itertools import pairwise
 
 import pytest
 import torch
+import yaml
 from support.refused import refused
 from support.shards import make_shards
 from support.small_base import SD15, make_base, make_config
@@ -143,7 +146,13 @@ def test_the_command_says_what_it_made_and_what_comes_next(run, tmp_path, capsys
     export.main(["--run", str(run), "--out", str(tmp_path / "pair"), "--name", "two"])
     told = capsys.readouterr().out
     assert "two.safetensors" in told
-    assert "Next: put two.safetensors into ComfyUI/models/dhumandiff/" in told
+    assert "Put two.safetensors into ComfyUI/models/dhumandiff/" in told
+    *_, line = told.strip().splitlines()
+    words = shlex.split(line.removeprefix("Next: "))  # a command line as it is
+    assert words[:4] == ["python", "-m", "dhumandiff", "generate"]
+    given = dict(pairwise(words[4:]))
+    assert (given["--adapter"], given["--face-pack"]) == (str(tmp_path / "pair" / "two.safetensors"), "tiny")
+    assert given["--base"] == yaml.safe_load((run / "config.yaml").read_text())["base"]["path"]
 
 
 @pytest.mark.parametrize(

@@ -190,7 +190,9 @@ def test_a_run_ended_by_a_signal_says_how_to_go_on_and_ends_with_its_code(settin
     monkeypatch.setattr(loop, "train", lambda config: ended)
     with pytest.raises(SystemExit, match=str(code)):
         train.main(settings)
-    assert "Ended at step 3 of 20000: run/checkpoints/step-00000003.\nNext: the same command" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "Ended at step 3 of 20000: run/checkpoints/step-00000003.\n" in told
+    assert told.endswith("python -m training train --run run\n")
 
 
 def test_a_run_says_what_it_made_and_what_comes_next(settings, tmp_path, capsys):

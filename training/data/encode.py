@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dhumandiff.errors import HostError, PromptError
+from dhumandiff.errors import FaceError, HostError, PromptError
 from dhumandiff.faces import Face, FaceAnalyzer, InsightFaceAnalyzer, load_face_analysis
 from dhumandiff.hosts.diffusers.loading import choose_device, choose_dtype, load_pipeline
 from dhumandiff.hosts.diffusers.text import encode_prompt, token_positions
@@ -254,7 +254,16 @@ def load_faces(settings: FaceSettings) -> FaceAnalyzer:
         return mini_faces()
     if is_plugin(settings.pack):
         return make_plugin(settings.pack, "faces.pack")
-    analyzer = load_face_analysis(settings.pack, settings.root or None, settings.provider)
+    try:
+        analyzer = load_face_analysis(settings.pack, settings.root or None, settings.provider)
+    except FaceError as error:
+        if error.code != "pack-missing":
+            raise
+        raise FaceError(  # its advice is for nodes and Python
+            f"faces.pack: {str(error).partition(' Unpack ')[0]} Unpack the pack's zip (https://github.com/deepinsight/insightface/releases) "
+            "to that folder, or name another one: --faces.pack FOLDER. `python -m dhumandiff doctor` says what is there.",
+            code="pack-missing",
+        ) from error
     if not isinstance(analyzer, InsightFaceAnalyzer):  # without InsightFace there is no model of gender
         return analyzer
     folder = Path(getattr(analyzer.app, "model_dir", "") or "")

@@ -51,11 +51,12 @@ class People:
 
     @property
     def proposed(self) -> dict[str, list[tuple[int, int]]]:
-        """Proposed name -> (sample, which of its two) of everybody who seems to be on several pictures."""
+        """Proposed name -> (sample, which of its two) of all who seem to be on several pictures and have no other photo yet."""
         found: dict[str, list[tuple[int, int]]] = defaultdict(list)
         for sample, (fact, names) in enumerate(zip(self.facts, self.names, strict=True)):
             for which, name in enumerate(names):
-                if name and not fact["people"][which].get("identity"):
+                person = fact["people"][which]
+                if name and not person["identity"] and not person["paired"]:
                     found[name].append((sample, which))
         return found
 
@@ -117,7 +118,7 @@ def hold_out(people: People, share: float, seed: int) -> list[int]:
     seen: dict[Any, int] = {}
     edges = [*people.duplicates]
     for sample, fact in enumerate(people.facts):
-        named = [(fact["source"], person["identity"]) for person in fact["people"] if person.get("identity")]
+        named = [(fact["source"], person["identity"]) for person in fact["people"] if person["identity"]]
         faces = people.groups[sample].tolist() if people.groups is not None else []
         edges += [(seen.setdefault(who, sample), sample) for who in (*named, *faces)]
     first, second = (np.array([edge[side] for edge in edges], int) for side in (0, 1))

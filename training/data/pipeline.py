@@ -175,9 +175,10 @@ def _finish(out: Path, settings: PrepareSettings) -> str:
     manifest, plan = Manifest(out), read_plan(out)
     missing = [number for number in range(plan["shards"]) if not manifest.is_finished(number)]
     if missing:
+        split = f" --validation {settings.validation:g}" if settings.validation else ""
         return (
             f"The slice {settings.slice} of {out} is finished; {len(missing)} of {plan['shards']} shards belong to "
-            f"slices that are not. When all are there: python -m training prepare --merge {out}"
+            f"slices that are not. When all are there: python -m training prepare --merge {out}{split}"
         )
     return merge_slices(settings)
 

@@ -270,7 +270,7 @@ def _plot(histograms: dict[str, dict[str, int]], path: Path) -> None:
     write_file(path, stream.getvalue())
 
 
-def _ending(out: Path, report: dict[str, Any], size: int, sheets: tuple[bool, bool], settings: PrepareSettings) -> str:
+def _ending(out: Path, report: dict[str, Any], size: int, sheets: tuple[int, bool], settings: PrepareSettings) -> str:
     reasons = ", ".join(f"{count} {reason}" for reason, count in report["set_aside"].items())
     lines = [
         f"{out}: {report['samples']} samples from {report['pictures']} pictures, {size / 1e6:.1f} MB of shards.",
@@ -295,7 +295,10 @@ def _ending(out: Path, report: dict[str, Any], size: int, sheets: tuple[bool, bo
             else "Held out for validation: nothing, because all pictures show people who are on the others, too. Bring other people."
         )
     if sheets[0]:
-        lines.append(f"Look at {out / 'contact_sheet.png'}: is each coloured word the person in the box of its colour?")
+        shown = f" ({sheets[0]} of the {report['samples']})" if sheets[0] < report["samples"] else ""
+        lines.append(
+            f"Look at {out / 'contact_sheet.png'}{shown}: is each coloured word the person in the box of its colour?"
+        )
     if report["samples"]:
         lines.append(f"Next: {training_command(out, settings.base, bool(report['held_out']))}")
     else:

@@ -24,13 +24,13 @@ _COLUMNS, _WIDTH, _TEXT = 4, 360, 200  # pictures a row; px of a tile and, at mo
 _PEOPLE, _FACES, _FACE = 24, 8, 96  # people on their sheet, faces of each, px of one
 
 
-def contact_sheet(out: Path, entries: Sequence[dict[str, Any]]) -> bool:
-    """Up to 24 samples, evenly over the data; False when the shards hold no pictures."""
+def contact_sheet(out: Path, entries: Sequence[dict[str, Any]]) -> int:
+    """Up to 24 samples, evenly over the data; gives how many, 0 when the shards hold no pictures."""
     keys = [(entry["shard"], fact["key"]) for entry in entries for fact in entry["facts"]]
     step = max(1, math.ceil(len(keys) / _SHEET))
     tiles = [tile for tile in (_tile(*found) for found in _read(out, keys[::step])) if tile is not None]
     if not tiles:
-        return False
+        return 0
     columns = min(_COLUMNS, len(tiles))
     rows = [tiles[i : i + columns] for i in range(0, len(tiles), columns)]
     heights = [max(tile.height for tile in row) for row in rows]
@@ -43,7 +43,7 @@ def contact_sheet(out: Path, entries: Sequence[dict[str, Any]]) -> bool:
     stream = io.BytesIO()
     sheet.save(stream, "PNG")
     write_file(out / "contact_sheet.png", stream.getvalue())
-    return True
+    return len(tiles)
 
 
 def _read(out: Path, keys: Iterable[tuple[str, str]]) -> Iterable[tuple[dict[str, Any], bytes]]:
@@ -127,7 +127,8 @@ def people_sheet(out: Path, entries: Sequence[dict[str, Any]], people: People) -
     }
     if not found:
         return False
-    sheet = Image.new("RGB", (_FACES * _FACE, len(rows) * (_FACE + 20)), "white")
+    columns = max(2, *(len(places[:_FACES]) for _, places in rows))
+    sheet = Image.new("RGB", (columns * _FACE, len(rows) * (_FACE + 20)), "white")
     draw = ImageDraw.Draw(sheet)
     for line, (name, places) in enumerate(rows):
         top = line * (_FACE + 20)

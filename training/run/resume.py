@@ -34,8 +34,8 @@ def resume_fingerprint(
         "data.shuffle_buffer": config.data.shuffle_buffer,
         "optimizer.name": config.optimizer.name,
     }
-    held_out = [[folder.part, folder.held_out] for folder in folders]
-    if any(held for _, held in held_out):
+    held_out = [[folder.part, folder.held_out if folder.part == "train" else {}] for folder in folders]
+    if any(part != "all" for part, _ in held_out):
         fingerprint["held_out"] = held_out
     return _as_read_back(fingerprint)
 

@@ -11,7 +11,7 @@ scene vary apart from it. No torch, no files: PIL and NumPy only. `python -m dhu
 
 from .body import ACTIONS, COLORS, GARMENTS, Outfit
 from .caption import HEAD_WORDS, SCENE_WORDS, Script, write_caption
-from .dataset import write_dataset
+from .dataset import write_album, write_dataset
 from .identity import APART, SPLITS, Identity, distance, features, people, sample_identity
 from .light import LIGHTS, relight
 from .picture import EVEN_LIGHT, SIZE, Drawn, Figure, Portrait, draw_figures, draw_reference, reference_pose
@@ -66,6 +66,7 @@ __all__ = [
     "sample_script",
     "sample_strangers",
     "tell_faces",
+    "write_album",
     "write_caption",
     "write_dataset",
 ]

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .identity import Identity
+from .identity import Identity, people
 from .picture import REFERENCE_SIZE, SIZE, draw_reference
 from .sample import sample_couple, sample_pair
 
-__all__ = ["write_dataset"]
+__all__ = ["write_album", "write_dataset"]
 
 
 def write_dataset(
@@ -51,6 +51,27 @@ def write_dataset(
                 drawn.add(who.name)
         count += 1
     return count
+
+
+def write_album(folder: str | Path, couples: int = 10, each: int = 4) -> int:
+    """Write pictures as people have them, a folder a couple: couple_01/1.png and 1.txt with the caption; returns how many.
+
+    Args:
+        folder: the album's; made if need be.
+        couples: how many.
+        each: pictures of a couple.
+    """
+    pool = people("train", 2 * couples)
+    for couple in range(couples):
+        room = Path(folder) / f"couple_{couple + 1:02d}"
+        room.mkdir(parents=True, exist_ok=True)
+        for number in range(each):
+            two = pool[2 * couple], pool[2 * couple + 1]
+            sample = sample_pair(couple * each + number, two[:: 1 if number % 2 == 0 else -1], references=0)
+            Image.fromarray(sample.picture).save(room / f"{number + 1}.png")
+            text = sample.annotation["image_caption"]["text"]
+            (room / f"{number + 1}.txt").write_text(text + "\n", encoding="utf-8")
+    return couples * each
 
 
 def write_references(folder: Path, who: Identity, count: int, size: int = REFERENCE_SIZE) -> None:
