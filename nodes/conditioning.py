@@ -11,7 +11,17 @@ from ..dhumandiff.methods.paired.cascade import FOCUS_FRACTION, SCENE_STRENGTH
 from ..dhumandiff.methods.paired.settings import CascadeSettings
 from ..dhumandiff.references.reference import same_person_warning
 from .comfy.patch import apply_people
-from .comfy.schema import ADVANCED, AdapterType, ReferenceType, check_choice, schema, tell
+from .comfy.schema import (
+    ADVANCED,
+    SHARE,
+    STRENGTH,
+    AdapterType,
+    ReferenceType,
+    check_choice,
+    schema,
+    start_before_end,
+    tell,
+)
 from .people import check_layout_masks, masks_in_order, references_in_order
 
 if TYPE_CHECKING:
@@ -34,8 +44,8 @@ class DHDApplyPair(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        person_strength = {"default": 1.0, "min": 0.0, "max": 3.0, "step": 0.05, **ADVANCED}
-        share = {"min": 0.0, "max": 1.0, "step": 0.01, **ADVANCED}
+        person_strength = {"default": 1.0, **STRENGTH, **ADVANCED}
+        share = {**SHARE, **ADVANCED}
         return schema(
             node_id="DHDApplyPair",
             display_name="Apply Disparity-Aware Conditioning",
@@ -55,9 +65,7 @@ class DHDApplyPair(io.ComfyNode):
                 io.Float.Input(
                     "strength",
                     default=1.0,
-                    min=0.0,
-                    max=3.0,
-                    step=0.05,
+                    **STRENGTH,
                     tooltip="How much the faces count. 1.0 is as trained; less gives the words more say. The cascade puts its "
                     "scene and face strength in the place of this one.",
                 ),
@@ -90,9 +98,7 @@ class DHDApplyPair(io.ComfyNode):
                 io.Float.Input(
                     "scene_strength",
                     default=SCENE_STRENGTH,
-                    min=0.0,
-                    max=3.0,
-                    step=0.05,
+                    **STRENGTH,
                     optional=True,
                     tooltip="How much the faces count outside of the faces, with `cascade` one_pass.",
                     **ADVANCED,
@@ -148,9 +154,7 @@ class DHDApplyPair(io.ComfyNode):
         cls, start: float | None = None, end: float | None = None, during: str | None = None
     ) -> bool | str:
         counts = during is None or DURING.get(during) is None
-        if counts and start is not None and end is not None and start >= end:
-            return f"start ({start:g}) must be before end ({end:g}): they are shares of sampling."
-        return True
+        return start_before_end(start, end) if counts else True
 
     @classmethod
     def execute(

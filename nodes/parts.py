@@ -11,7 +11,17 @@ from ..dhumandiff.methods.parts2whole.part import LABELS
 from .comfy.folders import parts_choices, parts_path
 from .comfy.parts2whole import apply_parts, encode_part
 from .comfy.parts_models import load_parts2whole
-from .comfy.schema import ADVANCED, PartsType, PartsWeightsType, check_choice, schema, tell
+from .comfy.schema import (
+    ADVANCED,
+    SHARE,
+    STRENGTH,
+    PartsType,
+    PartsWeightsType,
+    check_choice,
+    schema,
+    start_before_end,
+    tell,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -96,9 +106,7 @@ class DHDEncodePart(io.ComfyNode):
                 io.Float.Input(
                     "strength",
                     default=1.0,
-                    min=0.0,
-                    max=3.0,
-                    step=0.05,
+                    **STRENGTH,
                     tooltip="How much the part counts: 1 is as trained, 0 as if it were not there.",
                     **ADVANCED,
                 ),
@@ -140,7 +148,7 @@ class DHDApplyParts(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        share = {"min": 0.0, "max": 1.0, "step": 0.01, **ADVANCED}
+        share = {**SHARE, **ADVANCED}
         return schema(
             node_id="DHDApplyParts",
             display_name="Apply Parts",
@@ -154,9 +162,7 @@ class DHDApplyParts(io.ComfyNode):
                 io.Float.Input(
                     "image_strength",
                     default=1.0,
-                    min=0.0,
-                    max=3.0,
-                    step=0.05,
+                    **STRENGTH,
                     tooltip="How much the parts' image tokens count beside their features. 1 is as trained.",
                     **ADVANCED,
                 ),
@@ -190,9 +196,7 @@ class DHDApplyParts(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, start: float | None = None, end: float | None = None) -> bool | str:
-        if start is not None and end is not None and start >= end:
-            return f"start ({start:g}) must be before end ({end:g}): they are shares of sampling."
-        return True
+        return start_before_end(start, end)
 
     @classmethod
     def execute(

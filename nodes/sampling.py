@@ -13,7 +13,7 @@ from ..dhumandiff.methods.paired.cascade import FACE_STRENGTH, FOCUS_FRACTION, S
 from ..dhumandiff.methods.paired.settings import MODES, CascadeSettings
 from .comfy.guider import CascadeGuider
 from .comfy.sampling import MAX_STEPS, SAMPLERS, SCHEDULERS, sample_like_ksampler
-from .comfy.schema import ADVANCED, check_choice, progress_text, schema
+from .comfy.schema import ADVANCED, SHARE, STRENGTH, check_choice, progress_text, schema
 
 
 def cascade_inputs() -> list[io.Input]:
@@ -22,25 +22,19 @@ def cascade_inputs() -> list[io.Input]:
         io.Float.Input(
             "scene_strength",
             default=SCENE_STRENGTH,
-            min=0.0,
-            max=3.0,
-            step=0.05,
+            **STRENGTH,
             tooltip="How much the faces count outside of the faces: less lets clothing and place follow the words.",
         ),
         io.Float.Input(
             "face_strength",
             default=FACE_STRENGTH,
-            min=0.0,
-            max=3.0,
-            step=0.05,
+            **STRENGTH,
             tooltip="How much the faces count where the faces are: more is more alike.",
         ),
         io.Float.Input(
             "focus_share",
             default=FOCUS_FRACTION,
-            min=0.0,
-            max=1.0,
-            step=0.01,
+            **SHARE,
             tooltip="Share of the picture that counts as face: 0.10 for half figures; more for close-ups, less for full bodies.",
             **ADVANCED,
         ),

@@ -16,11 +16,14 @@ from .comfy.folders import withanyone_choices, withanyone_path
 from .comfy.schema import (
     ADVANCED,
     FORCE_INPUT,
+    SHARE,
+    STRENGTH,
     BoundingBoxType,
     ReferenceType,
     WithAnyoneType,
     check_choice,
     schema,
+    start_before_end,
     tell,
 )
 from .comfy.withanyone import PRECISIONS, load_withanyone
@@ -90,8 +93,7 @@ class DHDApplyWithAnyone(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        share = {"min": 0.0, "max": 1.0, "step": 0.01}
-        strength = {"default": 1.0, "min": 0.0, "max": 3.0, "step": 0.05}
+        strength = {"default": 1.0, **STRENGTH}
         return schema(
             node_id="DHDApplyWithAnyone",
             display_name="Apply WithAnyone",
@@ -112,7 +114,7 @@ class DHDApplyWithAnyone(io.ComfyNode):
                 io.Float.Input(
                     "form",
                     default=0.5,
-                    **share,
+                    **SHARE,
                     tooltip="0, in spirit: who it is, with freedom in expression, pose and age. 1, in form: nearer to the photo. Above 0 "
                     "references need SigLIP (Load SigLIP Vision).",
                 ),
@@ -157,7 +159,7 @@ class DHDApplyWithAnyone(io.ComfyNode):
                     "start",
                     default=0.0,
                     optional=True,
-                    **share,
+                    **SHARE,
                     **ADVANCED,
                     tooltip="Share of sampling at which people begin to count.",
                 ),
@@ -165,7 +167,7 @@ class DHDApplyWithAnyone(io.ComfyNode):
                     "end",
                     default=1.0,
                     optional=True,
-                    **share,
+                    **SHARE,
                     **ADVANCED,
                     tooltip="Share of sampling at which they cease to count.",
                 ),
@@ -176,9 +178,7 @@ class DHDApplyWithAnyone(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, start: float | None = None, end: float | None = None) -> bool | str:
-        if start is not None and end is not None and start >= end:
-            return f"start ({start:g}) must be before end ({end:g}): they are shares of sampling."
-        return True
+        return start_before_end(start, end)
 
     @classmethod
     def execute(

@@ -35,6 +35,18 @@ ADVANCED: dict[str, Any] = (
     {"advanced": True} if "advanced" in inspect.signature(io.Float.Input.__init__).parameters else {}
 )
 
+STRENGTH: dict[str, Any] = {"min": 0.0, "max": 3.0, "step": 0.05}
+"""Of an input for how much people or parts count; 1 is as trained."""
+SHARE: dict[str, Any] = {"min": 0.0, "max": 1.0, "step": 0.01}
+"""Of an input for a share of sampling or of the picture."""
+
+
+def start_before_end(start: float | None, end: float | None) -> bool | str:
+    """For a node's `validate_inputs`: True, or what is wrong with its inputs start and end; None is linked and not known yet."""
+    if start is not None and end is not None and start >= end:
+        return f"start ({start:g}) must be before end ({end:g}): they are shares of sampling."
+    return True
+
 
 def schema(**fields: Any) -> io.Schema:
     """An `io.Schema` in this pack's category, without the fields that an older ComfyUI does not know."""
