@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -166,7 +167,7 @@ def apply_parts(
     size = parts[0].size
     if masks is not None:
         people.latent_masks(size, masks.shape[1])
-    applied = AppliedPeople(people=people, adapter=weights, layers=len(layers), strength=1.0, start=start, end=end)
+    applied = AppliedParts(people=people, adapter=weights, layers=len(layers), strength=1.0, start=start, end=end)
     keys = [key for key, _ in layers]
     patched = put_on(model, applied, keys)
     present = patched.model_options["transformer_options"].get("patches_replace", {}).get("attn1", {})
@@ -174,8 +175,7 @@ def apply_parts(
         previous = present.get(key, present.get(key[:2]))
         if previous is not None:
             raise HostError(
-                "Another node has replaced the MODEL's self-attention, in which the parts are read. Put Apply Parts before that "
-                "node, or leave one of the two away.",
+                "Another node has replaced the MODEL's self-attention, in which the parts are read. Leave one of the two away.",
                 code="self-attention-replaced",
             )
         # Without the number within the block, of which there is one: so PerturbedAttentionGuidance's own pass takes its place.
@@ -185,17 +185,50 @@ def apply_parts(
     return patched, notes
 
 
+@dataclasses.dataclass(eq=False)
+class AppliedParts(AppliedPeople):
+    """Parts on one MODEL.
+
+    Attributes:
+        reached: layers whose self-attention a run came to.
+    """
+
+    reached: set[int] = dataclasses.field(default_factory=set)
+
+    def check_coverage(self, call: UNetCall, options: dict[str, Any]) -> None:
+        """See that the first call of a run went through every self-attention, too.
+
+        Raises:
+            HostError: another node put its own in place of one.
+        """
+        missed = 0 if self.coverage_checked else self.layers - len(self.reached)
+        super().check_coverage(call, options)
+        if missed:
+            raise HostError(
+                f"Another node replaced the self-attention of {missed} of {self.layers} layers behind Apply Parts, so the parts would "
+                "be missing there. Leave one of the two nodes away. (SelfAttentionGuidance is such a node, "
+                "PerturbedAttentionGuidance is not.)",
+                code="parts-attention-replaced",
+            )
+
+    def clear_cache(self) -> None:
+        """Let go of what a run computed."""
+        super().clear_cache()
+        self.reached.clear()
+
+
 class PartsAttention:
     """Self-attention of one layer, in which each person's positions also read that person's parts."""
 
     def __init__(
-        self, applied: AppliedPeople, people: PartsConditioning, layer: int, attention: Any, wanted: tuple[int, int]
+        self, applied: AppliedParts, people: PartsConditioning, layer: int, attention: Any, wanted: tuple[int, int]
     ) -> None:
         self.applied, self.people, self.layer = applied, people, layer
         self.attention, self.wanted = attention, wanted
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
         heads, call = extra_options["n_heads"], extra_options[CALL]
+        self.applied.reached.add(self.layer)
         if not self.applied.act_in(call):
             precision = extra_options["attn_precision"]
             return optimized_attention(q, k, v, heads, attn_precision=precision, transformer_options=extra_options)

@@ -5,11 +5,11 @@ import comfy.samplers
 import dhd_pack.dhumandiff.testing as tiny
 import pytest
 import torch
-from comfy.ldm.modules.attention import optimized_attention
 from dhd_pack.nodes.comfy.attention import people_of
 from dhd_pack.nodes.comfy.guider import CascadeGuider
 from dhd_pack.nodes.comfy.patch import apply_people, check_compatible
 from support import tiny_comfy
+from support.other_packs import Chaining, with_chain, with_ip_adapter
 from support.refused import refused
 from support.sampling import guider, predict, sample, sigma_at
 
@@ -19,57 +19,6 @@ PICTURE = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(3)) 
 
 def run(model, sigma=None):
     return predict(guider(model, POSITIVE, NEGATIVE), PICTURE, sigma_at(model, 500))
-
-
-class Chaining:
-    """An attn2 replace that adds something and asks whatever stood there before."""
-
-    def __init__(self, previous=None):
-        self.previous = previous
-
-    def __call__(self, q, k, v, extra_options):
-        before = self.previous or (lambda q, k, v, o: optimized_attention(q, k, v, o["n_heads"]))
-        return before(q, k, v, extra_options) + 0.5 * q
-
-
-def with_chain(model, keys):
-    chained = model.clone()
-    present = chained.model_options["transformer_options"].get("patches_replace", {}).get("attn2", {})
-    for key in keys:
-        chained.set_model_attn2_replace(Chaining(present.get(key)), *key)
-    return chained
-
-
-class Attn2Replace:
-    """The protocol of ComfyUI_IPAdapter_plus: terms join by ``add``, and the sum goes to the text's attention."""
-
-    def __init__(self, function, **options):
-        self.terms = [(function, options)]
-
-    def add(self, function, **options):
-        self.terms.append((function, options))
-
-    def __call__(self, q, k, v, extra_options):
-        out = optimized_attention(q, k, v, extra_options["n_heads"])
-        for function, options in self.terms:
-            out = out + function(out, q, k, v, extra_options, **options)
-        return out
-
-
-def ip_term(out, q, k, v, extra_options, sigma_start=None, sigma_end=None, size=0.0):
-    return size * q
-
-
-def with_ip_adapter(model, keys, size=0.5):
-    joined = model.clone()
-    options = {"sigma_start": 1e9, "sigma_end": 0.0, "size": size}
-    for key in keys:
-        attn2 = joined.model_options["transformer_options"].setdefault("patches_replace", {}).setdefault("attn2", {})
-        if key in attn2:
-            attn2[key].add(ip_term, **options)
-        else:
-            joined.set_model_attn2_replace(Attn2Replace(ip_term, **options), *key)
-    return joined
 
 
 @pytest.mark.parametrize("other", [with_chain, with_ip_adapter], ids=["chaining replace", "IPAdapter_plus"])

@@ -34,3 +34,13 @@ def load_pack() -> None:
     pack = importlib.util.module_from_spec(spec)
     sys.modules["dhd_pack"] = pack
     spec.loader.exec_module(pack)
+
+
+def stock_nodes():
+    """ComfyUI's own nodes.py, whose name is that of the pack's folder."""
+    if "comfyui_nodes" not in sys.modules:
+        spec = importlib.util.spec_from_file_location("comfyui_nodes", COMFYUI / "nodes.py")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["comfyui_nodes"] = module
+        spec.loader.exec_module(module)
+    return sys.modules["comfyui_nodes"]
