@@ -11,10 +11,10 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..dhumandiff.errors import AdapterError, FaceReferenceError
-from ..dhumandiff.faces import InsightFaceAnalyzer, as_analyzer
+from ..dhumandiff.faces import as_analyzer, load_face_analysis
 from ..dhumandiff.faces.drawing import draw_crop
 from ..dhumandiff.io import why_not_written
-from ..dhumandiff.references.encode import EncodeReport, encode_reference
+from ..dhumandiff.references.encode import WHOLE_PHOTO, EncodeReport, encode_reference
 from ..dhumandiff.references.reference import FaceReference
 from .comfy.folders import (
     face_pack,
@@ -30,25 +30,37 @@ from .comfy.schema import ADVANCED, FACE_ANALYSIS_TYPES, ReferenceType, check_ch
 from .comfy.vision import ClipVisionEncoder, SiglipEncoder, load_siglip
 
 DEVICES = ("auto", "CPU", "CUDA", "CoreML", "DirectML")
-WHICH = ("largest", "left-most", "right-most", "by index")
+WHICH = ("largest", "left-most", "right-most", "by index", WHOLE_PHOTO)
 
 
 class DHDLoadFaceAnalysis(io.ComfyNode):
-    """An InsightFace model pack on a chosen device."""
+    """Face models on a chosen device: a pack of InsightFace's, or the open one."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
             node_id="DHDLoadFaceAnalysis",
             display_name="Load Face Analysis",
-            description="InsightFace: finds faces and tells them apart. Its own packs are for non-commercial use.",
-            search_aliases=["insightface", "buffalo_l", "antelopev2", "face detector", "face recognition"],
+            description="Finds faces and tells them apart. InsightFace's packs are for non-commercial use; `open` (YuNet and AuraFace) is "
+            "for everybody, and needs no InsightFace.",
+            search_aliases=[
+                "insightface",
+                "buffalo_l",
+                "antelopev2",
+                "face detector",
+                "face recognition",
+                "yunet",
+                "auraface",
+                "sface",
+                "commercial",
+            ],
             inputs=[
                 io.Combo.Input(
                     "pack",
                     options=face_pack_choices(),
                     tooltip="A folder in models/insightface/models. DHumanDiff's weights were trained with buffalo_l, WithAnyone's with "
-                    "antelopev2.",
+                    "antelopev2. open: YuNet and AuraFace, which businesses may use too, for adapters trained with AuraFace and for "
+                    "IP-Adapter. sface: YuNet and SFace, a judge for the scoring nodes alone.",
                 ),
                 io.Combo.Input(
                     "provider",
@@ -70,7 +82,7 @@ class DHDLoadFaceAnalysis(io.ComfyNode):
     @classmethod
     def execute(cls, pack: str, provider: str, download: bool) -> io.NodeOutput:
         provider = check_choice("provider", provider, DEVICES)
-        analyzer = InsightFaceAnalyzer.from_pack(face_pack(pack), insightface_root(), provider, allow_download=download)
+        analyzer = load_face_analysis(face_pack(pack), insightface_root(), provider, allow_download=download)
         if analyzer.note:
             tell(cls, analyzer.note)
         return io.NodeOutput(analyzer)
@@ -140,13 +152,15 @@ class DHDEncodeReference(io.ComfyNode):
                 io.MultiType.Input(
                     "face_analysis",
                     types=FACE_ANALYSIS_TYPES,
-                    tooltip="From Load Face Analysis, or an InsightFace loader of another pack.",
+                    optional=True,
+                    tooltip="From Load Face Analysis, or an InsightFace loader of another pack. Needed for all but whole-photo.",
                 ),
                 io.Combo.Input(
                     "which",
                     options=list(WHICH),
                     default=WHICH[0],
-                    tooltip="Which face, when a photo shows several people.",
+                    tooltip="Which face, when a photo shows several people. whole-photo: it is a head crop already, nothing is looked for "
+                    "and no face analysis is needed; for IP-Adapter Plus alone.",
                 ),
                 io.Int.Input(
                     "index",
@@ -192,7 +206,7 @@ class DHDEncodeReference(io.ComfyNode):
         siglip_vision: Any = None,
     ) -> io.NodeOutput:
         which = check_choice("which", which, WHICH)
-        analyzer = as_analyzer(face_analysis)
+        analyzer = None if face_analysis is None else as_analyzer(face_analysis)
         show = progress_text(cls)
         reference, report = encode_reference(
             list(image),
@@ -215,10 +229,10 @@ class DHDEncodeReference(io.ComfyNode):
 def drawn_crops(reference: FaceReference, report: EncodeReport) -> Tensor:
     """The crops with the face's box and the report's quality issues drawn in, [N, S, S, 3] float 0..1."""
     crops = () if reference.crop is None else reference.crop
-    drawn = [
-        draw_crop((crop * 255).round().byte().numpy(), photo.face_in_crop, [one.label for one in photo.issues()])
-        for crop, photo in zip(crops, report.photos, strict=True)
-    ]
+    drawn = []
+    for crop, photo in zip(crops, report.photos, strict=True):
+        pixels, labels = (crop * 255).round().byte().numpy(), [one.label for one in photo.issues()]
+        drawn.append(pixels if photo.face_in_crop is None else draw_crop(pixels, photo.face_in_crop, labels))
     return torch.from_numpy(np.stack(drawn)).float() / 255
 
 

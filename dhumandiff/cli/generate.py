@@ -87,7 +87,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     add("--face-pack", metavar="NAME", help=pack.format(own.format("buffalo_l")))
     add("--face-root", type=Path, metavar="FOLDER", help="where models/<pack> is (default: --models, ~/.insightface)")
     add("--provider", default="auto", help="of face analysis: auto, CPU, CUDA, CoreML, DirectML")
-    add("--which-face", default="largest", metavar="FACE", help="largest, left-most, right-most, or an index from 0")
+    which = "largest, left-most, right-most, an index from 0, or whole-photo: head crops, for IP-Adapter without face models"
+    add("--which-face", default="largest", metavar="FACE", help=which)
     add("--normalise-light", action="store_true", help="even out the light on the faces")
 
     add("--seed", type=int, default=0)
@@ -187,10 +188,8 @@ def run(args: argparse.Namespace) -> None:
     references = references_of(
         people,
         found,
-        lambda: (
-            load_image_encoder(args, built_in, folders, adapter.info.clip_width, device),
-            _faces(pack, args, adapter),
-        ),
+        lambda: load_image_encoder(args, built_in, folders, adapter.info.clip_width, device),
+        lambda: _faces(pack, args, adapter),
         args.normalise_light,
         drawn=_is_drawn(pack, args),
     )
@@ -305,6 +304,7 @@ def _tell_warnings(adapter: Adapter, references: list[FaceReference], prompt: Pr
         print("note: these weights have no subject path, so the faces act but no word of the prompt carries one.")
         return
     for reference in references:  # before the base is loaded
+        reference.require("identity", by="the adapter")
         check_trained_with(reference, adapter.info.recognizer)
     for warning in recognizer_warnings(references, adapter.info.recognizer):
         print(f"warning: {warning} See --face-pack.")

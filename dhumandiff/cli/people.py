@@ -144,7 +144,8 @@ def read(person: Person) -> FaceReference | list[Any]:
 def references_of(
     people: Sequence[Person],
     found: Sequence[FaceReference | list[Any]],
-    load_models: Callable[[], tuple[Any, Any]],
+    load_vision: Callable[[], Any],
+    load_faces: Callable[[], Any],
     normalize_light: bool,
     drawn: bool,
 ) -> list[FaceReference]:
@@ -153,18 +154,21 @@ def references_of(
     Args:
         people: as the command line names them.
         found: what `read` gave for each.
-        load_models: makes image encoder and face analyzer; called when there is anything to encode.
+        load_vision: makes the image encoder; called when there is anything to encode.
+        load_faces: makes the face analyzer; called when a face has to be found.
         normalize_light: even out the light on the faces.
         drawn: the miniature's face models look, at drawn people of any size.
     """
     from ..faces.face import MIN_FACE_SIZE
-    from ..references.encode import encode_reference
+    from ..references.encode import WHOLE_PHOTO, encode_reference
     from ..references.reference import FaceReference
 
     vision: Any = None
     faces: Any = None
-    if not all(isinstance(known, FaceReference) for known in found):
-        vision, faces = load_models()
+    encoded = [who.which for who, known in zip(people, found, strict=True) if not isinstance(known, FaceReference)]
+    if encoded:
+        vision = load_vision()
+        faces = load_faces() if any(which != WHOLE_PHOTO for which in encoded) else None
     references = []
     for number, (person, reference) in enumerate(zip(people, found, strict=True), 1):
         if not isinstance(reference, FaceReference):

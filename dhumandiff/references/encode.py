@@ -15,7 +15,7 @@ from ..errors import DHumanDiffError, FaceError, HostError, ImageError
 from ..faces import light
 from ..faces.analyzer import check_no_judge
 from ..faces.face import MIN_FACE_SIZE, Face, choose_face
-from ..faces.geometry import crop_face, square_face
+from ..faces.geometry import CROP_SIZE, crop_face, square_face
 from ..faces.photos import PhotoPixels, as_photo
 from ..faces.quality import assess
 from ..faces.same_recognizer import recognizer_hash, recognizer_name
@@ -23,7 +23,7 @@ from ..protocols import FaceAnalyzer, ImageEncoder
 from .reference import FaceReference
 from .report import EncodeReport, PhotoReport, report_of
 
-__all__ = ["CLIP_MEAN", "CLIP_STD", "EncodeReport", "PhotoReport", "clip_pixels", "encode_reference"]
+__all__ = ["CLIP_MEAN", "CLIP_STD", "WHOLE_PHOTO", "EncodeReport", "PhotoReport", "clip_pixels", "encode_reference"]
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -31,20 +31,24 @@ SIGLIP_MEAN = SIGLIP_STD = (0.5, 0.5, 0.5)
 SIGLIP_SIZE = 256
 """Px of the pictures that WithAnyone's SigLIP (base-patch16-256-i18n) looks at."""
 
+WHOLE_PHOTO = "whole-photo"
+"""In the place of a choice of face: the photo is a head crop already. No face model runs, and who it is stays unknown."""
+
 Photo = PhotoPixels | str | os.PathLike | Tensor | np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
 class _PhotoFeatures:
-    """Everything extracted from one photo before the image encoders run; the face alone and its length where they are wanted."""
+    """Everything extracted from one photo before the image encoders run; the face alone and its length where they are wanted. Of a
+    whole photo there is a crop and nothing else."""
 
     report: PhotoReport
-    face: Face
     crop: np.ndarray
-    square: np.ndarray | None
-    identity: np.ndarray
-    length: float | None
-    identity_swapped: np.ndarray
+    face: Face | None = None
+    square: np.ndarray | None = None
+    identity: np.ndarray | None = None
+    length: float | None = None
+    identity_swapped: np.ndarray | None = None
 
 
 def clip_pixels(
@@ -105,7 +109,8 @@ def encode_reference(
         image_encoder: CLIP's; it runs twice, on all crops and on one normalized picture of zeros. None where no method asks for it.
         faces: detector and recognizer.
         siglip: SigLIP's, for WithAnyone; it runs once, on the faces alone.
-        which: face of each photo, see `choose_face`.
+        which: face of each photo, see `choose_face`; or `WHOLE_PHOTO`, which needs no `faces`: for IP-Adapter Plus, which reads
+            CLIP's alone.
         normalize_light: even out the light in the crops; the identity always comes from the photo as it is.
         name: what messages call the person.
         min_size: least size of a face, px.
@@ -117,18 +122,21 @@ def encode_reference(
     Raises:
         FaceError: nothing to find faces with, a judge that only scores, or a photo without the face that is wanted.
         ImageError: no photo, or one that cannot be read. With several failures the error is the first one's and names all.
-        HostError: there is no image encoder, or its answer is of another shape, or not finite.
+        HostError: there is no image encoder, or one that a whole photo is not for, or its answer is of another shape, or not finite.
     """
+    whole = which == WHOLE_PHOTO
     if image_encoder is None and siglip is None:
         raise HostError(
             "There is no image encoder. Connect CLIP ViT-H/14 to clip_vision (DHumanDiff, IP-Adapter), or SigLIP to siglip_vision "
             "(WithAnyone), or both.",
             code="no-image-encoder",
         )
-    if faces is None:
+    if whole:
+        _check_whole(siglip, normalize_light)
+    elif faces is None:
         raise FaceError(
             "There is nothing to find faces with. Connect a face analysis (Load Face Analysis), or pass an "
-            "InsightFaceAnalyzer.",
+            f"InsightFaceAnalyzer. For IP-Adapter Plus a head crop is enough: choose {WHOLE_PHOTO} where a face is chosen.",
             code="no-face-analysis",
         )
     check_no_judge(faces, "a reference")
@@ -139,7 +147,10 @@ def encode_reference(
             progress(number, len(listed))
         try:
             opened = as_photo(photo, name=f"image {number}")
-            extracted.append(_extract(opened, faces, which, min_size, normalize_light, siglip is not None))
+            if whole or faces is None:
+                extracted.append(_extract_whole(opened, min_size))
+            else:
+                extracted.append(_extract(opened, faces, which, min_size, normalize_light, siglip is not None))
         except (FaceError, ImageError) as error:
             failures.append((number, photo, error))
     if failures:
@@ -153,19 +164,20 @@ def encode_reference(
     squares = [one.square for one in extracted if one.square is not None]
     siglip_hidden = None if siglip is None else _encode_faces(siglip, _stacked(squares).float() / 255)
     lengths = [one.length for one in extracted if one.length is not None]
+    found = [one.face for one in extracted if one.face is not None]
     reference = FaceReference(
-        identity=_stacked(one.identity for one in extracted),
+        identity=_of_all(one.identity for one in extracted),
         clip_hidden=hidden,
         clip_hidden_zero=hidden_zero,
-        identity_swapped=_stacked(one.identity_swapped for one in extracted),
+        identity_swapped=_of_all(one.identity_swapped for one in extracted),
         crop=crop,
-        box=_stacked(one.face.box for one in extracted).float(),
-        landmarks=_stacked(one.face.landmarks for one in extracted).float(),
+        box=None if whole else _stacked(one.box for one in found).float(),
+        landmarks=None if whole else _stacked(one.landmarks for one in found).float(),
         name=name,
         siglip_hidden=siglip_hidden,
         identity_length=torch.tensor(lengths) if len(lengths) == len(extracted) else None,
-        recognizer=recognizer_name(faces),
-        recognizer_hash=recognizer_hash(faces),
+        recognizer="" if whole else recognizer_name(faces),
+        recognizer_hash="" if whole else recognizer_hash(faces),
         image_encoder=_encoder_name(hidden, _CLIPS, "CLIP"),
         siglip_encoder=_encoder_name(siglip_hidden, _SIGLIPS, "SigLIP"),
     )
@@ -174,6 +186,12 @@ def encode_reference(
 
 def _stacked(arrays: Iterable[np.ndarray]) -> Tensor:
     return torch.from_numpy(np.stack(list(arrays)))
+
+
+def _of_all(arrays: Iterable[np.ndarray | None]) -> Tensor | None:
+    """Stacked, or None where no photo has any."""
+    there = [array for array in arrays if array is not None]
+    return _stacked(there) if there else None
 
 
 _CLIPS = {1280: "CLIP ViT-H/14", 1024: "CLIP ViT-L/14", 1664: "CLIP ViT-bigG/14"}
@@ -225,12 +243,43 @@ def _extract(
     report = PhotoReport(photo.name, (width, height), len(found), quality, face_in_crop, tuple(notes))
     return _PhotoFeatures(
         report,
-        face,
         light.normalize_light(crop, face_in_crop) if normalize_light else crop,
+        face,
         square,
         *_identity_and_length(photo.pixels, face, faces),
         faces.identity(photo.pixels, face, swap_channels=True),
     )
+
+
+def _check_whole(siglip: ImageEncoder | None, normalize_light: bool) -> None:
+    """Refuse what needs to know where the face is."""
+    if siglip is not None:
+        raise HostError(
+            f"SigLIP looks at the face alone, and with {WHOLE_PHOTO} none is looked for. Leave SigLIP away, or choose a face.",
+            code="siglip-of-a-whole-photo",
+        )
+    if normalize_light:
+        raise HostError(
+            f"Light is evened out on the face, and with {WHOLE_PHOTO} none is looked for. Leave the light as it is, or choose a face.",
+            code="light-of-a-whole-photo",
+        )
+
+
+def _extract_whole(photo: PhotoPixels, min_size: float) -> _PhotoFeatures:
+    """The square in the middle of a photo that is a head crop already."""
+    height, width = photo.pixels.shape[:2]
+    side = min(height, width)
+    if side < min_size:
+        raise ImageError(
+            f"The photo is {width} x {height} px, too small for a head. Use a larger one.", code="whole-photo-too-small"
+        )
+    left, top = (width - side) // 2, (height - side) // 2
+    square = Image.fromarray(photo.pixels[top : top + side, left : left + side])
+    notes = [*photo.notes, "taken as a head crop: no face was looked for, so nobody is recognized"]
+    if max(height, width) > side * 1.05:
+        notes.append(f"not a square: {1 - side / max(height, width):.0%} of it were cut off at its ends")
+    crop = np.asarray(square.resize((CROP_SIZE, CROP_SIZE), Image.Resampling.BICUBIC))
+    return _PhotoFeatures(PhotoReport(photo.name, (width, height), 0, None, None, tuple(notes)), crop)
 
 
 def _face_alone(pixels: np.ndarray, face: Face, normalize_light: bool) -> tuple[np.ndarray, str | None]:

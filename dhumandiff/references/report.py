@@ -25,8 +25,8 @@ class PhotoReport:
         name: what messages call it.
         size: (width, height) px.
         faces_found: how many faces were found in it.
-        quality: what was measured.
-        face_in_crop: the face used, in crop pixels.
+        quality: what was measured; None where no face was looked for.
+        face_in_crop: the face used, in crop pixels; None likewise.
         notes: what was done to it on the way.
         similarity: cosine to the mean of the person's other photos, None without others.
     """
@@ -34,8 +34,8 @@ class PhotoReport:
     name: str
     size: tuple[int, int]
     faces_found: int
-    quality: PhotoQuality
-    face_in_crop: Face
+    quality: PhotoQuality | None
+    face_in_crop: Face | None
     notes: tuple[str, ...] = ()
     similarity: float | None = None
 
@@ -46,7 +46,7 @@ class PhotoReport:
 
     def issues(self) -> list[QualityIssue]:
         """What a person should do something about, without the photo's name."""
-        found = self.quality.issues()
+        found = self.quality.issues() if self.quality else []
         if self.is_outlier:
             advice = (
                 f"its face is unlike the other photos (similarity {self.similarity:.2f}, one person: {SAME_PERSON_THRESHOLD} or "
@@ -90,7 +90,8 @@ class EncodeReport:
     def __str__(self) -> str:
         lines = [f"{self.name}: {len(self.photos)} photo(s)"] if self.name else []
         for number, photo in enumerate(self.photos, 1):
-            lines.append(f"photo {number} ({photo.name}, {photo.size[0]} x {photo.size[1]} px): {photo.quality}")
+            measured = photo.quality or "nothing was measured"
+            lines.append(f"photo {number} ({photo.name}, {photo.size[0]} x {photo.size[1]} px): {measured}")
             if photo.similarity is not None:
                 lines.append(f"  similarity to the other photos: {photo.similarity:.2f}")
             lines.extend(f"  note: {note}" for note in photo.notes)
@@ -106,12 +107,15 @@ class EncodeReport:
 
 def report_of(reference: FaceReference, photos: Sequence[PhotoReport]) -> EncodeReport:
     """The report of a reference, of what happened to each of its photos."""
-    assert reference.identity is not None
-    similarities = _similarity_to_others(reference.identity)
+    similarities = _similarity_to_others(reference.identity) if reference.identity is not None else [None] * len(photos)
     reports = tuple(replace(one, similarity=value) for one, value in zip(photos, similarities, strict=True))
     recognizer = recognizer_note(reference.recognizer, reference.recognizer_hash)
     made_by = tuple(filter(None, (reference.image_encoder, reference.siglip_encoder, recognizer)))
     advice = ()
+    if reference.identity is None:
+        advice = (
+            "Nobody is recognized in whole photos: this is for IP-Adapter Plus alone, and only the judge can score it",
+        )
     if reference.siglip_hidden is not None and _made_for_withanyone(reference) is False:
         advice = (
             f"WithAnyone refuses this reference: it reads embeddings of {recognizer_note(*WITHANYONE_RECOGNIZER)}, and these are "

@@ -25,6 +25,7 @@ from ...dhumandiff import formats
 from ...dhumandiff.catalogue import BASE, DHUMANDIFF, FACE_PACKS, IMAGE_ENCODER, IP_ADAPTER, PARTS2WHOLE, WITHANYONE
 from ...dhumandiff.doctor import FACE_ROOT, Folders, Report, examine
 from ...dhumandiff.errors import AdapterError, FaceError, FaceReferenceError, short_error
+from ...dhumandiff.faces.onnx_packs import JUDGE, OPEN
 from ...dhumandiff.io import LONGEST_NAME, expand_user
 
 log = logging.getLogger(__name__)
@@ -288,13 +289,13 @@ def insightface_root() -> Path:
 
 
 def face_pack_choices() -> list[str]:
-    """InsightFace packs: those that are there first, then the ones InsightFace can fetch."""
+    """Face packs: those that are there first, then the ones InsightFace can fetch, then the open ones."""
     packs = insightface_root() / "models"
     try:
         there = sorted(name for name in os.listdir(packs) if os.path.isdir(packs / name))
     except OSError:
         there = []
-    return there + [name for name in (pack.name for pack in FACE_PACKS) if name not in there]
+    return there + [name for name in (*(pack.name for pack in FACE_PACKS), OPEN, JUDGE) if name not in there]
 
 
 def face_pack(name: str) -> str:

@@ -1,6 +1,7 @@
 """`python -m dhumandiff generate` for one to four people, and what it refuses of them."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -102,3 +103,33 @@ def test_weights_of_two_take_no_third_person(four, capsys):
 def test_people_who_are_not_there_are_named(four, nothing_heavy, capsys, without, more, message):  # noqa: F811
     kept = {option: values for option, values in four.items() if option not in without}
     assert message in refused({**kept, **more}, capsys)
+
+
+@pytest.fixture
+def no_face_models(monkeypatch):
+    """A machine without InsightFace and ONNX Runtime."""
+    for package in ("insightface", "insightface.app", "onnxruntime"):
+        monkeypatch.setitem(sys.modules, package, None)
+
+
+def test_head_crops_and_masks_need_no_face_models_with_an_ip_adapter(
+    photos, tmp_path, attached, no_face_models, capsys
+):
+    """The way that is free for everybody: CLIP alone says what people look like."""
+    adapter_for(tiny.tiny_adapter(), None).save_pretrained(tmp_path / "plus.safetensors")
+    line = command_line(photos, tmp_path) | {
+        "--adapter": [tmp_path / "plus.safetensors"],
+        "--face-pack": ["buffalo_l"],
+        "--which-face": ["whole-photo"],
+        "--mask-1": [half_mask(tmp_path / "mask.png")],
+    }
+    assert run(line) == 0
+    assert [one.identity for one in attached["references"]] == [None, None]
+    assert "no subject path" in capsys.readouterr().out
+
+
+def test_a_head_crop_is_refused_by_weights_that_ask_who_it_is(photos, tmp_path, no_face_models, capsys):
+    line = command_line(photos, tmp_path) | {"--face-pack": ["buffalo_l"], "--which-face": ["whole-photo"]}
+    assert run(line) == 1
+    assert "has no identity" in capsys.readouterr().err
+    assert not (tmp_path / "portrait.png").exists()

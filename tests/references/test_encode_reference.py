@@ -201,6 +201,31 @@ class TestEncoding:
             with refused("no-photo", error=ImageError):
                 encode_reference(nothing, Encoder(), Analyzer())
 
+    def test_a_whole_photo_needs_no_face_models(self):
+        encoder = Encoder()
+        wide = torch.zeros(300, 400, 3)
+        wide[:, 50:350] = picture(3)[:300, :300]
+        made, report = encode_reference([wide, picture(5)[:300, :300]], encoder, None, which="whole-photo", name="Ann")
+        assert (made.identity, made.identity_swapped, made.box, made.recognizer) == (None, None, None, "")
+        assert made.crop.shape == (2, 512, 512, 3)
+        assert torch.allclose(made.crop[0], picture(3)[0, 0], atol=1 / 255)  # the middle, and nothing of the black ends
+        assert torch.equal(made.clip_hidden, Encoder()(clip_pixels(made.crop)))
+        assert report.serves == ("IP-Adapter Plus",)
+        assert "25% of it were cut off" in report.photos[0].notes[-1]
+        assert "taken as a head crop" in str(report)
+        with refused("no-identity", "Ann"):
+            made.require("identity")
+
+    def test_a_whole_photo_is_refused_where_a_face_is_asked_for(self):
+        for more, code in (
+            ({"siglip": Encoder()}, "siglip-of-a-whole-photo"),
+            ({"normalize_light": True}, "light-of-a-whole-photo"),
+        ):
+            with refused(code, "whole-photo", error=HostError):
+                encode_reference(picture(3), Encoder(), None, which="whole-photo", **more)
+        with refused("whole-photo-too-small", "40 x 300", error=ImageError):
+            encode_reference(picture(3)[:300, :40], Encoder(), None, which="whole-photo")
+
     def test_a_judge_encodes_nobody(self):
         judge = Analyzer()
         judge.name, judge.scores_only = "sface", True
