@@ -16,6 +16,7 @@ from torch import Tensor
 
 from . import formats
 from .formats.reading import read_tensor_file
+from .methods.dual_pathway import describe as of_dual_pathway
 from .methods.paired.adapter import Adapter, field_of
 from .methods.parts2whole import describe as of_parts
 from .methods.withanyone import describe as of_withanyone
@@ -68,13 +69,19 @@ def tensors_of(path: Path) -> dict[str, Tensor]:
     return other.tensors_of(path) if other else formats.load(path).tensors
 
 
-_OTHERS = {formats.parts2whole.NAME: of_parts, formats.withanyone.NAME: of_withanyone}
+_OTHERS = {
+    formats.dual_pathway.NAME: of_dual_pathway,
+    formats.parts2whole.NAME: of_parts,
+    formats.withanyone.NAME: of_withanyone,
+}
 """Format -> what describes the weights of another method than DHumanDiff."""
 
 
 def _of_another_method(path: Path) -> ModuleType | None:
     if formats.parts2whole.is_folder(path):
         return of_parts
+    if formats.dual_pathway.is_file(path):
+        return of_dual_pathway
     return of_withanyone if formats.withanyone.is_file(path) else None
 
 

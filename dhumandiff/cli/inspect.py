@@ -3,6 +3,7 @@
 python -m dhumandiff inspect models/dhumandiff/DHumanDiff
 python -m dhumandiff inspect models/dhumandiff/Parts2Whole
 python -m dhumandiff inspect models/withanyone/withanyone.safetensors
+python -m dhumandiff inspect pathway.safetensors
 python -m dhumandiff inspect pair.safetensors --json
 """
 

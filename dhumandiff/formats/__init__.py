@@ -1,5 +1,6 @@
 """Checkpoint formats, one file each: `released` (four .pt), `native` (one .safetensors), `ip_adapter` (Plus, SDXL), `low_rank`
-(a small .safetensors that changes one of these), and of other methods, each with a `load` of its own, `parts2whole` (a folder) and `withanyone` (one file, for FLUX).
+(a small .safetensors that changes one of these), and of other methods, each with a `load` of its own, `dual_pathway` (one file),
+`parts2whole` (a folder) and `withanyone` (one file, for FLUX).
 
     detect(path)   the name of the format, from names and shapes of the tensors only
     load(path)     tensors under the adapter's own names, and the metadata that tensors cannot tell
@@ -17,13 +18,14 @@ from types import ModuleType
 
 from ..errors import AdapterError
 from ..io import expand_user
-from . import ip_adapter, low_rank, native, parts2whole, released, withanyone
+from . import dual_pathway, ip_adapter, low_rank, native, parts2whole, released, withanyone
 from .reading import METADATA, TensorFile, Weights, looks_like, read_tensor_file
 
 __all__ = [
     "METADATA",
     "Weights",
     "detect",
+    "dual_pathway",
     "ip_adapter",
     "load",
     "low_rank",
@@ -52,7 +54,8 @@ def detect(path: str | os.PathLike[str]) -> str:
         released.find(path)
         return released.NAME
     file = read_tensor_file(path)
-    return withanyone.NAME if withanyone.matches(file) else _format_of(file).NAME
+    others = (withanyone, dual_pathway)
+    return next((other.NAME for other in others if other.matches(file)), None) or _format_of(file).NAME
 
 
 def load(path: str | os.PathLike[str], full: Iterable[Path] = ()) -> Weights:

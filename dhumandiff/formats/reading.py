@@ -295,6 +295,10 @@ _FOLDER = "{}, one of the four released files: choose the folder that holds all 
 # What a file looks like by the names of its tensors: the first that applies.
 _LOOKS = (
     (r"^ipa(_arc|_sig)?\.\d+\.", "WithAnyone's weights for FLUX, which Load WithAnyone Adapter reads"),
+    (
+        r"^(identity\.face_projection|tca\.layers|gates\.layers|router\.layers)\.",
+        "weights of the dual pathway, which `generate --method dual_pathway` reads",
+    ),
     (r"^image_proj\.latents$", "an IP-Adapter Plus"),
     (r"^ip_adapter\..*_lora\.|^image_proj\.perceiver_resampler\.", "an IP-Adapter FaceID"),
     (r"^image_proj\.proj\.3\.", "an IP-Adapter Full Face (SD 1.5)"),

@@ -29,7 +29,7 @@ from .weights import Gates, Router, TextConsistency
 if TYPE_CHECKING:
     from ...references.reference import FaceReference
 
-__all__ = ["DualPathway", "DualPathwayInfo", "IdentityPath"]
+__all__ = ["DualPathway", "DualPathwayInfo", "IdentityPath", "parts_of"]
 
 
 class IdentityPath(TokenMaker, Protocol):
@@ -133,11 +133,7 @@ class DualPathway(nn.Module):
         if identity is None:
             files = dict.fromkeys(("face_projection", "identity_projection", "mapping", "attention"), str(place))
             identity = identity_from_tensors(weights.of("identity"), weights.metadata, files, operations)
-        parts = {
-            name: _part(kind, weights.of(name), name, str(place), operations)
-            for name, kind in (("tca", TextConsistency), ("gates", Gates), ("router", Router))
-            if name in weights.parts
-        }
+        parts = parts_of(weights, operations)
         try:
             return cls(identity, **parts, metadata=weights.metadata).requires_grad_(False).eval()
         except AdapterError as error:
@@ -299,6 +295,20 @@ def _of_another_base(name: str, hidden: Sequence[int], base: Any) -> str:
         return f"{len(widths)} cross-attention layers ({each})"
 
     return f"The {name} is for {sizes(hidden)}, the identity path for {sizes(base.hidden)}. {_SAME_BASE}"
+
+
+def parts_of(weights: file_format.DualWeights, operations: Any = nn) -> dict[str, Any]:
+    """The trained parts that a file holds, by name.
+
+    Raises:
+        AdapterError: one is incomplete; the message names the file.
+    """
+    kinds = {"tca": TextConsistency, "gates": Gates, "router": Router}
+    return {
+        name: _part(kinds[name], weights.of(name), name, str(weights.path), operations)
+        for name in weights.parts
+        if name in kinds
+    }
 
 
 def _part(kind: Any, tensors: Mapping[str, Tensor], name: str, file: str, operations: Any) -> Any:
