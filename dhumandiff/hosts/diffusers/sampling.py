@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from ...conditioning.identity import Strength
+from ...conditioning.steps import CascadeStep, SamplingMode
 from ...errors import HostError
-from ...methods.paired.cascade_modes import CascadeMode, CascadeStep
+from ...methods.paired.cascade_modes import CascadeMode
 from ...methods.paired.settings import SamplingSettings, check_released
 from .attention import Attached
 
@@ -54,14 +55,14 @@ class DenoisingLoop:
         self._guided = settings.cfg != 1
         self._acts = True
 
-    def run(self, noise: Tensor, mode: CascadeMode) -> Tensor:
+    def run(self, noise: Tensor, mode: SamplingMode) -> Tensor:
         """Latents [N, C, H, W] in float32, from noise of unit variance.
 
         Raises:
             HostError: the people act in no step, there is nothing to make the mode's mask from, or NaN came out.
         """
         mode.begin((noise.shape[-2], noise.shape[-1]), len(noise))
-        if mode.passes == 2:
+        if isinstance(mode, CascadeMode) and mode.passes == 2:
             check_released(mode.settings.scene_strength, self.settings.person_strengths, self._acting()[-1])
         latent = noise
         for _ in range(mode.passes):
@@ -69,7 +70,7 @@ class DenoisingLoop:
             mode.end_pass()
         return latent
 
-    def _run_pass(self, noise: Tensor, mode: CascadeMode) -> Tensor:
+    def _run_pass(self, noise: Tensor, mode: SamplingMode) -> Tensor:
         scheduler, acting = self.scheduler, self._acting()
         if not any(acting):
             raise HostError(
