@@ -17,8 +17,9 @@ All settings are stored in the PNG (text chunks "dhumandiff", as JSON, and "para
 from __future__ import annotations
 
 import argparse
-import json
 import time
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,11 +27,12 @@ from ..errors import FaceError, HostError
 from ..io import write_png
 from ..miniature.defaults import MINI
 from ..optional import require
+from .drawing import CASCADE, focus_picture, record_of, with_progress
+from .dual import add_dual_options, dual_of
 from .files import check_outputs, check_writable
 from .models import ADAPTER, add_models_option, choose_adapter, choose_models, folders_of, load_image_encoder
 from .parts import add_options, refuse_options_of_parts, run_parts
 from .people import (
-    Person,
     add_person_options,
     check_saves,
     each,
@@ -42,9 +44,7 @@ from .people import (
 )
 
 if TYPE_CHECKING:
-    from ..hosts.diffusers.pipeline import PortraitPipeline
     from ..methods.paired.adapter import Adapter
-    from ..methods.paired.settings import CascadeSettings, SamplingSettings
     from ..prompts import Prompt
     from ..references.reference import FaceReference
 
@@ -56,9 +56,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     add = parser.add_argument
     add(
         "--method",
-        choices=("paired", "parts2whole"),
+        choices=("paired", "parts2whole", "dual_pathway"),
         default="paired",
-        help="paired: DHumanDiff (default); parts2whole",
+        help="paired: DHumanDiff (default); parts2whole; dual_pathway (our reading of DP-Adapter)",
     )
     add_person_options(add)
     add("--swap", action="store_true", help="exchange the two people; strengths and masks stay with @1 and @2")
@@ -97,17 +97,18 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     add("--steps", type=int, help=f"of the sampler (default: 50; mini: {MINI['steps']})")
     add("--sampler", choices=("euler", "euler_ancestral"), help=f"default: euler; mini: {MINI['sampler']}")
     add("--cfg", type=float, help=f"guidance (default: 5; mini: {MINI['cfg']:g}); 1 switches it off")
-    add("--mode", default="one_pass", help="of the cascade: one_pass, two_strength, released, none (default: one_pass)")
-    add("--scene-strength", type=float, default=0.7, help="of the faces outside of the faces (default: 0.7)")
-    add("--face-strength", type=float, default=1.0, help="of the faces where they are (default: 1.0)")
-    add("--focus-share", type=float, default=0.1, help="share of the picture that is face (default: 0.1)")
+    add("--mode", help="of the cascade: one_pass, two_strength, released, none (default: one_pass)")
+    add("--scene-strength", type=float, help="of the faces outside of the faces (default: 0.7)")
+    add("--face-strength", type=float, help="of the faces where they are (default: 1.0)")
+    add("--focus-share", type=float, help="share of the picture that is face (default: 0.1)")
     add(
         "--focus", type=Path, metavar="PICTURE", help="greyscale, white where the faces are (default: found on the way)"
     )
-    add("--strength", type=float, default=1.0, help="of the faces in the mode none (default: 1.0)")
-    add("--start", type=float, default=0.0, help="share of sampling at which the faces begin to count (default: 0)")
-    add("--end", type=float, default=1.0, help="share of sampling at which they cease to count (default: 1)")
+    add("--strength", type=float, help="of the faces in the mode none (default: 1.0)")
+    add("--start", type=float, help="share of sampling at which the faces begin to count (default: 0)")
+    add("--end", type=float, help="share of sampling at which they cease to count (default: 1)")
     add_options(add)
+    add_dual_options(add)
     add("--device", default="auto", help="auto, cuda, mps, cpu")
     add("--dtype", default="auto", help="auto, fp16, bf16, fp32")
     parser.set_defaults(run=run)
@@ -120,8 +121,10 @@ def run(args: argparse.Namespace) -> None:
     """
     if args.method == "parts2whole":
         args.parsed_size = args.size and _size(args.size)
+        dual_of(args)
         return run_parts(args)
     refuse_options_of_parts(args)
+    dual = dual_of(args)
     _fill_defaults(args)
     _check_words(args)
     size = _size(args.size)
@@ -142,7 +145,7 @@ def run(args: argparse.Namespace) -> None:
     for line in choose_models(args, folders):
         print(line)
     photos = [source for person in people for source in person.sources]
-    models = (args.base, args.vae, args.adapter, args.full_adapter, args.image_encoder)
+    models = (args.base, args.vae, args.adapter, args.full_adapter, args.pathway, args.image_encoder)
     read_files = [*photos, *each(args, "mask"), args.focus, *models]
     outputs = {"--out": args.out, "--focus-out": args.focus_out}
     outputs |= {f"--save-reference-{person.number}": person.save for person in people}
@@ -175,14 +178,15 @@ def run(args: argparse.Namespace) -> None:
     check_base(args.base, args.vae)
     found = [read(person) for person in people]
     check_saves([person.save for person in people if person.save])
-    masks = read_masks(each(args, "mask")[: len(people)], size)
+    masks = dual.regions(len(people), size) if dual else read_masks(each(args, "mask")[: len(people)], size)
     focus = read_mask(args.focus, size, "the faces are")[0] if args.focus else None
     for name in ("transformers", "diffusers"):
         require(name)
 
     for line in choose_adapter(args, folders):
         print(line)
-    adapter = _adapter(args.adapter or built_in, args.full_adapter).to(device)
+    path, full = args.adapter or built_in, args.full_adapter
+    adapter = (dual.load(partial(_adapter, full=full), path) if dual else _adapter(path, full)).to(device)
     adapter.check_persons(len(people))
     pack = args.face_pack or built_in or "buffalo_l"
     references = references_of(
@@ -193,17 +197,20 @@ def run(args: argparse.Namespace) -> None:
         args.normalise_light,
         drawn=_is_drawn(pack, args),
     )
-    _tell_warnings(adapter, references, prompt, each(args, "mask")[: len(people)])
+    for note in dual.notes if dual else ():
+        print(f"note: {note}")
+    _tell_warnings(adapter, references, prompt, [None] * len(people) if masks is None else [*masks])
     portrait = PortraitPipeline.from_base(args.base, device, args.dtype, args.vae)
     if adapter.has_subject_path:
         print(portrait.bound_words(prompt))
     started = time.monotonic()
     settings = {"cascade": cascade, "sampling": sampling, "masks": masks, "focus": focus}
-    image, focus = _with_progress(portrait, adapter, references, prompt, negative, **settings)
-    record = _record(args, people, cascade, sampling, negative, adapter, portrait)
+    draw = dual.drawing(portrait) if dual else portrait
+    image, focus = with_progress(draw, adapter, references, prompt, negative, **settings)
+    record = record_of(args, people, cascade, sampling, negative, adapter, portrait, dual)
     write_png(image, args.out, record)
     if args.focus_out:
-        write_png(_focus_picture(focus, size), args.focus_out, record)
+        write_png(focus_picture(focus, size), args.focus_out, record)
     print(f"{args.out}: {size[0]} x {size[1]} px, seed {args.seed}, {time.monotonic() - started:.1f} s")
 
 
@@ -216,7 +223,7 @@ _BUILT_IN_NOTES = {
 def _fill_defaults(args: argparse.Namespace) -> None:
     """What the command line leaves open and the base decides."""
     usual = {"size": "512x512", "steps": 50, "cfg": 5.0, "sampler": "euler"}
-    for name, value in (MINI if args.base == "mini" else usual).items():
+    for name, value in {**(MINI if args.base == "mini" else usual), **CASCADE}.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
 
@@ -294,7 +301,7 @@ def _load_faces(pack: str, args: argparse.Namespace) -> Any:
     return analyzer
 
 
-def _tell_warnings(adapter: Adapter, references: list[FaceReference], prompt: Prompt, masks: list[Path | None]) -> None:
+def _tell_warnings(adapter: Adapter, references: list[FaceReference], prompt: Prompt, masks: Sequence[Any]) -> None:
     from ..references.recognizers import check_trained_with, recognizer_warnings
     from ..references.reference import same_person_warning
 
@@ -310,81 +317,3 @@ def _tell_warnings(adapter: Adapter, references: list[FaceReference], prompt: Pr
         print(f"warning: {warning} See --face-pack.")
     for note in prompt.notes(len(references)):
         print(f"note: {note}")
-
-
-def _with_progress(portrait: PortraitPipeline, *inputs: Any, **settings: Any) -> tuple[Any, Any]:
-    """`PortraitPipeline` with a bar."""
-    from tqdm import tqdm
-
-    with tqdm(desc="sampling", unit="step", total=settings["sampling"].steps) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        return portrait(*inputs, progress=progress, **settings)
-
-
-def _record(
-    args: argparse.Namespace,
-    people: list[Person],
-    cascade: CascadeSettings,
-    sampling: SamplingSettings,
-    negative: str,
-    adapter: Adapter,
-    portrait: PortraitPipeline,
-) -> dict[str, str]:
-    """What the PNG says about how it was made. Names of files, not where they lay: pictures are passed on."""
-    from .. import __version__
-
-    made = {
-        "version": __version__,
-        "prompt": args.prompt,
-        "mentions": args.mentions,
-        "size": sampling.size,
-        "seed": sampling.seed,
-        "steps": sampling.steps,
-        "cfg": sampling.cfg,
-        "mode": cascade.mode,
-        "scene_strength": cascade.scene_strength,
-        "face_strength": cascade.face_strength,
-        "focus_share": cascade.focus_fraction,
-        "strength": cascade.strength,
-        "start": sampling.start,
-        "end": sampling.end,
-        "person_strengths": sampling.person_strengths,
-        "negative": negative,
-        "persons": [[Path(source).name for source in person.sources] for person in people],
-        "which_face": [person.which for person in people],
-        "focus": args.focus and args.focus.name,
-        "masks": [path and path.name for path in each(args, "mask")[: len(people)]],
-        "normalise_light": args.normalise_light,
-        "base": Path(args.base).name,
-        "adapter": Path(args.adapter).name if args.adapter else adapter.info.source,
-        "sampler": args.sampler,
-        "device": portrait.device.type,
-        "dtype": str(portrait.dtype).removeprefix("torch."),
-    }
-    readable = {
-        "Steps": args.steps,
-        "Sampler": args.sampler,
-        "CFG scale": args.cfg,
-        "Seed": args.seed,
-        "Size": "x".join(map(str, sampling.size)),
-        "Model": made["base"],
-        "DHumanDiff": f"{args.mode} {args.scene_strength} {args.face_strength} {args.focus_share}",
-    }
-    line = ", ".join(f"{name}: {value}" for name, value in readable.items())
-    return {
-        "dhumandiff": json.dumps(made, ensure_ascii=False),
-        "parameters": f"{args.prompt}\nNegative prompt: {negative}\n{line}",
-    }
-
-
-def _focus_picture(focus: Any, size: tuple[int, int]) -> Any:
-    """The focus mask at the picture's size, white where faces are; black where nothing was in focus."""
-    from PIL import Image
-
-    if focus is None:  # every person at strength 0
-        return Image.new("L", size)
-    return Image.fromarray((focus.float().numpy() * 255).round().astype("uint8")).resize(size, Image.Resampling.NEAREST)

@@ -19,7 +19,7 @@ from ..io import write_png
 from ..optional import require
 from .files import check_outputs, check_writable
 from .models import folders_of
-from .people import NUMBERS, each, people_of, read_mask
+from .people import NUMBERS, each, people_of, read_regions, refuse_options
 
 if TYPE_CHECKING:
     from ..hosts.diffusers.parts2whole_pipeline import PartsPipeline
@@ -55,7 +55,7 @@ def add_options(add: Callable[..., Any]) -> None:
 
 def refuse_options_of_parts(args: argparse.Namespace) -> None:
     """Refuse this method's options beside another one. HostError."""
-    _refuse(args, ("pose", "drop_masked", "image_strength"), args.method, "Choose --method parts2whole")
+    refuse_options(args, ("pose", "drop_masked", "image_strength"), args.method, "Choose --method parts2whole")
 
 
 def run_parts(args: argparse.Namespace) -> None:
@@ -67,7 +67,7 @@ def run_parts(args: argparse.Namespace) -> None:
 
     others = ("swap", *(f"{option}_{n}" for option in ("which_face", "save_reference") for n in NUMBERS))
     others += ("face_pack", "face_root", "vae")
-    _refuse(args, (*others, "normalise_light", "focus", "focus_out"), "parts2whole", "Leave it away")
+    refuse_options(args, (*others, "normalise_light", "focus", "focus_out"), "parts2whole", "Leave it away")
     people = people_of(args)
     released = _released(args)
     if args.base is None:
@@ -90,7 +90,7 @@ def run_parts(args: argparse.Namespace) -> None:
     negative = NEGATIVE if args.negative is None else args.negative
     device = choose_device(args.device)
     files = [_read(part) for part in parts]
-    regions = _regions(each(args, "mask")[: len(people)], size)
+    regions = read_regions(each(args, "mask")[: len(people)], size)
     pose = _pose(args.pose, size) if args.pose else None
     for name in ("transformers", "diffusers"):
         require(name)
@@ -158,14 +158,6 @@ def _factor(text: str, label: str) -> float:
         ) from None
 
 
-def _refuse(args: argparse.Namespace, names: tuple[str, ...], method: str, todo: str) -> None:
-    for name in names:
-        if getattr(args, name) not in (None, False):
-            raise HostError(
-                f"--{name.replace('_', '-')} is not for the method {method}. {todo}.", code="option-of-another-method"
-            )
-
-
 def _read(part: PartFile) -> tuple[Any, Any]:
     """Pixels, and a mask uint8 [H, W] or None: the one that is given, else what is opaque."""
     from ..faces.photos import load_photo
@@ -174,13 +166,6 @@ def _read(part: PartFile) -> tuple[Any, Any]:
     if part.mask is None:
         return photo.pixels, photo.opaque
     return photo.pixels, load_photo(part.mask).pixels.max(axis=-1)
-
-
-def _regions(paths: list[Path | None], size: tuple[int, int]) -> list[Any] | None:
-    """Where each person may be, [1, H, W]; None where nobody is told."""
-    if not any(paths):
-        return None
-    return [None if path is None else read_mask(path, size, "the person may be")[0] for path in paths]
 
 
 def _pose(path: Path, size: tuple[int, int]) -> Any:

@@ -27,7 +27,9 @@ __all__ = [
     "read",
     "read_mask",
     "read_masks",
+    "read_regions",
     "references_of",
+    "refuse_options",
 ]
 
 NUMBERS = range(1, MOST_PEOPLE + 1)
@@ -105,6 +107,26 @@ def people_of(args: argparse.Namespace) -> list[Person]:
             )
         people.append(Person(n, sources, which or args.which_face, given[f"save_reference_{n}"]))
     return people[::-1] if args.swap else people
+
+
+def refuse_options(args: argparse.Namespace, names: Sequence[str], method: str, todo: str) -> None:
+    """Refuse options of another method.
+
+    Args:
+        args: of the command line.
+        names: of those options; None and False say that one was not given.
+        method: that is asked for.
+        todo: what to do about it.
+
+    Raises:
+        HostError: one is given.
+    """
+    for name in names:
+        value = getattr(args, name)
+        if value is not None and value is not False:  # a strength of 0 is given too
+            raise HostError(
+                f"--{name.replace('_', '-')} is not for the method {method}. {todo}.", code="option-of-another-method"
+            )
 
 
 def check_saves(paths: Sequence[Path]) -> None:
@@ -204,6 +226,13 @@ def read_masks(paths: Sequence[Path | None], size: tuple[int, int]) -> Tensor | 
         return None
     anywhere = torch.ones(1, 1, size[1] // 8, size[0] // 8)
     return torch.cat([read_mask(path, size, "the person may be") if path else anywhere for path in paths])
+
+
+def read_regions(paths: Sequence[Path | None], size: tuple[int, int]) -> list[Tensor | None] | None:
+    """Where each person may be, [1, H, W] each, at the latent's size; None when nobody has a mask."""
+    if not any(paths):
+        return None
+    return [None if path is None else read_mask(path, size, "the person may be")[0] for path in paths]
 
 
 def read_mask(path: Path, size: tuple[int, int], where: str) -> Tensor:
