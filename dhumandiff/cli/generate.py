@@ -199,7 +199,8 @@ def run(args: argparse.Namespace) -> None:
     )
     for note in dual.notes if dual else ():
         print(f"note: {note}")
-    _tell_warnings(adapter, references, prompt, [None] * len(people) if masks is None else [*masks])
+    limited = [*masks] if dual and masks is not None else each(args, "mask")[: len(people)]
+    _tell_warnings(adapter, references, prompt, limited)
     portrait = PortraitPipeline.from_base(args.base, device, args.dtype, args.vae)
     if adapter.has_subject_path:
         print(portrait.bound_words(prompt))

@@ -46,7 +46,7 @@ class KVCache:
 
         Args:
             query: [B, Q, C], the layer's own query.
-            weights: strength of each person at each position, [B or 1, P, Q or 1]; or one number.
+            weights: strength of each person at each position, [B or 1, P, Q or 1]; for each head, [B or 1, heads, P, Q]; or one number.
 
         Returns:
             The residual to add before the layer's ``to_out``, [B, Q, C] in the query's dtype; and the attention
@@ -60,8 +60,14 @@ class KVCache:
         probabilities = logits.softmax(dim=-1, dtype=torch.float32)
         weighted = probabilities
         if isinstance(weights, Tensor):
-            weighted = probabilities * weights.transpose(1, 2)[:, None, :, :, None]
+            of_heads = weights if weights.ndim == 4 else weights[:, None]
+            weighted = probabilities * of_heads.transpose(2, 3)[..., None]
         elif weights != 1:
             weighted = probabilities * weights
         residual = weighted.view(batch, heads, positions, tokens).to(self.values.dtype) @ self.values
         return residual.transpose(1, 2).reshape(batch, positions, width), probabilities
+
+    def joined(self, other: KVCache) -> KVCache:
+        """These persons, then the others, who have as many tokens each: one attention for all of them."""
+        keys, values = torch.cat([self.keys, other.keys], dim=3), torch.cat([self.values, other.values], dim=2)
+        return KVCache(keys, values, self.persons + other.persons)

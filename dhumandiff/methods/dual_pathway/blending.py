@@ -11,8 +11,9 @@ Both paths hold A_t, so it falls out of the blend: hosts compute it as they do a
 ``M s_v A_v + (1 - M) s_t A_c``. M is a mask at the layer's size times a gate per layer and head group (`Gates`).
 
 With several people, A_v is the sum of each person's attention, times their share of the position: inside of one person's region
-nobody else's identity counts, outside of all regions M is 0. `torch.lerp` makes these true to the last bit: M = 0 is the
-text-consistency path, M = 1 the identity path, and paths that are equal make the mask void.
+nobody else's identity counts, outside of all regions M is 0. M = 0 is the text-consistency path, M = 1 the identity path, and paths
+that are equal make the mask void: in `blend`, which says what is computed, to the last bit (`torch.lerp` is exact at its ends).
+`dual_residual` computes the same in one attention.
 
 Letters in shapes: B samples, Q positions of a layer, P persons, C = heads x channels of a head.
 """
@@ -26,7 +27,7 @@ from torch import Tensor
 
 from ...conditioning.kv_cache import KVCache
 
-__all__ = ["blend", "dual_residual", "feathered", "region_masks"]
+__all__ = ["blend", "dual_residual", "feathered", "path_weights", "region_masks"]
 
 
 def blend(words: Tensor, identity: Tensor, mask: Tensor) -> Tensor:
@@ -68,6 +69,30 @@ def feathered(masks: Tensor, radius: int) -> Tensor:
     return F.avg_pool2d(masks, 2 * radius + 1, stride=1, padding=radius, count_include_pad=False)
 
 
+def path_weights(
+    shares: Tensor, mask: Tensor, identity_weights: Tensor, text_weights: Tensor, separate: bool
+) -> Tensor:
+    """How much each person counts on each path: the blend, moved into the weights of one attention, which is linear in them.
+
+    Args:
+        shares: each person's share of a position, [B or 1, P, Q] of `region_masks`.
+        mask: M, [B or 1, 1, Q]; or for each head, [B or 1, heads, Q].
+        identity_weights, text_weights: s_v and s_t times each person's own strength, [P].
+        separate: whether the text-consistency path has keys and values of its own.
+
+    Returns:
+        [B or 1, P, Q]: of the identity path's keys and values, which both paths read. Separate: [B or 1, 2 P, Q], the identity path
+        first. Of each head, [B or 1, heads, P or 2 P, Q], if the mask is.
+    """
+    inside = identity_weights[None, :, None] * shares
+    outside = text_weights[None, :, None].expand_as(shares)
+    if mask.shape[1] > 1:
+        inside, outside, mask = inside[:, None], outside[:, None], mask[:, :, None]
+    if not separate:
+        return torch.lerp(outside, inside, mask)
+    return torch.cat([mask * inside, (1 - mask) * outside], dim=-2)
+
+
 def dual_residual(
     query: Tensor,
     identity: KVCache,
@@ -83,18 +108,12 @@ def dual_residual(
         query: [B, Q, C], the layer's own.
         identity: keys and values of the identity path.
         words: those of the text-consistency path; None: untrained, so that it is a weaker identity path.
-        shares: each person's share of a position, [B or 1, P, Q] of `region_masks`.
-        mask: M, [B or 1, 1, Q]; or for each head, [B or 1, heads, Q].
-        identity_weights, text_weights: s_v and s_t times each person's own strength, [P].
+        shares, mask, identity_weights, text_weights: see `path_weights`.
 
     Returns:
         The residual before the layer's `to_out`, [B, Q, C] in the query's dtype; and the identity path's probabilities, [B, heads,
         Q, P, T] in float32.
     """
-    inside = identity_weights[None, :, None] * shares
-    outside = text_weights[None, :, None].expand_as(shares)
-    if words is None and mask.shape[1] == 1:  # one attention with weights that vary does the same
-        return identity.attend(query, torch.lerp(outside, inside, mask))
-    seen, probabilities = identity.attend(query, inside)
-    said, _ = (words or identity).attend(query, outside[:, :, :1])
-    return blend(said, seen, mask), probabilities
+    weights = path_weights(shares, mask, identity_weights, text_weights, words is not None)
+    residual, probabilities = (identity if words is None else identity.joined(words)).attend(query, weights)
+    return residual, probabilities[..., : identity.persons, :]

@@ -20,7 +20,7 @@ from ...conditioning.identity import Strength, at_layer
 from ...conditioning.kv_cache import KVCache
 from ...conditioning.token_conditioning import KeysValues, Recorder, TokenConditioning, of_samples
 from ...errors import HostError
-from .blending import dual_residual, feathered, region_masks
+from .blending import feathered, path_weights, region_masks
 from .settings import DualPathwaySettings
 
 if TYPE_CHECKING:
@@ -72,16 +72,16 @@ class DualConditioning(TokenConditioning):
             )
         self.settings, self.gates, self.router, self.routing_tokens = settings, gates, router, routing_tokens
         self.text_keys_values = text_keys_values
-        self._text_kv: dict[Any, KVCache] = {}
-        self._routing_keys: dict[Any, Tensor] = {}
-        self._regions: tuple[BatchLayout | None, Strength, dict[Any, tuple[Tensor, Tensor]]] = (None, 0.0, {})
+        self._both: dict[Any, KVCache] = {}
+        self._own: dict[Any, tuple[Tensor, Tensor]] = {}
+        self._steps: tuple[BatchLayout | None, Strength, dict[Any, tuple[Tensor, Tensor, Tensor]]] = (None, 0.0, {})
 
     def clear_cache(self) -> None:
         """Let go of what a run computed."""
         super().clear_cache()
-        self._text_kv.clear()
-        self._routing_keys.clear()
-        self._regions = (None, 0.0, {})
+        self._both.clear()
+        self._own.clear()
+        self._steps = (None, 0.0, {})
 
     def counts(self, strength: Strength) -> bool:
         """Whether anybody adds anything at this strength."""
@@ -122,41 +122,54 @@ class DualConditioning(TokenConditioning):
         Raises:
             HostError: several strengths, or those of a cascade; see `IdentityConditioning.weights`.
         """
-        factor = _factor(strength, self.persons)
         routes = None if self.router is None else self._routes(layer, query, layout)
-        shares, mask = self._shares_and_mask(layout, shape, query, strength, routes)
-        if self.gates is not None:
-            mask = self.gates.apply_to(mask, layer, heads)
-        own = torch.tensor(self.person_strengths, device=query.device)
-        residual, probabilities = dual_residual(
-            query,
-            self._cache(layer, query, heads, layout),
-            self._text_cache(layer, query, heads, layout),
-            shares,
-            mask,
-            self.settings.identity_strength * factor * own,
-            self.settings.text_strength * factor * own,
-        )
+        weights = self._weights_at(layer, query, heads, layout, shape, strength, routes)
+        cache = self._path_caches(layer, query, heads, layout)
+        residual, probabilities = cache.attend(query, weights)
         if record is not None:
-            where = (layer, query, heads, layout, shape, recorded_strength)
-            self.hand_over(record, probabilities, *where, places=routes)
+            seen = probabilities[..., : self.persons, :]
+            self.hand_over(record, seen, layer, query, heads, layout, shape, recorded_strength, places=routes)
         return residual
 
-    def _shares_and_mask(
-        self, layout: BatchLayout, shape: tuple[int, int], query: Tensor, strength: Strength, routes: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """`region_masks` at a layer; what does not depend on the layer's query is made once a step."""
+    def _weights_at(
+        self,
+        layer: int,
+        query: Tensor,
+        heads: int,
+        layout: BatchLayout,
+        shape: tuple[int, int],
+        strength: Strength,
+        routes: Tensor | None,
+    ) -> Tensor:
+        """`path_weights` of a layer; what does not depend on its query, or on its gates, is made once a step."""
+        own = self._own_weights(strength, query.device)
+        separate = self.text_keys_values is not None
         if routes is not None:
             given = self._given(layout, shape, query)
-            return region_masks(routes if given is None else routes * given)
-        kept = self._regions
-        if kept[0] is not layout or kept[1] is not strength:
-            # Never emptied, only replaced: ComfyUI calls several GPUs at once, each with a layout of its own.
-            kept = self._regions = (layout, strength, {})
-        made, key = kept[2], (shape, query.shape[1], query.device)
-        if key not in made:
-            made[key] = region_masks(self._regions_at(layout, shape, query, strength))
-        return made[key]
+            shares, mask = region_masks(routes if given is None else routes * given)
+        else:
+            kept = self._steps
+            if kept[0] is not layout or kept[1] is not strength:
+                # Never emptied, only replaced: ComfyUI calls several GPUs at once, each with a layout of its own.
+                kept = self._steps = (layout, strength, {})
+            made, key = kept[2], (shape, query.shape[1], query.device)
+            if key not in made:
+                shares, mask = region_masks(self._regions_at(layout, shape, query, strength))
+                made[key] = shares, mask, path_weights(shares, mask, *own, separate)
+            shares, mask, weights = made[key]
+            if self.gates is None:
+                return weights
+        if self.gates is not None:
+            mask = self.gates.apply_to(mask, layer, heads)
+        return path_weights(shares, mask, *own, separate)
+
+    def _own_weights(self, strength: Strength, device: torch.device) -> tuple[Tensor, Tensor]:
+        """s_v and s_t times each person's own strength and the step's, [P] each."""
+        key = (_factor(strength, self.persons), device)
+        if key not in self._own:
+            own = key[0] * torch.tensor(self.person_strengths, device=device)
+            self._own[key] = self.settings.identity_strength * own, self.settings.text_strength * own
+        return self._own[key]
 
     def _regions_at(self, layout: BatchLayout, shape: tuple[int, int], query: Tensor, strength: Strength) -> Tensor:
         """How much of each position lies in each person's region, [B or 1, P, Q]."""
@@ -185,14 +198,16 @@ class DualConditioning(TokenConditioning):
             routes = logits.softmax(dim=-1)
         return routes[..., : self.persons].transpose(1, 2)
 
-    def _text_cache(self, layer: int, query: Tensor, heads: int, layout: BatchLayout) -> KVCache | None:
+    def _path_caches(self, layer: int, query: Tensor, heads: int, layout: BatchLayout) -> KVCache:
+        """Keys and values of the identity path, and behind them those of the text-consistency path."""
         if self.text_keys_values is None:
-            return None
+            return self._cache(layer, query, heads, layout)
         key = (layer, query.device, query.dtype, layout.token_sets)
-        if key not in self._text_kv:
+        if key not in self._both:
             pair = of_samples(self.text_keys_values(layer, query.device, query.dtype), layout)
-            self._text_kv[key] = KVCache.from_kv(*pair, heads)
-        return self._text_kv[key]
+            identity = KVCache.from_kv(*self._samples_keys_values(layer, query, layout), heads)
+            self._both[key] = identity.joined(KVCache.from_kv(*pair, heads))
+        return self._both[key]
 
 
 def _factor(strength: Strength, persons: int) -> float:
