@@ -47,9 +47,11 @@ def examine(folders: Folders, comfyui: str | None = None, device: str | None = N
         ("Face packs", lambda: face_packs.face_packs(folders, host)),
         (
             "Image encoder",
-            lambda: base_models.image_encoder(folders, widths) if host else base_models.cached_image_encoder(),
+            lambda: (
+                base_models.image_encoder(folders, widths) if host else base_models.own_image_encoder(folders, widths)
+            ),
         ),
-        ("Base model", lambda: base_models.checkpoints(folders) if host else base_models.named_base()),
+        ("Base model", lambda: base_models.checkpoints(folders) if host else base_models.own_base(folders)),
     )
     report = [Section(title, _guarded(title, look)) for title, look in sections]
     if host and folders.withanyone:

@@ -13,7 +13,7 @@ from .findings import MISSING, NOTE, OK, Finding
 from .folders import Folders, files_in
 from .misplaced import encoder_elsewhere
 
-__all__ = ["cached_image_encoder", "checkpoints", "encoder_width", "image_encoder", "named_base", "siglip_or_why_not"]
+__all__ = ["checkpoints", "encoder_width", "image_encoder", "own_base", "own_image_encoder", "siglip_or_why_not"]
 
 _SDXL = f"Get one, for example {BASE.repository} on Hugging Face. Licence: {BASE.license}."
 
@@ -98,12 +98,22 @@ def _fits(path: Path, wanted: set[int]) -> bool:
         return False
 
 
-def cached_image_encoder() -> list[Finding]:
-    """The same without ComfyUI, where transformers keeps it in Hugging Face's cache."""
+def own_image_encoder(folders: Folders, widths: set[int]) -> list[Finding]:
+    """The same without ComfyUI: in the models folder, or where transformers keeps it in Hugging Face's cache."""
+    files = [path for path in _of(folders.clip_vision, ".safetensors") if _fits(path, widths or {1280})]
+    if files:
+        text = f"{files[0]}: an image encoder that the adapter wants; `generate` finds it."
+        if len(files) == 1:
+            return [Finding(OK, files[0].name, text)]
+        return [
+            Finding(NOTE, "image encoders", f"{len(files)} fit in {files[0].parent}.", "Name one: --image-encoder.")
+        ]
     if all(_is_cached(IMAGE_ENCODER.repository, f"{IMAGE_ENCODER.inside}/{file}") for file in IMAGE_ENCODER.files):
         return [Finding(OK, "the image encoder", "The image encoder CLIP ViT-H/14 is in Hugging Face's cache.")]
-    text = f"The image encoder CLIP ViT-H/14 is not in Hugging Face's cache. Licence: {IMAGE_ENCODER.license}."
-    todo = f"Nothing: the first portrait fetches it. Without a network: copy {IMAGE_ENCODER.repository}/{IMAGE_ENCODER.inside} here, and say where with --image-encoder."
+    text = f"The image encoder CLIP ViT-H/14 is not in Hugging Face's cache, nor in {folders.clip_vision[0]}. "
+    text += f"Licence: {IMAGE_ENCODER.license}."
+    todo = "Nothing: the first portrait fetches it. Without a network: copy the one file that ComfyUI has in models/clip_vision, "
+    todo += "and say where with --models or --image-encoder."
     return [Finding(NOTE, "the image encoder", text, todo)]
 
 
@@ -124,10 +134,19 @@ def checkpoints(folders: Folders) -> list[Finding]:
     return [Finding(MISSING, "an SDXL checkpoint", text, _SDXL)]
 
 
-def named_base() -> list[Finding]:
-    """Without ComfyUI the base may lie anywhere."""
-    text = "The SDXL base is not looked for: --base says where it is, a diffusers folder or one .safetensors."
-    return [Finding(NOTE, "an SDXL base", text, _SDXL)]
+def own_base(folders: Folders) -> list[Finding]:
+    """Without ComfyUI: what `generate` finds in the models folder; the base may lie anywhere else, too."""
+    from ..formats import checkpoint
+
+    files = _of(folders.checkpoints, ".safetensors")
+    fitting = [path for path in files if checkpoint.family_of(path) == checkpoint.SDXL]
+    if len(fitting) == 1:
+        return [Finding(OK, fitting[0].name, f"{fitting[0]}: an SDXL checkpoint; `generate` finds it.")]
+    if fitting:
+        text = f"{len(fitting)} SDXL checkpoints are in {folders.checkpoints[0]}."
+        return [Finding(NOTE, "SDXL checkpoints", text, "Name one: --base.")]
+    text = f"No SDXL checkpoint is in {folders.checkpoints[0]}: --base says where one is, a diffusers folder or one .safetensors."
+    return [Finding(NOTE, "an SDXL base", text, f"{_SDXL} Or: python -m dhumandiff download --portrait.")]
 
 
 def _of(folders: Sequence[Path], *endings: str) -> list[Path]:

@@ -55,11 +55,14 @@ def test_without_comfyui_the_base_and_the_encoder_may_lie_elsewhere(folder, tmp_
     face_pack(tmp_path / "faces" / "models" / "buffalo_l")
     (folder / "checkpoints" / "sdxl.safetensors").unlink()
     (folder / "checkpoints").rmdir()
+    tower = folder / "clip_vision" / "tower.safetensors"
+    assert f"{tower.name}: an image encoder that the adapter wants" in doctor(capsys, folder)[1]
+    tower.unlink()
     code, text = doctor(capsys, folder, "--face-root", tmp_path / "faces")
     assert code == 0
     assert "portraits without ComfyUI" in text
     assert "the first portrait fetches it" in text
-    assert "--base says where it is" in text
+    assert "--base says where one is" in text
     monkeypatch.setattr(base_models, "_is_cached", lambda repository, file: True)
     assert "is in Hugging Face's cache" in doctor(capsys, folder, "--face-root", tmp_path / "faces")[1]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from support import layouts
 from support.model_folders import doctor, image_encoder, wrong
 
+from dhumandiff.doctor import Folders, examine
 from dhumandiff.doctor.findings import NOTE
 from dhumandiff.onnx_bytes import tiny_model, why_damaged
 
@@ -255,3 +256,30 @@ def test_real_face_models_are_whole(faces_root, tmp_path):
         assert why_damaged(model) is None
         (tmp_path / "cut.onnx").write_bytes(model.read_bytes()[:-10])
         assert "cut off" in why_damaged(tmp_path / "cut.onnx")
+
+
+def test_without_comfyui_what_generate_finds_is_told(tmp_path, capsys):
+    """One file each is found; of several one is to be named."""
+    models = tmp_path / "models"
+    attention = "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight"
+    for number in (1, 2):
+        (models / "sdxl").mkdir(parents=True, exist_ok=True)
+        save_file({attention: torch.zeros(4, 2048)}, models / "sdxl" / f"base_{number}.safetensors")
+        image_encoder(models / "sdxl" / f"tower_{number}.safetensors", 1280)
+    report = str(examine(own_folders(models, ["base_1"], ["tower_1"])))
+    assert "base_1.safetensors: an SDXL checkpoint" in report
+    assert "tower_1.safetensors: an image encoder" in report
+    several = str(examine(own_folders(models, ["base_1", "base_2"], ["tower_1", "tower_2"])))
+    assert "Name one: --base" in several
+    assert "Name one: --image-encoder" in several
+    assert "download --portrait" in str(examine(own_folders(models, [], [])))
+
+
+def own_folders(models, bases, towers):
+    """Folders with these files of `models/sdxl` in them."""
+    place = models.parent / f"with_{len(bases)}"
+    for kind, names in (("checkpoints", bases), ("clip_vision", towers)):
+        (place / kind).mkdir(parents=True)
+        for name in names:
+            (place / kind / f"{name}.safetensors").hardlink_to(models / "sdxl" / f"{name}.safetensors")
+    return replace(Folders.below(models), checkpoints=(place / "checkpoints",), clip_vision=(place / "clip_vision",))

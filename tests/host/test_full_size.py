@@ -1,9 +1,9 @@
 """Files of SDXL's own sizes, made of random numbers, from the photos to the picture: command line and ComfyUI, 256 px, one step.
 
-    DHUMANDIFF_FULL_SIZE=/disk/with/12_GB python -m pytest -m slow tests/host/test_full_size.py -s
+    DHUMANDIFF_TEST_FULL_SIZE=/disk/with/12_GB python -m pytest -m slow tests/host/test_full_size.py -s
 
-Not run otherwise: it takes 10 GB of memory, and from ten minutes to an hour. The files stay in that folder for the next time; what
-was measured is written to measured.json there, and stands in docs/benchmarks.md.
+Not run otherwise: it takes up to 17 GB of memory, and from ten minutes to an hour. The files stay in that folder for the next time
+(with =1 they go with pytest's own); what was measured is written to measured.json there, and stands in docs/benchmarks.md.
 """
 
 import json
@@ -19,12 +19,12 @@ from support import full_size
 from support.comfyui import REPOSITORY
 from support.server import Server, api_form, node_of
 
-FOLDER = os.environ.get("DHUMANDIFF_FULL_SIZE", "")
+WANTED = os.environ.get("DHUMANDIFF_TEST_FULL_SIZE", "")
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.faces,
-    pytest.mark.skipif(not FOLDER, reason="DHUMANDIFF_FULL_SIZE names no folder for files of full size (12 GB)"),
+    pytest.mark.skipif(not WANTED, reason="DHUMANDIFF_TEST_FULL_SIZE names no folder for files of full size (12 GB)"),
 ]
 
 FLAGS = {
@@ -48,16 +48,16 @@ sys.exit(code)
 
 
 @pytest.fixture(scope="module")
-def models(faces_root):
-    folder = Path(FOLDER) / "models"
+def models(faces_root, tmp_path_factory):
+    folder = (tmp_path_factory.mktemp("full") if WANTED == "1" else Path(WANTED)) / "models"
     if not (folder / full_size.ADAPTER / "ip_adapter_ca.pt").exists():  # what is made last
         full_size.make_models(folder, faces_root / "models" / "mini")
     return folder
 
 
-def remember(name, seconds, peak_kb):
-    """Add a measurement to those of the folder."""
-    path = Path(FOLDER) / "measured.json"
+def remember(models, name, seconds, peak_kb):
+    """Add a measurement to those beside the models."""
+    path = models.parent / "measured.json"
     known = json.loads(path.read_text()) if path.exists() else {}
     known[name] = {"seconds": round(seconds, 1), "peak_GiB": round(peak_kb / 2**20, 2)}
     path.write_text(json.dumps(known, indent=1))
@@ -90,7 +90,7 @@ def test_the_command_line_needs_no_path_but_the_photos(models, faces_root, tmp_p
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert out.exists()
-    remember(f"command line, {dtype}", time.monotonic() - begin, int(done.stdout.split("peak")[1]))
+    remember(models, f"command line, {dtype}", time.monotonic() - begin, int(done.stdout.split("peak")[1]))
 
 
 @pytest.mark.parametrize("name", FLAGS)
@@ -110,7 +110,7 @@ def test_comfyui_draws_with_the_same_files(models, faces_root, tmp_path, name):
         server.stop()
     assert result["error"] is None, result["error"]
     assert list((tmp_path / "output").rglob("*.png"))
-    remember(f"ComfyUI, {name}", seconds, int(peak))
+    remember(models, f"ComfyUI, {name}", seconds, int(peak))
 
 
 def prompt():

@@ -340,3 +340,57 @@ def test_an_estimate_reads_no_number(file):
 
     found = meta_base(str(file(without=["vae"])), text_encoder=True)
     assert {value.device.type for value in found.unet.parameters()} == {"meta"}
+
+
+@pytest.fixture
+def sd15(tmp_path, monkeypatch):
+    """A small Stable Diffusion 1.5 as one file, and its parts; the shipped configuration is made as small."""
+    config = {
+        **json.loads((single_file.CONFIGS / "sd15" / "unet" / "config.json").read_text()),
+        "block_out_channels": [32, 64, 64, 64],
+        "attention_head_dim": 4,
+    }
+    text = {"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 1, "num_hidden_layers": 2}
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        parts = {
+            "unet": diffusers.UNet2DConditionModel.from_config(config),
+            "vae": testing.tiny_vae(),
+            "text_encoder": transformers.CLIPTextModel(transformers.CLIPTextConfig(**text)),
+        }
+    folder = tmp_path / "configs" / "sd15"
+    for part, model in parts.items():
+        (model.config.save_pretrained if part == "text_encoder" else model.save_config)(folder / part)
+    path = folder / "text_encoder" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "architectures": ["CLIPTextModel"]}))
+    monkeypatch.setattr(single_file, "CONFIGS", tmp_path / "configs")
+    tensors = checkpoints.checkpoint(*parts.values(), family="sd15")
+    save_file(tensors, tmp_path / "sd15.safetensors")
+    return tmp_path / "sd15.safetensors", parts
+
+
+def test_parts2whole_draws_with_a_stable_diffusion_in_one_file(sd15, tower, tmp_path, monkeypatch):
+    from dhumandiff.hosts.diffusers.parts2whole_pipeline import load_base
+
+    path, parts = sd15
+    encoder = tmp_path / "clip_l.safetensors"
+    save_file(tower.state_dict(), encoder)
+    with refused("image-encoder-of-another-kind", "clip_l.safetensors", "CLIP ViT-L/14"):
+        load_base(path, encoder, torch.float32)
+    monkeypatch.setattr("dhumandiff.hosts.diffusers.parts2whole_pipeline.SD15_CONTEXT", tower.config.projection_dim)
+    found = load_base(path, encoder, torch.float32)
+    for part, model in parts.items():
+        same_numbers(getattr(found, part), model)
+    same_numbers(found.image_encoder, tower)
+    assert found.tokenizer("a").input_ids
+    with refused("parts-base-incomplete", "sd15.safetensors", "--image-encoder"):
+        load_base(path, None, torch.float32)
+
+
+def test_parts2whole_refuses_sdxl_in_one_file(file, tower, tmp_path):
+    from dhumandiff.hosts.diffusers.parts2whole_pipeline import load_base
+
+    encoder = tmp_path / "clip_l.safetensors"
+    save_file(tower.state_dict(), encoder)
+    with refused("base-of-another-family", "base.safetensors", "SDXL", "Stable Diffusion 1.5"):
+        load_base(file(), encoder, torch.float32)
