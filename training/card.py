@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from dhumandiff.methods.dual_pathway import DualPathway
+
 from .run.logging import LOG, read_log
+from .run.weights import Weights, identity_of
 
 if TYPE_CHECKING:
-    from dhumandiff import Adapter
-
     from .export import ExportConfig
     from .run.checkpoint import Checkpoint, RunFolder
 
@@ -76,7 +77,7 @@ def head(license: str, base_model: str) -> dict[str, Any]:
 
 def model_card(
     name: str,
-    adapter: Adapter,
+    weights: Weights,
     checkpoint: Checkpoint,
     config: ExportConfig,
     run: RunFolder,
@@ -84,7 +85,9 @@ def model_card(
     made: Sequence[Path],
 ) -> str:
     """The text of README.md. made: the files, the card last."""
-    used, info, step = checkpoint.config, adapter.info, checkpoint.step
+    used, info, step = checkpoint.config, identity_of(weights).info, checkpoint.step
+    dual = isinstance(weights, DualPathway)
+    settings = ("objectives", "augment", "optimizer", "init", *(("dual",) if dual else ()))
     agreed = checkpoint.fingerprint["shards"]
     held = [sum(map(len, held.values())) for _, held in checkpoint.fingerprint.get("held_out", [])] or [0] * len(agreed)
     shards = [
@@ -107,7 +110,10 @@ def model_card(
         "",
         f"# {name}",
         "",
-        "An adapter that draws two people from one photo of each, for DHumanDiff (ComfyUI nodes and Python).",
+        f"Weights of the dual pathway ({', '.join(weights.info.parts)}), which draw two people from one photo of each: faces in "
+        "their regions, words elsewhere. For DHumanDiff (ComfyUI nodes and Python)."
+        if dual
+        else "An adapter that draws two people from one photo of each, for DHumanDiff (ComfyUI nodes and Python).",
         "**Portraits of real people only with their leave**; say that a picture was generated.",
         "",
         "## Files",
@@ -137,9 +143,7 @@ def model_card(
         f"- Loss ({scored_by}): {checkpoint.score:.4f}" + (f"; first logged {losses[0]['loss']:.4f}" if losses else ""),
         "",
         "```yaml",
-        yaml.safe_dump(
-            {part: used[part] for part in ("objectives", "augment", "optimizer", "init")}, sort_keys=False
-        ).rstrip(),
+        yaml.safe_dump({part: used[part] for part in settings}, sort_keys=False).rstrip(),
         "```",
         "",
         "## Scores",

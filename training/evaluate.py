@@ -29,7 +29,7 @@ from .parsing import as_dict, parse
 from .run.config import TrainConfig
 
 if TYPE_CHECKING:
-    from dhumandiff import Adapter
+    from .run.weights import Weights
 
 __all__ = ["evaluate", "main"]
 
@@ -62,13 +62,15 @@ def evaluate(config: EvaluateConfig, dry: bool = False) -> str:
     # Behind the settings, so that `--help` need not wait for torch.
     from .evaluation import loss as held_out
     from .miniature import evaluation as miniature
+    from .run.weights import identity_of
 
     base = config.base or (trained.base.path if trained else "mini")
     if base != "mini" and not (config.run or config.adapter):
         raise TrainingError(
             f"Name what is to be judged on {base}: a run (--run) or an adapter (--adapter).", code="nothing-to-score"
         )
-    adapter = _adapter(config)
+    weights = _weights(config)
+    adapter = identity_of(weights)
     with_loss = bool(config.data) or base != "mini"
     if with_loss:
         trained = held_out.validation_config(config, trained, base)
@@ -76,15 +78,15 @@ def evaluate(config: EvaluateConfig, dry: bool = False) -> str:
         what = config.run or config.adapter or "the adapter that ships"
         people = "one K/V for everybody" if adapter.info.shared else f"K/V for {adapter.info.persons} people"
         lines = [f"Would judge {what} ({adapter.info.layers} layers, {people}) on the base {base}."]
-        lines += [miniature.describe(config)] if base == "mini" else []
+        lines += [miniature.describe(config, weights)] if base == "mini" else []
         lines += [held_out.describe(trained)] if with_loss else []
         return "\n".join([*lines, f"Results would go to {config.out}. Leave out --dry_run to do it."])
     out = make_folder(config.out)
     scores, lines, made = {}, [], []
     if base == "mini":
-        scores, lines, made = miniature.score_miniature(config, adapter, out)
+        scores, lines, made = miniature.score_miniature(config, weights, out)
     if with_loss:
-        loss = held_out.validation_loss(trained, adapter)
+        loss = held_out.validation_loss(trained, weights)
         scores["validation loss"] = f"{loss:.4f}"
         batches = f"{trained.data.validation_batches} batches of {held_out.folders_of(trained)}"
         lines.append(f"Validation loss: {loss:.4f} ({batches}).")
@@ -143,7 +145,7 @@ def _score_cases(config: EvaluateConfig, base: str, dry: bool) -> str:
             f"Name what is to draw on {base}: a run (--run) or an adapter (--adapter).", code="nothing-to-draw-with"
         )
     out = make_folder(config.out)
-    return _ending(config, out, *score(config, lambda: _adapter(config), base, out))
+    return _ending(config, out, *score(config, lambda: _weights(config), base, out))
 
 
 def _config_of(run: str) -> TrainConfig:
@@ -159,15 +161,15 @@ def _config_of(run: str) -> TrainConfig:
     return parse(TrainConfig, "train", ["--config", str(path)])[0]
 
 
-def _adapter(config: EvaluateConfig) -> Adapter:
-    from dhumandiff import Adapter
-
+def _weights(config: EvaluateConfig) -> Weights:
     if config.run:
         from .run.checkpoint import adapter_of_run
 
         return adapter_of_run(expand_user(config.run))
     if config.adapter:
-        return Adapter.from_pretrained(config.adapter)
+        from .run.weights import load_weights
+
+        return load_weights(config.adapter)
     from dhumandiff.miniature import mini_adapter
 
     return mini_adapter()

@@ -25,7 +25,6 @@ import yaml
 from safetensors import safe_open
 from torch import Tensor
 
-from dhumandiff import Adapter
 from dhumandiff.formats import low_rank
 from dhumandiff.formats.reading import not_finite
 from dhumandiff.io import expand_user, replace_all, why_not_written
@@ -36,6 +35,7 @@ from .hub import check_hub, push
 from .parsing import check_setting, parse
 from .run.checkpoint import CONFIG_FILE, RunFolder, adapter_of
 from .run.low_rank import is_low_rank
+from .run.weights import build_weights, identity_of, load_weights
 
 __all__ = ["ExportConfig", "export", "main"]
 
@@ -149,31 +149,38 @@ def export(config: ExportConfig) -> list[Path]:
         )
     metadata = {
         **checkpoint.metadata,
-        "licence": config.license,
-        "source": f"{name}: {checkpoint.metadata['source']}, {step} steps",
+        **_said(checkpoint.metadata, config.license, f"{name}: {{}}, {step} steps"),
     }
-    adapter = adapter_of(checkpoint, use_ema)
-    adapter = Adapter.from_tensors(_as_dtype(adapter.state_dict(), config), metadata)
+    full = adapter_of(checkpoint, use_ema)
+    weights = build_weights(_as_dtype(full.state_dict(), config), metadata)
+    adapter = identity_of(weights)
     files = [f"{name}.safetensors"]
     with _together(out) as part:
         if small:
             changes = checkpoint.ema_weights if use_ema else checkpoint.weights
             low_rank.save(part / files[0], _as_dtype(changes, config), metadata)
         else:
-            adapter.save_pretrained(part / files[0])
-        if not small and adapter.has_subject_path and not adapter.info.shared:
+            weights.save_pretrained(part / files[0])
+        if weights is adapter and not small and adapter.has_subject_path and not adapter.info.shared:
             files.append("released")
             adapter.save_released(part / "released")
         if adapter.info.base_family == "sdxl" and not small:  # what the nodes and `generate` know so far
             for file in files:
-                Adapter.from_pretrained(part / file)
+                load_weights(part / file)
         files.append("README.md")
         made = [out / file for file in files]
         card = model_card(
-            name, adapter, checkpoint, replace(config, weights="ema" if use_ema else "raw"), run, scores, made
+            name, weights, checkpoint, replace(config, weights="ema" if use_ema else "raw"), run, scores, made
         )
         (part / "README.md").write_text(card, encoding="utf-8")
     return made
+
+
+def _said(before: Mapping[str, str], license_: str, source: str) -> dict[str, str]:
+    """License and source of what was trained; an identity path that stayed as it was keeps its own."""
+    if "pathway_source" in before:
+        return {"pathway_licence": license_, "pathway_source": source.format(before["pathway_source"])}
+    return {"licence": license_, "source": source.format(before["source"])}
 
 
 @contextmanager

@@ -70,6 +70,8 @@ def make_config(base, shards, run, **changes):
         IdentityConfig,
         LocalizationConfig,
         ObjectivesConfig,
+        RoutingConfig,
+        TextConsistencyConfig,
     )
     from training.run.config import (
         BaseConfig,
@@ -79,6 +81,7 @@ def make_config(base, shards, run, **changes):
         OptimizerConfig,
         TrainConfig,
     )
+    from training.run.dual_config import DualConfig
 
     def folders(paths):
         return [FolderConfig(path=str(path)) for path in (paths if isinstance(paths, list) else [paths])]
@@ -91,12 +94,15 @@ def make_config(base, shards, run, **changes):
         base=BaseConfig(**{"path": str(base), **changes.pop("base", {})}),
         data=DataConfig(**{"folders": folders(shards), **data}),
         init=InitConfig(**{**SIZES, **changes.pop("init", {})}),
+        dual=DualConfig(**changes.pop("dual", {})),
         augment=AugmentConfig(**changes.pop("augment", {})),
         objectives=ObjectivesConfig(
             diffusion=DiffusionConfig(**losses.get("diffusion", {})),
             localization=LocalizationConfig(**{"min_layer_size": 16, **losses.get("localization", {})}),
             face_region=FaceRegionConfig(**losses.get("face_region", {})),
             identity=IdentityConfig(**losses.get("identity", {})),
+            text_consistency=TextConsistencyConfig(**losses.get("text_consistency", {})),
+            routing=RoutingConfig(**losses.get("routing", {})),
         ),
         optimizer=OptimizerConfig(
             **{"learning_rate": 1e-3, "warmup_steps": 2, "ema_decay": 0.9, **changes.pop("optimizer", {})}

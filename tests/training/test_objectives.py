@@ -13,11 +13,19 @@ for package in ("diffusers", "webdataset"):
 from safetensors.torch import load, save
 
 from training.data.dataset import open_dataset
-from training.objectives.config import DiffusionConfig, FaceRegionConfig, LocalizationConfig, ObjectivesConfig
+from training.objectives.config import (
+    DiffusionConfig,
+    FaceRegionConfig,
+    LocalizationConfig,
+    ObjectivesConfig,
+    RoutingConfig,
+    TextConsistencyConfig,
+)
 from training.objectives.diffusion import min_snr_weights, sample_timesteps
 from training.objectives.localization import face_leakage, word_balance
-from training.objectives.losses import OBJECTIVES, build_objectives, check_data
+from training.objectives.losses import OBJECTIVES, build_objectives, check_data, compute_losses
 from training.objectives.protocol import AttentionMaps, ForwardOutput
+from training.objectives.routing import routes_of
 
 
 def scheduler(prediction="epsilon"):
@@ -63,7 +71,7 @@ def build(**configs):
 
 def test_only_the_diffusion_loss_is_on_by_default():
     assert list(build()) == ["diffusion"]
-    assert {*OBJECTIVES} == {"diffusion", "localization", "face_region", "identity"}
+    assert {*OBJECTIVES} == {"diffusion", "localization", "face_region", "identity", "text_consistency", "routing"}
 
 
 def test_the_diffusion_loss_is_the_weighted_mean_square():
@@ -103,6 +111,91 @@ def test_the_face_region_counts_face_places_only():
     assert objective(given) == pytest.approx(float(expected))
     given.prediction[:, :, 2:] += 100
     assert objective(given) == pytest.approx(float(expected))
+
+
+def test_text_consistency_asks_outside_of_the_faces_for_what_the_base_makes_of_the_words():
+    given = seen()
+    given.base_prediction = torch.randn(2, 4, 4, 8)
+    objective = build(text_consistency=TextConsistencyConfig(weight=1.0))["text_consistency"]
+    error = (given.prediction - given.base_prediction) ** 2
+    expected = (0.5 * error[0, :, 2:].mean() + 2 * error[1, :, 2:].mean()) / 2
+    assert objective(given) == pytest.approx(float(expected))
+    given.prediction[:, :, :2] += 100
+    given.target += 100
+    assert objective(given) == pytest.approx(float(expected))
+
+
+def test_text_consistency_asks_inside_as_much_as_it_is_told():
+    given = seen()
+    given.base_prediction = torch.randn(2, 4, 4, 8)
+    config = TextConsistencyConfig(weight=1.0, inside=0.25)
+    error = ((given.prediction - given.base_prediction) ** 2).mean(dim=1)
+    weights = torch.ones(4, 8)
+    weights[:2] = 0.25
+    expected = [(error[row] * weights).sum() / weights.sum() for row in range(2)]
+    found = build(text_consistency=config)["text_consistency"](given)
+    assert found == pytest.approx(float(0.5 * expected[0] + 2 * expected[1]) / 2)
+
+
+def test_text_consistency_leaves_whole_people_out_where_it_is_told_and_asks_everywhere_where_nobody_is():
+    given = seen(drop_identity=torch.tensor([[True, True], [True, False]]))
+    given.base_prediction = torch.zeros_like(given.prediction)
+    found = build(text_consistency=TextConsistencyConfig(weight=1.0, region="persons"))["text_consistency"](given)
+    rows = [(given.prediction[0] ** 2).mean(), (given.prediction[1, :, :, :4] ** 2).mean()]
+    assert found == pytest.approx(float(0.5 * rows[0] + 2 * rows[1]) / 2)
+
+
+def test_what_text_consistency_compares_with_is_computed_only_for_it():
+    calls = []
+
+    class Model:
+        def words_alone(self, batch, noisy, timesteps):
+            calls.append("base")
+            return torch.zeros(2, 4, 4, 8)
+
+        def __call__(self, batch, noisy, timesteps):
+            calls.append("student")
+            return torch.ones(2, 4, 4, 8), []
+
+    given = seen()
+    given.batch.latents, given.batch.noise, given.batch.levels = *torch.randn(2, 2, 4, 4, 8), torch.tensor([0.1, 0.9])
+    for config, expected in (
+        ({}, ["student"]),
+        ({"text_consistency": TextConsistencyConfig(weight=1.0)}, ["base", "student"]),
+    ):
+        calls.clear()
+        compute_losses(Model(), given.batch, given.base, list(build(**config).values()), DiffusionConfig())
+        assert calls == expected
+
+
+def test_routing_is_the_squared_error_of_people_and_background():
+    given = seen()
+    routes = torch.rand(2, 3, 32).softmax(dim=1)
+    given.attention_maps = [AttentionMaps(), AttentionMaps(routes=routes)]
+    wanted = torch.cat([given.batch.masks, 1 - given.batch.masks.sum(dim=1, keepdim=True)], dim=1).flatten(2)
+    objective = build(routing=RoutingConfig(weight=0.1))["routing"]
+    assert objective(given) == pytest.approx(float(((routes - wanted) ** 2).mean()))
+    given.attention_maps = [AttentionMaps(routes=wanted)]
+    assert objective(given) == 0
+
+
+def test_a_sample_without_a_face_is_not_routed():
+    given = seen(drop_identity=torch.tensor([[False, True], [False, False]]))
+    routes = torch.rand(2, 3, 32).softmax(dim=1)
+    given.attention_maps = [AttentionMaps(routes=routes)]
+    error = (routes[1] - routes_of(given.batch.masks.flatten(2))[1]) ** 2
+    assert build(routing=RoutingConfig(weight=0.1))["routing"](given) == pytest.approx(float(error.mean()))
+
+
+def test_people_who_overlap_share_a_position_and_leave_no_background():
+    routes = routes_of(torch.tensor([[[1.0, 0.5, 0.0], [1.0, 0.0, 0.0]]]))
+    assert routes.tolist() == [[[0.5, 0.5, 0.0], [0.5, 0.0, 0.0], [0.0, 0.5, 1.0]]]
+
+
+def test_routing_without_a_router_s_maps_is_refused():
+    given = seen()
+    with refused("routing-without-layers", "min_layer_size"):
+        build(routing=RoutingConfig(weight=0.1))["routing"](given)
 
 
 def test_a_margin_takes_in_what_is_around_a_face():

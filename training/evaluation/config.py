@@ -63,6 +63,12 @@ class EvaluateConfig:
     """mini: of the cascade."""
     strength: float = 1.0
     """mini: of both people where the mode is none."""
+    regions: Literal["given", "attention", "router"] = "given"
+    """mini, a dual pathway: where regions come from; given: a head on either side, as the sentence puts them."""
+    identity_strength: float = 1.0
+    """mini, a dual pathway: of the identity path, inside of the regions."""
+    text_strength: float = 1.0
+    """mini, a dual pathway: of the text-consistency path, outside of them; 1 is what training had."""
     cfg: float | None = None
     """mini: guidance; null: what the miniature is measured with."""
     steps: int | None = None

@@ -12,7 +12,7 @@ from ..run.config import BaseConfig, TrainConfig
 from .config import EvaluateConfig
 
 if TYPE_CHECKING:
-    from dhumandiff import Adapter
+    from ..run.weights import Weights
 
 __all__ = ["describe", "folders_of", "validation_config", "validation_loss"]
 
@@ -57,7 +57,7 @@ def describe(config: TrainConfig) -> str:
     )
 
 
-def validation_loss(config: TrainConfig, adapter: Adapter) -> float:
+def validation_loss(config: TrainConfig, weights: Weights) -> float:
     """The mean loss over the validation batches of a configuration.
 
     Raises:
@@ -70,6 +70,7 @@ def validation_loss(config: TrainConfig, adapter: Adapter) -> float:
     from ..run.model import build_model
     from ..run.precision import DTYPES, choose_precision
     from ..run.validation import validate
+    from ..run.weights import identity_of
 
     validation = open_datasets(config.data.validation, "validation")
     objectives = build_objectives(config.objectives, validation[0])
@@ -77,9 +78,9 @@ def validation_loss(config: TrainConfig, adapter: Adapter) -> float:
     accelerator = Accelerator(mixed_precision=choose_precision(config.precision))
     dtype = DTYPES[accelerator.mixed_precision]
     needs_vae = any(objective.needs_vae for objective in objectives)
-    base = load_base(config.base.path, text_encoder=adapter.has_subject_path, vae=needs_vae, dtype=dtype)
+    base = load_base(config.base.path, text_encoder=identity_of(weights).has_subject_path, vae=needs_vae, dtype=dtype)
     check_shards_compatible(base, validation[0])
-    model = build_model(config.objectives, base, adapter, validation[0][0], objectives)
+    model = build_model(config, base, weights, validation[0][0], objectives)
     base.to(accelerator.device)
     model.to(accelerator.device)
     with accelerator.autocast():

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from dhumandiff import FaceReference
+from dhumandiff import Adapter, FaceReference
 from dhumandiff.faces.same_recognizer import has_hash, is_recognizer, recognizer_hash
 from dhumandiff.io import expand_user
 
@@ -31,9 +31,9 @@ from .plots import plot_copying, plot_distributions, plot_strengths
 from .tables import FEW, csv_text, markdown, summarize_records
 
 if TYPE_CHECKING:
-    from dhumandiff import Adapter
     from dhumandiff.faces import FaceAnalyzer
 
+    from ..run.weights import Weights
     from .config import EvaluateConfig
 
 __all__ = ["gather", "score"]
@@ -58,7 +58,7 @@ def gather(config: EvaluateConfig) -> tuple[list[Case], list[str]]:
 
 
 def score(
-    config: EvaluateConfig, adapter: Callable[[], Adapter], base: str, out: Path
+    config: EvaluateConfig, adapter: Callable[[], Weights], base: str, out: Path
 ) -> tuple[dict[str, str], list[str], list[Path]]:
     """Score, and write everything into a folder.
 
@@ -81,6 +81,12 @@ def score(
     if waiting:
         finished = [case for case in cases if case.picture is not None or case.problem]
         weights = adapter()
+        if not isinstance(weights, Adapter):
+            raise TrainingError(
+                "The cases have no pictures, and a dual pathway draws none here. Draw them with `python -m dhumandiff generate` and "
+                "name their folder as --pictures; or leave the cases out for the loss, and on mini for its world's scores.",
+                code="dual-draws-no-cases",
+            )
         if is_recognizer(weights.info.recognizer, faces):
             notes.append(
                 "The judge is the adapter's own recognizer, which flatters it: name another pack with --faces.pack."

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 
 from dhumandiff.errors import short_error
 from dhumandiff.hosts.diffusers.pipeline import check_settings
+from dhumandiff.methods.dual_pathway import DualPathway, DualPathwaySettings
 
 from .. import TrainingError
 from ..evaluation.files import write_text
@@ -21,9 +22,8 @@ from .scoring import MEASURES, held_out_cases
 from .table import percent, table
 
 if TYPE_CHECKING:
-    from dhumandiff import Adapter
-
     from ..evaluation.config import EvaluateConfig
+    from ..run.weights import Weights
 
 __all__ = ["contact_sheet", "describe", "score_miniature"]
 
@@ -31,34 +31,40 @@ SECONDS = 0.25
 """Of one thread for a portrait of the miniature in 10 steps with two_strength, about; with one prediction a step half."""
 
 
-def _sampling(config: EvaluateConfig) -> Sampling:
+def _sampling(config: EvaluateConfig, weights: Weights) -> Sampling:
     names = ("mode", "scene_strength", "face_strength", "strength", "cfg", "steps", "sampler")
     given = {name: getattr(config, name) for name in names}
-    sampling = Sampling.of(**{name: value for name, value in given.items() if value is not None})
+    dual = None
+    if isinstance(weights, DualPathway):
+        dual = DualPathwaySettings(config.identity_strength, config.text_strength, config.regions)
+        weights.check(dual)
+    sampling = Sampling.of(dual=dual, **{name: value for name, value in given.items() if value is not None})
     check_settings(sampling.cascade, sampling.sampling)
     return sampling
 
 
-def describe(config: EvaluateConfig) -> str:
+def describe(config: EvaluateConfig, weights: Weights) -> str:
     """How many portraits would be drawn, how, and how long it takes."""
-    sampling = _sampling(config)
+    sampling = _sampling(config, weights)
     count = (config.pairs + config.hardest) * config.seeds
-    cost = {"none": 0.5, "one_pass": 0.5, "two_strength": 1.0, "released": 1.5}[sampling.cascade.mode]
+    passes = {"none": 0.5, "one_pass": 0.5, "two_strength": 1.0, "released": 1.5}
+    cost = 0.5 if sampling.dual else passes[sampling.cascade.mode]
+    mode = f"dual pathway, regions {sampling.dual.regions}" if sampling.dual else f"mode {sampling.cascade.mode}"
     minutes = max(1, round(count * SECONDS / 60 * cost * sampling.sampling.steps / 10))
     return (
         f"{config.pairs} held-out pairs and the {config.hardest} hardest, {config.seeds} portraits each: {count} portraits "
-        f"(mode {sampling.cascade.mode}, {sampling.sampling.steps} steps, guidance {sampling.sampling.cfg:g}), about {minutes} min on one thread."
+        f"({mode}, {sampling.sampling.steps} steps, guidance {sampling.sampling.cfg:g}), about {minutes} min on one thread."
     )
 
 
 def score_miniature(
-    config: EvaluateConfig, adapter: Adapter, out: Path
+    config: EvaluateConfig, weights: Weights, out: Path
 ) -> tuple[dict[str, str], list[str], list[Path]]:
     """Draw the held-out pairs, score them, and write evaluation.json, scores.md and sheet.png.
 
     Args:
         config: how many, and how.
-        adapter: the weights to score.
+        weights: to score.
         out: the folder.
 
     Returns:
@@ -67,9 +73,9 @@ def score_miniature(
     Raises:
         DHumanDiffError: weights that do not fit, or files that cannot be written.
     """
-    sampling = _sampling(config)
+    sampling = _sampling(config, weights)
     renderer, size = Renderer(), (config.pairs, config.seeds, config.hardest)
-    result, pictures = render_and_score(renderer, adapter, sampling, "adapter", *size, "portraits")
+    result, pictures = render_and_score(renderer, weights, sampling, "adapter", *size, "portraits")
     ceiling, _ = render_and_score(renderer, None, sampling, "oracle", *size, "ceiling")
     about = {"title": config.run or config.adapter or "the miniature that ships", "training": {}}
     rows = {

@@ -11,9 +11,11 @@ from typing import Any, Literal
 import numpy as np
 from tqdm import tqdm
 
-from dhumandiff import Adapter, FaceReference
+from dhumandiff import FaceReference
 from dhumandiff.miniature.world import Identity
 
+from ..run.weights import Weights
+from .regions import head_regions
 from .sampling import GenerationRequest, Parts, Sampling, encode_person, load_parts, sample_portraits
 from .scoring import (
     CONDITIONING_VIEW,
@@ -65,7 +67,7 @@ class Renderer:
         self,
         cases: Sequence[PairCase],
         seeds: int,
-        adapter: Adapter | None,
+        adapter: Weights | None,
         sampling: Sampling,
         what: Subject = "adapter",
         bar: tqdm | None = None,
@@ -90,7 +92,9 @@ class Renderer:
         requests = []
         for case, number in zip(each, numbers, strict=True):
             references = tuple(self.reference_of(who)[0] for who in case.script.people)
-            requests.append(GenerationRequest(case.text, references, number))
+            given = sampling.dual is not None and sampling.dual.regions == "given"
+            regions = head_regions(case.script) if given else None
+            requests.append(GenerationRequest(case.text, references, number, regions))
         progress = None if bar is None else bar.update
         drawn_by = None if what == "base" else adapter
         return sample_portraits(self.parts.portrait, drawn_by, requests, sampling, progress=progress), each
@@ -98,7 +102,7 @@ class Renderer:
 
 def render_and_score(
     renderer: Renderer,
-    adapter: Adapter | None,
+    adapter: Weights | None,
     sampling: Sampling,
     what: Subject = "adapter",
     pairs: int = PAIRS,

@@ -18,12 +18,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dhumandiff import Adapter, FaceReference
+from dhumandiff import FaceReference
 from dhumandiff.errors import FaceError, HostError
 from dhumandiff.faces import FaceAnalyzer
 from dhumandiff.hosts.diffusers.attention import Attached, attach_couples
+from dhumandiff.hosts.diffusers.dual_pathway import attach_dual_couples
 from dhumandiff.hosts.diffusers.pipeline import PortraitPipeline, check_settings
-from dhumandiff.methods.paired.cascade_modes import make_mode
+from dhumandiff.methods.dual_pathway import DualPathway, DualPathwaySettings
+from dhumandiff.methods.dual_pathway.finding import FindRegions
+from dhumandiff.methods.paired.cascade_modes import CascadeMode, make_mode
 from dhumandiff.methods.paired.settings import CascadeSettings, SamplingSettings
 from dhumandiff.miniature.base import SIZE, mini_pipeline, mini_vision
 from dhumandiff.miniature.defaults import MINI
@@ -33,6 +36,7 @@ from dhumandiff.prompts import parse_prompt
 from dhumandiff.protocols import ImageEncoder
 from dhumandiff.references.encode import encode_reference
 
+from ..run.weights import Weights, identity_of
 from .autoencoder import picture_of
 
 __all__ = ["GenerationRequest", "Parts", "Sampling", "decode", "encode_person", "load_parts", "sample_portraits"]
@@ -52,16 +56,19 @@ _USUAL = SamplingSettings(MINI["steps"], MINI["cfg"], MINI["sampler"], size=SIZE
 
 @dataclass(frozen=True)
 class Sampling:
-    """How pictures of the miniature are drawn: the cascade, and sampling as its world is measured (`MINI`)."""
+    """How pictures of the miniature are drawn: the cascade, or the dual pathway in its place; and sampling as its world is
+    measured (`MINI`)."""
 
     cascade: CascadeSettings = field(default_factory=CascadeSettings)
     sampling: SamplingSettings = field(default_factory=lambda: _USUAL)
+    dual: DualPathwaySettings | None = None
 
     @classmethod
     def of(cls, **changed: Any) -> Sampling:
-        """With these fields of `CascadeSettings` and `SamplingSettings` changed."""
+        """With these fields of `CascadeSettings` and `SamplingSettings` changed; `dual` as it is."""
+        dual = changed.pop("dual", None)
         cascade = {name: changed.pop(name) for name in CascadeSettings.__dataclass_fields__ if name in changed}
-        return cls(CascadeSettings(**cascade), replace(_USUAL, **changed))
+        return cls(CascadeSettings(**cascade), replace(_USUAL, **changed), dual)
 
     @property
     def record(self) -> dict[str, Any]:
@@ -69,25 +76,32 @@ class Sampling:
         cascade, sampling = asdict(self.cascade), asdict(self.sampling)
         cascade["focus_share"] = cascade.pop("focus_fraction")
         names = ("mode", "scene_strength", "face_strength", "focus_share", "strength")
+        dual = {} if self.dual is None else {"dual": asdict(self.dual)}
         return {
             **{name: cascade[name] for name in names},
             **{name: sampling[name] for name in ("start", "end", "cfg", "steps", "sampler")},
+            **dual,
         }
+
+    def mode(self) -> CascadeMode | FindRegions:
+        """What says from step to step how much the people count."""
+        return make_mode(self.cascade) if self.dual is None else FindRegions(self.dual)
 
     @property
     def all_steps(self) -> int:
         """Steps of all runs of one picture."""
-        return self.sampling.steps * make_mode(self.cascade).passes
+        return self.sampling.steps * self.mode().passes
 
 
 @dataclass(frozen=True, eq=False)
 class GenerationRequest:
     """One portrait: a sentence with its marks @1 and @2, the people's references in order, and the seed of the noise; without
-    references a sentence as it is."""
+    references a sentence as it is. regions: where the dual pathway is told that the people are, [P, H, W] 0..1."""
 
     text: str
     references: tuple[FaceReference, ...]
     seed: int
+    regions: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +165,7 @@ def encode_person(
 @torch.no_grad()
 def sample_portraits(
     portrait: PortraitPipeline,
-    adapter: Adapter | None,
+    adapter: Weights | None,
     requests: Sequence[GenerationRequest],
     sampling: Sampling,
     *,
@@ -163,7 +177,7 @@ def sample_portraits(
 
     Args:
         portrait: the base.
-        adapter: None draws with the base alone, from the sentences without faces.
+        adapter: the weights; None draws with the base alone, from the sentences without faces.
         requests: what to draw.
         sampling: how.
         size: width and height, px.
@@ -178,6 +192,7 @@ def sample_portraits(
     """
     check_settings(sampling.cascade, sampling.sampling)
     portrait.use_sampler(sampling.sampling.sampler)
+    identity = None if adapter is None else identity_of(adapter)
     negative = portrait.encode("") if sampling.sampling.cfg != 1 else None  # what this world knows of negative prompts
     texts: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
     pictures = [np.empty((0, size[1], size[0], 3), dtype=np.uint8)]
@@ -187,26 +202,34 @@ def sample_portraits(
             if _key(request) not in texts:
                 persons = len(request.references)
                 prompt = parse_prompt(request.text, persons=persons) if persons else request.text
-                texts[_key(request)] = portrait.encode(prompt, adapter, request.references)
+                texts[_key(request)] = portrait.encode(prompt, identity, request.references)
         conditions = portrait.conditions([texts[_key(request)] for request in some], negative, size)
         noise = torch.cat([portrait.noise(request.seed, size) for request in some])
-        with _attached(portrait, adapter, some, negative is not None) as attached:
+        with _attached(portrait, adapter, some, sampling.dual, negative is not None) as attached:
             tell = None if progress is None else lambda *_: progress(len(noise))  # noqa: B023  # called in this turn only
             loop = portrait.loop(attached, conditions, sampling.sampling, [request.seed for request in some], tell)
-            latents = loop.run(noise, make_mode(sampling.cascade))
+            latents = loop.run(noise, sampling.mode())
         pictures.append(decode(portrait.pipeline.vae, latents))
     return np.concatenate(pictures)
 
 
 def _attached(
-    portrait: PortraitPipeline, adapter: Adapter | None, requests: Sequence[GenerationRequest], guidance: bool
+    portrait: PortraitPipeline,
+    adapter: Weights | None,
+    requests: Sequence[GenerationRequest],
+    dual: DualPathwaySettings | None,
+    guidance: bool,
 ) -> AbstractContextManager[Attached | None]:
     """The people of every picture of a batch on the UNet; nobody without an adapter."""
     if adapter is None:
         return nullcontext()
-    return attach_couples(
-        portrait.pipeline.unet, adapter, [request.references for request in requests], guidance=guidance
-    )
+    unet, couples = portrait.pipeline.unet, [request.references for request in requests]
+    if dual is None:
+        return attach_couples(unet, identity_of(adapter), couples, guidance=guidance)
+    pathway = adapter if isinstance(adapter, DualPathway) else DualPathway(adapter)
+    given = [request.regions for request in requests if request.regions is not None]
+    masks = torch.stack(given, dim=1) if dual.regions == "given" and given else None
+    return attach_dual_couples(unet, pathway, couples, dual, masks=masks, guidance=guidance)
 
 
 @torch.no_grad()

@@ -190,13 +190,14 @@ def _adapter(folder: Path) -> None:
 
 def save_adapter(run: Path, path: Path) -> None:
     """The averaged weights of a run's last checkpoint, in half precision, as they ship."""
-    from dhumandiff import Adapter
-
     from ..run.checkpoint import adapter_of_run
+    from ..run.weights import build_weights, metadata_of
 
     trained = adapter_of_run(run)
     half = {name: value.half() for name, value in trained.state_dict().items()}
-    Adapter.from_tensors(half, {**trained.info.metadata, "licence": "Apache-2.0"}).save_pretrained(path)
+    metadata = metadata_of(trained)
+    license_ = "pathway_licence" if "pathway_licence" in metadata else "licence"
+    build_weights(half, {**metadata, license_: "Apache-2.0"}).save_pretrained(path)
 
 
 STAGES: dict[str, Stage] = {

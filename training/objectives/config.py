@@ -8,7 +8,15 @@ from typing import Literal
 from .. import TrainingError
 from ..parsing import check_setting
 
-__all__ = ["DiffusionConfig", "FaceRegionConfig", "IdentityConfig", "LocalizationConfig", "ObjectivesConfig"]
+__all__ = [
+    "DiffusionConfig",
+    "FaceRegionConfig",
+    "IdentityConfig",
+    "LocalizationConfig",
+    "ObjectivesConfig",
+    "RoutingConfig",
+    "TextConsistencyConfig",
+]
 
 
 @dataclass
@@ -115,6 +123,41 @@ class IdentityConfig:
 
 
 @dataclass
+class TextConsistencyConfig:
+    """Outside of the faces, what the base would make of the words alone; see objectives/text_consistency.py."""
+
+    weight: float = 0.0
+    """Factor of the text consistency loss in the sum of all losses; 0 switches it off. It costs a pass of the base a step."""
+    region: Literal["faces", "persons"] = "faces"
+    """What is left out, since it is the reference's business: faces, or whole people."""
+    margin: int = 0
+    """Latent pixels (8 image px each) around a region that are left out, too."""
+    inside: float = 0.0
+    """How much a latent pixel inside the regions counts, of one outside: what words say of a face is lost there, too."""
+
+    def __post_init__(self) -> None:
+        for name in ("weight", "margin"):
+            check_setting(
+                getattr(self, name) >= 0,
+                f"objectives.text_consistency.{name}",
+                getattr(self, name),
+                "it must be 0 or more",
+            )
+        check_setting(0 <= self.inside <= 1, "objectives.text_consistency.inside", self.inside, "it lies from 0 to 1")
+
+
+@dataclass
+class RoutingConfig:
+    """A router's maps are the people's masks; see objectives/routing.py."""
+
+    weight: float = 0.0
+    """Factor of the routing loss in the sum of all losses (0.1 as published); 0 switches it off. dual.train has to name the router."""
+
+    def __post_init__(self) -> None:
+        check_setting(self.weight >= 0, "objectives.routing.weight", self.weight, "it must be 0 or more")
+
+
+@dataclass
 class ObjectivesConfig:
     """The parts of the loss; one file each in training/objectives/."""
 
@@ -122,3 +165,5 @@ class ObjectivesConfig:
     localization: LocalizationConfig = field(default_factory=LocalizationConfig)
     face_region: FaceRegionConfig = field(default_factory=FaceRegionConfig)
     identity: IdentityConfig = field(default_factory=IdentityConfig)
+    text_consistency: TextConsistencyConfig = field(default_factory=TextConsistencyConfig)
+    routing: RoutingConfig = field(default_factory=RoutingConfig)

@@ -18,7 +18,7 @@ from .. import TrainingError
 from ..data.batch import Batch
 from ..data.dataset import PreparedDataset, Sample
 from ..run.base import BaseModel
-from . import diffusion, face_region, identity, localization
+from . import diffusion, face_region, identity, localization, routing, text_consistency
 from .config import DiffusionConfig, ObjectivesConfig
 from .protocol import ForwardOutput, Objective
 
@@ -29,6 +29,8 @@ OBJECTIVES: dict[str, Callable[[Any, Sequence[PreparedDataset]], list[Objective]
     "localization": localization.build,
     "face_region": face_region.build,
     "identity": identity.build,
+    "text_consistency": text_consistency.build,
+    "routing": routing.build,
 }
 """Field of ObjectivesConfig -> what makes the objectives of these settings; none when they are switched off."""
 
@@ -77,9 +79,15 @@ def compute_losses(
     target = batch.noise
     if scheduler.config.prediction_type == "v_prediction":
         target = scheduler.get_velocity(batch.latents, batch.noise, timesteps)
+    base_prediction = None
+    if any(getattr(objective, "needs_base_prediction", False) for objective in objectives):
+        # First: the layers that gradient checkpointing runs again have to find what the student's pass left.
+        base_prediction = getattr(model, "module", model).words_alone(batch, noisy_latents, timesteps)
     prediction, attention_maps = model(batch, noisy_latents, timesteps)
     weights = diffusion.min_snr_weights(scheduler, timesteps, config.min_snr_gamma)
-    output = ForwardOutput(batch, prediction, target, noisy_latents, timesteps, base, attention_maps, weights)
+    output = ForwardOutput(
+        batch, prediction, target, noisy_latents, timesteps, base, attention_maps, weights, base_prediction
+    )
     return [objective(output) for objective in objectives]
 
 

@@ -25,10 +25,12 @@ class AttentionMaps:
         faces: [B, P, Q], attention to each person's face tokens, weighted by the length of each token's value; None where not
             recorded.
         words: [B, P, Q], attention to the person's mapped words, mean over the heads; None where not recorded.
+        routes: [B, P + 1, Q], what a router says of who is where, the background last; None where not recorded.
     """
 
     faces: Tensor | None = None
     words: Tensor | None = None
+    routes: Tensor | None = None
 
 
 @dataclass
@@ -44,6 +46,8 @@ class ForwardOutput:
         base: the frozen base, with diffusers' DDPMScheduler.
         attention_maps: one per recorded layer.
         sample_weights: [B], Min-SNR weights of the timesteps, the same for all objectives.
+        base_prediction: [B, c, h, w], what the base predicts of the words alone, without gradients; None where no objective reads
+            it.
         cache: what objectives compute once and share.
     """
 
@@ -55,6 +59,7 @@ class ForwardOutput:
     base: BaseModel
     attention_maps: Sequence[AttentionMaps]
     sample_weights: Tensor
+    base_prediction: Tensor | None = None
     cache: dict[str, Any] = field(default_factory=dict)
 
     def clean_latents(self) -> Tensor:
@@ -74,8 +79,10 @@ class Objective(Protocol):
         setting: the setting that holds its weight, such as "objectives.face_region.weight".
         weight: its factor in the sum of all losses.
         required_tensors: what it reads of a sample, as prefixes: "mask" stands for mask_1 and mask_2.
-        required_attention: which attention it reads, of "faces" and "words".
+        required_attention: which attention it reads, of "faces", "words" and "routes".
         needs_vae: whether it decodes the prediction with the base's VAE.
+
+    One that reads `ForwardOutput.base_prediction` says so by a true `needs_base_prediction`.
     """
 
     name: str

@@ -24,15 +24,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dhumandiff import Adapter
 from dhumandiff.errors import DHumanDiffError, short_error
-from dhumandiff.formats import low_rank, native
+from dhumandiff.formats import low_rank
 from dhumandiff.io import expand_user
 
 from .. import TrainingError
 from ..renamed import current_config
 from .checkpoint_checks import check_config, check_info, check_state, damaged_checkpoint, tensors_in
 from .low_rank import is_low_rank, merged_adapter
+from .weights import Weights, build_weights, metadata_of, save_weights
 
 __all__ = ["CONFIG_FILE", "Checkpoint", "RunFolder", "adapter_of", "adapter_of_run", "random_state", "set_random_state"]
 
@@ -166,10 +166,10 @@ class RunFolder:
         with self._writing(part, checkpoint.size):
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(parents=True)
-            layout = low_rank if is_low_rank(checkpoint.metadata) else native
-            layout.save(part / WEIGHTS, checkpoint.weights, checkpoint.metadata)
+            save = low_rank.save if is_low_rank(checkpoint.metadata) else save_weights
+            save(part / WEIGHTS, checkpoint.weights, checkpoint.metadata)
             if checkpoint.ema_weights:
-                layout.save(part / EMA_WEIGHTS, checkpoint.ema_weights, checkpoint.metadata)
+                save(part / EMA_WEIGHTS, checkpoint.ema_weights, checkpoint.metadata)
             torch.save({key: checkpoint.state[name] for name, key in TENSOR_KEYS.items()}, part / TENSORS)
             (part / INFO).write_text(json.dumps(checkpoint.info()) + "\n", encoding="utf-8")
             for path in part.iterdir():
@@ -230,8 +230,8 @@ class RunFolder:
             ) from error
 
 
-def adapter_of_run(folder: Path) -> Adapter:
-    """The EMA weights of a run's best checkpoint (or the weights, where no EMA is kept).
+def adapter_of_run(folder: Path) -> Weights:
+    """The EMA weights of a run's best checkpoint (or the weights, where no EMA is kept), of whatever it trains.
 
     Raises:
         TrainingError: there is no checkpoint, or it is damaged.
@@ -247,8 +247,8 @@ def adapter_of_run(folder: Path) -> Adapter:
     return adapter_of(found)
 
 
-def adapter_of(checkpoint: Checkpoint, ema: bool = True) -> Adapter:
-    """The adapter of a checkpoint, of a low-rank run with the changes in it. ema: averaged, where an EMA is kept.
+def adapter_of(checkpoint: Checkpoint, ema: bool = True) -> Weights:
+    """What a checkpoint holds, an adapter of a low-rank run with the changes in it. ema: averaged, where an EMA is kept.
 
     Raises:
         TrainingError: the full adapter of a low-rank run has changed.
@@ -256,7 +256,7 @@ def adapter_of(checkpoint: Checkpoint, ema: bool = True) -> Adapter:
     tensors = (checkpoint.ema_weights if ema else {}) or checkpoint.weights
     if is_low_rank(checkpoint.metadata):
         return merged_adapter(tensors, checkpoint.metadata, checkpoint.config["init"]["weights"])
-    return Adapter.from_tensors(tensors, checkpoint.metadata)
+    return build_weights(tensors, checkpoint.metadata)
 
 
 def random_state() -> dict[str, Any]:
@@ -303,8 +303,8 @@ def _weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         metadata = file.metadata()
     if is_low_rank(metadata):
         return load_file(path), {name: value for name, value in metadata.items() if not name.startswith("format")}
-    adapter = Adapter.from_tensors(load_file(path), metadata)
-    return dict(adapter.state_dict()), adapter.info.metadata
+    weights = build_weights(load_file(path), metadata)
+    return dict(weights.state_dict()), metadata_of(weights)
 
 
 def _flush(path: Path) -> None:

@@ -14,6 +14,7 @@ from .. import TrainingError
 from ..data.config import AugmentConfig, DataConfig
 from ..objectives.config import ObjectivesConfig
 from ..parsing import check_setting
+from .dual_config import DualConfig
 
 __all__ = ["BaseConfig", "CheckpointConfig", "InitConfig", "LoggingConfig", "OptimizerConfig", "TrainConfig"]
 
@@ -175,9 +176,13 @@ class TrainConfig:
     """Seed of everything random: fresh weights, the order of samples, noise, augmentation."""
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     """Mixed precision of the computation; the trained weights and their EMA are always float32. auto: bf16 on a GPU, no on a CPU."""
+    method: Literal["paired", "dual_pathway"] = "paired"
+    """What is trained: paired, DHumanDiff's adapter; or dual_pathway, the parts of a dual pathway around such an adapter
+    (settings under dual)."""
     base: BaseConfig = field(default_factory=BaseConfig)
     data: DataConfig = field(default_factory=DataConfig)
     init: InitConfig = field(default_factory=InitConfig)
+    dual: DualConfig = field(default_factory=DualConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     objectives: ObjectivesConfig = field(default_factory=ObjectivesConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -193,4 +198,19 @@ class TrainConfig:
                 "data.folders is empty, but training needs prepared data. Run `python -m training prepare` and name its "
                 "folder: --data.folders+ '{path: shards}'.",
                 code="no-training-data",
+            )
+        if self.method == "dual_pathway" and self.init.weights == "scratch":
+            raise TrainingError(
+                "A dual pathway is trained around an identity path that works: name a trained adapter as init.weights, not scratch.",
+                code="dual-without-identity",
+            )
+        if self.method == "dual_pathway" and self.init.rank:
+            raise TrainingError(
+                "init.rank is for training an adapter; a dual pathway's own parts are of low rank already (dual.rank). Set init.rank to 0.",
+                code="dual-of-low-rank",
+            )
+        if self.objectives.routing.weight and not (self.method == "dual_pathway" and "router" in self.dual.train):
+            raise TrainingError(
+                "objectives.routing trains a router: set method to dual_pathway and add router to dual.train, or set routing.weight to 0.",
+                code="routing-without-router",
             )

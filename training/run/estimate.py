@@ -18,7 +18,7 @@ from ..objectives.protocol import Objective
 from .base import BaseModel, check_shards_compatible, meta_base
 from .config import TrainConfig
 from .data_notes import data_notes
-from .init import init_adapter
+from .init import init_weights
 from .model import TrainableModel, build_model
 
 __all__ = ["Estimate", "dry_run", "estimate"]
@@ -72,8 +72,8 @@ def dry_run(config: TrainConfig) -> str:
     memory = estimate(config, folders, base, model)
     samples = sum(folder.samples for folder in folders)
     shards = sum(len(folder.shards) for folder in folders)
-    counts = {name: _count(part.parameters()) for name, part in model.adapter.named_children()}
-    trained = _count(value for value in model.adapter.parameters() if value.requires_grad)
+    counts = {name: _count(part.parameters()) for name, part in model.weights.named_children()}
+    trained = _count(value for value in model.weights.parameters() if value.requires_grad)
     lines = [
         f"Base      {base.name}: UNet of {_millions(_count(base.unet.parameters()))}, {len(base.sizes['hidden'])} "
         f"cross-attention layers, predicts {base.sizes['prediction']}; frozen",
@@ -104,7 +104,7 @@ def estimate(
 ) -> Estimate:
     """Memory of a run, for the largest picture size in the shards and prompts of 77 tokens."""
     bytes_each = 4 if config.precision == "no" else 2
-    weights = list(model.adapter.parameters())
+    weights = list(model.weights.parameters())
     trained = _count(value for value in weights if value.requires_grad)
     frozen = _count(base.unet.parameters())
     if base.text_encoder is not None:
@@ -142,8 +142,8 @@ def _meta_model(
 ) -> tuple[BaseModel, TrainableModel]:
     base = meta_base(config.base.path, text_encoder=config.init.subject_path)
     check_shards_compatible(base, folders)
-    adapter = init_adapter(config.init, base, folders[0], config.seed, device="meta")
-    return base, build_model(config.objectives, base, adapter, folders[0], objectives)
+    weights = init_weights(config, base, folders[0], device="meta")
+    return base, build_model(config, base, weights, folders[0], objectives)
 
 
 def _activations(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,20 @@ from dhumandiff import Adapter
 from dhumandiff.faces.same_recognizer import recognizer_note
 from dhumandiff.formats.reading import not_finite
 from dhumandiff.hosts.diffusers.attention import cross_attention_layers
+from dhumandiff.io import expand_user
+from dhumandiff.methods.dual_pathway.adapter import DualPathway
+from dhumandiff.methods.dual_pathway.weights import Gates, Router, TextConsistency
 from dhumandiff.methods.paired.projections import FaceProjection, IdentityProjection, SubjectMapping
 
 from .. import TrainingError
 from ..data.dataset import PreparedDataset
 from .base import BaseModel
-from .config import InitConfig
+from .checkpoint import CONFIG_FILE, adapter_of_run
+from .config import InitConfig, TrainConfig
 from .low_rank import add_factors, check_full, source_adapter
+from .weights import Weights, load_weights
 
-__all__ = ["cast_frozen", "init_adapter"]
+__all__ = ["cast_frozen", "init_adapter", "init_weights"]
 
 PERSONS = 2
 
@@ -78,7 +84,57 @@ def init_adapter(
     return adapter
 
 
-def cast_frozen(adapter: Adapter, dtype: torch.dtype) -> dict[str, Tensor]:
+def init_weights(
+    config: TrainConfig, base: BaseModel, folder: PreparedDataset, device: torch.device | str = "cpu"
+) -> Weights:
+    """What `config.method` trains: `init_adapter`'s, or a dual pathway around it of which `config.dual.train` has gradients.
+
+    Raises:
+        TrainingError, AdapterError: as for `init_adapter`; `dual.weights` holds no dual pathway, or one of another base.
+    """
+    adapter = init_adapter(config.init, base, folder, config.seed, device)
+    if config.method == "paired":
+        return adapter
+    dual = config.dual
+    if not dual.train_identity:
+        adapter.requires_grad_(False)
+    found = _dual_parts(dual.weights) if dual.weights else {}
+    with torch.random.fork_rng(devices=[]), torch.device(device):
+        torch.manual_seed(config.seed)
+        info, heads = adapter.info, [module.heads for _, module in cross_attention_layers(base.unet)]
+        if "tca" in dual.train and "tca" not in found:
+            found["tca"] = TextConsistency(info.hidden, info.context_width, dual.rank).initialize()
+        if "gates" in dual.train and "gates" not in found:
+            found["gates"] = Gates.for_heads(heads, dual.head_groups)
+        if "router" in dual.train and "router" not in found:
+            found["router"] = Router(info.hidden, folder.header["vision"]["clip_width"], dual.router_width)
+    parts = {name: part.to(device, torch.float32) for name, part in found.items()}
+    metadata = {
+        "pathway_licence": "see the model card",
+        "pathway_source": f"python -m training, on {Path(base.name).name}",
+        "pathway_identity": info.metadata["source"],
+    }
+    pathway = DualPathway(adapter, **parts, metadata=metadata)
+    for name, part in parts.items():
+        part.requires_grad_(name in dual.train)
+    return pathway
+
+
+def _dual_parts(weights: str) -> dict[str, Any]:
+    """Copies of the trained parts of a file or run; memory-mapped files must not be written to."""
+    path = expand_user(weights)
+    found = adapter_of_run(path) if (path / CONFIG_FILE).is_file() else load_weights(path)
+    if not isinstance(found, DualPathway):
+        raise TrainingError(
+            f"dual.weights: {weights} holds an adapter, but no dual pathway. Name it as init.weights, and leave dual.weights empty "
+            "for fresh parts.",
+            code="dual-weights-are-an-adapter",
+        )
+    parts = {name: getattr(found, name) for name in found.info.parts if name != "identity"}
+    return {name: copy.deepcopy(part) for name, part in parts.items()}
+
+
+def cast_frozen(adapter: Weights, dtype: torch.dtype) -> dict[str, Tensor]:
     """Keep the parts that are not trained in the dtype that computes with them, as autocast would cast them anyway.
 
     Returns:

@@ -16,6 +16,7 @@ from dhumandiff.io import expand_user
 
 from .. import TrainingError
 from .config import InitConfig
+from .weights import identity_of, load_weights
 
 __all__ = [
     "add_factors",
@@ -119,7 +120,7 @@ def merged_adapter(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], w
 
 
 def source_adapter(weights: str) -> Adapter:
-    """The adapter that `init.weights` names.
+    """The adapter that `init.weights` names; of a dual pathway, its identity path.
 
     Raises:
         AdapterError: it is no adapter.
@@ -131,7 +132,7 @@ def source_adapter(weights: str) -> Adapter:
     if weights == "mini":
         return mini_adapter()
     path = expand_user(weights)
-    return adapter_of_run(path) if (path / CONFIG_FILE).is_file() else Adapter.from_pretrained(path)
+    return identity_of(adapter_of_run(path) if (path / CONFIG_FILE).is_file() else load_weights(path))
 
 
 def check_full(config: InitConfig) -> None:

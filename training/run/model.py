@@ -15,13 +15,15 @@ from torch import Tensor, nn
 
 from dhumandiff import Adapter
 from dhumandiff.hosts.diffusers.attention import PairedProcessor, check_compatible, cross_attention_layers
+from dhumandiff.methods.dual_pathway.adapter import DualPathway
 from dhumandiff.methods.paired.attention import paired_attention
 
 from ..data.batch import Batch, SubjectTokens
 from ..data.dataset import PreparedDataset
-from ..objectives.config import ObjectivesConfig
 from ..objectives.protocol import AttentionMaps, Objective
 from .base import BaseModel
+from .config import TrainConfig
+from .weights import Weights
 
 __all__ = ["TrainableModel", "build_model"]
 
@@ -30,20 +32,25 @@ CHUNK_LENGTH = 77
 
 
 def build_model(
-    config: ObjectivesConfig, base: BaseModel, adapter: Adapter, data: PreparedDataset, objectives: Sequence[Objective]
+    config: TrainConfig, base: BaseModel, weights: Weights, data: PreparedDataset, objectives: Sequence[Objective]
 ) -> TrainableModel:
-    """The model that training, validation and the estimate of memory run, on the device of the adapter.
+    """The model that training, validation and the estimate of memory run, on the device of the weights.
 
     Args:
-        config: the settings of the objectives.
+        config: the settings; those of the objectives, and of a dual pathway.
         base: the frozen base; its UNet gets the attention processors.
-        adapter: what is trained.
+        weights: what is trained.
         data: a prepared folder, whose unconditional hidden states are used.
         objectives: what is computed; they say which attention is recorded.
     """
     recorded = frozenset(kind for objective in objectives for kind in objective.required_attention)
-    uncond_clip_hidden = data.common["clip_hidden_zero"].to(next(adapter.parameters()).device)
-    return TrainableModel(base, adapter, uncond_clip_hidden, recorded, config.localization.min_layer_size)
+    uncond_clip_hidden = data.common["clip_hidden_zero"].to(next(weights.parameters()).device)
+    how = (uncond_clip_hidden, recorded, config.objectives.localization.min_layer_size)
+    if isinstance(weights, DualPathway):
+        from .dual_model import DualModel  # is a `TrainableModel`
+
+        return DualModel(base, weights, config.dual, *how)
+    return TrainableModel(base, weights, *how)
 
 
 class TrainableModel(nn.Module):
@@ -84,8 +91,17 @@ class TrainableModel(nn.Module):
         """The frozen base."""
         return self._frozen[0]
 
+    @property
+    def weights(self) -> Weights:
+        """What is trained and saved."""
+        return self.adapter
+
+    def begin(self, batch: Batch) -> None:
+        """Take what a batch's samples have besides tokens, before a prediction; a method's own."""
+
     def forward(self, batch: Batch, noisy_latents: Tensor, timesteps: Tensor) -> tuple[Tensor, list[AttentionMaps]]:
         """The UNet's prediction for noisy latents [B, c, h, w] at timesteps [B], and the recorded attention of the layers."""
+        self.begin(batch)
         tokens = self.face_tokens(batch.hidden, batch.drop_face_tokens)
         text, self._subject_columns = self.encode_text(batch)
         prediction = self.predict(
@@ -95,6 +111,11 @@ class TrainableModel(nn.Module):
         maps, self._maps = self._maps, {} if self.recorded else None
         return prediction + self._zero_with_gradient(batch), [maps[layer] for layer in sorted(maps or {})]
 
+    @torch.no_grad()
+    def words_alone(self, batch: Batch, noisy_latents: Tensor, timesteps: Tensor) -> Tensor:
+        """What the base predicts of the sentences with nobody on the UNet, [B, c, h, w]; no gradients."""
+        return self.predict(noisy_latents, timesteps, batch.text.float(), batch.pooled, batch.time_ids, None)
+
     def predict(
         self,
         noisy_latents: Tensor,
@@ -102,10 +123,10 @@ class TrainableModel(nn.Module):
         text: Tensor,
         pooled: Tensor | None,
         time_ids: Tensor,
-        face_tokens: Tensor,
+        face_tokens: Tensor | None,
         record: bool = False,
     ) -> Tensor:
-        """The UNet's prediction [B, c, h, w], float32, with face tokens [B, P, T, C] of every sample."""
+        """The UNet's prediction [B, c, h, w], float32, with face tokens [B, P, T, C] of every sample; None: with nobody."""
         unet = self.base.unet
         added = None if pooled is None else {"text_embeds": pooled.to(unet.dtype), "time_ids": time_ids.to(unet.dtype)}
         self._face_tokens, self._maps = face_tokens, {} if record else None
@@ -164,7 +185,9 @@ class TrainableModel(nn.Module):
         return self.adapter.mapping(torch.cat([words, token.to(words.dtype)], dim=-1))
 
     def residual(self, layer: int, query: Tensor, heads: int) -> Tensor | None:
-        """What the persons add to a layer's attention output, [B, Q, C]."""
+        """What the persons add to a layer's attention output, [B, Q, C]; None where nobody is on the UNet."""
+        if self._face_tokens is None:
+            return None
         keys, values = self.adapter.keys_values(layer, self._face_tokens)
         keys, values = keys.to(query.dtype), values.to(query.dtype)
         output, probabilities = paired_attention(query, keys, values, heads)

@@ -7,26 +7,25 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dhumandiff import Adapter
-
 from .. import TrainingError
 from ..data.dataset import PreparedDataset
 from ..parsing import as_dict, differences
 from .base import BaseModel
 from .checkpoint import CONFIG_FILE, Checkpoint
 from .config import TrainConfig
+from .weights import Weights
 
 __all__ = ["check_fingerprint", "report_changes", "resume_fingerprint"]
 
 
 def resume_fingerprint(
-    config: TrainConfig, base: BaseModel, adapter: Adapter, folders: Sequence[PreparedDataset]
+    config: TrainConfig, base: BaseModel, adapter: Weights, folders: Sequence[PreparedDataset]
 ) -> dict[str, Any]:
     """What must be the same to resume: sizes, data, and the settings that say what a position in the data means."""
     fingerprint = {
         "base": base.sizes,
         "adapter": {name: list(value.shape) for name, value in adapter.state_dict().items()},
-        "trained_parts": config.init.train,
+        "trained_parts": _trained(config),
         "shards": [folder.shards for folder in folders],
         "seed": config.seed,
         "data.batch_size": config.data.batch_size,
@@ -38,6 +37,12 @@ def resume_fingerprint(
     if any(part != "all" for part, _ in held_out):
         fingerprint["held_out"] = held_out
     return _as_read_back(fingerprint)
+
+
+def _trained(config: TrainConfig) -> list[str]:
+    if config.method == "paired":
+        return config.init.train
+    return [*config.dual.train, *(config.init.train if config.dual.train_identity else [])]
 
 
 def check_fingerprint(run: Path, found: Checkpoint, fingerprint: Mapping[str, Any]) -> None:

@@ -66,6 +66,7 @@ def _draw(model: TrainableModel, batch: Any, common: dict[str, Tensor], steps: i
 
     scheduler = DDIMScheduler.from_config(model.base.scheduler.config, clip_sample=False, timestep_spacing="trailing")
     scheduler.set_timesteps(steps, device=batch.noise.device)
+    model.begin(batch)
     text, _ = model.encode_text(batch)
     empty = common["empty_text"].to(text).repeat(1, batch.ids.shape[1], 1).reshape(text.shape)
     tokens = torch.cat(

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from dhumandiff import Adapter
-
 from .. import TrainingError
 from ..data.balance import Balance
 from ..data.batch import BatchMaker
@@ -26,12 +24,13 @@ from .checkpoint_checks import check_moments, damaged_checkpoint
 from .config import TrainConfig
 from .contents import check_contents, contents_of, validation_changed
 from .data_notes import data_notes
-from .init import cast_frozen, init_adapter
+from .init import cast_frozen, init_weights
 from .low_rank import file_name, full_metadata, kept_tensors
 from .model import TrainableModel, build_model
 from .optim import EMA, make_optimizer, make_scheduler
 from .precision import DTYPES, choose_precision
 from .resume import check_fingerprint, report_changes, resume_fingerprint
+from .weights import Weights, identity_of, metadata_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -76,7 +75,7 @@ class TrainState:
     validation: Data | None
     objectives: list[Objective]
     base: BaseModel
-    adapter: Adapter
+    adapter: Weights
     model: TrainableModel
     parallel_model: nn.Module
     optimizer: Any
@@ -158,7 +157,7 @@ class TrainState:
 
     def checkpoint(self, score: float, config: dict[str, Any]) -> Checkpoint:
         """This state as a checkpoint. Collective, as `state_dict`."""
-        metadata = {**self.adapter.info.metadata, **self.full_adapter}
+        metadata = {**metadata_of(self.adapter), **self.full_adapter}
         return Checkpoint(self.state_dict(), metadata, score, config, self.fingerprint, self.contents)
 
 
@@ -197,8 +196,8 @@ def setup(config: TrainConfig) -> TrainState:
         dtype=dtype,
     )
     check_shards_compatible(base, folders)
-    adapter = init_adapter(config.init, base, folders[0], config.seed)
-    model = build_model(config.objectives, base, adapter, folders[0], objectives)
+    adapter = init_weights(config, base, folders[0])
+    model = build_model(config, base, adapter, folders[0], objectives)
     base.to(accelerator.device)
     if config.base.gradient_checkpointing:
         base.unet.enable_gradient_checkpointing()
@@ -267,7 +266,7 @@ def open_stream(state: TrainState) -> Prefetcher:
     make = BatchMaker(
         folders,
         state.config.augment,
-        state.adapter.info.identity_key,
+        identity_of(state.adapter).info.identity_key,
         lambda *names: seeded_rng(seed, "change", *names),
         accelerator.device.type == "cuda",
     )
@@ -322,7 +321,7 @@ def _summary(state: TrainState) -> str:
     balanced = [f"\nBalanced: {line}." for line in _balance(state).describe()] if data.balance else []
     return (
         f"{trained / 1e6:.1f} M weights are trained (initialized from {config.init.weights}); base {state.base.name}, "
-        f"{state.adapter.info.layers} layers, predicts {state.base.sizes['prediction']}.\n"
+        f"{identity_of(state.adapter).info.layers} layers, predicts {state.base.sizes['prediction']}.\n"
         f"{samples} samples in {shards} shards; {config.steps} steps of {data.batch_size} samples "
         f"({data.gradient_accumulation_steps} passes of {data.micro_batch_size}) on "
         f"{accelerator.num_processes} x {accelerator.device}, {epochs:.1f} epochs." + "".join([*balanced, *notes])

@@ -6,12 +6,14 @@ Faces are described only in what the base learns from (looks.py). Person 1 is wh
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from ...prompts import Prompt, parse_prompt
 from .body import Outfit
 from .dice import Dice
 from .identity import Identity
 from .looks import Looks, describe
+from .shape import Expression
 
 __all__ = ["EXPRESSION_WORDS", "HEAD_WORDS", "SCENE_WORDS", "Script", "category", "looks_of", "write_caption"]
 
@@ -65,7 +67,7 @@ class Script:
     scene: str
     first_is_left: bool
     both_smile: bool = False
-    expressions: tuple[str, str] = ("", "")
+    expressions: tuple[Expression | Literal[""], Expression | Literal[""]] = ("", "")
     heads: tuple[str, str] = ("", "")
 
     @property
