@@ -9,7 +9,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..catalogue import BASE, DHUMANDIFF, FACE_PACKS, IMAGE_ENCODER, IP_ADAPTER
+from ..catalogue import (
+    AURAFACE,
+    BASE,
+    DHUMANDIFF,
+    FACE_PACKS,
+    IMAGE_ENCODER,
+    IP_ADAPTER,
+    SFACE,
+    YUNET,
+    KnownWeights,
+)
 
 __all__ = ["ITEMS", "Item", "Source", "as_table", "human_size"]
 
@@ -62,6 +72,14 @@ class Item:
 _IP_ADAPTER_FILE = "ip-adapter-plus-face_sdxl_vit-h.safetensors"
 _PACK = FACE_PACKS[0]
 _PACK_URL = f"https://github.com/deepinsight/insightface/releases/download/v0.7/{_PACK.name}.zip"
+
+
+def _open_item(key: str, known: KnownWeights, purpose: str, size: int) -> Item:
+    """A file of the pack of face models that everybody may use."""
+    (name,) = known.files
+    source = Source(known.repository, name, f"{known.folder}/{known.name}/{name}")
+    return Item(key, known.title, purpose, known.license, size, (source,), usual=False)
+
 
 ITEMS = (
     Item(
@@ -120,6 +138,9 @@ ITEMS = (
         ),
         usual=False,
     ),
+    _open_item("yunet", YUNET, "finds faces, without InsightFace: the pack `open`", 232_589),
+    _open_item("auraface", AURAFACE, "recognizes faces, for adapters trained with it: the pack `open`", 260_694_151),
+    _open_item("sface", SFACE, "a judge of who is who, for scoring alone", 38_696_353),
 )
 
 

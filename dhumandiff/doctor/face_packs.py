@@ -1,4 +1,4 @@
-"""InsightFace's packs of face models."""
+"""Packs of face models: InsightFace's, and the open one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import os
 from pathlib import Path
 
-from ..catalogue import FACE_PACKS
+from ..catalogue import AURAFACE, AURAFACE_RECOGNIZER, FACE_PACKS, YUNET
 from ..errors import FaceError
 from ..io import expand_user
 from ..onnx_bytes import why_damaged
@@ -44,6 +44,8 @@ def pack(name: str, root: Path, get: str) -> Finding:
     """A pack that is there, below a root; `get` says how one is got again."""
     from ..faces.insightface import find_pack
 
+    if name == AURAFACE.name:
+        return _open(root)
     place = next((place for place in (root / "models" / name, root / name) if os.path.isdir(place)), root)
     again = f"Remove the folder {place}. {get if name == PACK else f'Then unpack {name} again.'}"
     try:
@@ -60,7 +62,41 @@ def pack(name: str, root: Path, get: str) -> Finding:
     if wrong:
         return Finding(DAMAGED, f"the face pack {name}", wrong, again)
     names = ", ".join(model.name for model in models)
+    if foreign := _beside_auraface(folder):
+        text = f"{folder}: of its files only glintr100.onnx is AuraFace's ({AURAFACE.license}); {foreign} is InsightFace's, for {FACE_PACKS[0].license}."
+        todo = f"For the free ones alone: glintr100.onnx and {YUNET.files[0]} in {folder.with_name(AURAFACE.name)}, and the pack `{AURAFACE.name}`."
+        return Finding(NOTE, name, text, todo)
     return Finding(OK, name, f"{folder}: {names}; licence of InsightFace's own packs: {FACE_PACKS[0].license}")
+
+
+def _open(root: Path) -> Finding:
+    """The pack of YuNet and AuraFace."""
+    from ..faces.onnx_packs import open_files
+
+    title = f"the face pack {AURAFACE.name}"
+    try:
+        detector, recognizer = open_files(root)
+    except FaceError as error:
+        foreign = error.code == "open-pack-with-insightface-files"
+        return Finding(DAMAGED, title, str(error), "Remove what is named." if foreign else OPEN_DOWNLOAD)
+    if wrong := next(filter(None, map(_wrong_with, (detector, recognizer))), None):
+        return Finding(DAMAGED, title, wrong, f"Remove it. {OPEN_DOWNLOAD}")
+    text = f"{detector.parent}: {detector.name} ({YUNET.title}, {YUNET.license}), {recognizer.name} ({AURAFACE.title}, {AURAFACE.license})"
+    return Finding(OK, AURAFACE.name, text)
+
+
+OPEN_DOWNLOAD = f"In the folder {PROJECT}: python -m dhumandiff download --portrait --items yunet auraface"
+
+
+def _beside_auraface(folder: Path) -> str:
+    """InsightFace's files in a folder with AuraFace's recognizer, as its repository has them; "" without."""
+    from ..faces.onnx_packs import insightface_files
+    from ..faces.same_recognizer import file_hash
+
+    recognizer = folder / AURAFACE.files[0]
+    if not recognizer.is_file() or file_hash(recognizer) != AURAFACE_RECOGNIZER[1]:
+        return ""
+    return ", ".join(insightface_files(folder))
 
 
 def _wrong_with(model: Path) -> str | None:

@@ -60,6 +60,7 @@ WITHOUT_COMFYUI = (
 )
 
 INSIGHTFACE = Package("insightface", "finds faces and tells them apart")
+OPENCV = Package("cv2", "aligns faces", "opencv-python-headless")
 
 
 def system(comfyui: str | None, device: str | None) -> list[Finding]:
@@ -128,8 +129,12 @@ def packages(comfyui: bool) -> list[Finding]:
 
 
 def face_packages() -> list[Finding]:
-    """InsightFace and ONNX Runtime, in all the ways in which the two can be wrong together."""
-    return [_package(INSIGHTFACE, _install_faces()), _runtime()]
+    """InsightFace, ONNX Runtime and OpenCV, in all the ways in which they can be wrong together. The first may be missing."""
+    insightface, opencv = _package(INSIGHTFACE, _install_faces()), _package(OPENCV, pip(OPENCV.name))
+    if insightface.state == MISSING:
+        text = f"{insightface.text} Without it face packs run on ONNX Runtime alone, with the same results."
+        insightface = Finding(NOTE, insightface.name, text, insightface.todo)
+    return [insightface, _runtime(), opencv]
 
 
 def _runtime() -> Finding:

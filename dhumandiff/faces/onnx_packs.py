@@ -216,7 +216,9 @@ def open_files(root: Path, judge: bool = False) -> tuple[Path, Path]:
             else ""
         )
         raise FaceError(
-            f"The open face models are not all in {folder}. Put there: {told}.{only}", code="open-pack-missing"
+            f"The open face models are not all in {folder}. Put there: {told}.{only} Or: python -m dhumandiff download --portrait "
+            f"--items yunet {'sface' if judge else 'auraface'}",
+            code="open-pack-missing",
         )
     return detector, recognizer
 

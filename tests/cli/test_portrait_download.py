@@ -187,7 +187,7 @@ def test_only_what_is_chosen_comes(tmp_path, hub, monkeypatch):
     [
         (["", "no"], "licence-not-accepted", "SDXL base 1.0"),
         (["", "maybe", "", "ok"], "licence-answer-not-clear", "SDXL base 1.0"),
-        (["9"], "download-choice-not-clear", "1 to 5"),
+        (["9"], "download-choice-not-clear", f"1 to {len(ITEMS)}"),
         (["base"], "download-choice-not-clear", "'base'"),
     ],
 )

@@ -176,7 +176,7 @@ def test_with_nothing_but_python_there_is_still_a_report(folder):
     assert out.returncode == 1
     assert out.stderr == ""
     assert "https://pytorch.org/get-started/locally/" in out.stdout
-    assert all(name in out.stdout.splitlines()[-1] for name in ("torch", "numpy", "insightface", "pillow"))
+    assert all(name in out.stdout.splitlines()[-1] for name in ("torch", "numpy", "onnxruntime", "pillow"))
 
 
 def test_one_file_that_nobody_can_read_leaves_the_report(folder, capsys, monkeypatch):
