@@ -25,6 +25,7 @@ import yaml
 from safetensors import safe_open
 from torch import Tensor
 
+from dhumandiff.catalogue import AURAFACE, AURAFACE_RECOGNIZER
 from dhumandiff.formats import low_rank
 from dhumandiff.formats.reading import not_finite
 from dhumandiff.io import expand_user, replace_all, why_not_written
@@ -106,6 +107,8 @@ def _drawing_command(run: str, native: Path) -> str:
     base, recognizer, full = str(settings["base"]["path"]), told.get("recogniser", ""), str(settings["init"]["weights"])
     words = ["--base", base, "--adapter", str(native)]
     words += ["--full-adapter", full] if told.get("format") == low_rank.FORMAT and Path(full).exists() else []
+    recognizer = recognizer.partition(" (sha256")[0]
+    recognizer = AURAFACE.name if recognizer == AURAFACE_RECOGNIZER[0].partition("/")[0] else recognizer
     words += [] if recognizer in ("", "buffalo_l", base) else ["--face-pack", recognizer]
     words += ["--person-1", "anna.jpg", "--person-2", "ben.jpg"]
     return shlex.join(

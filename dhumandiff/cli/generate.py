@@ -272,14 +272,14 @@ def _is_drawn(pack: str, args: argparse.Namespace) -> bool:
 
 
 def _faces(pack: str, args: argparse.Namespace, adapter: Adapter) -> Any:
-    from ..faces.same_recognizer import compare_analyzer
+    from ..faces.same_recognizer import compare_analyzer, pack_of
 
     analyzer = _load_faces(pack, args)
     said = adapter.info.recognizer
     if adapter.has_subject_path and compare_analyzer(said, analyzer) == "other":
         raise FaceError(
             f"The adapter was trained with the face recognizer {said}, and the pack {analyzer.name} holds another one, whose "
-            "numbers mean nothing to it. Name the adapter's own pack with --face-pack.",
+            f"numbers mean nothing to it. Name {pack_of(said)}, the adapter's own, with --face-pack.",
             code="pack-of-another-recognizer",
         )
     return analyzer

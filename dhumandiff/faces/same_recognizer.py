@@ -15,6 +15,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+from ..catalogue import AURAFACE_RECOGNIZER
+
 __all__ = [
     "Comparison",
     "compare",
@@ -23,6 +25,7 @@ __all__ = [
     "has_hash",
     "is_published",
     "is_recognizer",
+    "pack_of",
     "recognizer_hash",
     "recognizer_name",
     "recognizer_note",
@@ -96,6 +99,11 @@ def is_recognizer(said: str, analyzer: Any) -> bool | None:
     """
     found = compare_analyzer(said, analyzer)
     return None if found == "unknown" else found == "same"
+
+
+def pack_of(said: str) -> str:
+    """What a person chooses to get the recognizer that an adapter's metadata names; AuraFace is in the pack `open`."""
+    return "the pack `open`" if _names(said, AURAFACE_RECOGNIZER[0].partition("/")[0]) else "that pack"
 
 
 def compare_analyzer(said: str, analyzer: Any) -> Comparison:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import FaceReferenceError
-from ..faces.same_recognizer import compare, recognizer_hash, recognizer_name, recognizer_note, same_recognizer
+from ..faces.same_recognizer import compare, pack_of, recognizer_hash, recognizer_name, recognizer_note, same_recognizer
 from .lacks import called
 
 __all__ = ["check_face_analysis", "check_trained_with", "recognizer_warnings"]
@@ -29,7 +29,7 @@ def check_trained_with(reference: Any, said: str) -> None:
     if _compare(reference, said) == "other":
         raise FaceReferenceError(
             f"{called(reference)} was encoded with the face recognizer {_note(reference)}, and these weights were trained with "
-            f"{said}, to which its numbers mean nothing. Load that pack with Load Face Analysis and encode the photos again.",
+            f"{said}, to which its numbers mean nothing. Load {pack_of(said)} with Load Face Analysis and encode the photos again.",
             code="reference-of-another-recognizer",
         )
 
@@ -41,7 +41,7 @@ def recognizer_warnings(references: Sequence[Any], said: str) -> list[str]:
     """
     return [
         f"{called(reference)} was encoded with the face recognizer {_note(reference)}, and the weights were trained with {said}: "
-        "unless the two are one under two names, nobody will be alike. If in doubt, encode the photos again with that pack."
+        f"unless the two are one under two names, nobody will be alike. If in doubt, encode the photos again with {pack_of(said)}."
         for reference in references
         if _compare(reference, said) == "unsure"
     ]

@@ -17,7 +17,7 @@ from support.refused import refused
 from dhumandiff import Adapter
 from dhumandiff.errors import AdapterError, FaceReferenceError, HostError
 from dhumandiff.formats.released import AS_RELEASED
-from dhumandiff.references.recognizers import recognizer_warnings
+from dhumandiff.references.recognizers import check_trained_with, recognizer_warnings
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -219,8 +219,11 @@ def test_a_reference_of_another_recognizer_is_refused(reference):
         adapter.identity_token(other)
     renamed = dataclasses.replace(other, recognizer="mine/net")
     assert torch.equal(adapter.identity_token(renamed), token)
-    (warning,) = recognizer_warnings([ours, renamed, reference], "insightface auraface")[:1]
-    assert "'Ada' was encoded with the face recognizer mine/w600k_r50" in warning
+    (warning,) = recognizer_warnings([ours, renamed, reference], "insightface auraface")
+    assert "'Ada' was encoded with the face recognizer mine/net" in warning
+    assert "the pack `open`" in warning
+    with refused("reference-of-another-recognizer", "w600k_r50", "auraface", "Load the pack `open`"):
+        check_trained_with(ours, "insightface auraface")  # buffalo_l's is known to be another
     assert recognizer_warnings([reference], adapter.info.recognizer) == []
 
 

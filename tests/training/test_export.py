@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
 from support.refused import refused
 from support.shards import make_shards
 from support.small_base import SD15, make_base, make_config
@@ -190,3 +191,22 @@ def test_the_exported_files_change_together(run, tmp_path, stuck):
         export.export(export.ExportConfig(run=str(run), out=str(out), name="two", weights="raw"))
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
     assert not [path.name for path in out.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize(
+    ("recognizer", "pack"),
+    [
+        ("auraface (sha256 a7933ea5330113b0)", ["--face-pack", "open"]),
+        ("antelopev2 (sha256 4ab1d6435d639628)", ["--face-pack", "antelopev2"]),
+        ("buffalo_l (sha256 4c06341c33c2ca1f)", []),  # which is taken without a word
+        ("", []),
+    ],
+)
+def test_the_next_command_names_the_pack_by_which_its_recognizer_is_chosen(run, tmp_path, recognizer, pack):
+    native = tmp_path / "two.safetensors"
+    save_file(
+        {"weight": torch.zeros(1)}, native, metadata={"recogniser": recognizer} if recognizer else {"any": "thing"}
+    )
+    words = shlex.split(export._drawing_command(str(run), native))
+    there = words.index("--face-pack") if "--face-pack" in words else len(words)
+    assert words[there : there + 2] == pack

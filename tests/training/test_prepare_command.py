@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ from support.refused import refused
 
 from training import TrainingError
 from training.__main__ import main
+from training.data.encode import load_faces
 from training.data.settings import FaceSettings, PrepareSettings, Source
+from training.parsing import parse
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -138,3 +141,25 @@ def test_old_names_are_read(tmp_path, capsys):
     kept = PrepareSettings(faces=FaceSettings(third_face_ratio=0.4)).fingerprint()
     assert (kept["faces"]["third"], kept["references"]["colour"]) == (0.4, 0.15)
     assert {"third_face_ratio", "color"}.isdisjoint({*kept["faces"], *kept["references"]})
+
+
+def test_the_open_configuration_only_changes_the_face_models():
+    configs = REPOSITORY / "training" / "configs"
+    words = ["--config", str(configs / "prepare.yaml"), "--data", "x", "--out", "y"]
+    plain, _ = parse(PrepareSettings, "prepare", words)
+    free, _ = parse(PrepareSettings, "prepare", [*words, "--config", str(configs / "prepare_open.yaml")])
+    free.check()
+    assert (plain.faces.pack, free.faces.pack) == ("buffalo_l", "open")
+    assert replace(free, faces=replace(free.faces, pack="buffalo_l")) == plain
+
+
+@pytest.mark.faces
+def test_a_model_of_gender_is_not_left_out_without_a_word(faces_root, tmp_path, monkeypatch):
+    """Captions are matched by it, and InsightFace runs it."""
+    for file in (faces_root / "models" / "mini").glob("*.onnx"):
+        (tmp_path / file.name).symlink_to(file)
+    monkeypatch.setitem(sys.modules, "insightface.app", None)
+    assert load_faces(FaceSettings(pack=str(tmp_path))).name == tmp_path.name
+    (tmp_path / "genderage.onnx").write_bytes(b"any")
+    with refused("gender-without-insightface", "genderage.onnx", "pip install insightface", "open"):
+        load_faces(FaceSettings(pack=str(tmp_path)))

@@ -264,11 +264,16 @@ def load_faces(settings: FaceSettings) -> FaceAnalyzer:
             "to that folder, or name another one: --faces.pack FOLDER. `python -m dhumandiff doctor` says what is there.",
             code="pack-missing",
         ) from error
-    if not isinstance(analyzer, InsightFaceAnalyzer):  # without InsightFace there is no model of gender
+    model = next(iter(sorted(Path(analyzer.recognizer.model_file).parent.glob("*genderage*.onnx"))), None)
+    if model is None:
         return analyzer
-    folder = Path(getattr(analyzer.app, "model_dir", "") or "")
-    model = next(iter(sorted(folder.glob("*genderage*.onnx"))), None)
-    return analyzer if model is None else _PackWithAttributes(analyzer, model)
+    if not isinstance(analyzer, InsightFaceAnalyzer):
+        raise FaceError(
+            f"{model} tells gender and age, which captions are matched by, and needs insightface. Install it with: pip install "
+            "insightface. Or name a pack without such a model: --faces.pack open.",
+            code="gender-without-insightface",
+        )
+    return _PackWithAttributes(analyzer, model)
 
 
 class _PackWithAttributes:

@@ -215,7 +215,7 @@ def _by_sentence(
     if _told_apart(nouns) and unknown_gender == "set_aside":
         raise PromptError(
             f"Nothing says which face is the {nouns[0][0]!r} and which the {nouns[1][0]!r}: the annotation has no "
-            "gender, and the face pack no genderage model. Use buffalo_l, or set unknown_gender to left_to_right.",
+            "gender, and the face pack no genderage model. Use buffalo_l, say it in annotations, or set unknown_gender to left_to_right.",
             code="people-not-told-apart",
         )
     return (tied if people[0].x <= people[1].x else tied[::-1]), "left_to_right"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from dhumandiff import Adapter, FaceReference
-from dhumandiff.faces.same_recognizer import has_hash, is_recognizer, recognizer_hash
+from dhumandiff.faces.same_recognizer import has_hash, is_recognizer, pack_of, recognizer_hash
 from dhumandiff.io import expand_user
 
 from .. import TrainingError
@@ -183,7 +183,7 @@ def _reference_faces(config: EvaluateConfig, adapter: Adapter, base: str) -> Fac
             return faces
     raise TrainingError(
         f"The adapter was trained with the face recognizer {said}, and the pack {faces.name} holds another one, whose numbers mean "
-        "nothing to it. Name the adapter's own pack with --adapter_pack; --faces.pack only says who judges.",
+        f"nothing to it. Name {pack_of(said)}, the adapter's own, with --adapter_pack; --faces.pack only says who judges.",
         code="not-the-adapters-recognizer",
     )
 
