@@ -96,6 +96,7 @@ def model_card(
     ]
     losses = [entry for entry in read_log(run.folder / LOG) if "loss" in entry and entry["step"] <= step]
     scored_by = "validation" if used["data"]["validation"] else "training, smoothed"
+    best_by = used.get("checkpoints", {}).get("best_by", "loss")
     full = checkpoint.metadata.get("base_adapter")
     low_rank = [f"- Trained with low rank ({used['init']['rank']}) on top of `{full}`"] if full else []
     if full and not config.merged:
@@ -140,7 +141,12 @@ def model_card(
         f"{used['precision']}; seed {used['seed']}",
         f"- Weights: {'EMA, decay ' + str(used['optimizer']['ema_decay']) if config.weights == 'ema' else 'of the last step'}, "
         f"stored as {config.dtype}",
-        f"- Loss ({scored_by}): {checkpoint.score:.4f}" + (f"; first logged {losses[0]['loss']:.4f}" if losses else ""),
+        (
+            f"- Chosen by {best_by.replace('_', ' ')} of {len(used['logging']['prompts'])} drawn prompts"
+            if best_by != "loss"
+            else f"- Loss ({scored_by}): {checkpoint.score:.4f}"
+        )
+        + (f"; first logged loss {losses[0]['loss']:.4f}" if losses else ""),
         "",
         "```yaml",
         yaml.safe_dump({part: used[part] for part in settings}, sort_keys=False).rstrip(),

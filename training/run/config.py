@@ -8,15 +8,24 @@ training/data/config.py, those of the losses in training/objectives/config.py.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from .. import TrainingError
 from ..data.config import AugmentConfig, DataConfig
+from ..data.settings import FaceSettings
 from ..objectives.config import ObjectivesConfig
 from ..parsing import check_setting
 from .dual_config import DualConfig
 
-__all__ = ["BaseConfig", "CheckpointConfig", "InitConfig", "LoggingConfig", "OptimizerConfig", "TrainConfig"]
+__all__ = [
+    "BaseConfig",
+    "CheckpointConfig",
+    "InitConfig",
+    "LoggingConfig",
+    "OptimizerConfig",
+    "PromptConfig",
+    "TrainConfig",
+]
 
 
 @dataclass
@@ -127,6 +136,34 @@ class OptimizerConfig:
 
 
 @dataclass
+class PromptConfig:
+    """A sentence that is drawn and scored at every checkpoint."""
+
+    sentence: str = ""
+    """As in `generate`: "A man@1 on the left and a woman@2 on the right." Sides are what says who should be where."""
+    photos: list[Any] = field(default_factory=list)
+    """A photo of each person, or a list of photos of each."""
+    seeds: list[int] = field(default_factory=lambda: [0])
+    """Of the noise; a picture for each."""
+    people_are: Literal["held_out", "trained"] = "held_out"
+    """Whether these people are in the training data. The two are drawn and counted apart."""
+
+    def __post_init__(self) -> None:
+        check_setting(bool(self.sentence.strip()), "logging.prompts: sentence", self.sentence, "it says what is drawn")
+        check_setting(bool(self.photos), "logging.prompts: photos", self.photos, "it names a photo of each person")
+        names = [photo for photos in self.people for photo in photos]
+        plain = all(isinstance(name, str) and name for name in names) and all(self.people)
+        check_setting(plain, "logging.prompts: photos", self.photos, "it holds names of files, or lists of them")
+        check_setting(bool(self.seeds), "logging.prompts: seeds", self.seeds, "one picture at least is drawn")
+        check_setting(min(self.seeds) >= 0, "logging.prompts: seeds", self.seeds, "they must be 0 or more")
+
+    @property
+    def people(self) -> list[list[str]]:
+        """The photos of each person."""
+        return [list(each) if isinstance(each, list | tuple) else [each] for each in self.photos]
+
+
+@dataclass
 class CheckpointConfig:
     """When checkpoints are written, and how many of them stay."""
 
@@ -134,6 +171,9 @@ class CheckpointConfig:
     """Steps between checkpoints. One is also written at the end, on SIGTERM and on Ctrl-C."""
     keep: int = 2
     """Number of the latest checkpoints that stay; the best one stays besides."""
+    best_by: Literal["loss", "right_person", "likeness"] = "loss"
+    """What makes a checkpoint the best: the loss (of validation data, where there are some), or what the drawings of
+    `logging.prompts` show, of held-out people where there are some; equal ones are told apart by the likeness."""
 
     def __post_init__(self) -> None:
         for name in ("every", "keep"):
@@ -148,6 +188,10 @@ class LoggingConfig:
     """Steps between console lines, entries in log.jsonl and tensorboard."""
     tensorboard: bool = True
     """Write tensorboard event files into <run>/tensorboard."""
+    trackers: list[Literal["wandb", "comet_ml", "aim", "mlflow", "clearml", "dvclive", "swanlab", "trackio"]] = field(
+        default_factory=list
+    )
+    """Where numbers and pictures go besides, by Accelerate; what is named has to be installed and logged in."""
     samples_every: int = 1000
     """Steps between sample grids; 0: none, and the VAE is not loaded."""
     samples: int = 4
@@ -156,12 +200,26 @@ class LoggingConfig:
     """Denoising steps of each picture in a sample grid."""
     cfg: float = 5.0
     """Classifier-free guidance scale of the sample grids; 1 is none."""
+    prompts: list[PromptConfig] = field(default_factory=list)
+    """Sentences with photos of people, drawn with the cascade at step 0 and every checkpoint, beside the same noise without the
+    adapter, and scored. Pictures go to <run>/prompts; right person, likeness and how often everybody is present to the log."""
+    prompt_size: list[int] | None = None
+    """Width and height of what prompts draw, px; null: 1024 x 1024 (mini: its own)."""
+    prompt_faces: FaceSettings = field(default_factory=FaceSettings)
+    """Prompts: the face pack that makes references, which is the one that the data was prepared with."""
+    prompt_judge: str = ""
+    """Prompts: the face pack that scores; best another one. Left empty: that of prompt_faces (mini: its judge)."""
+    image_encoder: str = ""
+    """Prompts: CLIP ViT-H/14, a folder or id; IP-Adapter's if left empty."""
 
     def __post_init__(self) -> None:
         for name in ("every", "samples", "sample_steps"):
             check_setting(getattr(self, name) >= 1, f"logging.{name}", getattr(self, name), "it must be 1 or more")
         check_setting(self.samples_every >= 0, "logging.samples_every", self.samples_every, "it must be 0 or more")
         check_setting(self.cfg >= 1, "logging.cfg", self.cfg, "it must be 1 or more")
+        size = self.prompt_size
+        valid = size is None or (len(size) == 2 and all(side > 0 and side % 8 == 0 for side in size))
+        check_setting(valid, "logging.prompt_size", size, "it is width and height, multiples of 8")
 
 
 @dataclass
@@ -193,6 +251,18 @@ class TrainConfig:
         check_setting(bool(self.run), "run", self.run, "it names the folder of the run")
         check_setting(self.steps >= 1, "steps", self.steps, "it must be 1 or more")
         check_setting(self.seed >= 0, "seed", self.seed, "it must be 0 or more")
+        if self.method == "dual_pathway" and self.logging.prompts:
+            raise TrainingError(
+                "logging.prompts draw an adapter alone, not the parts of a dual pathway around it. Leave them out; `generate` draws what "
+                "`export` makes.",
+                code="prompts-of-dual-pathway",
+            )
+        if self.checkpoints.best_by != "loss" and not self.logging.prompts:
+            raise TrainingError(
+                f"checkpoints.best_by is {self.checkpoints.best_by}, which drawings of logging.prompts show, and there are none. Name "
+                "sentences and photos there, or set checkpoints.best_by to loss.",
+                code="best-by-without-prompts",
+            )
         if not self.data.folders:
             raise TrainingError(
                 "data.folders is empty, but training needs prepared data. Run `python -m training prepare` and name its "

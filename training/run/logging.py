@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm import tqdm
@@ -17,10 +17,14 @@ from .. import TrainingError
 from .config import TrainConfig
 from .timing import StepTimer
 
+if TYPE_CHECKING:
+    from .prompts import PromptDrawing
+    from .trackers import Trackers
+
 __all__ = ["Logger", "NoLogger", "memory_in_use", "read_log"]
 
 LOG = "log.jsonl"
-METRICS = ("learning_rate", "samples_per_second", "data_wait_fraction", "grad_norm")
+METRICS = ("learning_rate", "samples_per_second", "data_wait_fraction", "grad_norm", "memory_gb")
 """What an entry of the log holds beside the step and the losses."""
 RENAMED = {
     "rate": "learning_rate",
@@ -41,9 +45,18 @@ class Logger:
         config: how often what is written.
         loss_names: one per objective.
         step: of the checkpoint the run resumes from; what the log says about later ones is removed.
+        trackers: get all numbers and pictures, too; None for none.
     """
 
-    def __init__(self, folder: Path, config: TrainConfig, loss_names: Sequence[str], step: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: TrainConfig,
+        loss_names: Sequence[str],
+        step: int = 0,
+        trackers: Trackers | None = None,
+    ) -> None:
+        self.trackers = trackers
         self.folder, self.config, self.log = folder, config, folder / LOG
         self.loss_names = ["loss", *loss_names]
         self._sums, self._steps = torch.zeros(len(self.loss_names)), 0
@@ -72,7 +85,8 @@ class Logger:
         timer.restart()
         means = (self._sums / self._steps).tolist()
         self._sums, self._steps = self._sums * 0, 0
-        values = (learning_rate, self.config.data.batch_size / seconds, waited, grad_norm)
+        memory = memory_in_use() / 2**30
+        values = (learning_rate, self.config.data.batch_size / seconds, waited, grad_norm, memory)
         self._write(
             step,
             dict(zip(self.loss_names, means, strict=True)),
@@ -84,15 +98,13 @@ class Logger:
         entry = {"step": step, **losses, **metrics}
         _append(self.log, entry)
         parts = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
-        memory, left = memory_in_use() / 2**30, _duration((self.config.steps - step) * seconds)
+        left = _duration((self.config.steps - step) * seconds)
         self.print(
             f"step {step}/{self.config.steps}  {parts}  lr {metrics['learning_rate']:.1e}  "
-            f"{metrics['samples_per_second']:.2f} samples/s  {memory:.1f} GB  "
+            f"{metrics['samples_per_second']:.2f} samples/s  {metrics['memory_gb']:.1f} GB  "
             f"waiting {metrics['data_wait_fraction']:.1%}  {left} left"
         )
-        if self.board is not None:
-            for name, value in entry.items():
-                self.board.add_scalar(("loss/" if name in losses else "run/") + name, value, step)
+        self._scalars({("loss/" if name in losses else "run/") + name: value for name, value in entry.items()}, step)
 
     def print(self, line: str) -> None:
         """Print a line above the bar."""
@@ -103,22 +115,44 @@ class Logger:
         """Write down the validation loss."""
         _append(self.log, {"step": step, "validation": loss})
         self.print(f"step {step}/{self.config.steps}  validation {loss:.4f}")
-        if self.board is not None:
-            self.board.add_scalar("loss/validation", loss, step)
+        self._scalars({"loss/validation": loss}, step)
 
     def samples(self, step: int, grid: Any) -> Path:
         """Keep a sample grid, a Pillow image; its path."""
+        return self._picture("samples", f"step-{step:08d}.png", grid, step)
+
+    def prompts(self, step: int, drawing: PromptDrawing) -> None:
+        """Write down what the prompts of one's own came out as."""
+        for group, sheet in drawing.sheets.items():
+            self._picture("prompts", f"step-{step:08d}-{group}.png", sheet, step)
+        _append(self.log, {"step": step, **drawing.scores})
+        told = "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in drawing.scores.items())
+        self.print(f"step {step}/{self.config.steps}  {told}")
+        self._scalars({f"prompts/{name}": value for name, value in drawing.scores.items()}, step)
+
+    def _picture(self, kind: str, name: str, picture: Any, step: int) -> Path:
         import numpy as np
 
-        path = self.folder / "samples" / f"step-{step:08d}.png"
+        path = self.folder / kind / name
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            grid.save(path)
+            picture.save(path)
         except OSError as error:
             raise _not_written(path, error) from error
+        tag = kind if kind == "samples" else f"{kind}/{path.stem.rpartition('-')[2]}"
         if self.board is not None:
-            self.board.add_image("samples", np.asarray(grid), step, dataformats="HWC")
+            self.board.add_image(tag, np.asarray(picture), step, dataformats="HWC")
+        if self.trackers is not None:
+            self.trackers.picture(tag, picture, step)
         return path
+
+    def _scalars(self, values: Mapping[str, float], step: int) -> None:
+        """To every tracker."""
+        if self.board is not None:
+            for name, value in values.items():
+                self.board.add_scalar(name, value, step)
+        if self.trackers is not None:
+            self.trackers.scalars(values, step)
 
     def plot(self) -> Path | None:
         """Draw the losses of the whole run to loss.png; None when there is nothing to draw, or matplotlib is missing."""
@@ -154,6 +188,8 @@ class Logger:
         self.bar.close()
         if self.board is not None:
             self.board.close()
+        if self.trackers is not None:
+            self.trackers.close()
 
 
 class NoLogger:

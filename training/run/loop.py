@@ -31,10 +31,12 @@ from .checkpoint import CONFIG_FILE
 from .config import TrainConfig
 from .lock import run_lock
 from .logging import Logger, NoLogger
+from .prompts import PromptDrawing
 from .samples import draw_grid
 from .setup import TrainState, open_stream, setup
 from .shutdown import SignalHandler
 from .timing import StepTimer
+from .trackers import Trackers
 from .validation import validate
 
 __all__ = ["TrainResult", "train"]
@@ -82,6 +84,9 @@ def _train(config: TrainConfig) -> TrainResult:
     logger, timer = _make_logger(state), StepTimer()
     checkpoint, grid, stopping = state.run.path(state.step), None, False
 
+    if state.prompts is not None and not state.step:
+        draw_prompts(state, logger)
+        timer.restart()
     with open_stream(state) as stream, SignalHandler() as signals:
         while not state.done and not stopping:
             with timer("data"):
@@ -123,7 +128,7 @@ def _train(config: TrainConfig) -> TrainResult:
                 if _samples_due(state):
                     grid = logger.samples(state.step, draw_samples(state))
                 if state.step % config.checkpoints.every == 0 or state.done or stopping:
-                    checkpoint = save_checkpoint(state, logger)
+                    checkpoint = save_checkpoint(state, logger, hurry=stopping and not state.done)
 
     ended_by = 0
     if stopping and not state.done:
@@ -134,16 +139,49 @@ def _train(config: TrainConfig) -> TrainResult:
     return TrainResult(state.run.folder, checkpoint, state.step, ended_by, state.smoothed_loss, plot, grid)
 
 
-def save_checkpoint(state: TrainState, logger: Logger | NoLogger) -> Path:
-    """Validate the EMA weights, where there is data for it, and write a checkpoint. Collective; its folder."""
+def save_checkpoint(state: TrainState, logger: Logger | NoLogger, hurry: bool = False) -> Path:
+    """Validate the EMA weights, where there is data for it, draw the prompts, and write a checkpoint. Collective; its folder.
+
+    hurry: a signal wants the run to end, so nothing is drawn.
+    """
     score = state.smoothed_loss
     if state.validation is not None:
         with state.ema.use_ema():
             score = validate(state.model, state.objectives, state.config, state.validation, state.accelerator)
         score = score if math.isfinite(score) else math.inf  # never the best
         logger.validation(state.step, score)
+    drawing = draw_prompts(state, logger) if state.prompts is not None and not hurry else None
+    if state.config.checkpoints.best_by != "loss":
+        score = _score_of(drawing, state.config.checkpoints.best_by)
     checkpoint = state.checkpoint(score, as_dict(state.config))
     return state.run.save(checkpoint) if state.accelerator.is_main_process else state.run.path(state.step)
+
+
+def draw_prompts(state: TrainState, logger: Logger | NoLogger) -> PromptDrawing:
+    """Draw `logging.prompts` with the EMA weights, and write down what came out.
+
+    Raises:
+        TrainingError: the best checkpoint shall be that with most right people, and no sentence says who should be where.
+    """
+    with state.ema.use_ema():
+        drawing = state.prompts.draw(state.adapter, state.step, state.accelerator.autocast)
+    measure = state.config.checkpoints.best_by
+    if measure != "loss" and drawing.of(measure) is None:
+        raise TrainingError(
+            f"checkpoints.best_by is {measure}, but no sentence of logging.prompts says who should be where. Name sides in one, "
+            'such as "A man@1 on the left and a woman@2 on the right", or choose likeness.',
+            code="nothing-decides-right-person",
+        )
+    logger.prompts(state.step, drawing)
+    return drawing
+
+
+def _score_of(drawing: PromptDrawing | None, measure: str) -> float:
+    """The lower, the better. The likeness tells equal shares of right people apart; without a drawing: never the best."""
+    if drawing is None:
+        return math.inf
+    likeness = drawing.of("likeness") or 0.0
+    return -likeness if measure == "likeness" else -(drawing.of(measure) or 0.0) - likeness / 1000
 
 
 @torch.no_grad()
@@ -219,7 +257,8 @@ def _make_logger(state: TrainState) -> Logger | NoLogger:
     if not state.accelerator.is_main_process:
         return NoLogger()
     _write_config(folder / CONFIG_FILE, config)
-    return Logger(folder, config, [objective.name for objective in state.objectives], state.step)
+    trackers = Trackers(state.accelerator, folder, as_dict(config)) if config.logging.trackers else None
+    return Logger(folder, config, [objective.name for objective in state.objectives], state.step, trackers)
 
 
 def _write_config(path: Path, config: TrainConfig) -> None:

@@ -36,6 +36,8 @@ def resume_fingerprint(
     held_out = [[folder.part, folder.held_out if folder.part == "train" else {}] for folder in folders]
     if any(part != "all" for part, _ in held_out):
         fingerprint["held_out"] = held_out
+    if config.checkpoints.best_by != "loss":  # scores of two kinds cannot be compared
+        fingerprint["checkpoints.best_by"] = config.checkpoints.best_by
     return _as_read_back(fingerprint)
 
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from dhumandiff.io import expand_user
+
 from .. import TrainingError
 from ..data.balance import Balance
 from ..data.batch import BatchMaker
@@ -29,7 +31,9 @@ from .low_rank import file_name, full_metadata, kept_tensors
 from .model import TrainableModel, build_model
 from .optim import EMA, make_optimizer, make_scheduler
 from .precision import DTYPES, choose_precision
+from .prompts import PromptWatcher, watch_prompts
 from .resume import check_fingerprint, report_changes, resume_fingerprint
+from .trackers import check_trackers
 from .weights import Weights, identity_of, metadata_of
 
 if TYPE_CHECKING:
@@ -60,6 +64,7 @@ class TrainState:
         scheduler: of the learning rate.
         ema: the averaged weights.
         fp32_frozen: float32 values of weights that are not trained and that the adapter holds in less precision.
+        prompts: draws `logging.prompts`; None without any, and in all processes but the main one.
         full_adapter: what a low-rank run's files say of the full adapter; empty where everything is trained.
         fingerprint: what a run that resumes must have in common with this one.
         contents: checksums of data and base, which a run that resumes must have, too.
@@ -85,6 +90,7 @@ class TrainState:
     fingerprint: dict[str, Any]
     contents: dict[str, Any] = field(default_factory=dict)
     full_adapter: dict[str, str] = field(default_factory=dict)
+    prompts: PromptWatcher | None = None
     step: int = 0
     smoothed_loss: float = math.nan
     stream_positions: dict[int, Position] = field(default_factory=dict)
@@ -178,7 +184,12 @@ def setup(config: TrainConfig) -> TrainState:
     folders = data[0]
     objectives = build_objectives(config.objectives, folders)
     check_data(objectives, [*folders, *(validation[0] if validation else [])])
-    accelerator = Accelerator(mixed_precision=choose_precision(config.precision))
+    check_trackers(config.logging.trackers)
+    accelerator = Accelerator(
+        mixed_precision=choose_precision(config.precision),
+        log_with=list(config.logging.trackers) or None,
+        project_dir=str(expand_user(config.run)),
+    )
     _check_processes(config, accelerator.num_processes)
     set_seed(config.seed)
     run = RunFolder(config.run, config.checkpoints.keep)
@@ -234,6 +245,8 @@ def setup(config: TrainConfig) -> TrainState:
         contents=contents_of(base, folders, validation[0] if validation else ()),
     )
     resume(state)
+    if config.logging.prompts and accelerator.is_main_process:
+        state.prompts = watch_prompts(config.logging, base, accelerator.device)
     state.report(_summary(state))
     return state
 
