@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..catalogue import BASE, DHUMANDIFF, FACE_PACKS
+from ..catalogue import BASE, DHUMANDIFF, FACE_PACKS, SFACE
 from ..doctor.folders import FACE_ROOT, PROJECT, Folders, files_in, is_comfyui
 from ..errors import AdapterError, HostError
 from ..io import expand_user
@@ -194,6 +194,7 @@ def _is_adapter(path: Path) -> bool:
 
 def _face_root(pack: str, folders: Folders) -> Path | None:
     """InsightFace's root that has the pack: in the models folder, else None for its own."""
+    pack = SFACE.name if pack == "sface" else pack  # lies with the open pack
     roots = [root for root in (folders.face_root, folders.other_face_root) if root is not None]
     has = [root for root in roots if os.path.isdir(root / "models" / pack) or os.path.isdir(root / pack)]
     return has[0] if has and has[0] != expand_user(FACE_ROOT) else None

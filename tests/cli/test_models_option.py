@@ -1,6 +1,7 @@
 """`generate --models`: what lies in a models folder is found, and nothing is guessed."""
 
 import argparse
+import json
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from support.model_folders import face_pack
 from support.refused import refused
 
 from dhumandiff import testing
+from dhumandiff.__main__ import main
 from dhumandiff.cli import models as cli_models
 from dhumandiff.cli.models import choose_adapter, choose_models, find_image_encoder, folders_of
 from dhumandiff.doctor.folders import Folders
@@ -200,3 +202,16 @@ def test_a_portrait_needs_no_path_but_the_photos(models, tmp_path, monkeypatch, 
     out = capsys.readouterr().out
     assert "own.safetensors" in out
     assert "small.safetensors" in out
+
+
+def test_inspect_knows_bases_and_image_encoders(models, capsys):
+    assert main(["inspect", str(models / "checkpoints" / "xl" / "sdxl.safetensors")]) == 0
+    assert "SDXL" in capsys.readouterr().out
+    write(
+        models / "vit_h.safetensors",
+        {**TOWER, "vision_model.embeddings.patch_embedding.weight": torch.zeros(1280, 3, 2, 2)},
+    )
+    assert main(["inspect", "--json", str(models / "vit_h.safetensors")]) == 0
+    assert json.loads(capsys.readouterr().out)["model"] == "CLIP ViT-H/14"
+    assert main(["inspect", str(models / "checkpoints" / "half.safetensors")]) == 1
+    assert "half.safetensors" in capsys.readouterr().err

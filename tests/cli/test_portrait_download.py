@@ -162,6 +162,18 @@ def test_another_sdxl_checkpoint_does_as_well(tmp_path, hub, capsys):
     assert "mine.safetensors" in capsys.readouterr().out
 
 
+def test_the_way_that_businesses_may_use_comes_by_name(tmp_path, hub):
+    """IP-Adapter and open face models, in the folder where they are looked for."""
+    from dhumandiff.faces.onnx_packs import open_files
+
+    models = tmp_path / "models"
+    assert download(models, "--items", "ip-adapter", "yunet", "auraface", "--accept", "all") == 0
+    assert all(path.is_relative_to(models) for path in open_files(models / "insightface"))
+    hub.asked.clear()
+    assert download(models, "--items", "yunet", "auraface") == 0
+    assert hub.asked == []
+
+
 def test_half_a_file_is_fetched_again(tmp_path, hub):
     models = tmp_path / "models"
     assert download(models, "--accept", "all") == 0

@@ -13,7 +13,7 @@ from dhumandiff import testing
 from dhumandiff.formats import clip_vision
 from dhumandiff.formats.checkpoint import family_of
 from dhumandiff.hosts.diffusers import single_file
-from dhumandiff.hosts.diffusers.loading import ClipVision, check_base, load_pipeline
+from dhumandiff.hosts.diffusers.loading import ClipVision, check_base, load_encoders, load_pipeline
 from dhumandiff.hosts.diffusers.pipeline import PortraitPipeline
 
 diffusers = pytest.importorskip("diffusers")
@@ -332,6 +332,14 @@ def test_training_loads_what_it_asks_for(base, file):
     with refused("base-lacks-parts", "no VAE"):
         load_base(str(path), text_encoder=False, vae=True)
     same_numbers(load_base(str(file()), text_encoder=False, vae=True).vae, base["vae"])
+
+
+def test_preparing_data_reads_all_but_the_unet(base, file):
+    found = load_encoders(file(), torch.float32)
+    for part in ("vae", "text_encoder", "text_encoder_2"):
+        same_numbers(found[part], base[part])
+    assert set(found) == {"vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"}
+    assert set(load_encoders("tiny", torch.float32)) == set(found)
 
 
 def test_an_estimate_reads_no_number(file):

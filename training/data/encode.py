@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dhumandiff.errors import FaceError, HostError, PromptError
 from dhumandiff.faces import Face, FaceAnalyzer, InsightFaceAnalyzer, load_face_analysis
-from dhumandiff.hosts.diffusers.loading import choose_device, choose_dtype, load_pipeline
+from dhumandiff.hosts.diffusers.loading import choose_device, choose_dtype, load_encoders
 from dhumandiff.hosts.diffusers.text import encode_prompt, token_positions
 from dhumandiff.hosts.diffusers.vision import ClipVision
 from dhumandiff.prompts import Mention, Prompt
@@ -80,14 +80,14 @@ class Encoders:
         """Load base and vision tower; HostError and TrainingError say what cannot be had."""
         device = choose_device(settings.device)
         dtype = choose_dtype(settings.dtype, device)
-        pipeline = load_pipeline(settings.base, dtype)
-        vae = pipeline.vae
+        parts = load_encoders(settings.base, dtype)
+        vae = parts["vae"]
         if vae.config.force_upcast:  # SDXL's VAE overflows in fp16
             vae = vae.float()
         return cls(
             vae.to(device),
-            (pipeline.tokenizer, pipeline.tokenizer_2),
-            (pipeline.text_encoder.to(device), pipeline.text_encoder_2.to(device)),
+            (parts["tokenizer"], parts["tokenizer_2"]),
+            (parts["text_encoder"].to(device), parts["text_encoder_2"].to(device)),
             load_vision(settings.vision, device, dtype),
             Path(settings.base).name,
             settings.vision,

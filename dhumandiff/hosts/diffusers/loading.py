@@ -28,6 +28,7 @@ __all__ = [
     "check_file",
     "choose_device",
     "choose_dtype",
+    "load_encoders",
     "load_pipeline",
 ]
 
@@ -99,6 +100,21 @@ def load_pipeline(base: str | Path, dtype: torch.dtype, vae: str | Path | None =
             f"The base {path} cannot be loaded: {short_error(error)}. Get the folder again, with all its .safetensors.",
             code="base-not-loaded",
         ) from error
+
+
+def load_encoders(base: str | Path, dtype: torch.dtype) -> dict[str, Any]:
+    """VAE, text encoders and tokenizers of a base, by their names in a pipeline. Of a checkpoint file the UNet is not read.
+
+    Raises:
+        HostError: there is no such base, or it is not SDXL's.
+    """
+    wanted = [part for part in PARTS[SDXL] if part not in ("unet", "scheduler")]
+    path = expand_user(base)
+    if base in BUILT_IN or path.is_dir():
+        pipeline = load_pipeline(base, dtype)
+        return {part: getattr(pipeline, part) for part in wanted}
+    check_file(path)
+    return load_parts(path, dtype, wanted)
 
 
 def check_base(base: str | Path, vae: str | Path | None = None) -> None:
