@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+import re
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields, is_dataclass
@@ -82,6 +84,8 @@ def parse(
         parser.add_argument(f"--{name}", action="store_true", help=text)
     try:
         words, renamed = current_argv(command, sys.argv[2:] if argv is None else argv)
+        if any(word.partition("=")[0].endswith(".help") for word in words):
+            sys.argv[0] = parser.prog  # what the help of a part calls the program
         if renamed and int(os.environ.get("RANK", "0")) == 0:
             print(notice(renamed), file=sys.stderr)
         read = parser.parse_args(words)
@@ -93,6 +97,12 @@ def parse(
     except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
         inner = error.__cause__ if isinstance(error.__cause__, TrainingError) else None
         reason = " ".join(str(inner or error).split())
+        listed = re.search('Parser key "([^"]+)": Expected a <class \'list\'>. Got value: (.+)', reason)
+        if listed:
+            entry = (
+                f"{{path: {listed[2]}}}" if listed[1] in ("data.folders", "data.validation", "sources") else listed[2]
+            )
+            reason = f"{listed[1]} is a list, and {listed[2]!r} is none: write --{listed[1]}+ {shlex.quote(entry)}"
         raise TrainingError(
             f"{reason} (`python -m training {command} --help` lists every field)",
             code=inner.code if inner else "setting-refused",

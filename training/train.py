@@ -61,8 +61,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _with_settings_of_run(words: Sequence[str]) -> list[str]:
-    """`--run X` alone, without settings or data, means the run that is there, with the settings it was started with."""
-    if any(word.startswith(("--config", "--data")) for word in words):
+    """`--run X` without settings or folders means the run that is there, with the settings it was started with; flags change them."""
+    if any(word.startswith(("--config", "--data.folders", "--data=")) or word == "--data" for word in words):
         return list(words)
     for number, word in enumerate(words):
         name, _, value = word.partition("=")

@@ -150,6 +150,27 @@ def test_training_reads_shards_from_any_store(data, tmp_path, memory):
         open_dataset("memory://nowhere")
 
 
+def test_a_store_that_goes_away_while_it_trains_is_named(data, tmp_path, memory, monkeypatch):
+    prepared(data, tmp_path / "out")
+    upload(memory, tmp_path / "out", "/shards")
+    dataset = open_dataset("memory://shards")
+
+    class Gone(Exception):
+        """As a store's own package raises it."""
+
+    stored = memory.open("/shards/000000.tar", "rb")
+
+    def read(*_):
+        if stored.tell() > 20_000:
+            raise Gone("the network is down")
+        return real(*_)
+
+    real, stored.read = stored.read, read
+    monkeypatch.setattr(MemoryFileSystem, "_open", lambda *_, **__: stored)
+    with refused("damaged-shard", "memory://shards/000000.tar", "network is down", "checkpoint", error=TrainingError):
+        list(dataset.read(0))
+
+
 def test_a_store_that_goes_away_ends_the_run_and_loses_nothing(data, tmp_path, memory, hasty, monkeypatch):
     upload(memory, data, "/photos")
     source, served = [Source("memory://photos", name="data")], []

@@ -326,7 +326,7 @@ def test_the_end_says_what_to_run_next(tmp_path):
     out = tmp_path / "out"
     told = prepared(tmp_path / "data", out)
     assert f"{out}: 1 samples from 2 pictures" in told
-    assert "Set aside: 1 no face." in told
+    assert "Set aside: 1 no face (no face was found)." in told
     assert "contact_sheet.png" in told
     line = next(line for line in told.splitlines() if line.startswith("Next: "))
     assert f"--data.folders+ '{{path: {out}}}' --run runs/out" in line

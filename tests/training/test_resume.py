@@ -166,26 +166,30 @@ def test_other_optimisers_resume_exactly_too(start, tmp_path, kind):
 
 
 @pytest.mark.slow
-def test_two_processes_give_one_processs_losses_and_weights(tmp_path):
-    """At the same global batch, within 1e-5 relative; and a run of two goes on with one."""
+@pytest.mark.parametrize("several", [2, 4])
+def test_several_processes_give_one_processs_losses_and_weights(tmp_path, several):
+    """At the same global batch, within 1e-5 relative; and a run of several goes on with one."""
     base = make_base(tmp_path / "base")
     shards = make_shards(tmp_path / "shards", samples=14, buckets=((64, 64), (64, 96)), references=3)
-    changes = {**CHANGES, "steps": 5, "data": {**CHANGES["data"], "validation": shards, "validation_batches": 3}}
+    data = {**CHANGES["data"], "micro_batch_size": 4 // several, "validation": shards, "validation_batches": 3}
+    changes = {**CHANGES, "steps": 5, "data": data}
     context = multiprocessing.get_context("forkserver")
-    for processes, name in ((1, "one"), (2, "two")):
+    for processes, name in ((1, "one"), (several, "several")):
         codes = run_together(context, processes, _train, base, shards, tmp_path / name, changes)
         assert codes == [0] * processes
-    logs = [(tmp_path / name / "log.jsonl").read_text().splitlines() for name in ("one", "two")]
+    logs = [(tmp_path / name / "log.jsonl").read_text().splitlines() for name in ("one", "several")]
     for ours, theirs in zip(*([json.loads(line) for line in log] for log in logs), strict=True):
         for name in {"loss", "diffusion", "localization", "face_region", "validation"} & {*ours}:
             assert ours[name] == pytest.approx(theirs[name], rel=1e-5), (ours["step"], name)
-    first, second = (load_file(RunFolder(tmp_path / name).path(5) / "adapter.safetensors") for name in ("one", "two"))
+    first, second = (
+        load_file(RunFolder(tmp_path / name).path(5) / "adapter.safetensors") for name in ("one", "several")
+    )
     for name, value in first.items():
         torch.testing.assert_close(second[name], value, rtol=1e-5, atol=1e-5 * value.abs().max().item())
-    told = [json.loads((RunFolder(tmp_path / name).path(5) / "state.json").read_text()) for name in ("one", "two")]
+    told = [json.loads((RunFolder(tmp_path / name).path(5) / "state.json").read_text()) for name in ("one", "several")]
     assert told[0]["positions"] == told[1]["positions"]
-    process = context.Process(target=_train, args=(base, shards, tmp_path / "two", {**changes, "steps": 6}))
+    process = context.Process(target=_train, args=(base, shards, tmp_path / "several", {**changes, "steps": 6}))
     process.start()
     process.join()
     assert process.exitcode == 0
-    assert RunFolder(tmp_path / "two").steps()[-1] == 6
+    assert RunFolder(tmp_path / "several").steps()[-1] == 6

@@ -150,7 +150,11 @@ class PreparedDataset:
                     if done >= start and (key in held) in wanted:
                         yield done, f"{path}, sample {key}", self._metadata(path, key, parts), parts["safetensors"]
                     done += 1
-            except (tarfile.TarError, OSError, EOFError) as error:
+            except TrainingError:
+                raise
+            except Exception as error:  # tarfile.TarError, OSError, EOFError; stores have errors of their own
+                if not (is_url(path) or isinstance(error, (tarfile.TarError, OSError, EOFError))):
+                    raise
                 raise _cut_off(path, done, expected, str(error)) from error
         if done != expected:
             raise _cut_off(path, done, expected, "it ends too early" if done < expected else "it is another shard")

@@ -34,7 +34,7 @@ from .plan import FileList, check_plan, list_files, make_plan, shards_of_slice
 from .report import sample_facts, write_report
 from .settings import PrepareSettings
 from .shards import Manifest, ShardWriter, earlier_share, merge, read_entries, read_plan, to_json, write_file
-from .store import as_path, is_url
+from .store import as_path, is_url, size_of
 from .workers import iter_extracted
 
 __all__ = ["merge_slices", "prepare"]
@@ -65,9 +65,9 @@ def prepare(settings: PrepareSettings, encoders: Encoders | None = None, faces: 
         check_no_judge(faces, "training data")
         encoders = encoders or Encoders.load(settings)
         _make_folder(out)
-        if not (out / "common.safetensors").is_file():
+        if size_of(out / "common.safetensors") < 0:
             write_file(out / "common.safetensors", _common(encoders, faces))
-        if not (out / "plan.json").is_file():
+        if size_of(out / "plan.json") < 0:
             write_file(out / "plan.json", to_json(plan))
         _make_shards(settings, files, shards, todo, manifest, encoders, faces)
     return _finish(out, settings)

@@ -126,11 +126,12 @@ def check_plan(out: Path, plan: dict[str, Any]) -> None:
     Raises:
         TrainingError: `out` is a file, holds something else, or was begun with other settings or pictures.
     """
-    if out.exists() and not out.is_dir():
+    on_disk = not is_url(str(out))
+    if on_disk and out.exists() and not out.is_dir():
         raise TrainingError(f"--out {out} is a file. Give a folder.", code="out-is-a-file")
     earlier = read_plan(out)
     if earlier is None:
-        if out.is_dir() and any(out.glob("*.tar")):
+        if on_disk and out.is_dir() and any(out.glob("*.tar")):
             raise TrainingError(
                 f"--out {out} holds other tars already. Choose an empty folder.", code="out-holds-other-tars"
             )

@@ -271,7 +271,9 @@ def _plot(histograms: dict[str, dict[str, int]], path: Path) -> None:
 
 
 def _ending(out: Path, report: dict[str, Any], size: int, sheets: tuple[int, bool], settings: PrepareSettings) -> str:
-    reasons = ", ".join(f"{count} {reason}" for reason, count in report["set_aside"].items())
+    reasons = ", ".join(
+        f"{count} {reason} ({REASONS.get(reason, '')})" for reason, count in report["set_aside"].items()
+    )
     lines = [
         f"{out}: {report['samples']} samples from {report['pictures']} pictures, {size / 1e6:.1f} MB of shards.",
         f"Set aside: {reasons or 'none'}. The reasons for each picture are in {out / 'report.md'}.",

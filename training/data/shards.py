@@ -34,7 +34,7 @@ from dhumandiff.io import atomic_write
 from .. import TrainingError
 from .balance import count_couples
 from .contract import FORMAT, FORMAT_VERSION
-from .store import StoreError, is_url, on_store, read_path
+from .store import StoreError, is_url, on_store, read_path, size_of
 
 if TYPE_CHECKING:
     from .encode import EncodedSample
@@ -228,8 +228,7 @@ def _parts(folder: Path, pattern: str) -> Iterator[Path]:
 def _whole(out: Path, entry: dict[str, Any]) -> bool:
     if entry["samples"] == 0:
         return True
-    path = out / entry["shard"]
-    return path.is_file() and path.stat().st_size == entry["bytes"]
+    return size_of(out / entry["shard"]) == entry["bytes"]
 
 
 def _unchanged(out: Path, entry: dict[str, Any]) -> bool:
@@ -258,7 +257,7 @@ def read_plan(out: Path) -> dict[str, Any] | None:
         TrainingError: the folder holds something else.
     """
     path = out / "plan.json"
-    if not path.is_file():
+    if size_of(path) < 0:
         return None
     try:
         plan = json.loads(read_path(path))

@@ -28,7 +28,9 @@ __all__ = [
     "on_store",
     "open_url",
     "read_many",
+    "read_path",
     "read_url",
+    "size_of",
 ]
 
 WAITS = (1.0, 5.0, 15.0)
@@ -165,6 +167,17 @@ def read_path(path: Path) -> bytes:
         StoreError: its store does not answer.
     """
     return on_store(str(path), path.read_bytes) if is_url(str(path)) else path.read_bytes()
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file of `as_path`; -1: it is not there.
+
+    Raises:
+        StoreError: its store does not answer.
+    """
+    if not is_url(str(path)):
+        return path.stat().st_size if path.is_file() else -1
+    return on_store(str(path), lambda: path.stat().st_size if path.is_file() else -1)
 
 
 def on_store(url: str, ask: Callable[[], Given]) -> Given:

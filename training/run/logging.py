@@ -167,7 +167,7 @@ class Logger:
             print("No loss.png: matplotlib is not installed (pip install matplotlib).", file=sys.stderr)
             return None
         figure = Figure(figsize=(8, 2.2 * len(names)), layout="constrained")
-        for axes, name in zip(figure.subplots(len(names), squeeze=False)[:, 0], names, strict=True):
+        for axes, name in zip(figure.subplots(len(names), squeeze=False, sharex=True)[:, 0], names, strict=True):
             points = [(entry["step"], entry[name]) for entry in entries if name in entry]
             steps, values = zip(*points, strict=True)
             axes.plot(steps, values, color="0.75", linewidth=0.8)
@@ -274,10 +274,11 @@ def _board(folder: Path, step: int) -> Any:
 
 
 def _smooth(values: tuple[float, ...], weight: float = 0.05) -> list[float]:
-    smooth, out = values[0], []
+    """A moving average that counts what it has seen so far: the first value alone weighs no more than any other."""
+    total, seen, out = 0.0, 0.0, []
     for value in values:
-        smooth += weight * (value - smooth)
-        out.append(smooth)
+        total, seen = (1 - weight) * total + weight * value, (1 - weight) * seen + weight
+        out.append(total / seen)
     return out
 
 

@@ -66,8 +66,9 @@ def write_album(folder: str | Path, couples: int = 10, each: int = 4) -> int:
         room = Path(folder) / f"couple_{couple + 1:02d}"
         room.mkdir(parents=True, exist_ok=True)
         for number in range(each):
-            two = pool[2 * couple], pool[2 * couple + 1]
-            sample = sample_pair(couple * each + number, two[:: 1 if number % 2 == 0 else -1], references=0)
+            first, second = pool[2 * couple], pool[2 * couple + 1]
+            two = (first, second) if number % 2 == 0 else (second, first)
+            sample = sample_pair(couple * each + number, two, references=0)
             Image.fromarray(sample.picture).save(room / f"{number + 1}.png")
             text = sample.annotation["image_caption"]["text"]
             (room / f"{number + 1}.txt").write_text(text + "\n", encoding="utf-8")
