@@ -322,3 +322,21 @@ def test_the_sheet_is_drawn_from_the_command_line(tmp_path, capsys):
     assert "3 people, 2 pairs" in capsys.readouterr().out
     assert main(["--out", str(tmp_path / "no" / "folder.png"), "--people", "1", "--pairs", "0"]) == 1
     assert "could not be drawn" in capsys.readouterr().err
+
+
+def test_an_album_is_what_people_have_a_folder_a_couple_with_captions(tmp_path, capsys):
+    assert main(["--album", str(tmp_path / "photos"), "--couples", "2", "--each", "3"]) == 0
+    assert "6 pictures of 2 couples" in capsys.readouterr().out
+    files = sorted(path.relative_to(tmp_path / "photos").as_posix() for path in (tmp_path / "photos").rglob("*.*"))
+    names = [f"couple_{couple:02d}/{number}" for couple in (1, 2) for number in (1, 2, 3)]
+    assert files == sorted(f"{name}.{ending}" for name in names for ending in ("png", "txt"))
+    assert all(read_prompt_people((tmp_path / "photos" / f"{name}.txt").read_text(encoding="utf-8")) for name in names)
+    with pytest.raises(SystemExit):
+        main([])
+    assert "--out sheet.png, or --album photos" in capsys.readouterr().err
+
+
+def read_prompt_people(text):
+    from dhumandiff.prompts import parse_prompt
+
+    return {mention.person for mention in parse_prompt(text, persons=2).mentions} == {1, 2}

@@ -185,7 +185,9 @@ def test_several_processes_give_one_processs_losses_and_weights(tmp_path, severa
         load_file(RunFolder(tmp_path / name).path(5) / "adapter.safetensors") for name in ("one", "several")
     )
     for name, value in first.items():
-        torch.testing.assert_close(second[name], value, rtol=1e-5, atol=1e-5 * value.abs().max().item())
+        # Sums of four in another order are rounded otherwise, of which Adam makes parts of a step of 1e-3 where gradients are near 0.
+        least = max(1e-5 * value.abs().max().item(), 1e-4 * 1e-3)
+        torch.testing.assert_close(second[name], value, rtol=1e-5, atol=least)
     told = [json.loads((RunFolder(tmp_path / name).path(5) / "state.json").read_text()) for name in ("one", "several")]
     assert told[0]["positions"] == told[1]["positions"]
     process = context.Process(target=_train, args=(base, shards, tmp_path / "several", {**changes, "steps": 6}))
