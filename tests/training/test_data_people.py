@@ -97,6 +97,16 @@ def test_references_are_tied_by_identity_in_any_table(tmp_path, ending):
     assert by_mention
 
 
+def test_references_of_nobody_on_the_pictures_are_named(tmp_path, capsys):
+    photo(tmp_path / "data" / "a.png", 3, 4)
+    draw(tmp_path / "data" / "references" / "carl" / "0.png", [(40, 40, 20, skin(4))], (80, 80))
+    told = describe(settings_for(tmp_path / "data", tmp_path / "out"))
+    assert "0 people with photos beside the picture" in told
+    assert "photos of carl in references/ are not used" in told
+    made(tmp_path / "data", tmp_path / "out")
+    assert "photos of carl in references/ are not used" in capsys.readouterr().out
+
+
 def test_the_pictures_of_a_couples_folder_are_photos_of_each_other(tmp_path):
     data = couples(tmp_path / "data", 2)
     assert "4 people with photos beside the picture" in describe(

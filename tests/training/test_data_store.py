@@ -221,6 +221,20 @@ def test_a_picture_that_is_gone_from_a_store_is_set_aside(data, tmp_path, memory
     assert [(one["name"], one["reason"]) for one in report["set_aside_pictures"]] == [("001.png", "corrupt")]
 
 
+def test_a_text_that_goes_while_the_store_is_listed_is_named(data, memory, monkeypatch):
+    upload(memory, data, "/photos")
+    real = MemoryFileSystem.cat_file
+
+    def texts_are_gone(self, path, *arguments, **more):
+        if path.endswith(".txt"):
+            raise FileNotFoundError(path)
+        return real(self, path, *arguments, **more)
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", texts_are_gone)
+    with refused("store-changed", "z.txt", error=TrainingError):
+        list_pictures(Source("memory://photos"))
+
+
 def test_a_store_that_cannot_be_written_is_named(data, tmp_path, memory, hasty, monkeypatch):
     upath()
 

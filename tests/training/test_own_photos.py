@@ -57,7 +57,6 @@ def test_own_photos_become_an_adapter_by_the_documented_commands(tmp_path):
     assert "- Data: `shards`, 36 samples" in (tmp_path / "runs" / "shards" / "export" / "README.md").read_text()
 
     following = shlex.split(told.strip().splitlines()[-1].removeprefix("Next: "))
-    photos = {"anna.jpg": "photos/couple_01/1.png", "ben.jpg": "photos/couple_02/1.png"}
-    which = ["--which-face-1", "left-most", "--which-face-2", "left-most", "--steps", "2"]
-    run([photos.get(word, word) for word in following] + which, tmp_path)
+    own = {f"{name}.jpg": f"photos_portraits/couple_01_{number}.png" for number, name in ((1, "anna"), (2, "ben"))}
+    run([*(own.get(word, word) for word in following), "--steps", "2"], tmp_path)
     assert (tmp_path / "portrait.png").is_file()

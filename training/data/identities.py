@@ -79,7 +79,15 @@ class Identities:
                     self._photos.setdefault((picture.source, name), []).append(paired)
 
     def __len__(self) -> int:
-        return len(self._photos)
+        """How many people there are on pictures who have another photo."""
+        seen = {(source, name) for (source, _), (names, _) in self._people.items() for name in names if name}
+        return sum(len(self._photos[who]) > 1 for who in seen)
+
+    @property
+    def untied(self) -> list[str]:
+        """The folders of references of whom no picture says that they are on it."""
+        seen = {(source, name) for (source, _), (names, _) in self._people.items() for name in names}
+        return sorted(name for source, name in self._photos if (source, name) not in seen)
 
     def choose(self, picture: Picture, most: int, seed: str) -> tuple[tuple[tuple[PairedPhoto, ...], ...], bool]:
         """Other photos of a picture's people.

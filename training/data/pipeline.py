@@ -30,7 +30,7 @@ from .encode import Encoders, load_faces
 from .extract import ExtractedSample, SkippedSample, Task
 from .identities import Identities
 from .people import hold_out, people_csv, people_file, study
-from .plan import FileList, check_plan, list_files, make_plan, shards_of_slice
+from .plan import FileList, check_plan, list_files, make_plan, shards_of_slice, untied_note
 from .report import sample_facts, write_report
 from .settings import PrepareSettings
 from .shards import Manifest, ShardWriter, earlier_share, merge, read_entries, read_plan, to_json, write_file
@@ -163,6 +163,8 @@ def _tasks(settings: PrepareSettings, files: FileList, todo: Sequence[int]) -> I
     identities = Identities(
         settings.all_sources() if paired else [], files.pictures if paired else [], settings.references.couple_folders
     )
+    if identities.untied:
+        tqdm.write(f"Note: {untied_note(identities)}.")
     for number in todo:
         first = number * settings.shard_size
         for index in range(first, min(first + settings.shard_size, len(files.pictures))):

@@ -20,7 +20,7 @@ from .shards import Manifest, read_plan
 from .sources import list_pictures, source_name
 from .store import as_path, is_url
 
-__all__ = ["FileList", "check_plan", "describe", "list_files", "make_plan", "shards_of_slice"]
+__all__ = ["FileList", "check_plan", "describe", "list_files", "make_plan", "shards_of_slice", "untied_note"]
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,7 @@ class FileList:
 
 def _told(picture: Picture) -> str:
     """What tables say of a picture besides; "" as it was before they were read."""
-    told = [*picture.identities, *(f"{name}={value}" for name, value in sorted(picture.columns.items()))]
-    return "\t".join(map(str, told)) + "\n" if any(told) else ""
+    return "\t".join(picture.identities) + "\n" if any(picture.identities) else ""
 
 
 def _length(picture: Picture) -> int:
@@ -180,7 +179,9 @@ def describe(settings: PrepareSettings) -> str:
     lines += [f"  note: {note}" for note in files.notes]
     rows = 1 + settings.references.augmented
     if settings.references.paired:
-        people = len(Identities(settings.all_sources(), files.pictures, settings.references.couple_folders))
+        identities = Identities(settings.all_sources(), files.pictures, settings.references.couple_folders)
+        people = len(identities)
+        lines += [f"  note: {untied_note(identities)}"] if identities.untied else []
         lines.append(f"  {people} people with photos beside the picture, up to {settings.references.paired} for each")
         rows += settings.references.paired * (1 + settings.references.augmented_paired) if people else 0
     gigabytes = total * _bytes_a_sample(settings, rows) / 1e9
@@ -192,6 +193,16 @@ def describe(settings: PrepareSettings) -> str:
     lines.append(f"Encoders: base {settings.base}, vision {settings.vision}, faces {settings.faces.pack}.")
     lines.append("Nothing was done. Without --dry_run it begins.")
     return "\n".join(lines)
+
+
+def untied_note(identities: Identities) -> str:
+    """Who has photos, and is on no picture."""
+    names = identities.untied
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return (
+        f"photos of {', '.join(names[:5])}{more} in references/ are not used: no picture has these identities. Say who is on which: "
+        "identity_1 and identity_2 in a metadata.csv"
+    )
 
 
 def _room(out: Path) -> str:

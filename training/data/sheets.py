@@ -126,6 +126,7 @@ def people_sheet(out: Path, entries: Sequence[dict[str, Any]], people: People) -
         for key, metadata, jpeg in _read_keys(out, [keys[number] for number in sorted(wanted)])
     }
     if not found:
+        (out / "people.png").unlink(missing_ok=True)  # of an earlier merge
         return False
     columns = max(2, *(len(places[:_FACES]) for _, places in rows))
     sheet = Image.new("RGB", (columns * _FACE, len(rows) * (_FACE + 20)), "white")

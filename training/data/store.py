@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar, cast
@@ -84,7 +85,10 @@ def list_tree(root: str) -> Tree:
         names = sorted(PurePosixPath(path.relative_to(folder).as_posix()) for path in folder.rglob("*"))
         return Tree(str(folder), tuple(names), dict.fromkeys(names, -1))
     system, inside = _filesystem(root)
-    found = on_store(root, lambda: system.find(inside, detail=True))
+    try:
+        found = on_store(root, lambda: system.find(inside, detail=True))
+    except FileNotFoundError:
+        found = {}
     start = len(inside.rstrip("/")) + 1
     sizes = {PurePosixPath(path[start:]): int(info.get("size") or -1) for path, info in found.items() if path[start:]}
     return Tree(root, tuple(sorted(sizes)), sizes)
@@ -154,7 +158,13 @@ def read_many(urls: Sequence[str]) -> dict[str, bytes]:
         some = urls[start : start + _AT_ONCE]
         system, _ = _filesystem(some[0])
         inside = [system._strip_protocol(url) for url in some]
-        told = on_store(some[0], lambda system=system, inside=inside: system.cat(inside))
+        try:
+            told = on_store(some[0], partial(system.cat, inside))
+        except FileNotFoundError as error:
+            raise StoreError(
+                f"{error} was on the store when it was listed, and is gone. Run the same command again when nobody changes the data.",
+                code="store-changed",
+            ) from error
         found |= {url: told[path] for url, path in zip(some, inside, strict=True)}
     return found
 

@@ -18,7 +18,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--out", help="the picture to write, for example sheet.png")
     parser.add_argument(
-        "--album", metavar="FOLDER", help="write photos of couples with captions there, as people have them"
+        "--album",
+        metavar="FOLDER",
+        help="write photos of couples with captions there, as people have them, and a portrait of each beside it",
     )
     parser.add_argument("--couples", type=int, default=10, help="couples of the album (default: %(default)s)")
     parser.add_argument("--each", type=int, default=4, help="pictures of each couple (default: %(default)s)")
@@ -36,6 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.album:
             count = write_album(options.album, options.couples, options.each)
             print(f"{options.album}: {count} pictures of {options.couples} couples, each with its caption")
+            print(f"{options.album}_portraits: a photo of each person, to draw with")
         if not options.out:
             return 0
         draw_sheet(options.people, options.pairs, options.seed, options.zoom, options.boxes).save(options.out)

@@ -56,13 +56,19 @@ def write_dataset(
 def write_album(folder: str | Path, couples: int = 10, each: int = 4) -> int:
     """Write pictures as people have them, a folder a couple: couple_01/1.png and 1.txt with the caption; returns how many.
 
+    Beside the album, in a folder of its name and "_portraits", lies a photo of each person to draw with: couple_01_1.png.
+
     Args:
         folder: the album's; made if need be.
         couples: how many.
         each: pictures of a couple.
     """
-    pool = people("train", 2 * couples)
+    pool, portraits = people("train", 2 * couples), Path(f"{folder}_portraits")
+    portraits.mkdir(parents=True, exist_ok=True)
     for couple in range(couples):
+        for which in (0, 1):
+            photo = draw_reference(pool[2 * couple + which], 0).picture
+            Image.fromarray(photo).save(portraits / f"couple_{couple + 1:02d}_{which + 1}.png")
         room = Path(folder) / f"couple_{couple + 1:02d}"
         room.mkdir(parents=True, exist_ok=True)
         for number in range(each):
