@@ -1,7 +1,7 @@
 """What the dual pathway costs beside the pair: one call of the UNet, variants by turns.
 
     python -m benchmarks.dual --base mini                    # the miniature that ships
-    python -m benchmarks.dual --base sdxl --depth 2          # SDXL's widths, 2 transformer blocks in place of 10, random weights
+    python -m benchmarks.dual --base sdxl --depth 1 --size 256x256 --rounds 3      # SDXL's widths, fewer blocks, random weights
 
 A call is [unconditional; conditional] with two people. Every round calls each variant once; a ratio is taken within a round, and the
 median over rounds is told with its quartiles. Times are of the processor, so that other programs count little. Keys and values were
@@ -32,10 +32,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--depth", type=int, default=2, help="sdxl: transformer blocks at the deepest level (10)")
     parser.add_argument("--size", help="width x height, px (default: 512x512; mini: its own)")
     parser.add_argument("--rounds", type=int, default=15, help="after one that does not count (default 15)")
+    parser.add_argument("--variants", help="names, semicolon between (default: all)")
     parser.add_argument("--threads", type=int, default=1, help="of PyTorch (default 1)")
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
     calls = _mini(given.size) if given.base == "mini" else _sdxl(given.size or "512x512", given.depth)
+    if given.variants:
+        calls = {name: calls[name] for name in dict.fromkeys([PAIR, *given.variants.split(";")])}
     settings = vars(given) | {"dtype": "float32"}
     with torch.no_grad():
         seconds = _by_turns(calls, given.rounds)

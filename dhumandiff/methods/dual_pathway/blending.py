@@ -27,7 +27,7 @@ from torch import Tensor
 
 from ...conditioning.kv_cache import KVCache
 
-__all__ = ["blend", "dual_residual", "feathered", "path_weights", "region_masks"]
+__all__ = ["blend", "dual_residual", "feathered", "gated", "path_weights", "region_masks"]
 
 
 def blend(words: Tensor, identity: Tensor, mask: Tensor) -> Tensor:
@@ -55,6 +55,11 @@ def region_masks(regions: Tensor) -> tuple[Tensor, Tensor]:
     """
     mask = regions.sum(dim=1, keepdim=True).clamp(max=1)
     return regions / mask.clamp(min=torch.finfo(regions.dtype).tiny), mask
+
+
+def gated(mask: Tensor, factors: Tensor) -> Tensor:
+    """The mask [B, 1, Q] times the factor of each head [heads] (`Gates`), at most 1: [B, heads, Q]."""
+    return (mask * factors[None, :, None]).clamp(max=1)
 
 
 def feathered(masks: Tensor, radius: int) -> Tensor:

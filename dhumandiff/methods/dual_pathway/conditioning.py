@@ -20,7 +20,7 @@ from ...conditioning.identity import Strength, at_layer
 from ...conditioning.kv_cache import KVCache
 from ...conditioning.token_conditioning import KeysValues, Recorder, TokenConditioning, of_samples
 from ...errors import HostError
-from .blending import feathered, path_weights, region_masks
+from .blending import feathered, gated, path_weights, region_masks
 from .settings import DualPathwaySettings
 
 if TYPE_CHECKING:
@@ -73,6 +73,8 @@ class DualConditioning(TokenConditioning):
         self.settings, self.gates, self.router, self.routing_tokens = settings, gates, router, routing_tokens
         self.text_keys_values = text_keys_values
         self._both: dict[Any, KVCache] = {}
+        self._routing_keys: dict[Any, Tensor] = {}
+        self._gate_factors: dict[Any, Tensor] = {}
         self._own: dict[Any, tuple[Tensor, Tensor]] = {}
         self._steps: tuple[BatchLayout | None, Strength, dict[Any, tuple[Tensor, Tensor, Tensor]]] = (None, 0.0, {})
 
@@ -80,8 +82,15 @@ class DualConditioning(TokenConditioning):
         """Let go of what a run computed."""
         super().clear_cache()
         self._both.clear()
+        self._routing_keys.clear()
+        self._gate_factors.clear()
         self._own.clear()
         self._steps = (None, 0.0, {})
+
+    @property
+    def _reads_text(self) -> bool:
+        """Whether the text-consistency path has keys and values of its own that count."""
+        return self.text_keys_values is not None and self.settings.text_strength != 0
 
     def counts(self, strength: Strength) -> bool:
         """Whether anybody adds anything at this strength."""
@@ -143,7 +152,7 @@ class DualConditioning(TokenConditioning):
     ) -> Tensor:
         """`path_weights` of a layer; what does not depend on its query, or on its gates, is made once a step."""
         own = self._own_weights(strength, query.device)
-        separate = self.text_keys_values is not None
+        separate = self._reads_text
         if routes is not None:
             given = self._given(layout, shape, query)
             shares, mask = region_masks(routes if given is None else routes * given)
@@ -160,7 +169,10 @@ class DualConditioning(TokenConditioning):
             if self.gates is None:
                 return weights
         if self.gates is not None:
-            mask = self.gates.apply_to(mask, layer, heads)
+            key = (layer, heads, query.device)
+            if key not in self._gate_factors:
+                self._gate_factors[key] = self.gates.factors(layer, heads).to(query.device)
+            mask = gated(mask, self._gate_factors[key])
         return path_weights(shares, mask, *own, separate)
 
     def _own_weights(self, strength: Strength, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -189,8 +201,12 @@ class DualConditioning(TokenConditioning):
         """How much of each position is each person's by the router, [B, P, Q] float32."""
         assert self.router is not None
         assert self.routing_tokens is not None
-        couples = torch.tensor([couple for _, couple in layout.token_sets], device=self.routing_tokens.device)
-        logits = self.router.logits(layer, query, self.routing_tokens[couples]).float()
+        key = (layer, query.device, query.dtype, layout.token_sets)
+        if key not in self._routing_keys:
+            couples = torch.tensor([couple for _, couple in layout.token_sets], device=self.routing_tokens.device)
+            tokens = self.routing_tokens[couples].to(query.device, query.dtype)
+            self._routing_keys[key] = self.router.keys(layer, tokens)
+        logits = self.router.compare(layer, query, self._routing_keys[key]).float()
         if self.settings.hard_routes:
             chosen = logits.argmax(dim=-1, keepdim=True)
             routes = torch.zeros_like(logits).scatter_(-1, chosen, 1.0)
@@ -200,7 +216,7 @@ class DualConditioning(TokenConditioning):
 
     def _path_caches(self, layer: int, query: Tensor, heads: int, layout: BatchLayout) -> KVCache:
         """Keys and values of the identity path, and behind them those of the text-consistency path."""
-        if self.text_keys_values is None:
+        if not self._reads_text or self.text_keys_values is None:
             return self._cache(layer, query, heads, layout)
         key = (layer, query.device, query.dtype, layout.token_sets)
         if key not in self._both:

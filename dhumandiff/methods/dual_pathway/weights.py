@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...errors import AdapterError
+from .blending import gated
 
 __all__ = ["Gates", "Router", "TextConsistency"]
 
@@ -158,7 +159,7 @@ class Gates(nn.Module):
 
     def apply_to(self, mask: Tensor, layer: int, heads: int) -> Tensor:
         """The mask [B, 1, Q] -> each head's own, [B, heads, Q] 0..1."""
-        return (mask * self.factors(layer, heads).to(mask.device)[None, :, None]).clamp(max=1)
+        return gated(mask, self.factors(layer, heads).to(mask.device))
 
 
 class Router(nn.Module):
@@ -208,14 +209,24 @@ class Router(nn.Module):
         Returns:
             [B, Q, P + 1]. Softmax in training; softmax or argmax when drawing.
         """
-        of_layer: Any = self.layers[layer]
-        weight = of_layer.query_in.weight
-        query, tokens = hidden, routing_tokens.to(hidden.device)
-        if not self._weights_cast_themselves:
-            query, tokens = query.to(weight), tokens.to(weight)
-        else:
-            tokens = tokens.to(query.dtype)
-        return of_layer(query, tokens)
+        return self.compare(layer, hidden, self.keys(layer, routing_tokens.to(hidden.device)))
+
+    def keys(self, layer: int, routing_tokens: Tensor) -> Tensor:
+        """What positions of a layer are compared with, [B or 1, P + 1, width]; it does not change while sampling."""
+        return self._layer(layer).keys(self._inside(layer, routing_tokens))
+
+    def compare(self, layer: int, hidden: Tensor, keys: Tensor) -> Tensor:
+        """`logits` with keys that were made before."""
+        queries = self._layer(layer).queries(self._inside(layer, hidden))
+        return queries @ keys.to(queries).transpose(-2, -1)
+
+    def _layer(self, layer: int) -> _RouterLayer:
+        of_layer = self.layers[layer]
+        assert isinstance(of_layer, _RouterLayer)
+        return of_layer
+
+    def _inside(self, layer: int, x: Tensor) -> Tensor:
+        return x if self._weights_cast_themselves else x.to(self._layer(layer).query_in.weight)
 
 
 class _RouterLayer(nn.Module):
@@ -226,7 +237,9 @@ class _RouterLayer(nn.Module):
         self.key_in = operations.Linear(width, width)
         self.key_out = operations.Linear(width, width)
 
-    def forward(self, query: Tensor, tokens: Tensor) -> Tensor:
-        queries = self.query_out(F.gelu(self.query_in(query)))
+    def keys(self, tokens: Tensor) -> Tensor:
         keys = self.key_out(F.gelu(self.key_in(tokens)))
-        return (queries * keys.shape[-1] ** -0.5) @ keys.transpose(-2, -1)
+        return keys * keys.shape[-1] ** -0.5
+
+    def queries(self, hidden: Tensor) -> Tensor:
+        return self.query_out(F.gelu(self.query_in(hidden)))
