@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dhumandiff.miniature.defaults import MINI
+
 from .results import machine, save
 
 PAIR = "pair"
@@ -36,7 +38,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=1, help="of PyTorch (default 1)")
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
-    calls = _mini(given.size) if given.base == "mini" else _sdxl(given.size or "512x512", given.depth)
+    if given.size is None:
+        given.size = MINI["size"] if given.base == "mini" else "512x512"
+    calls = _mini(given.size) if given.base == "mini" else _sdxl(given.size, given.depth)
     if given.variants:
         calls = {name: calls[name] for name in dict.fromkeys([PAIR, *given.variants.split(";")])}
     settings = vars(given) | {"dtype": "float32"}
@@ -72,13 +76,12 @@ def _by_turns(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, lis
     return seconds
 
 
-def _mini(size: str | None) -> dict[str, Callable[[], Any]]:
+def _mini(size: str) -> dict[str, Callable[[], Any]]:
     from dhumandiff.hosts.diffusers.loading import load_pipeline
     from dhumandiff.miniature import mini_adapter
-    from dhumandiff.miniature.defaults import MINI
 
     unet = load_pipeline("mini", torch.float32).unet
-    return _variants(unet, mini_adapter(), size or MINI["size"])
+    return _variants(unet, mini_adapter(), size)
 
 
 def _sdxl(size: str, depth: int) -> dict[str, Callable[[], Any]]:

@@ -25,6 +25,19 @@ TITLES = {
 """Variants as people read them, in the order of the table."""
 
 
+DUAL_TITLES = {
+    "plain": "nobody on it",
+    "pair": "DHumanDiff, one strength",
+    "pair, masks": "DHumanDiff with two masks",
+    "pair, one_pass": "DHumanDiff, `one_pass` (the default)",
+    "untrained, given": "dual pathway untrained, regions given",
+    "untrained, attention": "dual pathway untrained, regions found in the attention",
+    "trained, given": "dual pathway with text path and gates, regions given",
+    "trained, attention": "the same, regions found in the attention",
+    "trained, router": "the same, regions from the router",
+}
+
+
 def main() -> None:
     """Print the tables and draw the plot."""
     found = results("sampling")
@@ -43,6 +56,7 @@ def tables() -> list[str]:
         "training": training_table,
         "parts": parts_table,
         "flux": flux_table,
+        "dual": dual_table,
     }
     return [make(found) for kind, make in makers.items() if (found := results(kind))]
 
@@ -129,6 +143,19 @@ def parts_table(results: list[dict[str, Any]]) -> str:
     lines.append(
         "| highest, encoding included | " + " | ".join(f"{r['highest'] / 2**30:.1f} GiB" for r in results) + " |"
     )
+    return "\n".join(lines)
+
+
+def dual_table(results: list[dict[str, Any]]) -> str:
+    """The dual pathway: ratio of a call to one with the pair, with quartiles; a row a variant, a column a setting."""
+    bases = {"mini": "the miniature", "sdxl": "SDXL's widths"}
+    names = max((result["calls"] for result in results), key=len)
+    heads = [f"{bases[s['base']]}, {s['size']} px,<br>{s['rounds']} rounds" for s in (r["settings"] for r in results)]
+    lines = ["| a call of the UNet | " + " | ".join(heads) + " |", "| --- |" + " --- |" * len(results)]
+    for name in names:
+        cells = [result["calls"].get(name) for result in results]
+        told = ["" if c is None else f"{c['ratio']:.2f} ({c['q1']:.2f} to {c['q3']:.2f})" for c in cells]
+        lines.append(f"| {DUAL_TITLES[name]} | " + " | ".join(told) + " |")
     return "\n".join(lines)
 
 

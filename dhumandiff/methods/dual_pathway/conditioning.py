@@ -163,7 +163,7 @@ class DualConditioning(TokenConditioning):
                 kept = self._steps = (layout, strength, {})
             made, key = kept[2], (shape, query.shape[1], query.device)
             if key not in made:
-                shares, mask = region_masks(self._regions_at(layout, shape, query, strength))
+                shares, mask = self._shares_and_mask(layout, shape, query, strength)
                 made[key] = shares, mask, path_weights(shares, mask, *own, separate)
             shares, mask, weights = made[key]
             if self.gates is None:
@@ -183,16 +183,20 @@ class DualConditioning(TokenConditioning):
             self._own[key] = self.settings.identity_strength * own, self.settings.text_strength * own
         return self._own[key]
 
-    def _regions_at(self, layout: BatchLayout, shape: tuple[int, int], query: Tensor, strength: Strength) -> Tensor:
-        """How much of each position lies in each person's region, [B or 1, P, Q]."""
+    def _shares_and_mask(
+        self, layout: BatchLayout, shape: tuple[int, int], query: Tensor, strength: Strength
+    ) -> tuple[Tensor, Tensor]:
+        """`region_masks` of a layer without a router."""
         given = self._given(layout, shape, query)
         if isinstance(strength, Tensor):
             advice = "give the regions"
             found = at_layer(strength.to(query.device), layout, shape, query.shape[1], self.patch, "regions", advice)
-            return found if given is None else found * given
+            if given is not None:
+                return region_masks(found * given)
+            return torch.ones_like(found), found.amax(dim=1, keepdim=True)  # they do not say whose face it is
         if self.settings.regions == "given" and given is not None:
-            return given
-        return torch.zeros(1, self.persons, query.shape[1], device=query.device)  # nothing was found yet
+            return region_masks(given)
+        return region_masks(torch.zeros(1, self.persons, query.shape[1], device=query.device))  # nothing was found yet
 
     def _given(self, layout: BatchLayout, shape: tuple[int, int], query: Tensor) -> Tensor | None:
         return self._masks_of_layer(layout, shape, query.shape[1], query.device) if self.has_regions else None

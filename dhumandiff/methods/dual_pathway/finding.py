@@ -8,8 +8,8 @@
     mode.focus                            # where the identity path counted
 
 In the first step nothing is known yet, and all positions take the text-consistency path. From the second on each position counts by
-how unlike the rest of the picture it reads each person (`conditioning.attention_store.token_contrast`), as in DHumanDiff's mode
-one_pass. With a router the layers know it themselves, and the mode only gathers what they said.
+how unlike the rest of the picture it reads a person (`conditioning.attention_store.token_contrast`), as in DHumanDiff's mode
+one_pass. Whose face it is, masks say; without them all people count there, told apart by projections of their own, as in DHumanDiff. With a router the layers know it themselves, and the mode only gathers what they said.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from ...conditioning.attention_store import AttentionStore
@@ -33,19 +34,19 @@ def found_regions(maps: Tensor, face_share: float) -> Tensor:
 
     Args:
         maps: of `AttentionStore`, [images, P, H, W].
-        face_share: of the picture, 0..1, of all faces together.
+        face_share: of the picture, 0..1, of all faces together; each person has as much of it.
 
     Returns:
-        [images, P, H, W] 0..1: 1 in the top `face_share` of the positions, soft around. Each position counts for the person whom it
-        reads most clearly, so that regions do not overlap.
+        [images, P, H, W] 0..1: of each person 1 in their top share of the positions, soft around. They may overlap: a position that
+        reads one person clearly often reads the other so, too, since both look at faces. Whose face it is, these maps do not say.
     """
     if face_share <= 0:
         return torch.zeros_like(maps)
-    stretched = stretch(maps)
-    clearest = stretched.amax(dim=1)
-    soft = face_likeness(clearest, reached_by(clearest, face_share)) if face_share < 1 else torch.ones_like(clearest)
-    owner = stretched.argmax(dim=1, keepdim=True)
-    return torch.zeros_like(maps).scatter_(1, owner, soft[:, None])
+    if face_share >= 1:
+        return torch.ones_like(maps)
+    people = rearrange(stretch(maps), "n p h w -> (n p) h w")
+    soft = face_likeness(people, reached_by(people, face_share / maps.shape[1]))
+    return rearrange(soft, "(n p) h w -> n p h w", p=maps.shape[1])
 
 
 class FindRegions:
@@ -97,4 +98,5 @@ class FindRegions:
     def end_pass(self) -> None:
         """After a run of the sampler."""
         regions = self.regions()
-        self.focus = None if regions is None else regions.sum(dim=1).clamp(max=1)
+        if regions is not None:  # a router's do not overlap, others may
+            self.focus = regions.sum(dim=1) if self.settings.regions == "router" else regions.amax(dim=1)
