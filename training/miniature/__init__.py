@@ -17,6 +17,9 @@
     stages.py        the stages, each a process
     sampling.py, scoring.py, rendering.py        portraits in batches, and how good they are
     ablations.py, table.py                       what each part of the method is worth, and the table of it
+    parts_drawing.py, parts_reading.py           clothes with patterns and pictures of parts, and reading clothes back
+    parts_data.py, parts_training.py             Parts2Whole on them ...
+    parts_scoring.py                             ... and whether the right person wears the right clothes
     evaluation.py                                the miniature's part of `python -m training evaluate`
 
 The adapter is not trained here: `python -m training prepare` and `train` do that, with the config a user would copy.

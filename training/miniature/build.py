@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dhumandiff.miniature.design import DESIGNS, design_of, save_design
+from dhumandiff.miniature.design import DESIGNS, FIRST, design_of, save_design
 from dhumandiff.miniature.weights import FOLDER as SHIPPED
 
 from .. import TrainingError
@@ -44,7 +44,8 @@ class MiniConfig:
     """Folder of the run: drawings, checkpoints, logs, shards and weights, about 6 GB."""
     row: str = ""
     """A row of the table to train and score; all: every row that has no figures yet; table: make the table and its plot from
-    the rows that were scored. Rows stand on the data of this run, or on new data made with the miniature that ships."""
+    the rows that were scored. Rows stand on the data of this run, or on new data made with the miniature that ships.
+    parts2whole, parts2whole_words, ... are those of Parts2Whole, whose table is their own."""
     stage: str = ""
     """Only this stage and what it needs; see --dry_run."""
     design: str = ""
@@ -210,8 +211,11 @@ def train_ablation(folder: Path, name: str, arguments: Sequence[str], prepare: s
 
 def _run_ablations(config: MiniConfig, folder: Path, dry: bool) -> str:
     from .ablations import ABLATIONS, FOLDER, load_results, score_ablation
+    from .parts_scoring import ROWS as PARTS_ROWS
     from .table import brief, plot, report
 
+    if config.row in PARTS_ROWS:
+        return _run_parts(config, folder, dry)
     if config.row == "table":
         rows = load_results()
         plot(rows, FOLDER / "strengths.png")
@@ -220,7 +224,8 @@ def _run_ablations(config: MiniConfig, folder: Path, dry: bool) -> str:
     for name in names:
         if name not in ABLATIONS:
             raise TrainingError(
-                f"There is no row {name!r}. The rows are: {', '.join(ABLATIONS)}.", code="no-such-ablation"
+                f"There is no row {name!r}. The rows are: {', '.join((*ABLATIONS, *PARTS_ROWS))}.",
+                code="no-such-ablation",
             )
     if dry:
         lines = [
@@ -235,6 +240,27 @@ def _run_ablations(config: MiniConfig, folder: Path, dry: bool) -> str:
         weights = train_ablation(*how) if trained.trains else None
         made.append(score_ablation(name, weights))
     return "\n".join([f"Made {path}." for path in made] + ["Next: python -m training mini --row table"])
+
+
+def _run_parts(config: MiniConfig, folder: Path, dry: bool) -> str:
+    """A row of Parts2Whole: trained on the run's miniature, or on the one that ships, and scored."""
+    from .parts_scoring import ROWS, load_parts_results, parts_table, score_row
+
+    row, stages = ROWS[config.row], ("parts_pictures", "parts2whole")
+    if dry:
+        trains = [stage for stage in stages if row.trained and not finished(folder, stage)]
+        return f"{config.row:<24} {row.title}: {' '.join(trains) or 'no training'}"
+    if row.trained:
+        weights = folder / "weights" if (folder / "weights" / "unet.safetensors").exists() else SHIPPED
+        if design_of(weights) != FIRST:
+            raise TrainingError(
+                f"{folder} holds the design {design_of(weights).name}, but Parts2Whole is measured on {FIRST.name}. Name another "
+                "folder as --out.",
+                code="parts-of-another-design",
+            )
+        build(folder, stages, weights, STAGES)
+    made = score_row(config.row, folder / "parts2whole", sheet=folder / f"{config.row}.png")
+    return f"Made {made}.\n{parts_table(load_parts_results())}"
 
 
 def _look(folder: Path, count: int) -> str:

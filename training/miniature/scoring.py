@@ -50,6 +50,7 @@ __all__ = [
     "PairCase",
     "Scores",
     "difference",
+    "faces_by_sentence",
     "hardest_cases",
     "held_out_cases",
     "oracle_pictures",
@@ -229,7 +230,7 @@ class Evaluator:
                 values[name][n] = value
             if len(faces) < 2:
                 continue
-            placed = _by_sentence(faces, case.script)
+            placed = faces_by_sentence(faces, case.script)
             chosen = seen[[next(at for at, face in enumerate(faces) if face is one) for one in placed]]
             own, partner, others = self._nearness(chosen, case)
             values["margin"][n] = (own - partner).mean()
@@ -267,7 +268,7 @@ class Evaluator:
         return np.diag(couple), np.diag(couple[:, ::-1]), (seen @ self.drawn(case.distractors).T).max(axis=1)
 
 
-def _by_sentence(faces: Sequence[Face], script: Script) -> tuple[Face, Face]:
+def faces_by_sentence(faces: Sequence[Face], script: Script) -> tuple[Face, Face]:
     """The faces of person 1 and 2: of the two largest, the left one is whom the sentence puts left."""
     largest = sorted(faces, key=lambda face: -float(np.prod(face.box[2:] - face.box[:2])))[:2]
     left, right = sorted(largest, key=lambda face: float(face.box[0] + face.box[2]))

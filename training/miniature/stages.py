@@ -30,6 +30,8 @@ PEOPLE, MEETINGS = 3_000, 6_000
 OTHERS = 4_000
 """Identities of the recognizer, and as many others of the judge."""
 TOWER_STEPS = 1000
+PARTS_COUPLES, PARTS_STEPS = 1_200, 180
+"""Couples with pictures of their parts, and steps of Parts2Whole."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,22 @@ def _text_to_image(folder: Path) -> None:
         save_part("unet", unet.state_dict(), folder / "weights")
 
 
+def _parts_pictures(folder: Path) -> None:
+    from .parts_data import draw_parts_data
+    from .sampling import load_parts
+
+    draw_parts_data(folder / "parts_pictures", load_parts(), PARTS_COUPLES, 2 * PEOPLE)
+
+
+def _parts2whole(folder: Path) -> None:
+    from .parts_data import load_parts_data
+    from .parts_training import save_weights, train_parts
+    from .sampling import load_parts
+
+    data = load_parts_data(folder / "parts_pictures")
+    save_weights(folder / "parts2whole", *train_parts(folder, load_parts(), data, PARTS_STEPS), PARTS_STEPS)
+
+
 def _data(folder: Path) -> None:
     from dhumandiff.miniature.world import people, write_dataset
 
@@ -216,6 +234,10 @@ STAGES: dict[str, Stage] = {
     "prepare": Stage(
         ("data", "text_to_image", "vision", "recogniser", "detector"), _prepare, 9, "python -m training prepare", 2
     ),
+    "parts_pictures": Stage(
+        ("text_to_image", "vision"), _parts_pictures, 5, "draw couples and pictures of their parts", for_rows=True
+    ),
+    "parts2whole": Stage(("parts_pictures",), _parts2whole, 7, "train Parts2Whole", for_rows=True),
     "adapter": Stage(("prepare",), _adapter, 19, "python -m training train", 2, together=True),
 }
 """In the order in which they are started, whenever two of them can run: the long ones first, so that no core waits before the

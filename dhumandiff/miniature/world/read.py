@@ -18,7 +18,7 @@ from .body import COLORS
 from .picture import draw_figures
 from .scene import SCENES
 
-__all__ = ["read_clothing_color", "read_scene"]
+__all__ = ["color_votes", "read_clothing_color", "read_scene"]
 
 _SHADES = (1.04, 0.92, 0.80)  # a cloth in the light, plain, and in its folds
 _BRIGHTNESS = 0.6  # how much lightness counts against color: light varies it most
@@ -58,10 +58,7 @@ def read_clothing_color(picture: np.ndarray, face_box: Sequence[float] | np.ndar
         ends = sorted((middle + side * 0.30 * unit, middle + side * 0.92 * unit))
         patch = picture[rows, slice(*np.clip((round(ends[0]), round(ends[1])), 0, width))]
         if patch.size:
-            apart = np.linalg.norm(_opponent(patch)[..., None, None, :] - _CLOTH, axis=-1).min(-2)
-            # Soft votes: a px between two colors counts for both.
-            weight = np.exp(-apart / 14)
-            votes += (weight / (weight.sum(-1, keepdims=True) + 1e-4)).sum((0, 1))
+            votes += color_votes(patch).sum((0, 1))
     if votes.sum() == 0:
         raise ImageError(
             f"Below the face at {[round(float(v)) for v in face_box]} no clothes are in the picture of {width} x {height} "
@@ -70,6 +67,16 @@ def read_clothing_color(picture: np.ndarray, face_box: Sequence[float] | np.ndar
         )
     best = int(votes.argmax())
     return _NAMES[best], float(votes[best] / votes.sum())
+
+
+def color_votes(pixels: np.ndarray) -> np.ndarray:
+    """How much each px votes for each color of `COLORS`, in light and shadow: uint8 [H, W, 3] -> [H, W, 8]; at most 1 in all.
+
+    The votes are soft: a px between two colors counts for both.
+    """
+    apart = np.linalg.norm(_opponent(pixels)[..., None, None, :] - _CLOTH, axis=-1).min(-2)
+    weight = np.exp(-apart / 14)
+    return weight / (weight.sum(-1, keepdims=True) + 1e-4)
 
 
 def read_scene(picture: np.ndarray, face_boxes: Sequence[Sequence[float] | np.ndarray] = ()) -> tuple[str, float]:
