@@ -1,11 +1,12 @@
 """What Parts2Whole costs at Stable Diffusion 1.5's own widths: one call of the UNet with 0, 1, 2 and 4 parts, and with masks.
 
     python -m benchmarks.parts                               # 512 x 512, fp32, on the CPU
+    python -m benchmarks.parts --counts 0,1,2,3,4 --repeats 1 --name parts_each_512x512
     python -m benchmarks.parts --size 512x768 --counts 4 --variants parts --repeats 1
 
 Random weights, written into a temporary folder (3.5 GB) and read as a released one. A call is [unconditional; conditional], with a
 pose; the parts' features are made before, as in a run of many steps. Times are of the processor, so that other programs do not
-count. The masks cover a quarter of each picture; "dropped" leaves out what they exclude. What is to be reached: four parts at most
+count, and each round has all of them, so that a ratio is of calls that lie beside each other: the median over rounds. The masks cover a quarter of each picture; "dropped" leaves out what they exclude. What is to be reached: four parts at most
 2.0 times a plain call, dropped masks less.
 """
 
@@ -38,8 +39,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--counts", default="0,1,2,4", help="numbers of parts (default 0,1,2,4)")
     parser.add_argument("--variants", default="parts,masks,dropped", help="default parts,masks,dropped")
     parser.add_argument(
-        "--repeats", type=int, default=3, help="calls of each (default 3, after one that does not count)"
+        "--repeats", type=int, default=3, help="rounds (default 3); before each call is one that does not count"
     )
+    parser.add_argument("--name", help="of the result's file (default parts_ and the size)")
     parser.add_argument("--threads", type=int, help="of PyTorch (default: its own)")
     given = parser.parse_args(arguments)
     if given.threads:
@@ -48,16 +50,17 @@ def main(arguments: list[str] | None = None) -> None:
     counts, variants = [int(n) for n in given.counts.split(",")], given.variants.split(",")
     with tempfile.TemporaryDirectory() as folder:
         told = _measure(Path(folder), (height // 8, width // 8), counts, variants, given.repeats)
-    plain = told["calls"].get("0 parts")
+    plain = told["calls"].get("0 parts", {}).get("rounds")
     for name, numbers in told["calls"].items():
-        numbers["ratio"] = numbers["seconds"] / plain["seconds"] if plain else None
+        ratios = [ours / theirs for ours, theirs in zip(numbers["rounds"], plain or (), strict=bool(plain))]
+        numbers["ratio"] = statistics.median(ratios) if plain else None
         ratio = f"{numbers['ratio']:5.2f}" if plain else "    -"
         print(f"{name:18} {numbers['seconds']:8.2f} s  {ratio} x  peak {numbers['peak'] / 2**30:5.2f} GiB")
     print(
         f"loading {told['load']:.1f} s, encoding a part {told['encode']:.1f} s, highest {told['highest'] / 2**30:.2f} GiB"
     )
     settings = {"size": given.size, "repeats": given.repeats, "threads": torch.get_num_threads(), "dtype": "float32"}
-    save(f"parts_{given.size}", {"settings": settings, "machine": machine(), **told})
+    save(given.name or f"parts_{given.size}", {"settings": settings, "machine": machine(), **told})
 
 
 def _measure(
@@ -80,31 +83,32 @@ def _measure(
     gc.collect()
     unet = _unet(1)
     x, text, pose = torch.randn(2, 4, *size), torch.randn(2, 77, CONTEXT), torch.rand(1, 3, 8 * size[0], 8 * size[1])
-    calls = {}
-    for count in counts:
-        for variant in variants if count else ("parts",):
-            name = f"{count} {variant}"
-            attached = contextlib.nullcontext()
-            if count:
-                attached = weights.attach(unet, parts[variant][:count], pose, drop_masked=variant == "dropped")
-            with attached, torch.no_grad():
-                calls[name] = _calls(lambda: unet(x, 500, encoder_hidden_states=text), repeats)
-            highest = max(highest, calls[name]["peak"])
-            print(f"{name}: {calls[name]['seconds']:.1f} s", flush=True)
+    calls: dict[str, dict[str, Any]] = {}
+    for _ in range(repeats):
+        for count in counts:
+            for variant in variants if count else ("parts",):
+                attached = contextlib.nullcontext()
+                if count:
+                    attached = weights.attach(unet, parts[variant][:count], pose, drop_masked=variant == "dropped")
+                with attached, torch.no_grad():
+                    seconds, peak = _call(lambda: unet(x, 500, encoder_hidden_states=text))
+                kept = calls.setdefault(f"{count} {variant}", {"rounds": [], "peak": 0})
+                kept["rounds"].append(seconds)
+                kept["seconds"], kept["peak"] = statistics.median(kept["rounds"]), max(kept["peak"], peak)
+                highest = max(highest, peak)
+                print(f"{count} {variant}: {seconds:.1f} s", flush=True)
     return {"calls": calls, "load": loaded - begin, "encode": encoded - loaded, "highest": highest}
 
 
-def _calls(call: Any, repeats: int) -> dict[str, float]:
+def _call(call: Any) -> tuple[float, int]:
+    """Seconds of the processor, and the highest memory."""
     call()  # keys and values of the parts are made here
     gc.collect()
     with contextlib.suppress(OSError):
         _RESET.write_text("5")
-    times = []
-    for _ in range(repeats):
-        begin = time.process_time()
-        call()
-        times.append(time.process_time() - begin)
-    return {"seconds": statistics.median(times), "peak": _peak()}
+    begin = time.process_time()
+    call()
+    return time.process_time() - begin, _peak()
 
 
 def _peak() -> int:
