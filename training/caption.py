@@ -26,6 +26,7 @@ from . import TrainingError
 from .data.settings import Source
 from .parsing import parse
 from .plugins import is_plugin, make_plugin
+from .wording import counted
 
 __all__ = ["CaptionConfig", "caption", "main"]
 
@@ -104,11 +105,11 @@ def caption(config: CaptionConfig, dry_run: bool = False) -> str:
         if not _names_both(text):
             unclear.append(picture.name)
         _append(out, {"file_name": picture.name, "text": text})
-    lines = [f"{out}: {len(left) - len(damaged)} captions written, of {len(pictures)} pictures."]
+    lines = [f"{out}: {counted(len(left) - len(damaged), 'caption')} written, of {counted(len(pictures), 'picture')}."]
     if unclear:
         lines.append(f"{len(unclear)} of them do not name two people, and would be set aside: {_some(unclear)}.")
     if damaged:
-        lines.append(f"{len(damaged)} pictures cannot be read and have none: {_some(damaged)}.")
+        lines.append(f"{counted(len(damaged), 'picture')} cannot be read and so without: {_some(damaged)}.")
     own = shlex.quote(f"{{path: {source.path}, captions: {out}}}")
     data = f"--sources+ {own}" if config.out else f"--data {shlex.quote(source.path)}"
     lines.append(f"Read through them. Next: python -m training prepare {data} --out shards")

@@ -79,7 +79,7 @@ def test_a_captioner_that_fails_goes_on_where_it_was(data, here):
     path = data / "captions.jsonl"
     assert list(rows(path)) == ["1.png", "2.png"]
     path.write_bytes(path.read_bytes() + b'{"file_name": "3.p')  # killed while it wrote
-    assert "1 captions written" in caption(CaptionConfig(str(data), captioner=f"{here}:make"))
+    assert "1 caption written" in caption(CaptionConfig(str(data), captioner=f"{here}:make"))
     assert list(rows(path)) == ["1.png", "2.png", "3.png"]
     assert "0 captions written" in caption(CaptionConfig(str(data), captioner="no_such_module:make"))
 
@@ -94,7 +94,7 @@ def test_captions_that_do_not_name_two_people_and_damaged_pictures_are_counted(d
     (data / "2.png").write_bytes(b"no picture")
     told = caption(CaptionConfig(str(data), captioner=f"{here}:one_person"))
     assert "2 of them do not name two people, and would be set aside: 1.png, 3.png" in told
-    assert "1 pictures cannot be read and have none: 2.png" in told
+    assert "1 picture cannot be read and so without: 2.png" in told
 
 
 def test_a_dry_run_only_counts(data):

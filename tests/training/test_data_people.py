@@ -255,6 +255,22 @@ def test_one_couple_cannot_be_split_and_is_told_so(tmp_path):
         open_datasets([FolderConfig(str(tmp_path / "out"), part="validation")], "validation")
 
 
+def test_shards_of_an_earlier_version_are_merged_but_not_split(tmp_path):
+    made(couples(tmp_path / "data", 2, 2), tmp_path / "out", shard_size=8)
+    path = tmp_path / "out" / "journal" / "000000.json"
+    journal = json.loads(path.read_text())
+    for fact in journal["facts"]:  # as 0.1.0 wrote it
+        for name in ("faces", "looks", "captioned"):
+            del fact[name]
+        for person in fact["people"]:
+            del person["identity"]
+    path.write_text(json.dumps(journal))
+    assert "4 samples from 4 pictures" in merge_slices(PrepareSettings(merge=str(tmp_path / "out")))
+    assert not (tmp_path / "out" / "people.safetensors").exists()
+    with refused("faces-not-kept", "before 0.2", error=TrainingError):
+        merge_slices(PrepareSettings(merge=str(tmp_path / "out"), validation=0.3))
+
+
 def notes_of(folders, validation=(), paired=0.5, steps=10):
     from training.data.config import AugmentConfig, DataConfig
     from training.run.config import TrainConfig
@@ -279,6 +295,6 @@ def test_a_run_says_when_its_data_teach_copying_or_hold_the_same_people(tmp_path
     assert notes_of([tmp_path / "paired"], [tmp_path / "paired"]) == []
     assert "is trained on and validated on" in notes_of([tmp_path / "alone"], [tmp_path / "alone"], 0.0)[0]
     note = notes_of([tmp_path / "alone"], [tmp_path / "held"], 0.0)[-1]
-    assert "1 faces of" in note
+    assert "1 face of" in note
     assert "x.png and couple0/" in note
     assert "go 667 times through 12 samples" in notes_of([tmp_path / "alone"], paired=0.0, steps=1000)[0]

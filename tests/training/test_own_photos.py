@@ -49,7 +49,7 @@ def test_own_photos_become_an_adapter_by_the_documented_commands(tmp_path):
 
     train[train.index("--steps") + 1] = "2"
     told = run([*train, "--logging.samples_every", "0"], tmp_path)
-    assert "36 samples in 1 shards" in told
+    assert "36 samples in 1 shard;" in told
     assert "Note:" not in told
     following = shlex.split(told.strip().splitlines()[-1].removeprefix("Next: "))
     assert following == export

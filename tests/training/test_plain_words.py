@@ -23,6 +23,7 @@ from training.data.settings import FaceSettings
 from training.parsing import parse
 from training.run.config import TrainConfig
 from training.run.logging import _smooth
+from training.wording import counted
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -97,6 +98,11 @@ def test_the_help_of_a_part_names_the_command(monkeypatch, capsys):
     told = capsys.readouterr().out
     assert "__main__.py" not in told
     assert "usage: python -m training prepare" in told
+
+
+def test_one_of_something_is_no_plural():
+    assert [counted(number, "shard") for number in (0, 1, 2)] == ["0 shards", "1 shard", "2 shards"]
+    assert [counted(number, "person", "people") for number in (1, 3)] == ["1 person", "3 people"]
 
 
 def test_flags_beside_a_run_change_its_settings(tmp_path):

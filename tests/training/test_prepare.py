@@ -325,7 +325,7 @@ def test_the_end_says_what_to_run_next(tmp_path):
     draw(tmp_path / "data" / "a.png", [])
     out = tmp_path / "out"
     told = prepared(tmp_path / "data", out)
-    assert f"{out}: 1 samples from 2 pictures" in told
+    assert f"{out}: 1 sample from 2 pictures" in told
     assert "Set aside: 1 no face (no face was found)." in told
     assert "contact_sheet.png" in told
     line = next(line for line in told.splitlines() if line.startswith("Next: "))

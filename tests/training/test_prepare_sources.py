@@ -239,9 +239,9 @@ def test_a_dry_run_needs_no_models_and_writes_nothing(tmp_path):
     data = world(tmp_path / "data", good=3, refused=False)
     told = describe(settings_for(data, tmp_path / "out", base="/no/such/base", faces__pack="none", slice="1/1"))
     assert "3 pictures, 3 with an annotation, 0 with a caption of their own" in told
-    assert "1 people with photos beside the picture" in told
-    assert "1 shards of 4 pictures" in told
-    assert "Slice 1/1: 1 shards, 0 of them finished." in told
+    assert "1 person with photos beside the picture" in told
+    assert "1 shard of 4 pictures" in told
+    assert "Slice 1/1: 1 shard, 0 of them finished." in told
     assert not (tmp_path / "out").exists()
 
 

@@ -132,7 +132,7 @@ def test_captions_behind_a_link_that_leads_nowhere_are_refused(tmp_path, name):
 def test_a_dry_run_counts_unreadable_captions(tmp_path):
     folder = pictures(tmp_path / "data", "a.png", "b.png")
     (folder / "a.txt").write_bytes(TEXT.encode("cp1252"))
-    assert "1 captions cannot be read: save them as UTF-8" in describe(settings_for(folder, tmp_path / "out"))
+    assert "1 caption cannot be read: save as UTF-8" in describe(settings_for(folder, tmp_path / "out"))
 
 
 @pytest.mark.parametrize("encoding", CERTAIN)

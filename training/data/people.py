@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
+from .. import TrainingError
 from .likeness import cluster_faces, near_duplicates
 from .seeding import seeded_rng
 
@@ -110,17 +111,25 @@ def hold_out(people: People, share: float, seed: int) -> list[int]:
 
     Returns:
         Numbers of samples, in order; none where everybody is connected with everybody.
+
+    Raises:
+        TrainingError: nothing is known of their faces.
     """
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
+    if people.groups is None:
+        raise TrainingError(
+            "These shards were prepared before 0.2, which kept no faces, so nobody can say who would be on both sides of the validation. "
+            "Prepare them again, or leave --validation out.",
+            code="faces-not-kept",
+        )
     count = len(people.facts)
     seen: dict[Any, int] = {}
     edges = [*people.duplicates]
     for sample, fact in enumerate(people.facts):
         named = [(fact["source"], person["identity"]) for person in fact["people"] if person["identity"]]
-        faces = people.groups[sample].tolist() if people.groups is not None else []
-        edges += [(seen.setdefault(who, sample), sample) for who in (*named, *faces)]
+        edges += [(seen.setdefault(who, sample), sample) for who in (*named, *people.groups[sample].tolist())]
     first, second = (np.array([edge[side] for edge in edges], int) for side in (0, 1))
     _, parts = connected_components(coo_matrix((np.ones(len(edges)), (first, second)), (count, count)), directed=False)
     members: dict[int, list[int]] = defaultdict(list)

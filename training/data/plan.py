@@ -11,6 +11,7 @@ from typing import Any
 
 from .. import TrainingError
 from ..parsing import differences
+from ..wording import counted
 from .captions import open_table, picture_key
 from .contract import FORMAT, FORMAT_VERSION
 from .identities import Identities
@@ -166,15 +167,16 @@ def describe(settings: PrepareSettings) -> str:
     shards = shards_of_slice(settings, plan["shards"])
     manifest = Manifest(out)
     finished = sum(manifest.is_finished(number) for number in shards)
-    lines = [f"{total} pictures:"]
+    lines = [f"{counted(total, 'picture')}:"]
     for name, weight in files.weights.items():
         own = [picture for picture in files.pictures if picture.source == name]
         annotated = sum(picture.annotation is not None for picture in own)
         captioned = sum(bool(picture.caption) for picture in own)
         unreadable = sum(bool(picture.problem) for picture in own)
         lines.append(
-            f"  {name}: {len(own)} pictures, {annotated} with an annotation, {captioned} with a caption of their own, "
-            f"weight {weight:g}" + (f"; {unreadable} captions cannot be read: save them as UTF-8" if unreadable else "")
+            f"  {name}: {counted(len(own), 'picture')}, {annotated} with an annotation, {captioned} with a caption of their own, "
+            f"weight {weight:g}"
+            + (f"; {counted(unreadable, 'caption')} cannot be read: save as UTF-8" if unreadable else "")
         )
     lines += [f"  note: {note}" for note in files.notes]
     rows = 1 + settings.references.augmented
@@ -182,14 +184,16 @@ def describe(settings: PrepareSettings) -> str:
         identities = Identities(settings.all_sources(), files.pictures, settings.references.couple_folders)
         people = len(identities)
         lines += [f"  note: {untied_note(identities)}"] if identities.untied else []
-        lines.append(f"  {people} people with photos beside the picture, up to {settings.references.paired} for each")
+        lines.append(
+            f"  {counted(people, 'person', 'people')} with photos beside the picture, up to {settings.references.paired} for each"
+        )
         rows += settings.references.paired * (1 + settings.references.augmented_paired) if people else 0
     gigabytes = total * _bytes_a_sample(settings, rows) / 1e9
     lines.append(
-        f"{plan['shards']} shards of {settings.shard_size} pictures in {out}, about {gigabytes:.3g} GB if none is set "
+        f"{counted(plan['shards'], 'shard')} of {counted(settings.shard_size, 'picture')} in {out}, about {gigabytes:.3g} GB if none is set "
         f"aside (an estimate for SDXL and CLIP ViT-H){_room(out)}."
     )
-    lines.append(f"Slice {settings.slice}: {len(shards)} shards, {finished} of them finished.")
+    lines.append(f"Slice {settings.slice}: {counted(len(shards), 'shard')}, {finished} of them finished.")
     lines.append(f"Encoders: base {settings.base}, vision {settings.vision}, faces {settings.faces.pack}.")
     lines.append("Nothing was done. Without --dry_run it begins.")
     return "\n".join(lines)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from .. import TrainingError
+from ..wording import counted
 from .encode import EncodedSample
 from .extract import ExtractedSample
 from .people import People, face_facts
@@ -160,7 +161,7 @@ def _markdown(report: dict[str, Any]) -> str:
     lines = [
         "# What prepare made",
         "",
-        f"{report['pictures']} pictures: {report['samples']} samples, {len(report['set_aside_pictures'])} set aside.",
+        f"{counted(report['pictures'], 'picture')}: {counted(report['samples'], 'sample')}, {len(report['set_aside_pictures'])} set aside.",
         "",
         *(f"- note: {note}" for note in report["notes"]),
         "",
@@ -189,9 +190,9 @@ def _markdown(report: dict[str, Any]) -> str:
         + (", ".join(f"{name} {count}" for name, count in report["named_by"].items()) or "nothing")
         + ". With `order` and `left_to_right` it is a convention: nothing in the caption says it; look at contact_sheet.png.",
         "",
-        f"{report['people_with_paired_photos']} people have a photo beside the picture (paired references).",
+        f"{counted(report['people_with_paired_photos'], 'person has', 'people have')} a photo beside the picture (paired references).",
         "",
-        f"{len(report['without_caption'])} pictures had no caption of their own and got one such as 'A man and a woman'.",
+        f"Without a caption of its own: {counted(len(report['without_caption']), 'picture')}, which got one such as 'A man and a woman'.",
         *_listed(report["without_caption"]),
         "",
         *_alike(report),
@@ -220,7 +221,7 @@ def _alike(report: dict[str, Any]) -> list[str]:
     several = report["people_on_several_pictures"]
     if several:
         lines += [
-            f"{len(several)} people seem to be on several pictures, by their faces. They are in people.csv, and in people.png to look "
+            f"{counted(len(several), 'person seems', 'people seem')} to be on several pictures, by their faces: in people.csv, and in people.png to look "
             "at. Correct it, and prepare into another folder with `--identities people.csv`: their photos become paired references.",
             "",
             *_listed([f"{name}: {', '.join(names[:8])}" for name, names in several.items()]),
@@ -228,7 +229,7 @@ def _alike(report: dict[str, Any]) -> list[str]:
         ]
     if report["near_duplicates"]:
         lines += [
-            f"{len(report['near_duplicates'])} pairs of pictures are copies, or nearly. All of them are used.",
+            f"Copies, or nearly: {counted(len(report['near_duplicates']), 'pair')} of pictures. All of them are used.",
             "",
             *_listed([" and ".join(pair) for pair in report["near_duplicates"]]),
             "",
@@ -275,7 +276,7 @@ def _ending(out: Path, report: dict[str, Any], size: int, sheets: tuple[int, boo
         f"{count} {reason} ({REASONS.get(reason, '')})" for reason, count in report["set_aside"].items()
     )
     lines = [
-        f"{out}: {report['samples']} samples from {report['pictures']} pictures, {size / 1e6:.1f} MB of shards.",
+        f"{out}: {counted(report['samples'], 'sample')} from {counted(report['pictures'], 'picture')}, {size / 1e6:.1f} MB of shards.",
         f"Set aside: {reasons or 'none'}. The reasons for each picture are in {out / 'report.md'}.",
     ]
     if report["without_caption"]:
@@ -284,7 +285,9 @@ def _ending(out: Path, report: dict[str, Any], size: int, sheets: tuple[int, boo
             "which teaches little; write some, or have some written (`python -m training caption --help`)."
         )
     if report["near_duplicates"]:
-        lines.append(f"Near duplicates: {len(report['near_duplicates'])} pairs of pictures, named in report.md.")
+        lines.append(
+            f"Near duplicates: {counted(len(report['near_duplicates']), 'pair')} of pictures, named in report.md."
+        )
     if report["people_on_several_pictures"]:
         lines.append(
             f"The same people: {len(report['people_on_several_pictures'])} seem to be on several pictures and have no identity. "

@@ -11,6 +11,7 @@ from safetensors import SafetensorError, deserialize
 from .. import TrainingError
 from ..data.dataset import PreparedDataset
 from ..data.likeness import near_duplicates, similar_pairs
+from ..wording import counted
 from .config import TrainConfig
 
 __all__ = ["data_notes"]
@@ -67,7 +68,7 @@ def _shared(trained: PreparedDataset, held: PreparedDataset) -> Iterator[str]:
             f"{theirs[2][one // 2]} and {ours[2][other // 2]} ({alike:.2f})" for one, (other, alike) in found.items()
         ]
         yield (
-            f"{len(found)} faces of {held.path} seem to be of people in {trained.path}, who are trained on: {_some(pairs)}. The "
+            f"{counted(len(found), 'face')} of {held.path} may be of people in {trained.path}, who are trained on: {_some(pairs)}. The "
             "validation loss is too good then. Prepare all in one folder with --validation 0.1, which keeps people on one side."
         )
 

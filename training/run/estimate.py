@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..data.dataset import PreparedDataset, open_datasets
 from ..objectives.losses import build_objectives, check_data
 from ..objectives.protocol import Objective
+from ..wording import counted
 from .base import BaseModel, check_shards_compatible, meta_base
 from .config import TrainConfig
 from .data_notes import data_notes
@@ -83,7 +84,7 @@ def dry_run(config: TrainConfig) -> str:
             for name, count in counts.items()
         ),
         f"          {_millions(trained)} weights are trained",
-        f"Data      {samples} samples in {shards} shards; pictures of "
+        f"Data      {counted(samples, 'sample')} in {counted(shards, 'shard')}; pictures of "
         + ", ".join(
             sorted({f"{width} x {height}" for folder in folders for height, width in folder.header["buckets"]})
         ),

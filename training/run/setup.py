@@ -20,6 +20,7 @@ from ..data.seeding import seeded_rng
 from ..data.stream import Position, Prefetcher, SampleStream
 from ..objectives.losses import build_objectives, check_data
 from ..objectives.protocol import Objective
+from ..wording import counted
 from .base import BaseModel, check_shards_compatible, load_base
 from .checkpoint import Checkpoint, RunFolder, random_state, set_random_state
 from .checkpoint_checks import check_moments, damaged_checkpoint
@@ -336,7 +337,7 @@ def _summary(state: TrainState) -> str:
     return (
         f"{trained / 1e6:.1f} M weights are trained (initialized from {config.init.weights}); base {state.base.name}, "
         f"{identity_of(state.adapter).info.layers} layers, predicts {state.base.sizes['prediction']}.\n"
-        f"{samples} samples in {shards} shards; {config.steps} steps of {data.batch_size} samples "
+        f"{counted(samples, 'sample')} in {counted(shards, 'shard')}; {config.steps} steps of {data.batch_size} samples "
         f"({data.gradient_accumulation_steps} passes of {data.micro_batch_size}) on "
         f"{accelerator.num_processes} x {accelerator.device}, {epochs:.1f} epochs." + "".join([*balanced, *notes])
     )
