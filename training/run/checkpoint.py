@@ -48,6 +48,8 @@ TENSOR_KEYS = {
     "random": "random",
 }
 """Part of the state -> its key in state.pt."""
+GROUPS_KEY = "optimiser_groups"
+"""Of state.pt: what some optimizers keep for a group of weights; not there for others, and before 0.2."""
 INFO_KEYS = {"step": "step", "smoothed_loss": "smoothed", "stream_positions": "positions"}
 """Part of the state -> its key in state.json."""
 FINGERPRINT_KEYS = {
@@ -170,7 +172,9 @@ class RunFolder:
             save(part / WEIGHTS, checkpoint.weights, checkpoint.metadata)
             if checkpoint.ema_weights:
                 save(part / EMA_WEIGHTS, checkpoint.ema_weights, checkpoint.metadata)
-            torch.save({key: checkpoint.state[name] for name, key in TENSOR_KEYS.items()}, part / TENSORS)
+            kept = {key: checkpoint.state[name] for name, key in TENSOR_KEYS.items()}
+            groups = checkpoint.state.get("optimizer_groups")
+            torch.save(kept | ({GROUPS_KEY: groups} if any(groups or []) else {}), part / TENSORS)
             (part / INFO).write_text(json.dumps(checkpoint.info()) + "\n", encoding="utf-8")
             for path in part.iterdir():
                 _flush(path)
@@ -197,6 +201,7 @@ class RunFolder:
             tensors = torch.load(path / TENSORS, map_location="cpu", weights_only=True)
             state = {"adapter": weights, "ema": ema}
             state |= {name: tensors[key] for name, key in TENSOR_KEYS.items()}
+            state["optimizer_groups"] = tensors.get(GROUPS_KEY, [])
             state |= {name: info[key] for name, key in INFO_KEYS.items()}
             names = {key: name for name, key in FINGERPRINT_KEYS.items()}
             fingerprint = {names.get(key, key): value for key, value in info["agree"].items()}

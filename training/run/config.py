@@ -100,11 +100,14 @@ class InitConfig:
 class OptimizerConfig:
     """How gradients become steps of the weights."""
 
-    name: Literal["adamw", "adamw8bit", "muon", "adafactor"] = "adamw"
+    name: Literal["adamw", "adamw8bit", "muon", "adafactor", "prodigy", "schedulefree"] = "adamw"
     """The optimizer. adamw keeps 8 bytes of state a weight, muon 4, adamw8bit 2 (needs bitsandbytes and a GPU), adafactor next
-    to nothing. muon moves matrices by Muon and the rest by AdamW (training/run/muon.py); tried at the miniature's size only."""
+    to nothing, prodigy 16, schedulefree 8. prodigy (needs prodigyopt) finds its learning rate itself: learning_rate is then a factor,
+    1 as a rule. schedulefree (needs schedulefree) is AdamW without a schedule, with an average of its own in the EMA's place. muon moves matrices by Muon and the rest by AdamW (training/run/muon.py); tried at the miniature's size only."""
     learning_rate: float = 1e-4
     """Learning rate after the warm-up, its highest."""
+    part_learning_rates: dict[str, float] = field(default_factory=dict)
+    """Other learning rates for single parts, such as {mapping: 1.0e-5}: face_projection, identity_projection, mapping, attention."""
     muon_lr: float = 0.02
     """muon only: learning rate of matrices after the warm-up; learning_rate is that of all other weights."""
     schedule: Literal["constant", "constant_with_warmup", "linear", "cosine"] = "constant_with_warmup"
@@ -127,6 +130,20 @@ class OptimizerConfig:
             check_setting(
                 getattr(self, name) > 0, f"optimizer.{name}", getattr(self, name), "a learning rate must be above 0"
             )
+        for name, rate in self.part_learning_rates.items():
+            check_setting(rate > 0, f"optimizer.part_learning_rates.{name}", rate, "a learning rate must be above 0")
+        if self.part_learning_rates and self.name in ("prodigy", "muon"):
+            raise TrainingError(
+                f"optimizer.part_learning_rates does not go with {self.name}, which has one rate for all parts. Choose adamw, or leave "
+                "them out.",
+                code="part-rates-of-another-optimizer",
+            )
+        if self.name == "prodigy":
+            rule = "Prodigy finds the rate itself: it is a factor, 1.0 as a rule (at least 0.01)"
+            check_setting(self.learning_rate >= 0.01, "optimizer.learning_rate", self.learning_rate, rule)
+        if self.name == "schedulefree":
+            rule = "schedulefree needs none: choose constant_with_warmup"
+            check_setting(self.schedule.startswith("constant"), "optimizer.schedule", self.schedule, rule)
         for name in ("warmup_steps", "weight_decay", "max_grad_norm"):
             check_setting(getattr(self, name) >= 0, f"optimizer.{name}", getattr(self, name), "it must be 0 or more")
         check_setting(

@@ -24,7 +24,7 @@ from .model import TrainableModel, build_model
 
 __all__ = ["Estimate", "dry_run", "estimate"]
 
-OPTIMIZER_BYTES = {"adamw": 8, "adamw8bit": 2, "muon": 4, "adafactor": 0.1}
+OPTIMIZER_BYTES = {"adamw": 8, "adamw8bit": 2, "muon": 4, "adafactor": 0.1, "prodigy": 16, "schedulefree": 8}
 """Bytes of the optimizer's state per trained weight."""
 
 SDXL_VAE = {
@@ -116,7 +116,8 @@ def estimate(
         "gradients, float32": trained * 4,
         f"optimizer ({config.optimizer.name})": trained * OPTIMIZER_BYTES[config.optimizer.name],
     }
-    if config.optimizer.ema_decay > 0 and config.optimizer.ema_device == "same":
+    has_ema = config.optimizer.ema_decay > 0 and config.optimizer.name != "schedulefree"
+    if has_ema and config.optimizer.ema_device == "same":
         parts["EMA weights"] = trained * 4
     if bytes_each == 2:
         parts["trained weights, as cast for computing"] = trained * 2

@@ -122,7 +122,8 @@ def _train(config: TrainConfig) -> TrainResult:
                 state.optimizer.zero_grad()
             state.advance(loss, data.positions)
 
-            learning_rate = state.optimizer.param_groups[-1]["lr"]  # Muon's own comes first, where there is one
+            group = state.optimizer.param_groups[-1]  # Muon's own comes first, where there is one
+            learning_rate = group["lr"] * float(group.get("d", 1.0))  # d is what Prodigy found
             logger.step(state.step, [loss, *parts], learning_rate, float(grad_norm), timer)
             with timer("pause"):
                 if _samples_due(state):

@@ -13,33 +13,77 @@ from .. import TrainingError
 from .config import OptimizerConfig
 from .muon import Muon
 
-__all__ = ["EMA", "make_optimizer", "make_scheduler"]
+__all__ = ["EMA", "GROUP_STATE", "ScheduleFreeAverage", "make_optimizer", "make_scheduler", "parameter_groups"]
 
 
-def make_optimizer(config: OptimizerConfig, parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
-    """AdamW of torch or bitsandbytes, torch's Adafactor, or Muon.
+GROUP_STATE = {
+    "prodigy": ("d", "d_max", "d_numerator", "d_denom", "d_hat", "k"),
+    "schedulefree": ("k", "weight_sum", "lr_max", "scheduled_lr", "train_mode"),
+}
+"""What optimizers keep for a group of weights, not for each weight; a checkpoint needs it to go on bit for bit."""
+
+
+def parameter_groups(config: OptimizerConfig, module: nn.Module) -> list[Any]:
+    """The trained parameters; where parts have rates of their own, a group for each part.
 
     Raises:
-        TrainingError: bitsandbytes is missing.
+        TrainingError: a part that is not trained has a rate.
+    """
+    trained = [(name, value) for name, value in module.named_parameters() if value.requires_grad]
+    if not config.part_learning_rates:
+        return [value for _, value in trained]
+    parts: dict[str, list[Tensor]] = {}
+    for name, value in trained:
+        parts.setdefault(name.partition(".")[0], []).append(value)
+    strange = [name for name in config.part_learning_rates if name not in parts]
+    if strange:
+        raise TrainingError(
+            f"optimizer.part_learning_rates names {strange[0]}, which is not trained: {', '.join(parts)} are.",
+            code="rate-of-an-untrained-part",
+        )
+    rates = config.part_learning_rates
+    return [{"params": values, "lr": rates.get(part, config.learning_rate)} for part, values in parts.items()]
+
+
+def make_optimizer(config: OptimizerConfig, parameters: Sequence[Any]) -> torch.optim.Optimizer:
+    """AdamW of torch or bitsandbytes, torch's Adafactor, Muon, Prodigy, or the schedule-free AdamW.
+
+    parameters: tensors, or groups of them (`parameter_groups`).
+
+    Raises:
+        TrainingError: a package is missing.
     """
     settings: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
     if config.name == "adafactor":
         return torch.optim.Adafactor(parameters, **settings)
     settings["betas"] = tuple(config.betas)
     if config.name == "adamw":
+        first = parameters[0]["params"][0] if isinstance(parameters[0], dict) else parameters[0]
         # One kernel for all weights: torch's other way on GPUs needs as much memory again as the weights.
-        return torch.optim.AdamW(parameters, fused=parameters[0].is_cuda, **settings)
+        return torch.optim.AdamW(parameters, fused=first.is_cuda, **settings)
     if config.name == "muon":
         matrices = [parameter for parameter in parameters if parameter.ndim == 2]
         rest = [parameter for parameter in parameters if parameter.ndim != 2]
         return Muon(matrices, rest, muon_lr=config.muon_lr, **settings)
     try:
+        if config.name == "prodigy":
+            from prodigyopt import Prodigy
+
+            # Both as its authors advise for adapters: the warm-up must not be taken for a small distance.
+            return Prodigy(parameters, use_bias_correction=True, safeguard_warmup=True, **settings)
+        if config.name == "schedulefree":
+            from schedulefree import AdamWScheduleFree
+
+            optimizer = AdamWScheduleFree(parameters, warmup_steps=config.warmup_steps, **settings)
+            optimizer.train()
+            return optimizer
         from bitsandbytes.optim import AdamW8bit
     except ImportError as error:
+        package = {"prodigy": "prodigyopt", "schedulefree": "schedulefree"}.get(config.name, "bitsandbytes")
         raise TrainingError(
-            f"optimizer.name is adamw8bit, but bitsandbytes cannot be imported ({error}). Install it with: "
-            "pip install bitsandbytes; or choose adamw, muon or adafactor.",
-            code="bitsandbytes-missing",
+            f"optimizer.name is {config.name}, but {package} cannot be imported ({error}). Install it with: "
+            f"pip install {package}; or choose adamw, muon or adafactor.",
+            code="bitsandbytes-missing" if package == "bitsandbytes" else "optimizer-missing",
         ) from error
     return AdamW8bit(parameters, **settings)
 
@@ -49,7 +93,7 @@ def make_scheduler(config: OptimizerConfig, optimizer: torch.optim.Optimizer, st
     from diffusers.optimization import get_scheduler
 
     return get_scheduler(
-        config.schedule,
+        "constant" if config.name == "schedulefree" else config.schedule,  # whose warm-up is its own
         optimizer,
         num_warmup_steps=config.warmup_steps,
         num_training_steps=steps,
@@ -88,6 +132,10 @@ class EMA:
             # Never non_blocking: a copy to the CPU would be read here before it has arrived.
             value.lerp_(self.parameters[name].detach().to(value.device), 1 - decay)
 
+    def snapshot(self) -> dict[str, Tensor]:
+        """The averages as they are now, for a checkpoint; empty without any."""
+        return self.weights
+
     @contextmanager
     def use_ema(self) -> Iterator[None]:
         """While this is open, the module works with the averages."""
@@ -109,3 +157,40 @@ class EMA:
     def _copy_in(self, weights: Mapping[str, Tensor]) -> None:
         for name, value in weights.items():
             self.parameters[name].copy_(value)
+
+
+class ScheduleFreeAverage(EMA):
+    """The schedule-free optimizer's own average, in the place of an EMA.
+
+    The optimizer keeps z, the weights are y, and the average is x; its eval() turns y into x, as train() does back, up to
+    rounding. So the weights are put back as they were, to the bit.
+
+    Args:
+        module: its parameters with gradients.
+        optimizer: AdamWScheduleFree.
+    """
+
+    def __init__(self, module: nn.Module, optimizer: Any) -> None:
+        super().__init__(module, 0)
+        self.optimizer = optimizer
+
+    def update(self) -> None:
+        self.steps += 1
+
+    def snapshot(self) -> dict[str, Tensor]:
+        with self.use_ema():
+            return {name: value.detach().clone() for name, value in self.parameters.items()}
+
+    @contextmanager
+    def use_ema(self) -> Iterator[None]:
+        own = {name: value.detach().clone() for name, value in self.parameters.items()}
+        self.optimizer.eval()
+        try:
+            yield
+        finally:
+            self.optimizer.train()
+            self._copy_in(own)
+
+    def load_state_dict(self, weights: Mapping[str, Tensor], steps: int) -> None:
+        """The average follows from the weights and the optimizer's state."""
+        self.steps = steps

@@ -30,7 +30,7 @@ from .data_notes import data_notes
 from .init import cast_frozen, init_weights
 from .low_rank import file_name, full_metadata, kept_tensors
 from .model import TrainableModel, build_model
-from .optim import EMA, make_optimizer, make_scheduler
+from .optim import EMA, GROUP_STATE, ScheduleFreeAverage, make_optimizer, make_scheduler, parameter_groups
 from .precision import DTYPES, choose_precision
 from .prompts import PromptWatcher, watch_prompts
 from .resume import check_fingerprint, report_changes, resume_fingerprint
@@ -125,7 +125,7 @@ class TrainState:
         scaler = self.accelerator.scaler
         processes = gather_object([{"positions": dict(self.stream_positions), "random": random_state()}])
         weights = kept_tensors(self.adapter, self.fp32_frozen)
-        ema = {file_name(name): value for name, value in self.ema.weights.items()}
+        ema = {file_name(name): value for name, value in self.ema.snapshot().items()}
         return {
             "step": self.step,
             "smoothed_loss": self.smoothed_loss,
@@ -136,6 +136,10 @@ class TrainState:
             "ema": {**weights, **ema} if ema else {},
             "ema_steps": self.ema.steps,
             "optimizer": self.optimizer.optimizer.state_dict()["state"],
+            "optimizer_groups": [
+                {name: group[name] for name in GROUP_STATE.get(self.config.optimizer.name, ()) if name in group}
+                for group in self.optimizer.param_groups
+            ],
             "scheduler": self.scheduler.last_epoch,
             "scaler": scaler.state_dict() if scaler is not None else {},
             "random": [process["random"] for process in processes],
@@ -153,6 +157,8 @@ class TrainState:
         self.ema.load_state_dict({name: ema[file_name(name)] for name in self.ema.weights}, state["ema_steps"])
         groups = self.optimizer.optimizer.state_dict()["param_groups"]
         self.optimizer.optimizer.load_state_dict({"state": state["optimizer"], "param_groups": groups})
+        for group, values in zip(self.optimizer.param_groups, state.get("optimizer_groups") or [], strict=False):
+            group.update(values)
         self.scheduler.last_epoch = state["scheduler"]
         highest, factors = self.scheduler.base_lrs, self.scheduler.lr_lambdas
         for group, learning_rate, factor in zip(self.optimizer.param_groups, highest, factors, strict=True):
@@ -221,11 +227,12 @@ def setup(config: TrainConfig) -> TrainState:
     model.to(accelerator.device)
 
     # What moves the weights.
-    trained = [parameter for parameter in adapter.parameters() if parameter.requires_grad]
-    optimizer = make_optimizer(config.optimizer, trained)
+    optimizer = make_optimizer(config.optimizer, parameter_groups(config.optimizer, adapter))
     scheduler = make_scheduler(config.optimizer, optimizer, config.steps)
     parallel_model, optimizer = accelerator.prepare(model, optimizer)
     ema = EMA(adapter, config.optimizer.ema_decay, "cpu" if config.optimizer.ema_device == "cpu" else None)
+    if config.optimizer.name == "schedulefree":
+        ema = ScheduleFreeAverage(adapter, optimizer.optimizer)
     state = TrainState(
         config=config,
         accelerator=accelerator,
