@@ -40,9 +40,9 @@ class BaseModel:
     vae: nn.Module | None
     name: str
 
-    def to(self, device: torch.device | str) -> None:
-        """Move what there is."""
-        for part in (self.unet, self.text_encoder, self.vae):
+    def to(self, device: torch.device | str, unet: bool = True) -> None:
+        """Move what there is. unet: False leaves it to `frozen.BlockOffload`."""
+        for part in (self.unet if unet else None, self.text_encoder, self.vae):
             if part is not None:
                 part.to(device)
 

@@ -36,6 +36,27 @@ class BaseConfig:
     """A diffusers folder, one checkpoint .safetensors of SDXL, mini (the drawn world's), or tiny (random weights)."""
     gradient_checkpointing: bool = False
     """Compute the UNet's activations again in the backward pass instead of keeping them: a third slower, far less memory."""
+    quantization: Literal["none", "fp8", "int8", "nf4"] = "none"
+    """Bits of the weights in the UNet's Linear layers: none, as precision says; fp8 or int8 (needs torchao), half of that; nf4
+    (needs bitsandbytes), a quarter. They are rounded, which the adapter is then trained with. Tried on CPUs only."""
+    offload: bool = False
+    """Keep the UNet's blocks on the CPU, and bring each to the GPU while it computes; with gradient_checkpointing. Much slower.
+    Tried on a CPU only."""
+    compile: bool = False
+    """Compile the UNet's layers in which no people act (torch.compile): minutes before the first step, faster steps. Tried on a
+    CPU only."""
+
+    def __post_init__(self) -> None:
+        if self.offload and not self.gradient_checkpointing:
+            raise TrainingError(
+                "base.offload needs base.gradient_checkpointing: otherwise the backward pass keeps the weights of all blocks. Set both.",
+                code="offload-without-checkpointing",
+            )
+        if self.offload and self.quantization != "none":
+            raise TrainingError(
+                "base.offload moves plain weights, not those of base.quantization. Choose one of the two.",
+                code="offload-of-quantized",
+            )
 
 
 @dataclass
@@ -273,6 +294,11 @@ class TrainConfig:
                 "logging.prompts draw an adapter alone, not the parts of a dual pathway around it. Leave them out; `generate` draws what "
                 "`export` makes.",
                 code="prompts-of-dual-pathway",
+            )
+        if self.base.offload and self.logging.prompts:
+            raise TrainingError(
+                "logging.prompts need the whole UNet on the device, which base.offload avoids. Leave one of the two out.",
+                code="prompts-with-offload",
             )
         if self.checkpoints.best_by != "loss" and not self.logging.prompts:
             raise TrainingError(

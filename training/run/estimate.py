@@ -19,6 +19,7 @@ from ..wording import counted
 from .base import BaseModel, check_shards_compatible, meta_base
 from .config import TrainConfig
 from .data_notes import data_notes
+from .frozen import BYTES, offloaded_blocks
 from .init import init_weights
 from .model import TrainableModel, build_model
 
@@ -107,11 +108,10 @@ def estimate(
     bytes_each = 4 if config.precision == "no" else 2
     weights = list(model.weights.parameters())
     trained = _count(value for value in weights if value.requires_grad)
-    frozen = _count(base.unet.parameters())
-    if base.text_encoder is not None:
-        frozen += _count(base.text_encoder.parameters())
+    frozen = _frozen_bytes(config, base, bytes_each)
+    few = f", Linear layers in {config.base.quantization}" if config.base.quantization != "none" else ""
     parts = {
-        "frozen base": frozen * bytes_each,
+        f"frozen base{few}{', all but one block on the CPU' if config.base.offload else ''}": frozen,
         "adapter (float32 where it is trained)": trained * 4 + (_count(weights) - trained) * bytes_each,
         "gradients, float32": trained * 4,
         f"optimizer ({config.optimizer.name})": trained * OPTIMIZER_BYTES[config.optimizer.name],
@@ -137,6 +137,18 @@ def estimate(
     parts[f"activations of {config.data.micro_batch_size} sample(s){again}"] = kept
     in_gb = {what: size / 2**30 for what, size in parts.items()}
     return Estimate({**in_gb, "CUDA's own, a guess": CUDA_OVERHEAD})
+
+
+def _frozen_bytes(config: TrainConfig, base: BaseModel, bytes_each: int) -> float:
+    """The base's weights on the device."""
+    blocks = [_count(block.parameters()) for block in offloaded_blocks(base.unet)] if config.base.offload else []
+    weights = _count(base.unet.parameters()) - sum(blocks) + max(blocks, default=0)
+    if base.text_encoder is not None:
+        weights += _count(base.text_encoder.parameters())
+    if config.base.quantization == "none":
+        return weights * bytes_each
+    linear = sum(module.weight.numel() for module in base.unet.modules() if isinstance(module, nn.Linear))
+    return (weights - linear) * bytes_each + linear * BYTES[config.base.quantization]
 
 
 def _meta_model(

@@ -27,6 +27,7 @@ from .checkpoint_checks import check_moments, damaged_checkpoint
 from .config import TrainConfig
 from .contents import check_contents, contents_of, validation_changed
 from .data_notes import data_notes
+from .frozen import BlockOffload, compile_layers, quantize
 from .init import cast_frozen, init_weights
 from .low_rank import file_name, full_metadata, kept_tensors
 from .model import TrainableModel, build_model
@@ -216,10 +217,16 @@ def setup(config: TrainConfig) -> TrainState:
     check_shards_compatible(base, folders)
     adapter = init_weights(config, base, folders[0])
     model = build_model(config, base, adapter, folders[0], objectives)
-    base.to(accelerator.device)
+    contents = contents_of(base, folders, validation[0] if validation else ())  # of the base as it was loaded
+    quantize(base.unet, config.base)
+    if config.base.offload:
+        BlockOffload(base.unet, accelerator.device)
+    base.to(accelerator.device, unet=not config.base.offload)
     if config.base.gradient_checkpointing:
         base.unet.enable_gradient_checkpointing()
         base.unet.train()  # diffusers asks for it; there is no dropout in it
+    if config.base.compile:
+        compile_layers(base.unet)
     fp32_frozen = cast_frozen(adapter, dtype)
     full_adapter = full_metadata(config.init, adapter)
     if full_adapter:
@@ -250,7 +257,7 @@ def setup(config: TrainConfig) -> TrainState:
         fp32_frozen=fp32_frozen,
         full_adapter=full_adapter,
         fingerprint=resume_fingerprint(config, base, adapter, folders) | full_adapter,
-        contents=contents_of(base, folders, validation[0] if validation else ()),
+        contents=contents,
     )
     resume(state)
     if config.logging.prompts and accelerator.is_main_process:
