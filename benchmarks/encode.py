@@ -86,10 +86,10 @@ def _faces(given: argparse.Namespace) -> Any:
         from dhumandiff.testing import tiny_faces
 
         return tiny_faces()
-    from dhumandiff.faces import InsightFaceAnalyzer
+    from dhumandiff.faces import load_face_analysis
 
     root = {} if given.face_root is None else {"root": given.face_root}
-    return InsightFaceAnalyzer.from_pack(given.face_pack, **root)
+    return load_face_analysis(given.face_pack, **root)
 
 
 if __name__ == "__main__":

@@ -180,12 +180,12 @@ class FaceRecognizer(OnnxModel):
         return self.run(rgb if self.raw else (rgb - 127.5) / 127.5)[0]
 
 
-def open_model(path: str | Path, providers: Sequence[str]) -> Scrfd | YuNet | FaceRecognizer | None:
+def open_model(path: str | Path, providers: Sequence[Any]) -> Scrfd | YuNet | FaceRecognizer | None:
     """Load a file; None where it is neither a face detector nor a recognizer (landmarks, age, a swapper).
 
     Args:
         path: of an .onnx file.
-        providers: ONNX Runtime's names, the best first.
+        providers: ONNX Runtime's names, the best first; a name with options is a pair.
 
     Raises:
         Exception: ONNX Runtime's, which have no base in common, for a file that it cannot load.

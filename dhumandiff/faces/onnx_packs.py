@@ -20,7 +20,7 @@ from .analyzer import ModelAnalyzer
 from .insightface import InsightFaceAnalyzer
 from .onnx_models import FaceRecognizer, Scrfd, YuNet, open_model
 from .packs import PACK_ADVICE, find_pack, onnx_names
-from .providers import choose_provider, provider_order
+from .providers import choose_provider, session_providers
 from .same_recognizer import file_hash, recognizer_hash
 
 __all__ = ["JUDGE", "OPEN", "OnnxAnalyzer", "insightface_files", "load_face_analysis", "open_files"]
@@ -259,7 +259,7 @@ def _loader(provider: str) -> tuple[Callable[[Path], Any], str, str | None]:
         if not path.is_file():
             raise FaceError(f"There is no face model {path}. Put it there, or name another.", code="face-model-missing")
         try:
-            return open_model(path, provider_order(wanted))
+            return open_model(path, session_providers(wanted))
         except FaceError:
             raise
         except Exception as error:  # ONNX Runtime's families have no common base

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..errors import FaceError
 
-__all__ = ["PROVIDERS", "PROVIDER_ADVICE", "check_provider", "choose_provider", "provider_order"]
+__all__ = ["PROVIDERS", "PROVIDER_ADVICE", "check_provider", "choose_provider", "provider_order", "session_providers"]
 
 PROVIDERS = {
     "CUDA": "CUDAExecutionProvider",
@@ -53,3 +55,10 @@ def choose_provider(wanted: str, available: list[str]) -> tuple[str, str | None]
 def provider_order(wanted: str) -> list[str]:
     """What a session is asked to run on, in ONNX Runtime's names: what is wanted, then the CPU."""
     return [PROVIDERS[wanted]] + ([PROVIDERS["CPU"]] if wanted != "CPU" else [])
+
+
+def session_providers(wanted: str) -> list[Any]:
+    """`provider_order` with options: on CUDA no exhaustive search, which costs a second or more for each new size of a picture, and
+    memory by need, not in powers of two."""
+    options = {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
+    return [(name, options) if name == PROVIDERS["CUDA"] else name for name in provider_order(wanted)]

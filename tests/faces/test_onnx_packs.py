@@ -146,6 +146,26 @@ class TestOpen:
         with refused("onnxruntime-missing", "pip install onnxruntime opencv-python-headless"):
             load_face_analysis("open", root)
 
+    def test_on_cuda_no_size_of_a_picture_is_searched_exhaustively(self, root, monkeypatch):
+        """As far as that can be told without a GPU: what ONNX Runtime is asked for, and a note that it runs elsewhere."""
+        import onnxruntime
+
+        asked, session = [], onnxruntime.InferenceSession
+
+        def make(path, options, providers):
+            asked.append(providers)
+            return session(path, options, providers=["CPUExecutionProvider"])
+
+        monkeypatch.setattr(onnxruntime, "InferenceSession", make)
+        monkeypatch.setattr(
+            onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+        )
+        analyzer = load_face_analysis("open", root, "auto")
+        (name, options), last = asked[0]
+        assert (name, last) == ("CUDAExecutionProvider", "CPUExecutionProvider")
+        assert options["cudnn_conv_algo_search"] == "HEURISTIC"
+        assert "CUDA was wanted for face analysis, but ONNX Runtime runs it on CPU" in analyzer.note
+
     def test_two_files_from_anywhere(self, files, tmp_path):
         analyzer = OnnxAnalyzer.from_files(
             files / "face_detection_yunet_2023mar.onnx", files / "glintr100.onnx", "CPU", name="ours"

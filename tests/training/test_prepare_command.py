@@ -1,24 +1,31 @@
 """The settings and the command of prepare: what is refused, and in which words."""
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("diffusers", reason="install it with: pip install '.[train]'")
 for package in ("jsonargparse", "matplotlib", "scipy", "webdataset"):
     pytest.importorskip(package, reason="install it with: pip install '.[train]'")
 
-from support.drawn import settings_for, world
+from support.drawn import encoders, settings_for, world
 from support.refused import refused
 
+from dhumandiff.faces import ARCFACE_TEMPLATE, Face
+from dhumandiff.faces.same_recognizer import file_hash
 from training import TrainingError
 from training.__main__ import main
 from training.data.encode import load_faces
+from training.data.pipeline import _common
 from training.data.settings import FaceSettings, PrepareSettings, Source
 from training.parsing import parse
+from training.recognizers import load_recognizer, probe_picture
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -163,3 +170,26 @@ def test_a_model_of_gender_is_not_left_out_without_a_word(faces_root, tmp_path, 
     (tmp_path / "genderage.onnx").write_bytes(b"any")
     with refused("gender-without-insightface", "genderage.onnx", "pip install insightface", "open"):
         load_faces(FaceSettings(pack=str(tmp_path)))
+
+
+def test_the_open_pack_is_named_with_its_recognizer(tmp_path):
+    pytest.importorskip("onnx", reason="install it with: pip install onnx")
+    pytest.importorskip("onnxruntime", reason="install it with: pip install onnxruntime")
+    from support.open_files import save_recognizer, save_yunet
+
+    folder = tmp_path / "models" / "open"
+    save_yunet(folder / "face_detection_yunet_2026may.onnx", None)
+    auraface = save_recognizer(folder / "glintr100.onnx", 512)
+    faces = load_faces(FaceSettings(pack="open", root=str(tmp_path)))
+    header = json.loads(load_metadata(_common(encoders(), faces)))["recogniser"]
+    assert header == {"name": "auraface", "width": 512, "sha256": file_hash(auraface)}
+    # The identity losses look through the same file.
+    recognizer = load_recognizer(str(auraface))
+    seen = recognizer(torch.from_numpy(probe_picture().copy()).permute(2, 0, 1)[None].float() / 127.5 - 1)[0]
+    face = Face(np.float32([0, 0, 112, 112]), ARCFACE_TEMPLATE)
+    assert float(seen @ torch.from_numpy(faces.identity(probe_picture(), face))) > 0.999
+
+
+def load_metadata(content):
+    length = int.from_bytes(content[:8], "little")
+    return json.loads(content[8 : 8 + length])["__metadata__"]["header"]
