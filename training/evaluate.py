@@ -4,6 +4,7 @@
     python -m training evaluate --cases pairs.jsonl --pictures folder --out scores                   score what is finished
     python -m training evaluate --bench MultiID-Bench/out --out scores                               any other system's
     python -m training evaluate --cases pairs.jsonl --pictures folder --out new --against scores     pair by pair
+    python -m training evaluate --rank "[ours, theirs]" --out ranked         several evaluations in one table
     python -m training evaluate --base mini --out scores                     the miniature, by its world's own scores
     python -m training evaluate --run runs/pair --data+ shards-of-others     the loss alone
 
@@ -56,6 +57,8 @@ def evaluate(config: EvaluateConfig, dry: bool = False) -> str:
         TrainingError: no such run, no data, or files that cannot be written.
         AdapterError, HostError: weights that cannot be read or do not fit the base.
     """
+    if config.rank:
+        return _rank(config, dry)
     trained = _config_of(config.run) if config.run else None
     if config.cases or config.bench:
         return _score_cases(config, config.base or (trained.base.path if trained else ""), dry)
@@ -103,6 +106,22 @@ def _ending(config: EvaluateConfig, out: Path, scores: dict[str, str], lines: li
     export = f"python -m training export --run {run} --scores {made[-1]}"
     next_ = f"{export} --out {run}/export" if config.run else f"{export} puts them on a model card."
     return "\n".join([*lines, f"Made {', '.join(map(str, made))}.", f"Next: {next_}"])
+
+
+def _rank(config: EvaluateConfig, dry: bool) -> str:
+    """Several evaluations in one table."""
+    from .evaluation.ranking import ranking_table
+    from .evaluation.run import other_records
+
+    names = [Path(folder).name for folder in config.rank]
+    if len(set(names)) < len(names):
+        names = [folder.rstrip("/") for folder in config.rank]
+    systems = {name: other_records(folder, "rank") for name, folder in zip(names, config.rank, strict=True)}
+    table = ranking_table(systems, config.rank_by)
+    if dry:
+        return f"{table}Nothing was written. Leave out --dry_run to write it to {config.out}."
+    made = write_text(make_folder(config.out) / "ranking.md", f"# {len(systems)} systems\n\n{table}")
+    return f"{table}Made {made}."
 
 
 def _command(config: EvaluateConfig) -> str:

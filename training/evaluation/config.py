@@ -33,6 +33,11 @@ class EvaluateConfig:
     """Folder in MultiID-Bench's layout, instead of cases: <id>/out.jpg, ori.jpg, ref_1.jpg ..., meta.json."""
     against: str = ""
     """The --out folder of another evaluation of the same cases, to compare with picture by picture."""
+    rank: list[str] = field(default_factory=list)
+    """The --out folders of several evaluations of the same cases, to be ranked in one table; nothing is drawn or scored then."""
+    rank_by: str = "right"
+    """The measure that ranks: right, all_right, margin, sim_ref, sim_gt, copy_paste, blending, present, clip_t, clip_i, or a score of
+    your own."""
     faces: FaceSettings = field(default_factory=FaceSettings)
     """Who recognizes. Best another recognizer than the adapter was trained with: it would be its own judge."""
     adapter_pack: str = ""
@@ -83,6 +88,11 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         check_setting(bool(self.out), "out", self.out, "it names a folder to write to")
+        if self.rank and (len(set(self.rank)) < 2 or len(set(self.rank)) < len(self.rank)):
+            raise TrainingError(
+                f"rank names {', '.join(self.rank)}, but two different evaluations at least can be ranked. Name their --out folders.",
+                code="too-few-to-rank",
+            )
         check_setting(self.pairs >= 1, "pairs", self.pairs, "it must be 1 or more")
         check_setting(1 <= self.seeds <= 100, "seeds", self.seeds, "it lies from 1 to 100")
         for name in ("hardest", "sheet", "batches"):

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ..run.weights import Weights
     from .config import EvaluateConfig
 
-__all__ = ["gather", "score"]
+__all__ = ["gather", "other_records", "score"]
 
 RECORDS = "scores.jsonl"
 
@@ -70,7 +70,7 @@ def score(
         Scores for a model card, lines for people, and the files made.
     """
     cases, notes = gather(config)
-    against = _other(config.against) if config.against else None
+    against = other_records(config.against) if config.against else None
     faces, clip = _scoring_faces(config.faces, base), Clip.load(config.clip) if config.clip else None
     scorers = [make_plugin(name, "scorers") for name in config.scorers]
     waiting = (
@@ -116,12 +116,21 @@ def score(
     return scores, [*notes, table], made
 
 
-def _other(folder: str) -> list[dict[str, Any]]:
+def other_records(folder: str, setting: str = "against") -> list[dict[str, Any]]:
+    """The records of another evaluation.
+
+    Args:
+        folder: its --out, or its scores.jsonl.
+        setting: that names it, for messages.
+
+    Raises:
+        TrainingError: there are none, or they cannot be read.
+    """
     path = expand_user(folder)
     path = path / RECORDS if path.is_dir() else path
     if not path.is_file():
         raise TrainingError(
-            f"against: {path} is not there. Name the --out folder of another evaluation of the same cases.",
+            f"{setting}: {path} is not there. Name the --out folder of another evaluation of the same cases.",
             code="no-such-scores",
         )
     return read_records(path)
