@@ -147,10 +147,7 @@ class Dual:
         else:
             self.dual = DualPathway(load_adapter(path))
         self.dual.check(self.settings)
-        if not self.dual.trained:
-            self.notes.append(
-                "the text-consistency path is untrained: outside of the regions a weaker identity stands in."
-            )
+        self.notes += self.dual.notes
         return self.dual.identity
 
     def drawing(self, portrait: PortraitPipeline) -> Callable[..., Any]:

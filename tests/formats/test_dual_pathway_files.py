@@ -15,6 +15,8 @@ from dhumandiff import Adapter, formats
 from dhumandiff import testing as tiny
 from dhumandiff.__main__ import main
 from dhumandiff.describe import as_text, describe, in_a_sentence
+from dhumandiff.doctor.adapters import describe_file
+from dhumandiff.doctor.findings import DAMAGED, OK
 from dhumandiff.formats import dual_pathway
 from dhumandiff.methods.dual_pathway import DualPathway, Gates, Router, TextConsistency
 
@@ -208,3 +210,15 @@ def test_a_file_cut_off_is_refused(files, tmp_path):
         DualPathway.from_pretrained(path)
     with refused("dual-nothing-to-write"):
         tiny_dual(tiny.tiny_adapter(), router=False).save_pretrained(tmp_path / "new.safetensors", ["router"])
+
+
+def test_doctor_says_what_the_files_are_and_which_is_damaged(files, tmp_path):
+    whole, width = describe_file(files / "whole.safetensors", "Get it again.")
+    trained, nothing = describe_file(files / "trained.safetensors", "Get it again.")
+    assert (whole.state, trained.state, len(width), nothing) == (OK, OK, 1, set())
+    assert "dual pathway" in whole.text
+    assert "an adapter beside it" in trained.text
+    damaged = rewritten(files / "whole.safetensors", tmp_path / "damaged.safetensors", drop("gates.layers.3"))
+    found, _ = describe_file(damaged, "Get it again.")
+    assert found.state == DAMAGED
+    assert "damaged.safetensors" in found.text

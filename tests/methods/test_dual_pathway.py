@@ -11,6 +11,7 @@ from support.tiny_pair import inputs, run, two_people
 pytest.importorskip("diffusers", reason="install it with: pip install diffusers transformers accelerate")
 
 from dhumandiff import testing as tiny
+from dhumandiff.conditioning.batch_layout import BatchLayout
 from dhumandiff.conditioning.kv_cache import KVCache
 from dhumandiff.errors import AdapterError
 from dhumandiff.hosts.diffusers.attention import attach
@@ -152,6 +153,27 @@ def test_weights_say_whether_they_are_trained(adapter):
         untrained.check(DualPathwaySettings(require_trained=True))
     with refused("dual-no-router", error=AdapterError):
         untrained.check(DualPathwaySettings(regions="router"))
+
+
+def test_weights_say_what_is_to_be_known_of_them(adapter):
+    assert "untrained" in " ".join(DualPathway(adapter).notes)
+    assert tiny_dual(adapter).notes == []
+    parts = tiny_dual(adapter)
+    other = DualPathway(adapter, parts.tca, metadata={"pathway_identity": "somebody's adapter"})
+    assert "another adapter (somebody's adapter)" in " ".join(other.notes)
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float16, 0.004), (torch.bfloat16, 0.03)])
+@pytest.mark.parametrize("regions", ["given", "router"])
+def test_in_half_precision_a_layer_stays_close_to_single(adapter, people, dtype, error, regions):
+    dual = tiny_dual(adapter)
+    masks = halves() if regions == "given" else None
+    layout = BatchLayout.of_whole_pictures(1, (16, 16))
+    query = torch.randn(2, 64, 64, generator=torch.Generator().manual_seed(0))
+    made = dual.conditioning([people], DualPathwaySettings(regions=regions), masks=masks)
+    whole, half = (made.residual(0, query.to(kind), 1, layout, (8, 8), 1.0) for kind in (torch.float32, dtype))
+    assert half.dtype == dtype
+    assert (half.float() - whole).norm() < error * whole.norm()
 
 
 @pytest.mark.parametrize(

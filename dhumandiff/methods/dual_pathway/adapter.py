@@ -21,6 +21,7 @@ from ...errors import AdapterError
 from ...formats import dual_pathway as file_format
 from ...formats.reading import compare_shapes
 from ...io import expand_user
+from ...references.lacks import require
 from .. import identity_from_pretrained, identity_from_tensors
 from .conditioning import DualConditioning
 from .settings import DualPathwaySettings
@@ -169,6 +170,20 @@ class DualPathway(nn.Module):
         """Whether the text-consistency path has weights of its own."""
         return self.tca is not None
 
+    @property
+    def notes(self) -> list[str]:
+        """What is to be said of these weights to who draws with them."""
+        said = []
+        if not self.trained:
+            said.append("The text-consistency path is untrained: outside of the regions a weaker identity stands in.")
+        own, with_ = self.identity.info.source, self.info.trained_with
+        if own and with_ and own != with_:
+            said.append(
+                f"The trained parts of the dual pathway were trained with another adapter ({with_}) than the one at hand ({own}): they "
+                "may fit badly."
+            )
+        return said
+
     def require_tca(self) -> TextConsistency:
         """The text-consistency path.
 
@@ -256,14 +271,10 @@ class DualPathway(nn.Module):
 
     def _routing_tokens(self, couples: Sequence[Sequence[FaceReference]]) -> Tensor:
         """[couples, P + 1, width]: the people's, the mean over their photos; then those of a picture of zeros."""
-        router, rows = self.require_router(), []
-        for couple in couples:
-            seen = [(reference.clip_hidden, reference.clip_hidden_zero) for reference in couple]
-            states = [hidden for hidden, _ in seen if hidden is not None] + [
-                zero for _, zero in seen[:1] if zero is not None
-            ]
-            rows.append(torch.stack([router.tokens(hidden).mean(dim=0) for hidden in states]))
-        return torch.stack(rows)
+        router = self.require_router()
+        nobody = [router.tokens(_states(couple[0], "clip_hidden_zero")).mean(dim=0) for couple in couples]
+        people = [[router.tokens(_states(one, "clip_hidden")).mean(dim=0) for one in couple] for couple in couples]
+        return torch.stack([torch.stack([*own, none]) for own, none in zip(people, nobody, strict=True)])
 
     def _check_agreement(self) -> None:
         base = self.identity.info
@@ -284,6 +295,12 @@ class DualPathway(nn.Module):
                     f"The {what} of width {own}, the identity path has {wanted}. {_SAME_BASE}",
                     code="dual-part-of-another-base",
                 )
+
+
+def _states(reference: FaceReference, part: str) -> Tensor:
+    """The image encoder's hidden states of a person's photos, or of a picture of zeros. FaceReferenceError where there are none."""
+    require(reference, "clip_hidden")
+    return getattr(reference, part)
 
 
 _SAME_BASE = "They were trained for another base: load parts that belong together."
