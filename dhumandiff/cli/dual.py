@@ -97,7 +97,8 @@ class Dual:
         said = {name: value for name, value in said.items() if value is not None and value is not False}
         if "focus_share" in said:
             said["face_share"] = said.pop("focus_share")
-        if "regions" not in said and (args.layout is not None or any(each(args, "mask"))):
+        # With a preset masks narrow down what is found.
+        if "regions" not in said and not args.preset and (args.layout is not None or any(each(args, "mask"))):
             said["regions"] = "given"
         self.settings: DualPathwaySettings = dataclasses.replace(start, **said, require_trained=args.require_trained)
         self.settings.check()

@@ -87,6 +87,12 @@ def test_a_preset_fills_in_what_is_not_said(line, name):
     assert made["normalise_light"] == presets.PRESETS[name].normalize_light
 
 
+def test_with_a_preset_a_layout_narrows_down_what_is_found(line):
+    made, first = drawn(line | {"--preset": ["full_body"], "--layout": ["side by side"]})
+    assert (made["regions"], made["layout"], made["face_share"]) == ("attention", "side by side", 0.03)
+    assert drawn(line | {"--preset": ["full_body"], "--layout": ["side by side"], "--regions": ["given"]})[1] != first
+
+
 def test_the_presets_of_the_command_line_are_those_of_the_method():
     assert tuple(presets.PRESETS) == PRESETS
     for preset in presets.PRESETS.values():

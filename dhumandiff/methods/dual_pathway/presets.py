@@ -21,7 +21,7 @@ class Preset:
 
     Attributes:
         title: what people call the use.
-        settings: of the method; regions are found in the attention, so that nothing has to be drawn. Given ones work as well.
+        settings: of the method; regions are found in the attention, so that nothing has to be drawn; masks narrow them down.
         size: (width, height) of a picture that suits it, px.
         normalize_light: even out the light of the reference photos.
         words: what the sentence should say.
