@@ -29,12 +29,9 @@ pytestmark = [
 
 FLAGS = {
     "fp16": ["--fp16-unet"],
-    "lowvram": ["--fp16-unet", "--lowvram"],
-    "novram": ["--fp16-unet", "--novram"],
-    "cpu-vae": ["--fp16-unet", "--cpu-vae"],
     "fp8": ["--fp8_e4m3fn-unet", "--fp8_e4m3fn-text-enc"],
 }
-"""Of ComfyUI, beside --cpu; without --fp16-unet it computes with a UNet of 10.3 GB there."""
+"""Of ComfyUI, beside --cpu (which excludes --lowvram and --novram); without --fp16-unet its UNet takes 10.3 GB there."""
 
 LOADED = """
 import re, socket, sys

@@ -127,8 +127,9 @@ def test_words_are_encoded_as_by_the_models_that_were_put_in(base, file):
         assert torch.equal(ours.hidden_states[-2], theirs.hidden_states[-2])
 
 
-def test_a_portrait_pipeline_is_made_of_one_file(file):
+def test_a_portrait_pipeline_is_made_of_one_file(file, caplog):
     portrait = PortraitPipeline.from_base(file(), "cpu", "bf16")
+    assert not [record for record in caplog.records if "float32" in record.getMessage()]
     assert portrait.dtype == torch.bfloat16
     embeds, _ = portrait.encode("A man")
     assert embeds.isfinite().all()

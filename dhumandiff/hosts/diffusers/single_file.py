@@ -8,6 +8,7 @@ what is not asked for is not read.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,9 @@ def fill(model: nn.Module, tensors: dict[str, Tensor], dtype: torch.dtype, where
 
 def _converted(kind: str, path: Path, family: str, part: str, dtype: torch.dtype) -> Any:
     model_class = getattr(require("diffusers"), kind)
+    log = logging.getLogger("diffusers.models.modeling_utils")
+    level = log.level
+    log.setLevel(logging.ERROR)  # it warns of modules to be kept in float32, and names none
     try:
         return model_class.from_single_file(
             str(path), config=str(CONFIGS / family), subfolder=part, torch_dtype=dtype, local_files_only=True
@@ -168,6 +172,8 @@ def _converted(kind: str, path: Path, family: str, part: str, dtype: torch.dtype
             "choose another.",
             code="base-not-loaded",
         ) from error
+    finally:
+        log.setLevel(level)
 
 
 def _empty_text_encoder(family: str, part: str) -> Any:
