@@ -133,12 +133,17 @@ def training_table(results: list[dict[str, Any]]) -> str:
 def parts_table(results: list[dict[str, Any]]) -> str:
     """Parts2Whole: seconds of a call, ratio to a plain one, and peak memory; a row a variant, a column a setting."""
     kinds = {"parts": "{} parts", "masks": "{} parts with masks", "dropped": "{} parts, masked areas left out"}
-    names = list(dict.fromkeys(name for result in results for name in result["calls"]))
-    lines = ["| a call of the UNet | " + " | ".join(f"{r['settings']['size']} px" for r in results) + " |"]
-    lines.append("| --- |" + " --- |" * len(results))
-    for name in names:
+    names = dict.fromkeys(name for result in results for name in result["calls"])
+    heads: list[str] = []
+    for result in results:
+        head = f"{result['settings']['size']} px"
+        heads.append(f"{head}, another run" if head in heads else head)
+    lines = ["| a call of the UNet | " + " | ".join(heads) + " |", "| --- |" + " --- |" * len(results)]
+    for name in sorted(names, key=lambda name: int(name.partition(" ")[0])):
         count, _, kind = name.partition(" ")
-        title = "plain" if count == "0" else kinds[kind].format(count)
+        title = {"0": "plain", "1": kinds[kind].format(1).replace("parts", "part", 1)}.get(
+            count, kinds[kind].format(count)
+        )
         lines.append(f"| {title} | " + " | ".join(_call(r["calls"].get(name)) for r in results) + " |")
     lines.append(
         "| highest, encoding included | " + " | ".join(f"{r['highest'] / 2**30:.1f} GiB" for r in results) + " |"
