@@ -16,6 +16,7 @@ from ..dhumandiff.evaluation.report import describe_score, draw_score
 from ..dhumandiff.evaluation.score import TIE_TOLERANCE, ScoredImage, mean_identities, ranking, score_image
 from ..dhumandiff.faces import as_analyzer
 from ..dhumandiff.faces.photos import photo_from_tensor
+from ..dhumandiff.faces.same_recognizer import recognizer_hash, recognizer_name, recognizer_note
 from ..dhumandiff.layout.presets import MOST_PEOPLE
 from ..dhumandiff.prompts import try_parse_prompt
 from ..dhumandiff.references.reference import SAME_PERSON_THRESHOLD
@@ -143,7 +144,8 @@ class DHDIdentityScore(io.ComfyNode):
         pixels = _bytes(image)
         masks = resize_person_masks(own, (image.shape[1], image.shape[2]), len(image))
         show = progress_text(cls)
-        scored, names = _score(show, pixels, face_analysis, references, text, masks), _names(references)
+        analyzer = as_analyzer(face_analysis)
+        scored, names = _score(show, pixels, analyzer, references, text, masks), _names(references)
         drawn = [draw_score(picture, one, names) for picture, one in zip(pixels, scored, strict=True)]
         boxed = torch.from_numpy(np.stack(drawn)).float() / 255
         passed = [one.passes(least_similarity, least_margin) for one in scored]
@@ -151,6 +153,8 @@ class DHDIdentityScore(io.ComfyNode):
             describe_score(number, one, names, ok)
             for number, (one, ok) in enumerate(zip(scored, passed, strict=True), 1)
         ]
+        if who := recognizer_note(recognizer_name(analyzer), recognizer_hash(analyzer)):
+            lines.append(f"recognized by {who}")
         show(f"{sum(passed)} of {len(passed)} passed")
         similarity = [
             [one.score.persons[k].sim_ref if k < len(references) else 0.0 for one in scored] for k in range(MOST_PEOPLE)

@@ -51,10 +51,11 @@ class ModelAnalyzer:
     def note_provider(self, wanted: str) -> None:
         """Note where ONNX Runtime runs the models elsewhere: it does so without a word, e.g. when a CUDA library is missing."""
         if self.provider != wanted:
-            self.note = (
+            text = (
                 f"{wanted} was wanted for face analysis, but ONNX Runtime runs it on {self.provider}. "
                 f"{PROVIDER_ADVICE[wanted]}"
             )
+            self.note = " ".join(filter(None, (text, self.note)))
 
     def detect(self, image: np.ndarray) -> list[Face]:
         """Faces in a uint8 RGB picture [H, W, 3].

@@ -59,6 +59,7 @@ class Scrfd(OnnxModel):
         tall = height / width < bgr.shape[0] / bgr.shape[1]
         # Whole px as InsightFace cuts them; one side fills the square.
         size = (int(height * bgr.shape[1] / bgr.shape[0]), height) if tall else (width, int(bgr.shape[0] * fit))
+        size = (max(1, size[0]), max(1, size[1]))  # of a picture as thin as a line
         canvas = _on_black(_resized(bgr, size), (height, width))
         outputs = self.run((canvas[..., ::-1].astype(np.float32) - 127.5) / 128)
         outputs = [one[0] if one.ndim == 3 else one for one in outputs]

@@ -154,7 +154,7 @@ def load_face_analysis(
 ) -> ModelAnalyzer:
     """Face models by the name of their pack: open, sface, or a pack of InsightFace's kind, by name or folder.
 
-    A pack is loaded by InsightFace where that is installed, else on ONNX Runtime alone, which a note says: the same numbers.
+    A pack is loaded by InsightFace where that can be imported, else on ONNX Runtime alone, which a note says: the same numbers.
 
     Args:
         pack: name or folder.
@@ -176,9 +176,7 @@ def load_face_analysis(
             analyzer = OnnxAnalyzer.from_pack(pack, root, provider)
         except FaceError as lacking:
             raise (error if allow_download and lacking.code == "pack-missing" else lacking) from None
-        text = (
-            f"InsightFace is not installed: its pack {analyzer.name} runs on ONNX Runtime alone, with the same results."
-        )
+        text = f"InsightFace cannot be imported, so the pack {analyzer.name} runs on ONNX Runtime alone, with the same results."
         analyzer.note = " ".join(filter(None, (analyzer.note, text)))
     if recognizer_hash(analyzer) == AURAFACE_RECOGNIZER[1]:
         foreign = insightface_files(Path(analyzer.recognizer.model_file).parent)

@@ -204,3 +204,12 @@ def test_insightface_decodes_an_scrfd_of_any_size_alike(tmp_path, shape, outputs
         assert (points is None) == (landmarks is None) == (outputs in (6, 10))
         if points is not None:
             assert points == pytest.approx(landmarks, abs=0.02)
+
+
+def test_a_picture_as_thin_as_a_line_has_no_face(tmp_path, yunet):
+    for path in (save_scrfd(tmp_path / "scrfd.onnx", 9), yunet):
+        detector = open_model(path, CPU)
+        for shape in ((1, 3000, 3), (3000, 1, 3)):
+            boxes, points = detector.detect(np.zeros(shape, np.uint8), (256, 256))
+            assert boxes.shape[1:] == (5,)
+            assert points.shape[1:] == (5, 2)

@@ -198,7 +198,7 @@ class TestInsightFacesPacks:
         monkeypatch.setitem(sys.modules, "insightface.app", None)
         analyzer = load_face_analysis("mini", faces_root, "CPU")
         assert isinstance(analyzer, OnnxAnalyzer)
-        assert "InsightFace is not installed" in analyzer.note
+        assert "InsightFace cannot be imported" in analyzer.note
         assert (recognizer_name(analyzer), recognizer_hash(analyzer)) == (
             recognizer_name(face_analyzer),
             recognizer_hash(face_analyzer),

@@ -108,7 +108,8 @@ def test_a_judge_scores_by_the_crops_that_references_keep(scene, faces):  # noqa
     other = type(
         "Judge", (), {"name": "judge", "scores_only": True, "detect": judge.detect, "identity": judge.identity}
     )()
-    _, first, second, passed, _ = score(scene, other)
+    _, first, second, passed, report = score(scene, other)
     assert passed == [True]
+    assert report.endswith("recognized by judge")
     assert min(*first, *second) > 0.3
     assert score(scene, other, references=scene.references[::-1])[3] == [False]
