@@ -22,6 +22,7 @@ from .data_notes import data_notes
 from .frozen import BYTES, offloaded_blocks
 from .init import init_weights
 from .model import TrainableModel, build_model
+from .time_estimate import operations, time_line
 
 __all__ = ["Estimate", "dry_run", "estimate"]
 
@@ -92,7 +93,7 @@ def dry_run(config: TrainConfig) -> str:
         f"Steps     {config.steps} of {config.data.batch_size} samples ({config.data.gradient_accumulation_steps} passes of {config.data.micro_batch_size}): "
         f"{config.steps * config.data.batch_size / samples:.1f} epochs",
         f"Loss      {' + '.join(f'{objective.weight:g} {objective.name}' for objective in objectives)}",
-        "Time      unknown before it runs; the first console line has samples a second and the time left",
+        f"Time      {_time(config, folders, base, model)}",
         f"Memory    about {memory.total:.1f} GB on each GPU. An estimate from shapes, not measured:",
         *(f"          {size:6.2f} GB  {what}" for what, size in memory.parts.items()),
         *(f"Note      {note}" for note in data_notes(config, folders, validation)),
@@ -160,16 +161,36 @@ def _meta_model(
     return base, build_model(config, base, weights, folders[0], objectives)
 
 
+def _time(config: TrainConfig, folders: Sequence[PreparedDataset], base: BaseModel, model: TrainableModel) -> str:
+    """How long the run would take here. Behind `estimate`, which has set precision and checkpointing."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    a_pass = operations(_forward_pass(config, folders, base, model))
+    return time_line(a_pass * config.data.gradient_accumulation_steps, config.steps, device, base.unet.dtype)
+
+
 def _activations(
     config: TrainConfig, folders: Sequence[PreparedDataset], base: BaseModel, model: TrainableModel, dtype: torch.dtype
 ) -> float:
     """Bytes that autograd keeps between forward and backward of one micro batch."""
+    nn.Module.to(base.unet, dtype)  # diffusers' own `to` warns about values, of which there are none
+    model.to(dtype)
+    run = _forward_pass(config, folders, base, model)
+    total, largest = _saved(run, base.unet, set(map(id, model.parameters())))
+    if not config.base.gradient_checkpointing:
+        return total
+    base.unet.enable_gradient_checkpointing()
+    base.unet.train()
+    return _saved(run, base.unet, set(map(id, model.parameters())))[0] + largest
+
+
+def _forward_pass(
+    config: TrainConfig, folders: Sequence[PreparedDataset], base: BaseModel, model: TrainableModel
+) -> Callable[[], Tensor]:
+    """The prediction for one micro batch of the largest pictures, without values."""
     height, width = max(
         (bucket for folder in folders for bucket in folder.header["buckets"]), key=lambda b: b[0] * b[1]
     )
     samples, sizes, vision = config.data.micro_batch_size, base.sizes, folders[0].header["vision"]
-    nn.Module.to(base.unet, dtype)  # diffusers' own `to` warns about values, of which there are none
-    model.to(dtype)
 
     def run() -> Tensor:
         hidden = torch.empty(samples, 2, vision["tokens"], vision["clip_width"], device="meta")
@@ -181,12 +202,7 @@ def _activations(
         time_ids = torch.zeros(samples, 6, device="meta")
         return model.predict(noisy, timesteps, text, pooled, time_ids, tokens, record=bool(model.recorded))
 
-    total, largest = _saved(run, base.unet, set(map(id, model.parameters())))
-    if not config.base.gradient_checkpointing:
-        return total
-    base.unet.enable_gradient_checkpointing()
-    base.unet.train()
-    return _saved(run, base.unet, set(map(id, model.parameters())))[0] + largest
+    return run
 
 
 def _decoding(config: TrainConfig, folders: Sequence[PreparedDataset]) -> float:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .prompts import PromptDrawing
     from .trackers import Trackers
 
-__all__ = ["Logger", "NoLogger", "memory_in_use", "read_log"]
+__all__ = ["Logger", "NoLogger", "duration", "memory_in_use", "read_log"]
 
 LOG = "log.jsonl"
 METRICS = ("learning_rate", "samples_per_second", "data_wait_fraction", "grad_norm", "memory_gb")
@@ -98,7 +98,7 @@ class Logger:
         entry = {"step": step, **losses, **metrics}
         _append(self.log, entry)
         parts = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
-        left = _duration((self.config.steps - step) * seconds)
+        left = duration((self.config.steps - step) * seconds)
         self.print(
             f"step {step}/{self.config.steps}  {parts}  lr {metrics['learning_rate']:.1e}  "
             f"{metrics['samples_per_second']:.2f} samples/s  {metrics['memory_gb']:.1f} GB  "
@@ -282,6 +282,7 @@ def _smooth(values: tuple[float, ...], weight: float = 0.05) -> list[float]:
     return out
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """For people: "2 h 05 min", or "3 min 20 s"."""
     minutes = int(seconds // 60)
     return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min {int(seconds % 60):02d} s"
