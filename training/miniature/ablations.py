@@ -19,16 +19,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from dhumandiff import Adapter
 from dhumandiff.errors import short_error
 from dhumandiff.io import atomic_write
+from dhumandiff.methods.dual_pathway import DualPathwaySettings
 from dhumandiff.miniature import mini_adapter
 from dhumandiff.miniature.weights import FOLDER as WEIGHTS
 from dhumandiff.miniature.world import LIGHTS
 
 from .. import TrainingError
+from ..run.weights import load_weights
 from .rendering import HARDEST, PAIRS, SEEDS, Renderer, Subject, render_and_score
 from .sampling import Sampling
+from .stages import CONFIGS
 
 __all__ = ["ABLATIONS", "FOLDER", "Ablation", "load_results", "save_result", "score_ablation"]
 
@@ -51,6 +53,9 @@ class Ablation:
         normalize_light: even it out again.
         data: of the data that it is trained on, the end of a stage's name in larger.py; empty: what the shipped adapter saw.
         weights_of: the row whose weights are scored; empty: its own, or those that ship where it trains nothing.
+        config: of training/configs, over the shipped adapter's; empty: none.
+        seeds: pictures of each pair.
+        hardest: pairs most alike that are scored besides.
     """
 
     name: str
@@ -62,11 +67,14 @@ class Ablation:
     normalize_light: bool = False
     data: str = ""
     weights_of: str = ""
+    config: str = ""
+    seeds: int = SEEDS
+    hardest: int = HARDEST
 
     @property
     def trains(self) -> bool:
         """Whether it has weights of its own."""
-        return bool(self.training or self.data)
+        return bool(self.training or self.data or self.config)
 
     @property
     def shards(self) -> str:
@@ -82,7 +90,8 @@ class Ablation:
     def arguments(self) -> list[str]:
         """`training` as words of the command line of `python -m training train`."""
         words = {name: value if isinstance(value, str) else json.dumps(value) for name, value in self.training.items()}
-        return [word for name, value in words.items() for word in (f"--{name}", value)]
+        config = ["--config", str(CONFIGS / self.config)] if self.config else []
+        return [*config, *(word for name, value in words.items() for word in (f"--{name}", value))]
 
 
 def _off(strength: float) -> Ablation:
@@ -121,6 +130,35 @@ def _longer(name: str, title: str, **changed: Any) -> Ablation:
     }
     changed = {key.replace("__", "."): value for key, value in changed.items()}
     return Ablation(name, title, {**training, **changed})
+
+
+FEATHER = 4.0
+"""Px: of a face as much as 16 px are of one in a picture of 512 px. At 8 px a latent pixel that is a hard border."""
+
+
+def _dual(name: str, title: str, *strengths: float, regions: str = "given", **changed: Any) -> Ablation:
+    """The dual pathway: s_v and s_t, and where its regions come from. One picture a pair."""
+    settings = DualPathwaySettings(*strengths, regions=regions, feather=FEATHER)
+    return Ablation(name, f"dual pathway, {title}", sampling=Sampling.of(dual=settings), seeds=1, hardest=0, **changed)
+
+
+def _duals() -> Iterator[Ablation]:
+    for strengths in ((1.0, 0.0), (1.3, 0.0), (1.0, 0.4)):
+        named = "_".join(f"{strength:g}" for strength in strengths)
+        title = f"untrained, {strengths[0]:g} in the heads and {strengths[1]:g} elsewhere"
+        yield _dual(f"dual_given_{named}", title, *strengths)
+    yield _dual(
+        "dual_attention_1_0.4",
+        "untrained, 1 where the attention finds faces, 0.4 elsewhere",
+        1.0,
+        0.4,
+        regions="attention",
+    )
+    trained: dict[str, Any] = {"weights_of": "dual_trained"}
+    yield _dual("dual_trained", "trained, 1 in the heads and elsewhere", 1.0, 1.0, config="mini_dual.yaml")
+    yield _dual("dual_trained_1.3_1", "trained, 1.3 in the heads and 1 elsewhere", 1.3, 1.0, **trained)
+    title = "untrained with a router, 1 where it finds people and 0 elsewhere"
+    yield _dual("dual_router", title, 1.0, 0.0, regions="router", config="mini_router.yaml")
 
 
 def _lights() -> Iterator[Ablation]:
@@ -174,6 +212,7 @@ _ALL = (
     _few("few_off", "cascade off, strength 1", mode="none"),
     _few("few_one_pass", "one_pass, 0.7 and 1"),
     _few("few_two_strength", "two_strength, 0.7 and 1", mode="two_strength"),
+    *_duals(),
 )
 
 ABLATIONS: dict[str, Ablation] = {ablation.name: ablation for ablation in _ALL}
@@ -186,8 +225,8 @@ def score_ablation(
     sampling: Sampling | None = None,
     *,
     pairs: int = PAIRS,
-    seeds: int = SEEDS,
-    hardest: int = HARDEST,
+    seeds: int | None = None,
+    hardest: int | None = None,
     out: Path = FOLDER,
     renderer: Renderer | None = None,
 ) -> Path:
@@ -198,8 +237,8 @@ def score_ablation(
         adapter: its weights; None: those that ship, for ablations that train nothing.
         sampling: None: the ablation's.
         pairs: held-out pairs.
-        seeds: pictures of each pair.
-        hardest: pairs most alike, with as many pictures each; 0: none.
+        seeds: pictures of each pair; None: the ablation's.
+        hardest: pairs most alike, with as many pictures each; 0: none, None: the ablation's.
         out: folder.
         renderer: to load the parts but once for several ablations.
 
@@ -223,7 +262,8 @@ def score_ablation(
     file = Path(adapter) if adapter is not None else WEIGHTS / "adapter.safetensors"
     weights = None
     if ablation.what == "adapter":
-        weights = mini_adapter() if adapter is None else Adapter.from_pretrained(file)
+        weights = mini_adapter() if adapter is None else load_weights(file)
+    seeds, hardest = ablation.seeds if seeds is None else seeds, ablation.hardest if hardest is None else hardest
     renderer = (renderer or Renderer()).in_light(ablation.light, ablation.normalize_light)
     result, _ = render_and_score(
         renderer, weights, sampling or ablation.sampling, ablation.what, pairs, seeds, hardest, name
@@ -232,6 +272,8 @@ def score_ablation(
     done = {"weights": digests(file if weights is not None else None), "versions": versions()}
     seconds = round(time.perf_counter() - started, 1)
     training: dict[str, Any] = {"training": dict(ablation.training)}
+    if ablation.config:
+        training["config"] = ablation.config
     if ablation.data:
         training["data"] = ablation.data
     if ablation.light:

@@ -211,6 +211,7 @@ def train_ablation(folder: Path, name: str, arguments: Sequence[str], prepare: s
 
 def _run_ablations(config: MiniConfig, folder: Path, dry: bool) -> str:
     from .ablations import ABLATIONS, FOLDER, load_results, score_ablation
+    from .frontier import frontier_table, plot_frontier
     from .parts_scoring import ROWS as PARTS_ROWS
     from .table import brief, plot, report
 
@@ -219,7 +220,8 @@ def _run_ablations(config: MiniConfig, folder: Path, dry: bool) -> str:
     if config.row == "table":
         rows = load_results()
         plot(rows, FOLDER / "strengths.png")
-        return f"{brief(rows)}\nAll rows: {report(rows, FOLDER / 'README.md')}"
+        plot_frontier(rows, FOLDER / "frontier.png")
+        return f"{brief(rows)}\n{frontier_table(rows)}\nAll rows: {report(rows, FOLDER / 'README.md')}"
     names = [name for name in ABLATIONS if name not in load_results()] if config.row == "all" else [config.row]
     for name in names:
         if name not in ABLATIONS:

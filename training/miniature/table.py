@@ -20,7 +20,7 @@ from .. import TrainingError
 from .fairness import people_table
 from .scoring import difference
 
-__all__ = ["brief", "percent", "plot", "report", "table"]
+__all__ = ["brief", "draw_points", "percent", "plot", "report", "table"]
 
 _GOALS: tuple[tuple[str, str, str, str, str], ...] = (
     ("right person", "held_out", "right", "50 %", "95 %"),
@@ -189,10 +189,10 @@ def percent(interval: Mapping[str, float], unit: str = " %") -> str:
     return f"{mean:.1f}{unit} ({low:.1f} to {high:.1f})"
 
 
-def _throughout(row: Mapping[str, Any]) -> bool:
-    """Whether the faces counted from the first step to the last."""
+def _of_cascade(row: Mapping[str, Any]) -> bool:
+    """Whether it is the cascade's, with faces that counted from the first step to the last."""
     sampling = row["sampling"] or {}
-    return (sampling.get("start", 0.0), sampling.get("end", 1.0)) == (0.0, 1.0)
+    return "dual" not in sampling and (sampling.get("start", 0.0), sampling.get("end", 1.0)) == (0.0, 1.0)
 
 
 def _plain(interval: Mapping[str, float]) -> str:
@@ -218,7 +218,7 @@ def plot(rows: Mapping[str, Mapping[str, Any]], path: str | Path) -> Path:
         ) from error
     figure = Figure(figsize=(10, 4.5), layout="constrained")
     shipped = [
-        row for row in rows.values() if not row["training"] and not row.keys() & {"light", "data"} and _throughout(row)
+        row for row in rows.values() if not row["training"] and not row.keys() & {"light", "data"} and _of_cascade(row)
     ]
     for axes, (measure, title) in zip(
         figure.subplots(1, 2), (("right", "right person"), ("recognition", "recognition")), strict=True
@@ -231,14 +231,14 @@ def plot(rows: Mapping[str, Mapping[str, Any]], path: str | Path) -> Path:
             if not line:
                 continue
             label = {"none": "cascade off"}.get(mode, mode)
-            _points(axes, line, measure, color=f"C{number}", label=label, marker="o", linestyle="-")
+            draw_points(axes, line, measure, color=f"C{number}", label=label, marker="o", linestyle="-")
             for row in line:
                 at = [100 * row["held_out"]["measures"][name]["mean"] for name in ("words", measure)]
                 strengths = " / ".join(f"{value:g}" for value in _strengths(row))
                 axes.annotate(strengths, at, xytext=(4, 4), textcoords="offset points", fontsize=7, color=f"C{number}")
         for name, marker, label in (("base", "s", "base without adapter"), ("ceiling", "*", "ceiling")):
             if name in rows:
-                _points(axes, [rows[name]], measure, color="0.3", label=label, marker=marker, linestyle="none")
+                draw_points(axes, [rows[name]], measure, color="0.3", label=label, marker=marker, linestyle="none")
         axes.set_xlabel("words as written, %")
         axes.set_ylabel(f"{title}, %")
         axes.grid(alpha=0.3)
@@ -258,7 +258,8 @@ def _strengths(row: Mapping[str, Any]) -> tuple[float, ...]:
     return tuple(sampling[name] for name in names)
 
 
-def _points(axes: Any, rows: Sequence[Mapping[str, Any]], measure: str, **style: Any) -> None:
+def draw_points(axes: Any, rows: Sequence[Mapping[str, Any]], measure: str, **style: Any) -> None:
+    """Rows as points with their intervals, words to the right, on matplotlib's axes."""
     found = [
         [row["held_out"]["measures"][name][end] * 100 for row in rows]
         for name in ("words", measure)
