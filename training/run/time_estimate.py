@@ -49,7 +49,7 @@ def time_line(operations_a_step: float, steps: int, device: torch.device, dtype:
     found = speed(device, dtype)
     left = steps * operations_a_step / (found * EFFICIENCY)
     return (
-        f"about {duration(left)} on this {device.type}, not counting checkpoints and drawings. An estimate: {operations_a_step / 1e12:.3g} "
+        f"{duration(left)} or more on this {device.type}, not counting checkpoints and drawings. An estimate: {operations_a_step / 1e12:.3g} "
         f"TFLOP a step, at {EFFICIENCY:.0%} of the {found / 1e12:.3g} TFLOP/s that a matrix product reaches here. The first console "
         "line has the measured time"
     )
