@@ -94,9 +94,10 @@ def test_masks_of_any_size_of_the_pictures_shape_do(portrait, adapter, people):
     assert far(first, second) <= 1
 
 
-def test_every_batch_draws_what_its_pictures_alone_would(portrait, adapter, people):
-    unet, dual, settings = portrait.pipeline.unet, tiny_dual(adapter), DualPathwaySettings()
-    masks = torch.cat([halves(), halves().flip(0)], dim=1)  # of two pictures
+@pytest.mark.parametrize("regions", ["given", "router"])
+def test_every_batch_draws_what_its_pictures_alone_would(portrait, adapter, people, regions):
+    unet, dual, settings = portrait.pipeline.unet, tiny_dual(adapter), DualPathwaySettings(regions=regions)
+    masks = torch.cat([halves(), halves().flip(0)], dim=1) if regions == "given" else None  # of two pictures
     together = inputs(rows=4)
     with attach_dual_couples(unet, dual, [people, people[::-1]], settings, masks=masks):
         batch = run(unet, together)
@@ -107,7 +108,8 @@ def test_every_batch_draws_what_its_pictures_alone_would(portrait, adapter, peop
             **{name: together[name][rows] for name in ("sample", "encoder_hidden_states")},
             "added_cond_kwargs": {name: value[rows] for name, value in together["added_cond_kwargs"].items()},
         }
-        with attach_dual(unet, dual, couple, settings, masks=masks[:, image : image + 1]):
+        own = None if masks is None else masks[:, image : image + 1]
+        with attach_dual(unet, dual, couple, settings, masks=own):
             assert (run(unet, alone) - batch[rows]).abs().max() < 1e-5
 
 
