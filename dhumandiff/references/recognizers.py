@@ -59,7 +59,7 @@ def check_face_analysis(references: Sequence[Any], analyzer: Any) -> None:
             raise FaceReferenceError(
                 f"{called(reference)} was encoded with the face recognizer {_note(reference)}, and the face analysis holds "
                 f"{recognizer_note(name, digest)}: their numbers cannot be compared. Connect the face analysis that it was encoded "
-                "with, or encode its photos again with this one.",
+                "with, encode its photos again with this one, or let the judge `sface` score.",
                 code="face-analysis-of-another-recognizer",
             )
 
