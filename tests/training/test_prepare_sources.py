@@ -242,7 +242,10 @@ def test_a_dry_run_needs_no_models_and_writes_nothing(tmp_path):
     assert "1 person with photos beside the picture" in told
     assert "1 shard of 4 pictures" in told
     assert "Slice 1/1: 1 shard, 0 of them finished." in told
+    assert "not there yet: There is no base /no/such/base." in told
+    assert "not there yet: There is no face model pack in" in told
     assert not (tmp_path / "out").exists()
+    assert "not there yet" not in describe(settings_for(data, tmp_path / "out", faces__pack="tiny"))
 
 
 def test_the_drawn_worlds_folder_is_read(tmp_path):

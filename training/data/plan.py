@@ -9,8 +9,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dhumandiff.errors import FaceError, HostError
+from dhumandiff.faces.onnx_packs import JUDGE, OPEN
+from dhumandiff.faces.packs import find_pack
+from dhumandiff.hosts.diffusers.loading import check_base
+from dhumandiff.io import expand_user
+
 from .. import TrainingError
 from ..parsing import differences
+from ..plugins import is_plugin
 from ..wording import counted
 from .captions import open_table, picture_key
 from .contract import FORMAT, FORMAT_VERSION
@@ -195,8 +202,25 @@ def describe(settings: PrepareSettings) -> str:
     )
     lines.append(f"Slice {settings.slice}: {counted(len(shards), 'shard')}, {finished} of them finished.")
     lines.append(f"Encoders: base {settings.base}, vision {settings.vision}, faces {settings.faces.pack}.")
+    lines += [f"  not there yet: {one}" for one in _lacking(settings)]
     lines.append("Nothing was done. Without --dry_run it begins.")
     return "\n".join(lines)
+
+
+def _lacking(settings: PrepareSettings) -> list[str]:
+    """Which of the models are not where they are looked for; those that would be downloaded are not asked for."""
+    lacking = []
+    try:
+        check_base(settings.base)
+    except HostError as error:
+        lacking.append(str(error))
+    faces = settings.faces
+    if faces.pack not in (OPEN, JUDGE, "mini", "tiny") and not is_plugin(faces.pack):
+        try:
+            find_pack(faces.pack, expand_user(faces.root or "~/.insightface"))
+        except FaceError as error:
+            lacking.append(str(error).partition(" Unpack ")[0])
+    return lacking
 
 
 def untied_note(identities: Identities) -> str:
