@@ -168,9 +168,9 @@ def _base(folders: Folders) -> Path:
 
 def _adapter(folders: Folders) -> Path:
     """DHumanDiff's released weights; else the only other adapter; else the only IP-Adapter Plus for SDXL."""
-    released = [folder / DHUMANDIFF.name for folder in folders.adapters if (folder / DHUMANDIFF.name).is_dir()]
-    if released:
-        return released[0]
+    places = (folder / DHUMANDIFF.name for folder in folders.adapters)
+    if released := _distinct(place for place in places if place.is_dir()):
+        return _only(released, "adapter", "--adapter")
     for places, endings in ((folders.adapters, (".safetensors",)), (folders.ip_adapters, (".safetensors", ".bin"))):
         found = _distinct(path for path in _files(places, *endings) if _is_adapter(path))
         if found:

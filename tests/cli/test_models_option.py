@@ -99,6 +99,14 @@ def test_one_of_several_is_never_guessed(models):
         find_image_encoder(None, folders_of(args), 80)
 
 
+def test_released_weights_in_two_folders_are_not_guessed_between(models, tmp_path):
+    other = layouts.released_folder(tmp_path / "disk" / "DHumanDiff", dtype=torch.float16)
+    (models.parent / "extra_model_paths.yaml").write_text(f"disk:\n    dhumandiff: {other.parent}\n")
+    args = arguments(models)
+    with refused("several-to-choose-from", str(models / "dhumandiff" / "DHumanDiff"), str(other), "--adapter"):
+        choose_adapter(args, folders_of(args))
+
+
 def test_one_file_by_two_ways_is_one(models):
     (models / "checkpoints" / "link.safetensors").symlink_to(models / "checkpoints" / "xl" / "sdxl.safetensors")
     args = arguments(models)
