@@ -30,7 +30,7 @@ class AttentionRecord:
         heads: attention heads of the layer.
         query: [B, Q, C].
         keys: a sample's keys, sample -> [P, T, C].
-        probabilities: [B, heads, Q, P, T].
+        probabilities: [B, heads, Q, P, T]; None where they were not made, which is so on a GPU in layers that are not `is_last`.
         layout: of the call.
         tiles: for each sample where it lies in the whole; None where that is not known, or the sample is not to be recorded.
         is_last: whether the layer is the last of its transformer, see `last_layers`.
@@ -43,7 +43,7 @@ class AttentionRecord:
     heads: int
     query: Tensor
     keys: Callable[[int], Tensor]
-    probabilities: Tensor
+    probabilities: Tensor | None
     layout: BatchLayout
     tiles: Sequence[Tile | None]
     is_last: bool = True
@@ -143,7 +143,7 @@ class AttentionStore:
 
     def __call__(self, record: AttentionRecord) -> None:
         """Take in one layer of one call."""
-        if not record.is_last:
+        if not record.is_last or record.probabilities is None:
             return
         layout = record.layout
         if record.conditioning not in self._maps:
@@ -185,4 +185,4 @@ class AttentionStore:
 def _masked(people: IdentityConditioning, maps: Tensor) -> Tensor:
     if people.masks is None:
         return maps
-    return maps * people.latent_masks((maps.shape[-2], maps.shape[-1]), maps.shape[0]).to(maps)
+    return maps * people.masks_on((maps.shape[-2], maps.shape[-1]), maps.shape[0], maps.device).to(maps.dtype)

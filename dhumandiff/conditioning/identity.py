@@ -10,7 +10,7 @@ A host adds how its calls are batched (`BatchLayout`) and which strength holds i
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -80,11 +80,14 @@ class IdentityConditioning:
                 code="person-mask-shape",
             )
         self._masks_at: dict[Any, Tensor] = {}
+        self._constant: dict[Any, Tensor] = {}
+        self._made_of: dict[Any, tuple[Tensor, Tensor]] = {}
         self._weights: _Weights = (None, 0.0, {})
 
     def clear_cache(self) -> None:
         """Let go of what a run computed."""
-        self._masks_at.clear()
+        for cache in (self._masks_at, self._constant, self._made_of):
+            cache.clear()
         self._weights = (None, 0.0, {})
 
     def counts(self, strength: Strength) -> bool:
@@ -138,22 +141,44 @@ class IdentityConditioning:
     def _make_weights(
         self, layout: BatchLayout, shape: tuple[int, int], positions: int, device: torch.device, strength: Strength
     ) -> Tensor | float:
-        per_sample: float | Tensor
-        if isinstance(strength, tuple):
-            per_sample = torch.tensor([strength[index] for index in layout.strength_indices], device=device)[
-                :, None, None
-            ]
-        elif isinstance(strength, Tensor):
+        if isinstance(strength, Tensor):
             advice = "choose the mode two_strength"
-            per_sample = at_layer(strength.to(device), layout, shape, positions, self.patch, "focus", advice)
-        elif not self.has_regions and len(set(self.person_strengths)) == 1:
+            field = self._once(("focus", device), strength, lambda: strength.to(device))
+            per_sample = at_layer(field, layout, shape, positions, self.patch, "focus", advice)
+            weights = self._everywhere(1.0, layout, device) * per_sample
+        elif isinstance(strength, float | int) and not self.has_regions and len(set(self.person_strengths)) == 1:
             return strength * self.person_strengths[0]
         else:
-            per_sample = strength
-        weights = torch.tensor(self.person_strengths, device=device)[None, :, None] * per_sample
+            weights = self._everywhere(strength, layout, device)
         if not self.has_regions:
             return weights
         return weights * self._masks_of_layer(layout, shape, positions, device)
+
+    def _everywhere(self, strength: float | tuple[float, ...], layout: BatchLayout, device: torch.device) -> Tensor:
+        """What does not vary over the picture, [B or 1, P, 1]; made once a run, and without a copy that a GPU would wait for."""
+        key = (strength, layout.strength_indices if isinstance(strength, tuple) else (), device)
+        if key not in self._constant:
+            weights = _column(self.person_strengths, device)[None]
+            if isinstance(strength, tuple):
+                of_samples = [strength[index] for index in layout.strength_indices]
+                self._constant[key] = weights * _column(of_samples, device)[:, None]
+            else:
+                self._constant[key] = weights * strength
+        return self._constant[key]
+
+    def _once(self, key: Any, source: Tensor, make: Callable[[], Tensor]) -> Tensor:
+        """What is made of a tensor, for as long as it is the same one that comes under this key."""
+        there = self._made_of.get(key)
+        if there is None or there[0] is not source:
+            there = self._made_of[key] = (source, make())
+        return there[1]
+
+    def masks_on(self, size: tuple[int, int], images: int, device: torch.device) -> Tensor:
+        """`latent_masks` on a device; made once a run."""
+        key = (size, images, device)
+        if key not in self._masks_at:
+            self._masks_at[key] = self.latent_masks(size, images).to(device)
+        return self._masks_at[key]
 
     def _masks_of_layer(
         self, layout: BatchLayout, shape: tuple[int, int], positions: int, device: torch.device
@@ -161,10 +186,15 @@ class IdentityConditioning:
         """Masks at the positions of a layer, [B or 1, P, Q]; made once a run and way of cutting the picture."""
         key = (shape, positions, device, layout.size, layout.tiles)
         if key not in self._masks_at:
-            masks = self.latent_masks(layout.size, layout.images).to(device)
+            masks = self.masks_on(layout.size, layout.images, device)
             what = ("person masks", "leave the masks out")
             self._masks_at[key] = at_layer(masks, layout, shape, positions, self.patch, *what)
         return self._masks_at[key]
+
+
+def _column(numbers: Sequence[float], device: torch.device) -> Tensor:
+    """Numbers on a device, [n, 1]."""
+    return torch.cat([torch.full((1, 1), number, dtype=torch.float32, device=device) for number in numbers])
 
 
 def at_layer(

@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-__all__ = ["KVCache"]
+__all__ = ["FusedKV", "KVCache"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ class KVCache:
         # Plain views: this runs in every layer at every step, where a pattern's reading would cost as much as the product.
         q = query.view(batch, positions, heads, -1).transpose(1, 2)
         logits = (q @ self.keys).view(batch, heads, positions, self.persons, -1)
+        if query.device.type == "privateuseone":  # DirectML: may lack a softmax that casts
+            logits = logits.float()
         probabilities = logits.softmax(dim=-1, dtype=torch.float32)
         weighted = probabilities
         if isinstance(weights, Tensor):
@@ -71,3 +74,56 @@ class KVCache:
         """These persons, then the others, who have as many tokens each: one attention for all of them."""
         keys, values = torch.cat([self.keys, other.keys], dim=3), torch.cat([self.values, other.values], dim=2)
         return KVCache(keys, values, self.persons + other.persons)
+
+
+@dataclass(frozen=True)
+class FusedKV:
+    """The same for a GPU, where every step on the way is a launch of a kernel: each person's attention is one.
+
+    Half the launches and no probabilities in memory, but rounded otherwise than `KVCache.attend`. So the CPU, whose pictures are
+    promised to the bit, does not take it, and neither does a layer whose probabilities are recorded.
+
+    Attributes:
+        people: for each person keys, times ``1 / sqrt(channels of a head)``, and values, [B, heads, T, channels of a head] each.
+    """
+
+    people: tuple[tuple[Tensor, Tensor], ...]
+
+    @classmethod
+    def from_kv(cls, keys: Tensor, values: Tensor, heads: int, weights: Tensor | float = 1.0) -> FusedKV:
+        """Lay out keys and values, each [B, P, T, C].
+
+        Args:
+            keys, values: of all persons.
+            heads: of the layer.
+            weights: of each person, [B or 1, P, 1], or one number: what does not vary over the positions is put into the values.
+        """
+        k, v = (rearrange(tensor, "b p t (h d) -> p b h t d", h=heads) for tensor in (keys, values))
+        if isinstance(weights, Tensor):
+            v = (v.float() * weights.transpose(0, 1)[..., None, None]).to(v.dtype)
+        elif weights != 1:
+            v = v * weights
+        k = k * k.shape[-1] ** -0.5
+        return cls(tuple(zip(k.contiguous().unbind(), v.contiguous().unbind(), strict=True)))
+
+    def attend(self, query: Tensor, weights: Tensor | None = None, onto: Tensor | None = None) -> Tensor:
+        """What is added before the layer's ``to_out``, [B, Q, C] in the query's dtype.
+
+        Args:
+            query: [B, Q, C], the layer's own.
+            weights: of each person at each position, [B or 1, P, Q]; None: they are in the values.
+            onto: [B, Q, C] that it is added to: the sum is given back then.
+        """
+        batch, positions, width = query.shape
+        q = query.view(batch, positions, self.people[0][0].shape[1], -1).transpose(1, 2)
+        total = onto
+        for person, (keys, values) in enumerate(self.people):
+            read = F.scaled_dot_product_attention(q, keys, values, scale=1.0).transpose(1, 2)
+            read = read.reshape(batch, positions, width)
+            weight = None if weights is None else weights[:, person, :, None]
+            if total is None:
+                total = read if weight is None else read * weight
+            else:
+                total = total + read if weight is None else torch.addcmul(total, read, weight)
+        assert total is not None  # nobody is refused before
+        return total

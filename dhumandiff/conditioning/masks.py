@@ -58,7 +58,9 @@ def stack_masks(masks: Sequence[Tensor | None]) -> Tensor | None:
     Raises:
         ImageError: a mask is none, or the masks differ in size or count.
     """
-    given = [check_mask(mask, f"mask of person {n}") for n, mask in enumerate(masks, 1) if mask is not None]
+    # On the CPU, whichever node made them where: a run copies them to its device once.
+    on_cpu = [None if mask is None else mask.float().cpu() for mask in masks]
+    given = [check_mask(mask, f"mask of person {n}") for n, mask in enumerate(on_cpu, 1) if mask is not None]
     if not given:
         return None
     sizes = {tuple(mask.shape[-2:]) for mask in given}
@@ -116,6 +118,8 @@ def resize_masks(masks: Tensor, size: tuple[int, int], images: int, name: str = 
         )
     check_shape((height, width), size, name, scale=8)
     masks = masks.transpose(0, 1).float()
+    if masks.device.type == "mps":  # Apple's GPUs pool whole multiples only
+        masks = masks.cpu()
     if height >= size[0]:
         return F.interpolate(masks, size=size, mode="area")
     return F.interpolate(masks, size=size, mode="bilinear", align_corners=False)

@@ -16,7 +16,7 @@ from .attention_store import AttentionRecord
 from .batch_layout import BatchLayout
 from .finished_keys_values import FinishedKeysValues
 from .identity import IdentityConditioning
-from .kv_cache import KVCache
+from .kv_cache import FusedKV, KVCache
 
 if TYPE_CHECKING:
     from ..references.reference import FaceReference
@@ -64,18 +64,20 @@ class TokenConditioning(IdentityConditioning):
         self.keys_values = keys_values
         self.recorded_layers = None if recorded_layers is None else frozenset(recorded_layers)
         self._kv: dict[Any, KVCache] = {}
+        self._fused: dict[Any, tuple[Any, FusedKV]] = {}
 
     def clear_cache(self) -> None:
         """Let go of what a run computed."""
         super().clear_cache()
         self._kv.clear()
+        self._fused.clear()
         if isinstance(self.keys_values, FinishedKeysValues):
             self.keys_values.clear_cache()
 
     def hand_over(
         self,
         record: Recorder,
-        probabilities: Tensor,
+        probabilities: Tensor | None,
         layer: int,
         query: Tensor,
         heads: int,
@@ -96,7 +98,7 @@ class TokenConditioning(IdentityConditioning):
                 probabilities=probabilities,
                 layout=layout,
                 tiles=layout.recorded(recorded_strength),
-                is_last=self.recorded_layers is None or layer in self.recorded_layers,
+                is_last=self.is_recorded(layer),
                 places=places,
             )
         )
@@ -108,9 +110,52 @@ class TokenConditioning(IdentityConditioning):
             self._kv[key] = KVCache.from_kv(*self._samples_keys_values(layer, query, layout), heads)
         return self._kv[key]
 
+    def finish(self, layers: int, device: torch.device, dtype: torch.dtype) -> None:
+        """Make the keys and values of all layers now, so that the weights that they come from may leave the device.
+
+        Args:
+            layers: how many there are.
+            device, dtype: of the queries.
+        """
+        made = [self.keys_values(layer, device, dtype) for layer in range(layers)]
+        self.keys_values = FinishedKeysValues(made)
+
+    def fused(
+        self,
+        layer: int,
+        query: Tensor,
+        heads: int,
+        layout: BatchLayout,
+        weights: Tensor | float,
+        onto: Tensor | None = None,
+    ) -> Tensor:
+        """`FusedKV.attend` at a layer, with `weights` of `IdentityConditioning.weights`."""
+        device, dtype = query.device, query.dtype
+        varying: Tensor | None = None
+        if isinstance(weights, Tensor) and weights.shape[-1] > 1:
+            of_layer = weights
+            varying = self._once(("cast", of_layer.shape, device, dtype), of_layer, lambda: of_layer.to(dtype))
+            weights = 1.0
+        key = (layer, device, dtype, layout.token_sets)
+        kept = self._fused.get(key)
+        if kept is None or not _same(kept[0], weights):
+            pair = self._samples_keys_values(layer, query, layout)
+            kept = self._fused[key] = (weights, FusedKV.from_kv(*pair, heads, weights))
+        return kept[1].attend(query, varying, onto)
+
+    def is_recorded(self, layer: int) -> bool:
+        """Whether a record of the layer says what a store of attention asks for."""
+        return self.recorded_layers is None or layer in self.recorded_layers
+
     def _samples_keys_values(self, layer: int, query: Tensor, layout: BatchLayout) -> tuple[Tensor, Tensor]:
         """Keys and values of each sample, [B, P, T, C] each."""
         return of_samples(self.keys_values(layer, query.device, query.dtype), layout)
+
+
+def _same(one: Tensor | float, other: Tensor | float) -> bool:
+    """Whether these are the same weights, without a look at a tensor's numbers."""
+    numbers = not isinstance(one, Tensor) and not isinstance(other, Tensor)
+    return one is other or (numbers and one == other)
 
 
 def of_samples(pair: tuple[Tensor, Tensor], layout: BatchLayout) -> tuple[Tensor, Tensor]:

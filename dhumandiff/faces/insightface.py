@@ -13,7 +13,7 @@ from ..protocols import FaceAnalyzer
 from .analyzer import DETECTION_SIZES, ModelAnalyzer
 from .damaged_pack import damaged_files, load_without
 from .packs import PACK_ADVICE, find_pack, onnx_names, silence
-from .providers import PROVIDER_ADVICE, PROVIDERS, check_provider, choose_provider, provider_order
+from .providers import PROVIDER_ADVICE, PROVIDERS, check_provider, choose_provider, provider_options, provider_order
 
 __all__ = [
     "DETECTION_SIZES",
@@ -84,12 +84,14 @@ class InsightFaceAnalyzer(ModelAnalyzer):
         root = expand_user(root if root is not None else "~/.insightface")
         folder = find_pack(str(name_or_folder), root, allow_download)
         wanted, note = choose_provider(provider, onnxruntime.get_available_providers())
-        order = provider_order(wanted)
 
         def load(place: Path) -> Any:
             with silence():
                 app = face_analysis(
-                    name=str(place.resolve()), providers=order, allowed_modules=["detection", "recognition"]
+                    name=str(place.resolve()),
+                    allowed_modules=["detection", "recognition"],
+                    providers=provider_order(wanted),
+                    provider_options=provider_options(wanted),  # pairs are not known to old versions
                 )
                 app.prepare(ctx_id=-1 if wanted == "CPU" else 0, det_size=(DETECTION_SIZES[0], DETECTION_SIZES[0]))
             return app

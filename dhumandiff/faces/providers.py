@@ -6,7 +6,15 @@ from typing import Any
 
 from ..errors import FaceError
 
-__all__ = ["PROVIDERS", "PROVIDER_ADVICE", "check_provider", "choose_provider", "provider_order", "session_providers"]
+__all__ = [
+    "PROVIDERS",
+    "PROVIDER_ADVICE",
+    "check_provider",
+    "choose_provider",
+    "provider_options",
+    "provider_order",
+    "session_providers",
+]
 
 PROVIDERS = {
     "CUDA": "CUDAExecutionProvider",
@@ -57,8 +65,14 @@ def provider_order(wanted: str) -> list[str]:
     return [PROVIDERS[wanted]] + ([PROVIDERS["CPU"]] if wanted != "CPU" else [])
 
 
-def session_providers(wanted: str) -> list[Any]:
-    """`provider_order` with options: on CUDA no exhaustive search, which costs a second or more for each new size of a picture, and
-    memory by need, not in powers of two."""
+def provider_options(wanted: str) -> list[dict[str, str]]:
+    """Options for each of `provider_order`: on CUDA no exhaustive search, which costs a second or more for each new size of a picture,
+    and memory by need, not in powers of two."""
     options = {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
-    return [(name, options) if name == PROVIDERS["CUDA"] else name for name in provider_order(wanted)]
+    return [dict(options) if name == PROVIDERS["CUDA"] else {} for name in provider_order(wanted)]
+
+
+def session_providers(wanted: str) -> list[Any]:
+    """`provider_order` with options: a name that has some is a pair."""
+    given = zip(provider_order(wanted), provider_options(wanted), strict=True)
+    return [(name, options) if options else name for name, options in given]

@@ -73,7 +73,15 @@ class AppliedPeople(Applied):
             return step.strength
         return self.strength if self.current_strength is None else self.current_strength
 
-    def residual(self, call: UNetCall, layer: int, query: Tensor, heads: int, shape: tuple[int, int]) -> Tensor | None:
+    def residual(
+        self,
+        call: UNetCall,
+        layer: int,
+        query: Tensor,
+        heads: int,
+        shape: tuple[int, int],
+        onto: Tensor | None = None,
+    ) -> Tensor | None:
         """What they add to a layer's output in a call; None for nothing. Notes that the call went through the layer.
 
         Args:
@@ -82,12 +90,17 @@ class AppliedPeople(Applied):
             query: [B, Q, C], the layer's own.
             heads: of the layer.
             shape: (height, width) of the layer.
+            onto: the layer's output so far: the sum is given back then.
         """
         call.visited.add((id(self), layer))
         if not self.act_in(call):
-            return None
-        where = (layer, query, heads, call.layout_of(query), shape)
-        return self.people.residual(*where, self.strength_in(call.step), call.step.record, call.step.recorded)
+            return onto
+        where = (layer, query, heads, call.layout_of(query), shape, self.strength_in(call.step))
+        recording = (call.step.record, call.step.recorded)
+        if isinstance(self.people, PairedConditioning):
+            return self.people.residual(*where, *recording, onto)
+        residual = self.people.residual(*where, *recording)
+        return residual if onto is None else onto + residual
 
     def act_in(self, call: UNetCall) -> bool:
         """Whether they add anything in this call."""
@@ -179,8 +192,8 @@ class PairedAttentionPatch:
         if torch.compiler.is_dynamo_compiling():
             out = out + residual_in_compiled(q.contiguous(), self.applied.number, self.layer, heads, height, width)
         else:
-            added = self.applied.residual(extra_options[CALL], self.layer, q, heads, (height, width))
-            out = out if added is None else out + added
+            joined = self.applied.residual(extra_options[CALL], self.layer, q, heads, (height, width), out)
+            out = out if joined is None else joined
         return self._joined(out, q, k, v, extra_options) if self.chained else out
 
     def _joined(self, out: Tensor, q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:

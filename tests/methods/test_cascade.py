@@ -198,8 +198,8 @@ class People:
     def __init__(self, masks=None):
         self.masks = masks
 
-    def latent_masks(self, size, images):
-        return self.masks
+    def masks_on(self, size, images, device):
+        return self.masks.to(device)
 
 
 def record(people, is_cond, tiles, size=(8, 8), shape=(4, 4), layer=0, seed=0, images=1):

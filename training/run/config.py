@@ -271,7 +271,8 @@ class TrainConfig:
     seed: int = 0
     """Seed of everything random: fresh weights, the order of samples, noise, augmentation."""
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
-    """Mixed precision of the computation; the trained weights and their EMA are always float32. auto: bf16 on a GPU, no on a CPU."""
+    """Mixed precision of the computation; the trained weights and their EMA are always float32. auto: bf16 on a GPU that
+    computes in it, fp16 on an older one, no on a CPU."""
     method: Literal["paired", "dual_pathway"] = "paired"
     """What is trained: paired, DHumanDiff's adapter; or dual_pathway, the parts of a dual pathway around such an adapter
     (settings under dual)."""

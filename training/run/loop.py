@@ -104,7 +104,7 @@ def _train(config: TrainConfig) -> TrainResult:
                         accelerator.backward(loss / len(data.batches))
                 losses += torch.stack([part.detach() for part in parts]) / len(data.batches)
 
-            # All processes agree on the losses and on whether to stop: the one moment of a step that waits for the GPU.
+            # All processes agree on the losses and on whether to stop. This waits for the GPU; so do a few look-ups in each pass.
             with timer("backward"):
                 grad_norm = accelerator.clip_grad_norm_(trained, max_grad_norm)
                 requested = losses.new_tensor([signals.requested > 0])

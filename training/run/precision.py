@@ -13,13 +13,16 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}
 
 
 def choose_precision(precision: str) -> str:
-    """Accelerate's word for a precision of `TrainConfig`; "auto" is bf16 on a GPU, no on a CPU.
+    """Accelerate's word for a precision of `TrainConfig`; "auto" is bf16 on a GPU that computes in it, fp16 on one that would only
+    imitate it (before NVIDIA's Ampere), no on a CPU.
 
     Raises:
         TrainingError: fp16 without a GPU.
     """
     if precision == "auto":
-        return "bf16" if torch.cuda.is_available() else "no"
+        if not torch.cuda.is_available():
+            return "no"
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     if precision == "fp16" and not torch.cuda.is_available():
         raise TrainingError("precision is fp16, which needs a GPU. Choose bf16 or no.", code="fp16-without-gpu")
     return precision

@@ -105,6 +105,11 @@ class CascadeMode:
         """
         return list(made[0])
 
+    def _blend(self, made: Sequence[Sequence[Tensor]], tiles: Sequence[Tile] | None) -> list[Tensor]:
+        if self.focus is not None:  # a given one waits on the CPU, and goes to where it is needed once
+            self.focus = self.focus.to(made[0][0].device)
+        return _blended(made, self.focus, tiles)
+
     def end_pass(self) -> None:
         """After a run of the sampler."""
 
@@ -126,6 +131,7 @@ class OnePass(CascadeMode):
     def __init__(self, settings: CascadeSettings, provided_focus: Tensor | None = None) -> None:
         super().__init__(settings, provided_focus)
         self.store = AttentionStore()
+        self._strength_of: tuple[Tensor | None, float | Tensor] = (None, 0.0)
 
     def begin_step(self, acts: bool = True, is_last: bool = False) -> CascadeStep:
         strength = self.strength()
@@ -136,7 +142,10 @@ class OnePass(CascadeMode):
         """In the present step: a number, or one for every position, [images or 1, 1, *size]."""
         settings = self.settings
         if self.focus is not None:
-            return settings.scene_strength + (settings.face_strength - settings.scene_strength) * self.focus[:, None]
+            if self._strength_of[0] is not self.focus:  # the same tensor in every step, which goes to a GPU once
+                span = settings.face_strength - settings.scene_strength
+                self._strength_of = (self.focus, settings.scene_strength + span * self.focus[:, None])
+            return self._strength_of[1]
         maps, strengths = self.store.maps(), (settings.scene_strength, settings.face_strength, settings.focus_fraction)
         return initial_strength(*strengths) if maps is None else strength_map(maps, *strengths)
 
@@ -169,7 +178,7 @@ class TwoStrength(CascadeMode):
     def combine(self, made: Sequence[Sequence[Tensor]], tiles: Sequence[Tile] | None = None) -> list[Tensor]:
         if len(made) > 1 and self.provided_focus is None and (maps := self.store.maps()) is not None:
             self.focus = focus_mask(maps, self.settings.focus_fraction)
-        return _blended(made, self.focus, tiles)
+        return self._blend(made, tiles)
 
 
 class Released(CascadeMode):
@@ -190,7 +199,7 @@ class Released(CascadeMode):
         return CascadeStep(strengths, drawing=drawing)
 
     def combine(self, made: Sequence[Sequence[Tensor]], tiles: Sequence[Tile] | None = None) -> list[Tensor]:
-        return _blended(made, self.focus, tiles)
+        return self._blend(made, tiles)
 
     def end_pass(self) -> None:
         """Make the mask of the first run. HostError where there is nothing to make it from."""

@@ -9,7 +9,7 @@ Layers count in the order down, mid, up. Unconditional samples are plain: their 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -25,6 +25,9 @@ __all__ = ["PartsConditioning", "Project"]
 
 Project = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Keys and values of features: [1, M, C] -> two of [1, M, C]."""
+
+_Job = tuple[Tensor, int | None, Tensor | None]
+"""Samples, whose parts they read, and at which positions."""
 
 
 class PartsConditioning(IdentityConditioning):
@@ -62,12 +65,12 @@ class PartsConditioning(IdentityConditioning):
         self.image_width, self.scale, self.drop_masked = image_width, scale, drop_masked
         self._reference: dict[Any, list[tuple[Tensor, Tensor, Tensor | None] | None]] = {}
         self._image: dict[Any, list[tuple[Tensor, Tensor]]] = {}
-        self._owners: dict[Any, Tensor] = {}
+        self._jobs_at: dict[Any, list[_Job]] = {}
 
     def clear_cache(self) -> None:
         """Let go of what a run computed."""
         super().clear_cache()
-        for cache in (self._reference, self._image, self._owners):
+        for cache in (self._reference, self._image, self._jobs_at):
             cache.clear()
 
     def self_attention(
@@ -131,19 +134,26 @@ class PartsConditioning(IdentityConditioning):
                 out[rows[:, None], places] = self.scale * attend(query[rows][:, places], k, v, heads)
         return out
 
-    def _jobs(
-        self, layout: BatchLayout, shape: tuple[int, int], query: Tensor
-    ) -> Iterator[tuple[Tensor, int | None, Tensor | None]]:
-        """Which samples at which positions (None: all) read whose parts (None: nobody's); every position is named once."""
+    def _jobs(self, layout: BatchLayout, shape: tuple[int, int], query: Tensor) -> list[_Job]:
+        """Which samples at which positions (None: all) read whose parts (None: nobody's); every position is named once. Made once a
+        run and way of cutting the picture."""
+        key = (shape, query.shape[1], query.device, layout.size, layout.samples)
+        if key not in self._jobs_at:
+            found = self._find_jobs(layout, shape, query.shape[1])
+            self._jobs_at[key] = [
+                (rows.to(query.device), person, None if places is None else places.to(query.device))
+                for rows, person, places in found
+            ]
+        return self._jobs_at[key]
+
+    def _find_jobs(self, layout: BatchLayout, shape: tuple[int, int], positions: int) -> list[_Job]:
+        """`_jobs` on the CPU, where a look at numbers makes no GPU wait."""
         plain = [row for row, sample in enumerate(layout.samples) if not sample.is_cond]
         drawn = [row for row, sample in enumerate(layout.samples) if sample.is_cond]
-        if plain:
-            yield torch.tensor(plain, device=query.device), None, None
+        jobs: list[_Job] = [(torch.tensor(plain), None, None)] if plain else []
         if self.masks is None:
-            if drawn:
-                yield torch.tensor(drawn, device=query.device), 0, None
-            return
-        owners = self._owners_at(layout, shape, query)
+            return [*jobs, (torch.tensor(drawn), 0, None)] if drawn else jobs
+        owners = owners_of(self._masks_of_layer(layout, shape, positions, torch.device("cpu")))
         groups = [(drawn, owners[0])] if len(owners) == 1 and drawn else [([row], owners[row]) for row in drawn]
         for rows, owner in groups:
             for person in (NOBODY, *range(self.persons)):
@@ -151,15 +161,8 @@ class PartsConditioning(IdentityConditioning):
                 if len(places):
                     everywhere = len(places) == len(owner)
                     someone = None if person == NOBODY else person
-                    yield torch.tensor(rows, device=query.device), someone, None if everywhere else places
-
-    def _owners_at(self, layout: BatchLayout, shape: tuple[int, int], query: Tensor) -> Tensor:
-        """Whose each position of a layer is, [B or 1, Q]; made once a run and way of cutting the picture."""
-        key = (shape, query.shape[1], query.device, layout.size, layout.tiles)
-        if key not in self._owners:
-            covered = self._masks_of_layer(layout, shape, query.shape[1], query.device)
-            self._owners[key] = owners_of(covered)
-        return self._owners[key]
+                    jobs.append((torch.tensor(rows), someone, None if everywhere else places))
+        return jobs
 
     def _references(
         self, layer: int, query: Tensor, project: Project

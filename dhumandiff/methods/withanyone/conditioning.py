@@ -164,17 +164,21 @@ class WithAnyoneConditioning(IdentityConditioning):
         """(samples, where the people are in them) for those samples of a call that read the positive prompt."""
         key = (layout.samples, layout.size, shape, picture.shape[1], picture.device, strength)
         if key not in self._regions:
-            weights = self.weights(layout, shape, picture.shape[1], torch.device("cpu"), strength)
-            assert isinstance(weights, Tensor)  # since there are regions
-            alike: dict[bytes, list[int]] = {}
-            for index, sample in enumerate(layout.samples):
-                if sample.is_cond:
-                    alike.setdefault(weights[index % len(weights)].numpy().tobytes(), []).append(index)
-            self._regions[key] = [
-                (samples, regions_of(weights[samples[0] % len(weights)]).to(picture.device))
-                for samples in alike.values()
-            ]
+            found = self._find_regions(layout, shape, picture.shape[1], strength)
+            self._regions[key] = [(samples, regions.to(picture.device)) for samples, regions in found]
         return self._regions[key]
+
+    def _find_regions(
+        self, layout: BatchLayout, shape: tuple[int, int], positions: int, strength: float
+    ) -> list[tuple[list[int], Regions]]:
+        """`regions` on the CPU, where a look at numbers makes no GPU wait."""
+        weights = self.weights(layout, shape, positions, torch.device("cpu"), strength)
+        assert isinstance(weights, Tensor)  # since there are regions
+        alike: dict[bytes, list[int]] = {}
+        for index, sample in enumerate(layout.samples):
+            if sample.is_cond:
+                alike.setdefault(weights[index % len(weights)].numpy().tobytes(), []).append(index)
+        return [(samples, regions_of(weights[samples[0] % len(weights)])) for samples in alike.values()]
 
     def _keys_values(self, block: int, picture: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         """Keys and values of a block, for each branch that counts; made once a run."""
