@@ -67,6 +67,7 @@ def dual_of(args: argparse.Namespace) -> Dual | None:
         refuse_options(args, OPTIONS, args.method, "Choose --method dual_pathway")
         return None
     refuse_options(args, OF_THE_CASCADE, "dual_pathway", "It has strengths of its own: leave it away")
+    refuse_options(args, ("offload",), "dual_pathway", "Its weights stay on the device: leave it away")
     if args.layout is not None and any(each(args, "mask")):
         raise HostError(
             "--layout and masks both say where the people are: leave one of them away.", code="layout-beside-masks"

@@ -111,6 +111,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     add_dual_options(add)
     add("--device", default="auto", help="auto, cuda, mps, cpu")
     add("--dtype", default="auto", help="auto, fp16, bf16, fp32")
+    turns = "models wait in the computer's memory until it is their turn (default: where the GPU is too small for all)"
+    add("--offload", choices=("on", "off"), help=turns)
     parser.set_defaults(run=run)
 
 
@@ -186,7 +188,7 @@ def run(args: argparse.Namespace) -> None:
     for line in choose_adapter(args, folders):
         print(line)
     path, full = args.adapter or built_in, args.full_adapter
-    adapter = (dual.load(partial(_adapter, full=full), path) if dual else _adapter(path, full)).to(device)
+    adapter = dual.load(partial(_adapter, full=full), path) if dual else _adapter(path, full)
     adapter.check_persons(len(people))
     pack = args.face_pack or built_in or "buffalo_l"
     references = references_of(
@@ -201,7 +203,10 @@ def run(args: argparse.Namespace) -> None:
         print(f"note: {note}")
     limited = [*masks] if dual and masks is not None else each(args, "mask")[: len(people)]
     _tell_warnings(adapter, references, prompt, limited)
-    portrait = PortraitPipeline.from_base(args.base, device, args.dtype, args.vae)
+    offload = {None: None, "on": True, "off": False}[args.offload]
+    portrait = PortraitPipeline.from_base(args.base, device, args.dtype, args.vae, False if dual else offload)
+    if not portrait.offload:
+        adapter.to(device)
     if adapter.has_subject_path:
         print(portrait.bound_words(prompt))
     started = time.monotonic()

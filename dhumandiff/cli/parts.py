@@ -66,7 +66,7 @@ def run_parts(args: argparse.Namespace) -> None:
     from ..prompts.parse import without_tags
 
     others = ("swap", *(f"{option}_{n}" for option in ("which_face", "save_reference") for n in NUMBERS))
-    others += ("face_pack", "face_root", "vae")
+    others += ("face_pack", "face_root", "vae", "offload")
     refuse_options(args, (*others, "normalise_light", "focus", "focus_out"), "parts2whole", "Leave it away")
     people = people_of(args)
     released = _released(args)

@@ -124,6 +124,7 @@ class Attached:
             for as many copies of the pictures: each half of the batch is then all pictures at the first, at the second ...
         record: called with an `AttentionRecord` for every layer of every call.
         recorded_strength: which of several strengths `record` is called for.
+        layers: how many cross-attention layers there are.
     """
 
     def __init__(
@@ -142,6 +143,7 @@ class Attached:
         self._layout: BatchLayout | None = None
         self._before = {name: module.processor for name, module in layers}
         self._modules = dict(layers)
+        self.layers = len(layers)
         for layer, (_, module) in enumerate(layers):
             module.processor = PairedProcessor(self, layer)
         self._hook = unet.register_forward_pre_hook(self._on_call, with_kwargs=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from ...optional import require
 from ...prompts import Prompt, parse_prompt
 from .attention import Attached, attach
 from .loading import BUILT_IN, choose_device, choose_dtype, load_pipeline
+from .memory import Turns, too_small_for
 from .sampling import DenoisingLoop, initial_noise
 from .text import bound_words, encode_prompt
 from .vae import decode
@@ -50,12 +52,17 @@ class PortraitPipeline:
         pipeline: diffusers' StableDiffusionXLPipeline; only its parts are used.
         device, dtype: where and in what the base runs.
         scheduler: any of diffusers' that steps on a noise prediction; Euler from the start, as the nodes' default.
+        offload: whether text encoders, UNet, VAE and adapter wait on the CPU until it is their turn; by default so where the GPU is
+            too small for all. Only a call does so: whoever uses the parts moves them.
         batched: whether the modes with two predictions a step make them in one call, if memory allows. On a CPU that gains nothing.
     """
 
-    def __init__(self, pipeline: Any, device: torch.device | str = "cpu") -> None:
-        self.pipeline = pipeline.to(device)
+    def __init__(self, pipeline: Any, device: torch.device | str = "cpu", offload: bool | None = None) -> None:
         self.device, self.dtype = torch.device(device), pipeline.unet.dtype
+        parts = (pipeline.text_encoder, pipeline.text_encoder_2, pipeline.unet, pipeline.vae)
+        self.offload = too_small_for(parts, self.device) if offload is None else offload
+        self.pipeline = pipeline if self.offload else pipeline.to(device)
+        self.turns = Turns(self.device, self.offload)
         self.batched = self.device.type != "cpu"
         self.use_sampler("euler")
 
@@ -67,7 +74,12 @@ class PortraitPipeline:
 
     @classmethod
     def from_base(
-        cls, base: str | Path, device: str = "auto", dtype: str = "auto", vae: str | Path | None = None
+        cls,
+        base: str | Path,
+        device: str = "auto",
+        dtype: str = "auto",
+        vae: str | Path | None = None,
+        offload: bool | None = None,
     ) -> PortraitPipeline:
         """Load a base.
 
@@ -77,6 +89,7 @@ class PortraitPipeline:
             device: "auto" (cuda, else mps, else cpu), or one of them.
             dtype: "auto" (fp16, on the CPU fp32), "fp16", "bf16" or "fp32".
             vae: a VAE in a file of its own, in place of the base's.
+            offload: see `PortraitPipeline`; None: where the GPU is too small for all.
 
         Raises:
             HostError: a package is missing, there is no such base, or it is not SDXL's.
@@ -84,7 +97,7 @@ class PortraitPipeline:
         place = choose_device(device)
         kind = choose_dtype("fp32" if base in BUILT_IN and dtype == "auto" else dtype, place)
         pipeline = load_pipeline(base, kind, vae)
-        return cls(pipeline, place)
+        return cls(pipeline, place, offload)
 
     def noise(self, seed: int, size: tuple[int, int]) -> Tensor:
         """The noise of a seed for a picture (width, height) px, [1, C, height / 8, width / 8]; drawn on the CPU."""
@@ -145,15 +158,22 @@ class PortraitPipeline:
         if isinstance(prompt, str):
             prompt = parse_prompt(prompt, persons=len(references))
         guidance = sampling.cfg != 1
-        unconditional = self.encode(negative) if guidance else None
-        conditions = self.conditions([self.encode(prompt, adapter, references)], unconditional, sampling.size)
         noise = self.noise(sampling.seed, sampling.size)
         mode = make_mode(cascade, focus)
         people = (references, cascade.strength, sampling.person_strengths, masks, guidance)
-        with torch.no_grad(), attach(self.pipeline.unet, adapter, *people) as attached:
-            loop = self.loop(attached, conditions, sampling, [sampling.seed], progress)
-            latent = loop.run(noise, mode)
-        return decode(self.pipeline.vae, latent), None if mode.focus is None else mode.focus[0].cpu()
+        base, turns = self.pipeline, self.turns
+        with torch.no_grad(), ExitStack() as stack:
+            with turns.of(base.text_encoder, base.text_encoder_2, adapter):
+                unconditional = self.encode(negative) if guidance else None
+                conditions = self.conditions([self.encode(prompt, adapter, references)], unconditional, sampling.size)
+                attached = stack.enter_context(attach(base.unet, adapter, *people))
+                if self.offload:
+                    attached.people.finish(attached.layers, self.device, self.dtype)
+            with turns.of(base.unet):
+                latent = self.loop(attached, conditions, sampling, [sampling.seed], progress).run(noise, mode)
+        found = None if mode.focus is None else mode.focus[0].cpu()
+        with turns.of(base.vae):
+            return decode(base.vae, latent), found
 
     def loop(
         self,
