@@ -109,6 +109,13 @@ def test_equal_shares_of_right_people_are_told_apart_by_likeness():
     assert _score_of(PromptDrawing({}, more), "right_person") < scores[1]
 
 
+def test_the_people_of_the_data_may_choose_the_best():
+    drawing = PromptDrawing({}, {"likeness_held_out": 0.2, "likeness_trained": 0.6})
+    assert _score_of(drawing, "likeness", "trained") == -0.6
+    assert _score_of(drawing, "likeness") == -0.2
+    assert _score_of(PromptDrawing({}, {"likeness_held_out": 0.2}), "likeness", "trained") == -0.2
+
+
 def test_the_best_by_another_measure_does_not_go_on_in_the_same_run(config):
     train(config(steps=1))
     with refused("run-of-another-configuration", "best_by"):

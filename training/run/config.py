@@ -211,7 +211,9 @@ class CheckpointConfig:
     """Number of the latest checkpoints that stay; the best one stays besides."""
     best_by: Literal["loss", "right_person", "likeness"] = "loss"
     """What makes a checkpoint the best: the loss (of validation data, where there are some), or what the drawings of
-    `logging.prompts` show, of held-out people where there are some; equal ones are told apart by the likeness."""
+    `logging.prompts` show; equal shares of right people are told apart by the likeness."""
+    best_of: Literal["held_out", "trained"] = "held_out"
+    """Whose drawings choose the best, where prompts have both kinds of people: trained where these people are all that counts."""
 
     def __post_init__(self) -> None:
         for name in ("every", "keep"):

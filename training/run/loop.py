@@ -153,7 +153,7 @@ def save_checkpoint(state: TrainState, logger: Logger | NoLogger, hurry: bool = 
         logger.validation(state.step, score)
     drawing = draw_prompts(state, logger) if state.prompts is not None and not hurry else None
     if state.config.checkpoints.best_by != "loss":
-        score = _score_of(drawing, state.config.checkpoints.best_by)
+        score = _score_of(drawing, state.config.checkpoints.best_by, state.config.checkpoints.best_of)
     checkpoint = state.checkpoint(score, as_dict(state.config))
     return state.run.save(checkpoint) if state.accelerator.is_main_process else state.run.path(state.step)
 
@@ -177,12 +177,12 @@ def draw_prompts(state: TrainState, logger: Logger | NoLogger) -> PromptDrawing:
     return drawing
 
 
-def _score_of(drawing: PromptDrawing | None, measure: str) -> float:
+def _score_of(drawing: PromptDrawing | None, measure: str, people: str = "held_out") -> float:
     """The lower, the better. The likeness tells equal shares of right people apart; without a drawing: never the best."""
     if drawing is None:
         return math.inf
-    likeness = drawing.of("likeness") or 0.0
-    return -likeness if measure == "likeness" else -(drawing.of(measure) or 0.0) - likeness / 1000
+    likeness = drawing.of("likeness", people) or 0.0
+    return -likeness if measure == "likeness" else -(drawing.of(measure, people) or 0.0) - likeness / 1000
 
 
 @torch.no_grad()

@@ -62,9 +62,10 @@ class PromptDrawing:
     sheets: dict[str, Image.Image]
     scores: dict[str, float]
 
-    def of(self, measure: str) -> float | None:
-        """right_person or likeness: of held-out people where there are some. None: nothing decides it."""
-        return next((self.scores[key] for group in GROUPS if (key := f"{measure}_{group}") in self.scores), None)
+    def of(self, measure: str, first: str = "held_out") -> float | None:
+        """right_person or likeness, of these people where there are some, else of the others. None: nothing decides it."""
+        groups = sorted(GROUPS, key=lambda group: group != first)
+        return next((self.scores[key] for group in groups if (key := f"{measure}_{group}") in self.scores), None)
 
 
 GROUPS = ("held_out", "trained")

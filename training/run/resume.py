@@ -37,7 +37,7 @@ def resume_fingerprint(
     if any(part != "all" for part, _ in held_out):
         fingerprint["held_out"] = held_out
     if config.checkpoints.best_by != "loss":  # scores of two kinds cannot be compared
-        fingerprint["checkpoints.best_by"] = config.checkpoints.best_by
+        fingerprint["checkpoints.best_by"] = f"{config.checkpoints.best_by} of {config.checkpoints.best_of}"
     return _as_read_back(fingerprint)
 
 

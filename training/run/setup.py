@@ -198,7 +198,7 @@ def setup(config: TrainConfig) -> TrainState:
         log_with=list(config.logging.trackers) or None,
         project_dir=str(expand_user(config.run)),
     )
-    _check_processes(config, accelerator.num_processes)
+    _check_processes(config, accelerator)
     set_seed(config.seed)
     run = RunFolder(config.run, config.checkpoints.keep)
     if accelerator.is_main_process:
@@ -329,7 +329,14 @@ def _balance(state: TrainState) -> Balance:
     return Balance(headers, paths, weights, config.balance, config.balance_most)
 
 
-def _check_processes(config: TrainConfig, processes: int) -> None:
+def _check_processes(config: TrainConfig, accelerator: Accelerator) -> None:
+    kind, processes = accelerator.distributed_type.name, accelerator.num_processes
+    if kind in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+        raise TrainingError(
+            f"accelerate is configured for {kind}, but what is trained here cannot be sharded. Run `accelerate config` again for plain "
+            "multi-GPU; for less memory see init.rank, base.quantization, base.offload and optimizer.name.",
+            code="sharding-not-supported",
+        )
     passes = config.data.gradient_accumulation_steps
     if passes % processes:
         raise TrainingError(
