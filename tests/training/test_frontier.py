@@ -113,7 +113,7 @@ def test_a_router_is_measured_beside_the_attention(small_base, small_shards):
     found = measure_routing(pathway, folder, str(small_base), min_layer_size=16)
     assert found["pictures"] == folder.samples
     for level in found["levels"].values():
-        assert set(level) == {"router", "attention", "chance"}
+        assert set(level) == {"router", "attention", "chance", "exchanged", "people"}
         assert all(0 <= each["low"] <= each["mean"] <= each["high"] <= 1 for each in level.values())
     again = measure_routing(pathway, folder, str(small_base), min_layer_size=16)
     assert np.allclose(found["levels"]["0.9"]["router"]["mean"], again["levels"]["0.9"]["router"]["mean"])

@@ -147,13 +147,9 @@ def _duals() -> Iterator[Ablation]:
         named = "_".join(f"{strength:g}" for strength in strengths)
         title = f"untrained, {strengths[0]:g} in the heads and {strengths[1]:g} elsewhere"
         yield _dual(f"dual_given_{named}", title, *strengths)
-    yield _dual(
-        "dual_attention_1_0.4",
-        "untrained, 1 where the attention finds faces, 0.4 elsewhere",
-        1.0,
-        0.4,
-        regions="attention",
-    )
+    for elsewhere in (0.4, 0.7):
+        title = f"untrained, 1 where the attention finds faces, {elsewhere:g} elsewhere"
+        yield _dual(f"dual_attention_1_{elsewhere:g}", title, 1.0, elsewhere, regions="attention")
     trained: dict[str, Any] = {"weights_of": "dual_trained"}
     yield _dual("dual_trained", "trained, 1 in the heads and elsewhere", 1.0, 1.0, config="mini_dual.yaml")
     yield _dual("dual_trained_1.3_1", "trained, 1.3 in the heads and 1 elsewhere", 1.3, 1.0, **trained)

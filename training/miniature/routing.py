@@ -55,7 +55,8 @@ def measure_routing(
         min_layer_size: fewest positions of a layer that counts.
 
     Returns:
-        {"pictures", "levels": {level: {"router", "attention", "chance": interval}}}; chance is the attention's map at random.
+        {"pictures", "levels": {level: {name: interval}}}: "router", "attention", "chance" (as the attention, of a map at random),
+        "exchanged" (the router's regions, each held against the other person) and "people" (both together).
     """
     frozen = load_base(base, text_encoder=True, vae=False)
     zero = folder.common["clip_hidden_zero"]
@@ -76,7 +77,7 @@ def measure_routing(
             times = torch.full((len(some),), int(level * steps))
             noisy = frozen.scheduler.add_noise(batch.latents, batch.noise, times)
             found[level].append(_of_layers(model(batch, noisy, times)[1], batch.masks))
-    names = ("router", "attention", "chance")
+    names = ("router", "attention", "chance", "exchanged", "people")
     levels = {
         str(level): {name: interval(np.concatenate(rows)[:, k], RESAMPLES) for k, name in enumerate(names)}
         for level, rows in found.items()
@@ -92,7 +93,7 @@ def _alike(samples: Sequence[Sample], most: int = 16) -> Iterator[list[Sample]]:
 
 
 def _of_layers(layers: Sequence[Any], masks: Tensor) -> np.ndarray:
-    """Of each sample the overlaps of router, attention and chance, [B, 3]."""
+    """Of each sample the overlaps that `measure_routing` names, [B, 5]."""
     rows = []
     random = torch.Generator().manual_seed(0)
     for layer in layers:
@@ -101,8 +102,9 @@ def _of_layers(layers: Sequence[Any], masks: Tensor) -> np.ndarray:
         chosen = layer.routes.argmax(dim=1, keepdim=True)
         routed = torch.zeros_like(layer.routes).scatter_(1, chosen, 1.0)[:, :persons]
         chance = torch.rand(layer.faces.shape, generator=random)
-        maps = (routed, _largest(layer.faces, true), _largest(chance, true))
-        rows.append(torch.stack([overlap(each, true).mean(dim=1) for each in maps], dim=1))
+        maps = (routed, _largest(layer.faces, true), _largest(chance, true), routed.flip(1))
+        people = overlap(routed.sum(dim=1), true.sum(dim=1).clamp(max=1))
+        rows.append(torch.stack([*(overlap(each, true).mean(dim=1) for each in maps), people], dim=1))
     return torch.stack(rows).mean(dim=0).numpy()
 
 
