@@ -1,6 +1,7 @@
 """Parts2Whole on the miniature's world: what is drawn, what is read back, what is trained, and that it is what the method computes."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from training.miniature.parts_batch import PartsBatch
 from training.miniature.parts_data import SLOTS, bits, draw_parts_data, load_parts_data
 from training.miniature.parts_drawing import PATTERNS, draw_couple, held_out
 from training.miniature.parts_reading import read_clothes
+from training.miniature.parts_scoring import ROWS, load_parts_results, parts_table
 from training.miniature.parts_training import begin, save_weights, train_parts
 from training.miniature.sampling import decode, load_parts
 from training.miniature.text_to_image import sizes
@@ -190,3 +192,9 @@ def test_the_command_says_what_a_row_would_do(tmp_path, capsys):
     assert "parts_pictures parts2whole" in said
     assert training_main(["mini", "--row", "parts2whole_words", "--out", str(tmp_path), "--dry_run"]) == 0
     assert "no training" in capsys.readouterr().out
+
+
+def test_every_row_was_scored_and_the_page_shows_its_figures():
+    rows = load_parts_results()
+    assert list(rows) == list(ROWS)
+    assert parts_table(rows) in (Path(__file__).parents[2] / "docs" / "miniature.md").read_text(encoding="utf-8")
