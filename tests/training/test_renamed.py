@@ -1,6 +1,7 @@
 """Settings of version 0.1: their files, flags, checkpoints and logs are read as if they had the present names."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,9 @@ def test_a_file_of_version_0_1_is_the_same_configuration(name, capsys):
 
     new = parsed(CONFIGS)
     assert capsys.readouterr().err == ""
-    assert parsed(OLD_CONFIGS) == new
+    old = parsed(OLD_CONFIGS)
+    # Where the base lies is a placeholder: one name everywhere now.
+    assert replace(old, base=replace(old.base, path=new.base.path)) == new
     (notice,) = capsys.readouterr().err.splitlines()
     assert "optimiser is now optimizer" in notice
 
