@@ -4,6 +4,7 @@ from .adapter import DHDLoadAdapter
 from .comfy.inputs import check_inputs
 from .conditioning import DHDApplyPair
 from .doctor import DHDDoctor
+from .dual_pathway import DHDApplyDualPathway
 from .layout import DHDPortraitLayout
 from .miniature import DHDDrawPerson, DHDLoadMiniature
 from .parts import DHDApplyParts, DHDEncodePart, DHDLoadParts2Whole
@@ -45,6 +46,7 @@ NODES = [
     DHDLoadParts2Whole,
     DHDEncodePart,
     DHDApplyParts,
+    DHDApplyDualPathway,
 ]
 
 for _node in NODES:

@@ -9,14 +9,16 @@ import comfy.model_patcher
 import comfy.ops
 import torch
 
+from ...dhumandiff.formats import dual_pathway
 from ...dhumandiff.methods.paired.adapter import Adapter
+from .dual import load_pathway
 from .memory import managed
 
 __all__ = ["load_adapter"]
 
 
 def load_adapter(path: Path, full: Iterable[Path] = ()) -> comfy.model_patcher.ModelPatcher:
-    """Read an adapter's files: DHD_ADAPTER, whose `model` is the `Adapter`.
+    """Read an adapter's files: DHD_ADAPTER, whose `model` is the `Adapter`; of the dual pathway with what is trained beside it.
 
     Args:
         path: of the file or folder.
@@ -25,6 +27,8 @@ def load_adapter(path: Path, full: Iterable[Path] = ()) -> comfy.model_patcher.M
     Raises:
         AdapterError: the files are damaged, or no adapter.
     """
+    if dual_pathway.is_file(path):
+        return load_pathway(path)
     adapter = Adapter.from_pretrained(path, operations=comfy.ops.manual_cast, full=full)
     # A few tokens per run: float32 costs nothing here and keeps small differences between faces.
     adapter.compute_dtype = torch.float32

@@ -15,6 +15,8 @@ from ...dhumandiff.conditioning.batch_layout import Tile
 from ...dhumandiff.conditioning.finished_keys_values import FinishedKeysValues
 from ...dhumandiff.conditioning.identity import Strength
 from ...dhumandiff.errors import HostError
+from ...dhumandiff.methods.dual_pathway.conditioning import DualConditioning
+from ...dhumandiff.methods.dual_pathway.finding import FindRegions
 from ...dhumandiff.methods.paired.cascade_modes import OnePass
 from ...dhumandiff.methods.paired.conditioning import PairedConditioning
 from ...dhumandiff.methods.paired.settings import CascadeSettings
@@ -48,7 +50,7 @@ class AppliedPeople(Applied):
         compiled: whether the run's UNet is compiled.
     """
 
-    people: PairedConditioning | PartsConditioning
+    people: PairedConditioning | PartsConditioning | DualConditioning
     adapter: Any
     layers: int
     strength: float
@@ -57,7 +59,7 @@ class AppliedPeople(Applied):
     end: float = 1.0
     cascade: CascadeSettings | None = None
     focus: Tensor | None = None
-    mode: OnePass | None = None
+    mode: OnePass | FindRegions | None = None
     current_strength: Strength | None = None
     should_record: bool = False
     recorded: set[Tile | None] = dataclasses.field(default_factory=set)

@@ -14,6 +14,7 @@ from torch import Tensor
 from ...dhumandiff.conditioning.batch_layout import Tile
 from ...dhumandiff.conditioning.masks import check_mask
 from ...dhumandiff.errors import HostError
+from ...dhumandiff.methods.dual_pathway.conditioning import DualConditioning
 from ...dhumandiff.methods.paired.cascade_modes import CascadeMode, CascadeStep, make_mode
 from ...dhumandiff.methods.paired.settings import CascadeSettings, check_released, released_without_mask
 from ...dhumandiff.methods.parts2whole.conditioning import PartsConditioning
@@ -63,6 +64,12 @@ class CascadeGuider(comfy.samplers.CFGGuider):
             raise HostError(
                 "The cascade is for faces, but this MODEL comes from Apply Parts. Sample it with KSampler or any other sampler.",
                 code="cascade-on-parts",
+            )
+        if any(isinstance(people.people, DualConditioning) for people in applied):
+            raise HostError(
+                "The dual pathway has strengths of its own, inside and outside of the faces, and this MODEL comes from Apply Dual Pathway. "
+                "Sample it with KSampler or any other sampler.",
+                code="cascade-on-dual-pathway",
             )
         if any(people.cascade is not None for people in applied):
             raise HostError(

@@ -15,7 +15,7 @@ from dhd_pack.nodes.comfy.batch import CALL
 from dhd_pack.nodes.comfy.patch import KEY, apply_people, check_compatible
 from support import tiny_comfy
 from support.refused import refused
-from support.sampling import guider, predict, sample, sigma_at
+from support.sampling import diffusers_prediction, guider, predict, sample, sigma_at
 
 POSITIVE, NEGATIVE = tiny_comfy.conditioning(1), tiny_comfy.conditioning(2)
 
@@ -23,24 +23,6 @@ POSITIVE, NEGATIVE = tiny_comfy.conditioning(1), tiny_comfy.conditioning(2)
 @pytest.fixture
 def picture():
     return torch.randn(1, 4, 16, 12, generator=torch.Generator().manual_seed(5)) * 10
-
-
-def diffusers_prediction(unet, picture, sigma, timestep, prompts):
-    """Noise as diffusers predicts it, one row a prompt, as ComfyUI's clean picture."""
-    scaled = picture / (sigma**2 + 1) ** 0.5
-    rows = len(prompts)
-    sizes = torch.tensor([[512, 512, 0, 0, 512, 512]] * rows)
-    with torch.no_grad():
-        noise = unet(
-            scaled.expand(rows, -1, -1, -1),
-            timestep,
-            encoder_hidden_states=torch.cat([prompt[0][0] for prompt in prompts]),
-            added_cond_kwargs={
-                "text_embeds": torch.cat([prompt[0][1]["pooled_output"] for prompt in prompts]),
-                "time_ids": sizes,
-            },
-        ).sample
-    return picture - noise * sigma
 
 
 @pytest.mark.parametrize("depth", ["tiny", "sdxl"])

@@ -10,7 +10,7 @@ from dhd_pack.nodes.comfy.guider import CascadeGuider
 from dhd_pack.nodes.comfy.patch import apply_people
 from support import tiny_comfy
 from support.refused import refused
-from support.sampling import guider, predict, sample, sigma_at
+from support.sampling import guider, left_and_right, predict, sample, sigma_at, tiled
 
 POSITIVE, NEGATIVE = tiny_comfy.conditioning(1), tiny_comfy.conditioning(2)
 
@@ -27,12 +27,6 @@ def weights(monkeypatch):
 
     monkeypatch.setattr(KVCache, "attend", spy)
     return seen
-
-
-def left_and_right(height, width):
-    left = torch.zeros(1, height, width)
-    left[:, :, : width // 2] = 1
-    return left, 1 - left
 
 
 @pytest.mark.parametrize("latent", [(24, 16), (16, 24), (13, 17), (15, 9)], ids=str)
@@ -82,29 +76,6 @@ def test_each_picture_of_a_batch_may_have_masks_of_its_own(model, adapter, peopl
 
 
 # --- tiles ----------------------------------------------------------------------------------------------------------
-
-
-def tiled(model, batched, size=8):
-    """A model whose UNet sees tiles, as tiling packs do it: one tile a call, or all tiles in one batch [tile][row]."""
-    tiled = model.clone()
-
-    def wrapper(apply_model, args):
-        x, t, c = args["input"], args["timestep"], args["c"]
-        corners = [(top, left) for top in (0, 4, 8) for left in (0, 4, 8)]
-        pieces = [x[..., top : top + size, left : left + size] for top, left in corners]
-        if batched:
-            many = {k: v.repeat(len(pieces), *[1] * (v.ndim - 1)) if torch.is_tensor(v) else v for k, v in c.items()}
-            outs = apply_model(torch.cat(pieces), t.repeat(len(pieces)), **many).chunk(len(pieces))
-        else:
-            outs = [apply_model(piece, t, **c) for piece in pieces]
-        total, count = torch.zeros_like(x), torch.zeros_like(x)
-        for (top, left), out in zip(corners, outs, strict=True):
-            total[..., top : top + size, left : left + size] += out
-            count[..., top : top + size, left : left + size] += 1
-        return total / count
-
-    tiled.set_model_unet_function_wrapper(wrapper)
-    return tiled
 
 
 def test_tiles_in_one_batch_give_what_single_tiles_give(model, adapter, people):

@@ -61,3 +61,51 @@ def sample(
         disable_pbar=True,
         seed=seed,
     )
+
+
+def diffusers_prediction(unet, picture, sigma, timestep, prompts):
+    """Noise as diffusers predicts it, one row a prompt, as ComfyUI's clean picture."""
+    scaled = picture / (sigma**2 + 1) ** 0.5
+    rows = len(prompts)
+    sizes = torch.tensor([[512, 512, 0, 0, 512, 512]] * rows)
+    with torch.no_grad():
+        noise = unet(
+            scaled.expand(rows, -1, -1, -1),
+            timestep,
+            encoder_hidden_states=torch.cat([prompt[0][0] for prompt in prompts]),
+            added_cond_kwargs={
+                "text_embeds": torch.cat([prompt[0][1]["pooled_output"] for prompt in prompts]),
+                "time_ids": sizes,
+            },
+        ).sample
+    return picture - noise * sigma
+
+
+def left_and_right(height, width):
+    """Masks of both halves, [1, H, W] each."""
+    left = torch.zeros(1, height, width)
+    left[:, :, : width // 2] = 1
+    return left, 1 - left
+
+
+def tiled(model, batched, size=8):
+    """A model whose UNet sees tiles, as tiling packs do it: one tile a call, or all tiles in one batch [tile][row]."""
+    tiled = model.clone()
+
+    def wrapper(apply_model, args):
+        x, t, c = args["input"], args["timestep"], args["c"]
+        corners = [(top, left) for top in (0, 4, 8) for left in (0, 4, 8)]
+        pieces = [x[..., top : top + size, left : left + size] for top, left in corners]
+        if batched:
+            many = {k: v.repeat(len(pieces), *[1] * (v.ndim - 1)) if torch.is_tensor(v) else v for k, v in c.items()}
+            outs = apply_model(torch.cat(pieces), t.repeat(len(pieces)), **many).chunk(len(pieces))
+        else:
+            outs = [apply_model(piece, t, **c) for piece in pieces]
+        total, count = torch.zeros_like(x), torch.zeros_like(x)
+        for (top, left), out in zip(corners, outs, strict=True):
+            total[..., top : top + size, left : left + size] += out
+            count[..., top : top + size, left : left + size] += 1
+        return total / count
+
+    tiled.set_model_unet_function_wrapper(wrapper)
+    return tiled

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ...conditioning.batch_layout import BatchLayout
+from ...conditioning.finished_keys_values import FinishedKeysValues
 from ...conditioning.identity import Strength, at_layer
 from ...conditioning.kv_cache import KVCache
 from ...conditioning.token_conditioning import KeysValues, Recorder, TokenConditioning, of_samples
@@ -81,6 +82,8 @@ class DualConditioning(TokenConditioning):
     def clear_cache(self) -> None:
         """Let go of what a run computed."""
         super().clear_cache()
+        if isinstance(self.text_keys_values, FinishedKeysValues):
+            self.text_keys_values.clear_cache()
         self._both.clear()
         self._routing_keys.clear()
         self._gate_factors.clear()
