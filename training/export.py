@@ -104,7 +104,8 @@ def _drawing_command(run: str, native: Path) -> str:
     settings = yaml.safe_load((expand_user(run) / CONFIG_FILE).read_text(encoding="utf-8"))
     with safe_open(native, framework="pt") as file:
         told = file.metadata() or {}
-    base, recognizer, full = str(settings["base"]["path"]), told.get("recogniser", ""), str(settings["init"]["weights"])
+    base, recognizer = str(settings["base"]["path"]), told.get("recogniser", "")
+    full = str(settings.get("init", {}).get("weights", ""))  # runs of version 0.1 may have no such block
     words = ["--base", base, "--adapter", str(native)]
     words += ["--full-adapter", full] if told.get("format") == low_rank.FORMAT and Path(full).exists() else []
     recognizer = recognizer.partition(" (sha256")[0]
