@@ -86,6 +86,7 @@ def test_it_runs_and_ends_in_pictures_of_two_people(run, name):
         "two_friends",
         "face_repair",
         "style_lora",
+        "dual_pathway",
     ],
 )
 def test_the_right_people_are_on_it(run, judge, name):

@@ -95,6 +95,11 @@ CASTS = {
     "face_repair": Cast(changed={"ImageScaleBy": {"scale_by": 1.0}}),  # the miniature draws faces of one size only
     "ip_adapter_faces": Cast(seed=3),
     "mini_dual_portrait": Cast(seed=10),
+    "dual_pathway": Cast(
+        ((4, "woman"), (14, "man")),
+        "A woman@1 on the left in a purple dress and a man@2 on the right in a white suit stand in a green field.",
+        seed=2,
+    ),
 }
 TINY = {"fixed_poses"}
 """Those that run on the tests' tiny base of random weights: the miniature has no ControlNet."""

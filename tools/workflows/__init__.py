@@ -1,5 +1,5 @@
 """The workflows that people share, workflows/*.json, made from compact descriptions: portraits.py, variations.py,
-flux.py and parts2whole.py.
+flux.py, parts2whole.py and dual_pathway.py.
 
     python -m tools.workflows                       # write the .json files; needs no ComfyUI
     python -m tools.workflows --pictures [NAME...]  # the pictures beside them too, from real runs of their twins on the miniature
@@ -14,7 +14,7 @@ enough for a test, pictures.py draws the thumbnails, clothes.py garments and a p
 from collections.abc import Callable
 from pathlib import Path
 
-from . import flux, parts2whole, portraits, variations
+from . import dual_pathway, flux, parts2whole, portraits, variations
 from .graph import Graph, written
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -41,6 +41,8 @@ BUILDERS: tuple[Callable[[], Graph], ...] = (
     flux.withanyone_kontext,
     parts2whole.parts_one,
     parts2whole.parts_wedding,
+    dual_pathway.dual_pathway,
+    dual_pathway.other_expression,
 )
 NAMES = tuple(build.__name__ for build in BUILDERS)
 

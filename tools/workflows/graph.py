@@ -49,6 +49,7 @@ SIZES = {
     "DHDSubjectPrompt": (380, 40),
     "DHDSentences": (440, 200),
     "DHDPortraitLayout": (340, 330),
+    "DHDApplyDualPathway": (340, 0),
     "DHDApplyPair": (320, 0),
     "DHDCascadeKSampler": (310, 240),
     "DHDCascadeGuider": (280, 0),

@@ -70,6 +70,30 @@ The hardest pairs: the words alone do not tell them apart. Four things do: sides
 {LOADED}
 
 {CONSENT}""",
+    "dual_pathway": f"""## Faces where faces count, words where words count
+
+Inside of its box each face counts fully; outside of the boxes the sentence decides on clothes, place and light (*Apply Dual Pathway*, our reading of DP-Adapter). An ordinary sampler draws it in one run.
+
+**Change first**
+1. **Photos** of both.
+2. **Sentence**: who wears what, and where they are.
+3. **Where they are**: drag the boxes to where the two shall stand.
+
+**Then**: words not followed: *text_strength* down to 0.1. Faces not alike enough: *identity_strength* up to 1.2. With DHumanDiff's weights the path of the words is untrained, which the node says.
+{LOADED}
+
+{CONSENT}""",
+    "other_expression": f"""## Another expression than on the photos
+
+The preset *another expression* lets the words have the first fifth of sampling, and finds the faces in the attention; the boxes say whose face is whose. Its numbers are reasoned, not measured.
+
+**Change first**
+1. **Photos** of both.
+2. **Sentence**: each person's expression in plain words: *laughing with closed eyes*, *looking surprised*.
+3. *preset*: *another age* and *old photo to reality* work alike. For *headshot to full body* set width and height to 832 and 1216 too.
+{LOADED}
+
+{CONSENT}""",
     "fixed_poses": f"""## Both in poses that you choose
 
 A drawing of two poses (OpenPose) goes into a ControlNet, stock nodes throughout; the pair says who is who.
