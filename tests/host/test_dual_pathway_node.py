@@ -1,5 +1,8 @@
 """The dual pathway in ComfyUI: the same numbers as in diffusers, what is true of any such form, and what is refused."""
 
+import itertools
+
+import comfy.samplers
 import dhd_pack.dhumandiff.testing as tiny
 import pytest
 import torch
@@ -7,6 +10,7 @@ import torch._dynamo
 from comfy_extras.nodes_torch_compile import TorchCompileModel
 from dhd_pack.dhumandiff.hosts.diffusers.dual_pathway import attach_dual
 from dhd_pack.dhumandiff.methods.dual_pathway import DualPathway, DualPathwaySettings
+from dhd_pack.dhumandiff.methods.dual_pathway.finding import FindRegions
 from dhd_pack.nodes import dual_pathway as node_module
 from dhd_pack.nodes.comfy.adapter import load_adapter
 from dhd_pack.nodes.comfy.attention import people_of
@@ -75,6 +79,33 @@ def test_predictions_equal_those_of_diffusers(file, model, adapter, trained, peo
     patched = apply_dual(model, made, people, settings, person_strengths=(1.0, 0.8), masks=given)[0]
     for cfg, expected in ((0.0, negative), (1.0, positive)):
         assert (predict(plain(patched, cfg), PICTURE, sigma) - expected).abs().max() / sigma < 1e-4
+
+
+@pytest.mark.parametrize("regions", SOURCES)
+def test_a_whole_run_ends_where_one_with_diffusers_ends(file, model, trained, people, regions):
+    """Four steps of Euler by hand around diffusers' UNet, with the regions found on the way."""
+    settings, steps, cfg = DualPathwaySettings(regions=regions), 4, 3.0
+    given = HALVES if regions == "given" else ()
+    patched = apply_dual(model, trained, people, settings, masks=given)[0]
+    got = model.model.process_latent_in(sample(plain(patched, cfg), PICTURE.shape, steps))
+
+    sampling = model.get_model_object("model_sampling")
+    sigmas = comfy.samplers.calculate_sigmas(sampling, "normal", steps)
+    noise = torch.randn(PICTURE.shape, generator=torch.Generator().manual_seed(0))
+    x = sampling.noise_scaling(sigmas[0], noise, torch.zeros_like(noise), True)
+    unet, mode = tiny.tiny_unet(), FindRegions(settings)
+    masks = torch.stack(given) if given else None
+    mode.begin((16, 16), 1)
+    with attach_dual(unet, DualPathway.from_pretrained(file), people, settings, None, masks) as attached:
+        for sigma, following in itertools.pairwise(sigmas):
+            step = mode.begin_step()
+            attached.strength, attached.record = step.strength, step.store
+            negative, positive = diffusers_prediction(
+                unet, x, sigma, sampling.timestep(sigma), [NEGATIVE, POSITIVE]
+            ).split(1)
+            clean = negative + cfg * (positive - negative)
+            x = x + (x - clean) / sigma * (following - sigma)
+    assert (got - x).abs().max() < 1e-4 * x.abs().max()
 
 
 # --- true of any form ----------------------------------------------------------------------------------------------------
