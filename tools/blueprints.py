@@ -1,6 +1,6 @@
 """The blueprints in subgraphs/, made from the workflows: what a person chooses stays outside, all the rest goes inside.
 
-    python -m tools.blueprints        # after a change of dual_portrait, mini_dual_portrait, withanyone_two or parts_one
+    python -m tools.blueprints        # after a change of dual_portrait, mini_dual_portrait, withanyone_two, parts_one or dual_pathway
 
 ComfyUI shows them in its node library under "Subgraph Blueprints". A blueprint is a workflow of one node, whose inside is
 `definitions.subgraphs`: the nodes that its outputs need, at their places in the workflow, with its values and model links.
@@ -170,7 +170,43 @@ PARTS = Blueprint(
     size=(400, 560),
 )
 
-BLUEPRINTS = (DUAL_PORTRAIT, MINIATURE, WITHANYONE, PARTS)
+DUAL_PATHWAY = Blueprint(
+    name="Dual Pathway Portrait",
+    workflow="dual_pathway",
+    description="Two photos and one sentence become a portrait by the dual pathway: each face counts in its place, and the words decide on "
+    "all the rest. Write word@1 and word@2 where a word means person 1 or person 2; preset has settings for full bodies, other ages, "
+    "other expressions and old photos. Double-click it to drag the places. Use photos of people who agreed to it.",
+    aliases=("two people", "dp-adapter", "full body", "age", "expression", "old photo", "face", "photos", "dhumandiff"),
+    inputs=(
+        Slot("photo_1", "photo of person 1", "DHDEncodeReference", 0, "image"),
+        Slot("photo_2", "photo of person 2", "DHDEncodeReference", 1, "image"),
+        Slot("sentence", "sentence", "DHDSubjectPrompt", 0, "text"),
+        Slot("preset", "use", "DHDApplyDualPathway", 0, "preset"),
+        Slot("identity_strength", "faces in their places", "DHDApplyDualPathway", 0, "identity_strength"),
+        Slot("text_strength", "path of the words", "DHDApplyDualPathway", 0, "text_strength"),
+        Slot("seed", "seed", "KSampler", 0, "seed"),
+        Slot("width", "width", "EmptyLatentImage", 0, "width"),
+        Slot("height", "height", "EmptyLatentImage", 0, "height"),
+        Slot("steps", "steps", "KSampler", 0, "steps"),
+        Slot("cfg", "cfg", "KSampler", 0, "cfg"),
+        Slot("ckpt_name", "checkpoint", "CheckpointLoaderSimple", 0, "ckpt_name"),
+        Slot("adapter_name", "adapter", "DHDLoadAdapter", 0, "adapter_name"),
+        Slot("clip_name", "image encoder", "CLIPVisionLoader", 0, "clip_name"),
+        Slot("pack", "face pack", "DHDLoadFaceAnalysis", 0, "pack"),
+    ),
+    outputs=(
+        Slot("portrait", "portrait", "VAEDecode", 0, "IMAGE"),
+        Slot("places", "where they are", "DHDPortraitLayout", 0, "preview"),
+        Slot("crop_1", "face of photo 1", "DHDEncodeReference", 0, "crop"),
+        Slot("crop_2", "face of photo 2", "DHDEncodeReference", 1, "crop"),
+        Slot("report_1", "about photo 1", "DHDEncodeReference", 0, "report"),
+        Slot("report_2", "about photo 2", "DHDEncodeReference", 1, "report"),
+        Slot("bound_words", "which word is whom", "DHDSubjectPrompt", 0, "bound_words"),
+    ),
+    size=(400, 720),
+)
+
+BLUEPRINTS = (DUAL_PORTRAIT, MINIATURE, WITHANYONE, PARTS, DUAL_PATHWAY)
 
 
 def built(blueprint: Blueprint) -> Json:

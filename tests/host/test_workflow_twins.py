@@ -87,6 +87,10 @@ def test_it_runs_and_ends_in_pictures_of_two_people(run, name):
         "face_repair",
         "style_lora",
         "dual_pathway",
+        "other_expression",
+        "full_body",
+        "other_age",
+        "old_photo_to_reality",
     ],
 )
 def test_the_right_people_are_on_it(run, judge, name):

@@ -7,7 +7,16 @@ import pytest
 from support.comfyui import REPOSITORY
 
 from tools import blueprints
-from tools.blueprints import BLUEPRINTS, DUAL_PORTRAIT, INSIDE_OF_INPUTS, INSIDE_OF_OUTPUTS, PARTS, WITHANYONE, Slot
+from tools.blueprints import (
+    BLUEPRINTS,
+    DUAL_PATHWAY,
+    DUAL_PORTRAIT,
+    INSIDE_OF_INPUTS,
+    INSIDE_OF_OUTPUTS,
+    PARTS,
+    WITHANYONE,
+    Slot,
+)
 
 every_blueprint = pytest.mark.parametrize("blueprint", BLUEPRINTS, ids=lambda one: one.name)
 
@@ -97,7 +106,7 @@ def test_values_and_model_links_inside_are_the_workflow_s(blueprint):
             assert model["name"].endswith(".safetensors")
 
 
-@pytest.mark.parametrize("blueprint", [DUAL_PORTRAIT, WITHANYONE, PARTS], ids=lambda one: one.name)
+@pytest.mark.parametrize("blueprint", [DUAL_PORTRAIT, DUAL_PATHWAY, WITHANYONE, PARTS], ids=lambda one: one.name)
 def test_photos_sentence_and_files_are_outside(blueprint):
     """And nothing is loaded or saved inside."""
     host, inside = read(blueprint)

@@ -128,6 +128,7 @@ TINY = {
     "DHDLoadFaceAnalysis": {"pack": "mini"},
     "DHDLoadAdapter": {"adapter_name": "tiny_adapter.safetensors"},
     "DHDCascadeKSampler": {"steps": 4},
+    "KSampler": {"steps": 4},
 }
 PHOTOS = ("person_1.jpg", "person_2.jpg")
 NO_BLUEPRINTS = "this ComfyUI does not know blueprints of packs: they came after 0.3.66"

@@ -100,6 +100,26 @@ CASTS = {
         "A woman@1 on the left in a purple dress and a man@2 on the right in a white suit stand in a green field.",
         seed=2,
     ),
+    "other_expression": Cast(
+        ((9, "woman"), (8, "man")),
+        "A woman@1 on the left in a yellow dress and a man@2 on the right in a black suit stand at sunset.",
+        seed=2,
+    ),
+    "full_body": Cast(
+        ((4, "woman"), (14, "man")),
+        "A woman@1 on the left in a green dress and a man@2 on the right in a black suit stand on a city street.",
+        seed=4,
+    ),
+    "other_age": Cast(
+        ((14, "man"), (4, "woman")),
+        "A man@1 on the left in a blue suit and a girl@2 on the right in a red dress stand in a living room.",
+        seed=6,
+    ),
+    "old_photo_to_reality": Cast(
+        ((12, "woman"), (13, "man")),  # as on the worn photos of old_photos
+        "A woman@1 on the left in a blue dress and a man@2 on the right in a green sweater stand in a living room.",
+        seed=5,
+    ),
 }
 TINY = {"fixed_poses"}
 """Those that run on the tests' tiny base of random weights: the miniature has no ControlNet."""

@@ -43,6 +43,9 @@ BUILDERS: tuple[Callable[[], Graph], ...] = (
     parts2whole.parts_wedding,
     dual_pathway.dual_pathway,
     dual_pathway.other_expression,
+    dual_pathway.full_body,
+    dual_pathway.other_age,
+    dual_pathway.old_photo_to_reality,
 )
 NAMES = tuple(build.__name__ for build in BUILDERS)
 

@@ -6,13 +6,42 @@ from types import SimpleNamespace
 from typing import Any
 
 from .graph import Graph, Output
-from .parts import couple, decoded, empty, layout, models, people, result, sentence, start
+from .parts import (
+    NEGATIVE,
+    OLD_LOOKS,
+    OLD_PHOTOS,
+    SIDE,
+    couple,
+    decoded,
+    empty,
+    layout,
+    models,
+    people,
+    result,
+    sentence,
+    start,
+)
 
 
 def dual_pathway() -> Graph:
     """Two people, a region each, and all else as written."""
     text = "A woman@1 on the left in a long green coat and a man@2 on the right in a yellow raincoat walk through a market in the rain"
     return _portrait("dual_pathway", text, regions="given", text_strength=0.3)
+
+
+def full_body() -> Graph:
+    """Two people from head to shoes, out of photos of their heads."""
+    text = (
+        "Full body photograph from head to shoes. A woman@1 on the left in a green raincoat and yellow boots and a man@2 on the right "
+        "in a gray suit and brown shoes cross a bridge"
+    )
+    return _portrait("full_body", text, size=(832, 1216), preset="headshot to full body")
+
+
+def other_age() -> Graph:
+    """Two people older and younger than on their photos."""
+    text = "An old man@1 of eighty on the left in a gray coat and a girl@2 of six on the right in a red dress feed ducks at a pond"
+    return _portrait("other_age", text, preset="another age")
 
 
 def other_expression() -> Graph:
@@ -23,17 +52,27 @@ def other_expression() -> Graph:
     return _portrait("other_expression", text, preset="another expression")
 
 
-def _portrait(name: str, text: str, **settings: Any) -> Graph:
+def old_photo_to_reality() -> Graph:
+    """Two people on old photos, as a photo of today shows them."""
+    text = (
+        "Color photograph of today, soft daylight. A woman@1 on the left in a blue shirt and a man@2 on the right in a green sweater "
+        "in a modern living room"
+    )
+    return _portrait("old_photo_to_reality", text, old=True, preset="old photo to reality")
+
+
+def _portrait(name: str, text: str, size: tuple[int, int] = (SIDE, SIDE), old: bool = False, **settings: Any) -> Graph:
+    """Two people, each with a place; `old`: from worn photos."""
     graph = start(name)
     use = models(graph)
-    pair = couple(graph, use)
+    pair = couple(graph, use, OLD_PHOTOS, normalise_light=True) if old else couple(graph, use)
     graph.band()
     graph.group("2 Sentence")
-    said = sentence(graph, use, pair, text)
+    said = sentence(graph, use, pair, text, f"{OLD_LOOKS}, {NEGATIVE}" if old else NEGATIVE)
     graph.group("3 Size and places")
-    latent = empty(graph)
+    latent = empty(graph, *size)
     graph.column()
-    masks = layout(graph, latent, "side by side")
+    masks = layout(graph, latent, "side by side", *size)
     graph.band()
     graph.group("Both people")
     given: dict[str, Any] = {**people(pair), **masks, **settings}

@@ -19,6 +19,8 @@ ON_PARTS = """
 
 The model of *Load Parts2Whole* brings the noise schedule that it was trained with: no *ModelSampling* node, no other checkpoint's model. Weights: MIT; the Stable Diffusion 1.5 inside: CreativeML Open RAIL-M. Is something missing? Add the node *Doctor* and press **Run**."""
 ON_MASKS = """**Masks**: without one the whole picture counts, its background too. *Open in Mask Editor*, paint over the garment, and connect MASK of *Load Image* with *mask* of *Encode Part*; or take the mask of any segmentation. Small parts too weak: *masked* in *Apply Parts* to *left out*, which is faster, too."""
+ON_DUAL = """
+*Apply Dual Pathway* is our reading of DP-Adapter, whose formulas are not public. With DHumanDiff's weights its path of the words is untrained, which the node says."""
 CONSENT = "Portraits of real people only with their leave."
 
 NOTES = {
@@ -90,7 +92,49 @@ The preset *another expression* lets the words have the first fifth of sampling,
 **Change first**
 1. **Photos** of both.
 2. **Sentence**: each person's expression in plain words: *laughing with closed eyes*, *looking surprised*.
-3. *preset*: *another age* and *old photo to reality* work alike. For *headshot to full body* set width and height to 832 and 1216 too.
+
+The photo's expression stays: *preset* to none, *regions* attention, *identity_strength* 0.7, *start* 0.3. Not alike: *start* 0.1.
+{ON_DUAL}
+{LOADED}
+
+{CONSENT}""",
+    "full_body": f"""## From a headshot to the full body
+
+The preset *headshot to full body* counts the faces on 3 % of the picture, where the attention finds them; the sentence decides on all the rest: figure, clothes, shoes. Its numbers are reasoned, not measured.
+
+**Change first**
+1. **Photos** of both; a head is enough.
+2. **Sentence**: say that the whole body is seen, and what is worn down to the shoes.
+3. **Where they are**: boxes for whole people, not for faces.
+
+Only busts are drawn: say *from head to shoes* first, and a place with a floor. Small faces come out coarse: *face_repair* draws them again. One person: take the second photo and reference away, *people* in *Where they are* to 1, and one name into the sentence.
+{ON_DUAL}
+{LOADED}
+
+{CONSENT}""",
+    "other_age": f"""## Older or younger than on the photos
+
+Age shows in the shape of a face, which is decided early: the preset *another age* gives the words the first tenth of sampling, and the faces count 0.8. Its numbers are reasoned, not measured.
+
+**Change first**
+1. **Photos** of both, as they are now.
+2. **Sentence**: the age in words: *an old man@1 of eighty*, *a girl@2 of six*. Gray hair and a child's clothes help.
+
+As old as on the photo: *preset* to none, *regions* attention, *identity_strength* 0.7, *start* 0.2. Not alike: *start* 0.
+{ON_DUAL}
+{LOADED}
+
+{CONSENT}""",
+    "old_photo_to_reality": f"""## From an old photo to a photo of today
+
+What makes a photo old (tone, grain, light) lies around the face, where the words decide; the light of each photo is evened out first. The preset is *old photo to reality*; its numbers are reasoned, not measured. The same with DHumanDiff's cascade: *old_photos*.
+
+**Change first**
+1. **Photos**: scans as large as you can, the face at least 135 px wide.
+2. **Sentence**: that it is a color photo of today, with clothes and a place of today.
+
+Still gray or grainy: *preset* to none, *regions* attention, *identity_strength* 0.8, *text_strength* 0, *end* 0.85. Not alike: *identity_strength* 1.
+{ON_DUAL}
 {LOADED}
 
 {CONSENT}""",

@@ -31,6 +31,9 @@ ADAPTER = "DHumanDiff"
 IP_ADAPTER = "ipadapter/ip-adapter-plus-face_sdxl_vit-h.safetensors"
 """As Load DHumanDiff Adapter names the files of models/ipadapter."""
 PHOTOS = ("person_1.png", "person_2.png")
+OLD_PHOTOS = ("old_photo_1.png", "old_photo_2.png")
+OLD_LOOKS = "sepia, black and white, faded, scratches, film grain, blurry"
+"""What a photo of today is not."""
 POSES = "OpenPoseXL2.safetensors"
 STYLE = "watercolor_v1_sdxl.safetensors"
 FILES = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -318,6 +318,9 @@ SHEETS: dict[str, Callable[[Run], Image.Image]] = {
     "painted_regions": with_regions,
     "face_repair": repaired,
     "compare_adapters": compared,
+    "other_expression": partial(portrait, line=f"{LINE}, which knows no expressions"),
+    "full_body": partial(portrait, line=f"{LINE}, which draws no full bodies"),
+    "other_age": partial(portrait, line=f"{LINE}, which knows no ages"),
     "mini_dual_portrait": mini,
     "mini_score": best,
     "withanyone_two": placed,

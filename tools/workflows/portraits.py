@@ -7,6 +7,8 @@ from .parts import (
     FILES,
     GARDEN,
     NEGATIVE,
+    OLD_LOOKS,
+    OLD_PHOTOS,
     POSES,
     SIDES,
     STYLE,
@@ -227,13 +229,11 @@ def old_photos() -> Graph:
     """Out of two worn photographs a new one."""
     graph = start("old_photos")
     use = models(graph)
-    pair = couple(graph, use, ("old_photo_1.png", "old_photo_2.png"), normalise_light=True)
+    pair = couple(graph, use, OLD_PHOTOS, normalise_light=True)
     graph.band()
     graph.group("2 Sentence")
     text = "Colour photograph of a man@1 and a woman@2 at a table in a sunny garden. The man@1 wears a blue shirt, the woman@2 a red dress"
-    said = sentence(
-        graph, use, pair, text, avoid=f"sepia, black and white, faded, scratches, film grain, blurry, {NEGATIVE}"
-    )
+    said = sentence(graph, use, pair, text, avoid=f"{OLD_LOOKS}, {NEGATIVE}")
     graph.group("3 Both people, and the size")
     model = paired(graph, use, pair, end=0.85)
     latent = empty(graph)

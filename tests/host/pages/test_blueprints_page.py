@@ -8,10 +8,11 @@ from support.flux_twins import SIZE, STEPS
 from support.page import RUN, fit_view, problems, readable, screenshot
 from support.server import NO_BLUEPRINTS, PHOTOS, TINY
 
-from tools.blueprints import BLUEPRINTS, DUAL_PORTRAIT, MINIATURE, PARTS, WITHANYONE
+from tools.blueprints import BLUEPRINTS, DUAL_PATHWAY, DUAL_PORTRAIT, MINIATURE, PARTS, WITHANYONE
 
 KINDS = {
     DUAL_PORTRAIT: {"DHDEncodeReference", "DHDApplyPair", "DHDSubjectPrompt", "DHDCascadeKSampler"},
+    DUAL_PATHWAY: {"DHDEncodeReference", "DHDApplyDualPathway", "DHDSubjectPrompt", "DHDPortraitLayout"},
     MINIATURE: {"DHDEncodeReference", "DHDApplyPair", "DHDSubjectPrompt", "DHDCascadeKSampler"},
     WITHANYONE: {"DHDEncodeReference", "DHDApplyWithAnyone", "DHDPortraitLayout", "DHDLoadSigLIP"},
     PARTS: {"DHDLoadParts2Whole", "DHDEncodePart", "DHDApplyParts", "PrimitiveInt"},
@@ -54,6 +55,7 @@ FACES = """() => {
 }"""
 DRAWN = {
     DUAL_PORTRAIT: PHOTOS,
+    DUAL_PATHWAY: PHOTOS,
     MINIATURE: (),
     WITHANYONE: ("person_1.png", "person_2.png"),
     PARTS: ("face.png", "jacket.png", "trousers.png"),
@@ -144,7 +146,7 @@ def test_a_blueprint_is_added_run_and_opened(page, blueprint):
     if photos:
         tiny = small(blueprint)
         chosen = {"ckpt_name", "clip_name", "pack", "adapter_name", "steps"}
-        assert set(tiny) == (chosen if blueprint is DUAL_PORTRAIT else {"width", "height", "steps"})
+        assert set(tiny) == (chosen if blueprint in (DUAL_PORTRAIT, DUAL_PATHWAY) else {"width", "height", "steps"})
         set_values(page, tiny)
     if blueprint is WITHANYONE:
         page.evaluate(FACES)
