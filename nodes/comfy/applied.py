@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -11,7 +11,7 @@ from .batch import UNetCall
 
 
 class Applied:
-    """People on one MODEL. A subclass, a dataclass, has these as fields.
+    """People on one MODEL. A subclass, a dataclass, has these as fields, and `NODE`, the node that puts them there.
 
     Attributes:
         start, end: share of sampling in which they act.
@@ -21,6 +21,7 @@ class Applied:
         compiled: whether the MODEL is compiled.
     """
 
+    NODE: ClassVar[str]
     start: float
     end: float
     sigma_range: tuple[float, float]

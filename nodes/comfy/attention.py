@@ -50,6 +50,8 @@ class AppliedPeople(Applied):
         compiled: whether the run's UNet is compiled.
     """
 
+    NODE = "Apply Disparity-Aware Conditioning"
+
     people: PairedConditioning | PartsConditioning | DualConditioning
     adapter: Any
     layers: int
@@ -153,15 +155,15 @@ class AppliedPeople(Applied):
         missed, passed_over = self.missed_layers(self.layers, call, placed)
         if passed_over:
             raise HostError(
-                f"The model passed over the two people's attention in {missed} of {self.layers} layers, although it is in place, so "
+                f"The model passed over the people's attention in {missed} of {self.layers} layers, although it is in place, so "
                 "they would be missing from the picture. Another node compiles the model, or caches or skips its layers: take that "
                 "node away. The order of the nodes changes nothing.",
                 code="attention-passed-over",
             )
         if missed:
             raise HostError(
-                f"Another node replaced the two people's attention in {missed} of {self.layers} layers, so they would "
-                "be missing from the picture. Put Apply Disparity-Aware Conditioning after that node.",
+                f"Another node replaced the people's attention in {missed} of {self.layers} layers, so they would be missing from "
+                f"the picture. Put {self.NODE} after that node.",
                 code="attention-replaced",
             )
         self.coverage_checked = True
@@ -271,10 +273,11 @@ def check_compilable(model: Any) -> None:
             "self-attention. Take the node that compiles away.",
             code="compiled-with-parts",
         )
-    if any(patch.chained for patch in _patches(model.model_options["transformer_options"])):
+    chained = [patch for patch in _patches(model.model_options["transformer_options"]) if patch.chained]
+    if chained:
         raise HostError(
-            "The MODEL is compiled, and another node (an IP-Adapter, for instance) adds to the two people's attention behind Apply "
-            "Disparity-Aware Conditioning. Put that node before it, or take the node that compiles away.",
+            "The MODEL is compiled, and another node (an IP-Adapter, for instance) adds to the people's attention behind "
+            f"{chained[0].applied.NODE}. Put that node before it, or take the node that compiles away.",
             code="compiled-with-additions",
         )
 

@@ -131,6 +131,8 @@ class AppliedDual(AppliedPeople):
         finish: makes the keys and values of both paths for a model that computes in a dtype.
     """
 
+    NODE = "Apply Dual Pathway"
+
     finish: Any = None
 
     def prepare(self, dtype: torch.dtype) -> None:

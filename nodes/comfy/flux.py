@@ -98,6 +98,8 @@ class FluxPeople(Applied):
         start, end: share of sampling in which they act.
     """
 
+    NODE = "Apply WithAnyone"
+
     people: FluxConditioning
     during: Sequence[Any]
     blocks: int
@@ -166,7 +168,7 @@ class FluxPeople(Applied):
         if missed:
             raise HostError(
                 f"Another node replaced WithAnyone's patch in {missed} of {self.blocks} blocks, so people would be missing from "
-                "the picture. Put Apply WithAnyone after that node.",
+                f"the picture. Put {self.NODE} after that node.",
                 code="withanyone-replaced",
             )
         self.coverage_checked = True

@@ -193,6 +193,8 @@ class AppliedParts(AppliedPeople):
         reached: layers whose self-attention a run came to.
     """
 
+    NODE = "Apply Parts"
+
     reached: set[int] = dataclasses.field(default_factory=set)
 
     def check_coverage(self, call: UNetCall, options: dict[str, Any]) -> None:
