@@ -5,6 +5,7 @@
     python -m benchmarks.encode                       # photo -> reference, first and second time
     python -m benchmarks.training                     # steps a second, with prepared data and without
     python -m benchmarks.parts                        # Parts2Whole: what each part costs, at Stable Diffusion 1.5's widths
+    python -m benchmarks.gpu                          # all that only a GPU tells, at real sizes
     python -m benchmarks.report                       # tables and plot of docs/benchmarks.md, from the JSON files
 
 The first two need a ComfyUI (`COMFYUI_PATH`, or ~/comfy/ComfyUI), the others the `train` extra. Random weights of SDXL's layout:

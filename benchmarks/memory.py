@@ -17,14 +17,13 @@ import json
 import statistics
 import subprocess
 import sys
-from pathlib import Path
 
 from tqdm import tqdm
 
 from . import comfyui
+from .peak import RESET, peak, reset_peak
 from .results import machine, save
 
-_RESET = Path("/proc/self/clear_refs")
 VARIANTS = "plain,pair,pair_masks,one_pass,two_strength,released"
 
 
@@ -38,7 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--variants", default=VARIANTS, help=f"default {VARIANTS}")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
-    if not _RESET.exists():
+    if not RESET.exists():
         parser.error("peaks are read from /proc, which only Linux has")
     base = comfyui.Base(given.channels, given.size, given.steps)
     if given.one:
@@ -72,11 +71,9 @@ def _measure(base: comfyui.Base, name: str) -> dict[str, int]:
     adapter = 0 if name == "plain" else sum(p.numel() * p.element_size() for p in base.adapter.model.parameters())
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)  # what building left in the allocator is not the run's
-    _RESET.write_text("5")  # from here on the peak counts
+    reset_peak()  # from here on the peak counts
     run()
-    status = Path("/proc/self/status").read_text()
-    peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
-    return {"adapter": adapter, "peak": int(peak.split()[1]) * 1024}
+    return {"adapter": adapter, "peak": peak()}
 
 
 if __name__ == "__main__":

@@ -24,12 +24,12 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from .peak import peak, reset_peak
 from .results import machine, save
 
 WIDTHS = (320, 640, 1280, 1280)
 CONTEXT = 768
 POSE = ((3, 16), (16, 16), (16, 32), (32, 32), (32, 96), (96, 96), (96, 256), (256, 320))
-_RESET = Path("/proc/self/clear_refs")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -78,7 +78,7 @@ def _measure(
     encoded = time.process_time()
     for variant in variants:
         weights.bank(parts[variant])
-    highest = _peak()
+    highest = peak()
     weights.free_encoder()
     gc.collect()
     unet = _unet(1)
@@ -91,11 +91,11 @@ def _measure(
                 if count:
                     attached = weights.attach(unet, parts[variant][:count], pose, drop_masked=variant == "dropped")
                 with attached, torch.no_grad():
-                    seconds, peak = _call(lambda: unet(x, 500, encoder_hidden_states=text))
+                    seconds, most = _call(lambda: unet(x, 500, encoder_hidden_states=text))
                 kept = calls.setdefault(f"{count} {variant}", {"rounds": [], "peak": 0})
                 kept["rounds"].append(seconds)
-                kept["seconds"], kept["peak"] = statistics.median(kept["rounds"]), max(kept["peak"], peak)
-                highest = max(highest, peak)
+                kept["seconds"], kept["peak"] = statistics.median(kept["rounds"]), max(kept["peak"], most)
+                highest = max(highest, most)
                 print(f"{count} {variant}: {seconds:.1f} s", flush=True)
     return {"calls": calls, "load": loaded - begin, "encode": encoded - loaded, "highest": highest}
 
@@ -104,20 +104,10 @@ def _call(call: Any) -> tuple[float, int]:
     """Seconds of the processor, and the highest memory."""
     call()  # keys and values of the parts are made here
     gc.collect()
-    with contextlib.suppress(OSError):
-        _RESET.write_text("5")
+    reset_peak()
     begin = time.process_time()
     call()
-    return time.process_time() - begin, _peak()
-
-
-def _peak() -> int:
-    """Highest resident memory since it was last reset, bytes; 0 where the system does not tell."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM"):
-                return int(line.split()[1]) * 1024
-    return 0
+    return time.process_time() - begin, peak()
 
 
 def _unet(seed: int) -> Any:

@@ -1,12 +1,22 @@
 """Tables and plot of docs/benchmarks.md: what the pack costs, from `results/*.json` alone.
 
 python -m benchmarks.report
+
+The tables of the CPU are printed; the part of the page about GPUs (`results/gpu/`) is written into it, between its two marks.
 """
 
 from __future__ import annotations
 
+import argparse
+from pathlib import Path
 from typing import Any
 
+from dhumandiff.io import atomic_write
+
+from .comfyui import ROOT
+from .gpu import GpuBenchmarkError
+from .gpu.keeping import FOLDER as GPU_FOLDER
+from .gpu.tables import section
 from .results import FOLDER, load
 
 TITLES = {
@@ -38,13 +48,46 @@ DUAL_TITLES = {
 }
 
 
-def main() -> None:
-    """Print the tables and draw the plot."""
+PAGE = ROOT / "docs" / "benchmarks.md"
+MARKS = ("<!-- measured on GPUs: made by python -m benchmarks.report -->", "<!-- end -->")
+"""Between these the page has what the GPU's result files say."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Print the tables, draw the plot, and write the page's part about GPUs."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__.split("\n")[0])
+    parser.add_argument("--gpu", type=Path, default=GPU_FOLDER, help="results of python -m benchmarks.gpu")
+    parser.add_argument("--page", type=Path, default=PAGE, help="whose part about GPUs is made anew")
+    parser.add_argument("--gpu-only", action="store_true", help="leave the tables and the plot of the CPU alone")
+    given = parser.parse_args(arguments)
+    try:
+        write_gpu_section(given.page, given.gpu)
+    except GpuBenchmarkError as error:
+        raise SystemExit(str(error)) from error
+    if given.gpu_only:
+        return
     found = results("sampling")
     if not found:
         raise SystemExit(f"There is nothing in {FOLDER} yet: run python -m benchmarks.sampling first.")
     print(*tables(), sep="\n\n")
     plot(found)
+
+
+def write_gpu_section(page: Path = PAGE, folder: Path = GPU_FOLDER) -> None:
+    """Put what was measured on GPUs between the page's marks.
+
+    Raises:
+        GpuBenchmarkError: a result cannot be read, or the page has no marks.
+    """
+    text = page.read_text(encoding="utf-8")
+    before, begin, rest = text.partition(MARKS[0])
+    _, end, after = rest.partition(MARKS[1])
+    if not begin or not end:
+        raise GpuBenchmarkError(
+            f"{page} has no lines {MARKS[0]} and {MARKS[1]}: put them in.", code="page-without-marks"
+        )
+    with atomic_write(page) as part:
+        part.write_text(f"{before}{begin}\n\n{section(folder)}\n\n{end}{after}", encoding="utf-8")
 
 
 def tables() -> list[str]:

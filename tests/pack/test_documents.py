@@ -170,6 +170,15 @@ def test_tables_of_costs_are_the_benchmarks_results():
     assert [table for table in made if table not in text("docs/benchmarks.md")] == []
 
 
+def test_the_part_about_gpus_is_what_their_result_files_say(tmp_path):
+    from benchmarks.report import PAGE, write_gpu_section
+
+    made = tmp_path / PAGE.name
+    made.write_text(text("docs/benchmarks.md"), encoding="utf-8")
+    write_gpu_section(made)
+    assert made.read_text(encoding="utf-8") == text("docs/benchmarks.md")
+
+
 def test_training_s_page_has_every_old_setting_beside_its_new_name():
     from training.renamed import RENAMED_KEYS
 
