@@ -96,16 +96,16 @@ def same(first, second, step=STEPS):
         assert told[0][key] == told[1][key], key
 
 
-def kill_and_go_on(start, run, duration, kills, chance):
+def kill_and_go_on(start, run, duration, kills, chance, **changes):
     """Kill the run again and again, each time at a moment of which nothing is known; then let it end."""
     for _ in range(kills):
-        process = start(run)
+        process = start(run, **changes)
         process.join(chance.uniform(0.1, 0.9) * duration)
         if process.is_alive():
             os.kill(process.pid, signal.SIGKILL)
         process.join()
         assert process.exitcode in (0, -signal.SIGKILL)
-    finish(start, run)
+    finish(start, run, **changes)
 
 
 @pytest.mark.slow
@@ -162,6 +162,26 @@ def test_other_optimisers_resume_exactly_too(start, tmp_path, kind):
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     finish(start, tmp_path / "run", **settings)
+    same(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_dual_pathway_killed_and_resumed_equals_not_killed(start, whole, tmp_path):
+    """With all of its parts, on the adapter that the undisturbed run trained."""
+    identity, duration = whole
+    settings = {
+        "method": "dual_pathway",
+        "init": {"weights": str(identity)},
+        "dual": {"train": ["tca", "gates", "router"], "rank": 4, "router_width": 8, "regions": "faces"},
+        "objectives": {
+            "localization": {"min_layer_size": 16},
+            "face_region": {"weight": 0.5},
+            "text_consistency": {"weight": 1.0},
+            "routing": {"weight": 0.1},
+        },
+    }
+    finish(start, tmp_path / "whole", **settings)
+    kill_and_go_on(start, tmp_path / "run", duration, 4, random.Random(5), **settings)
     same(tmp_path / "run", tmp_path / "whole")
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+from dhumandiff.methods.dual_pathway.presets import PRESETS
+
 from .graph import Graph, Output
 from .parts import (
     NEGATIVE,
@@ -35,13 +37,13 @@ def full_body() -> Graph:
         "Full body photograph from head to shoes. A woman@1 on the left in a green raincoat and yellow boots and a man@2 on the right "
         "in a gray suit and brown shoes cross a bridge"
     )
-    return _portrait("full_body", text, size=(832, 1216), preset="headshot to full body")
+    return _portrait("full_body", text, size=(832, 1216), preset="full_body")
 
 
 def other_age() -> Graph:
     """Two people older and younger than on their photos."""
     text = "An old man@1 of eighty on the left in a gray coat and a girl@2 of six on the right in a red dress feed ducks at a pond"
-    return _portrait("other_age", text, preset="another age")
+    return _portrait("other_age", text, preset="other_age")
 
 
 def other_expression() -> Graph:
@@ -49,7 +51,7 @@ def other_expression() -> Graph:
     text = (
         "A woman@1 on the left laughing with closed eyes and a man@2 on the right looking surprised, in a sunny garden"
     )
-    return _portrait("other_expression", text, preset="another expression")
+    return _portrait("other_expression", text, preset="other_expression")
 
 
 def old_photo_to_reality() -> Graph:
@@ -58,11 +60,13 @@ def old_photo_to_reality() -> Graph:
         "Color photograph of today, soft daylight. A woman@1 on the left in a blue shirt and a man@2 on the right in a green sweater "
         "in a modern living room"
     )
-    return _portrait("old_photo_to_reality", text, old=True, preset="old photo to reality")
+    return _portrait("old_photo_to_reality", text, old=True, preset="old_photo")
 
 
-def _portrait(name: str, text: str, size: tuple[int, int] = (SIDE, SIDE), old: bool = False, **settings: Any) -> Graph:
-    """Two people, each with a place; `old`: from worn photos."""
+def _portrait(
+    name: str, text: str, preset: str = "", size: tuple[int, int] = (SIDE, SIDE), old: bool = False, **settings: Any
+) -> Graph:
+    """Two people, each with a place. `preset`: one of `PRESETS`, whose numbers the widgets show too. `old`: from worn photos."""
     graph = start(name)
     use = models(graph)
     pair = couple(graph, use, OLD_PHOTOS, normalise_light=True) if old else couple(graph, use)
@@ -76,6 +80,10 @@ def _portrait(name: str, text: str, size: tuple[int, int] = (SIDE, SIDE), old: b
     graph.band()
     graph.group("Both people")
     given: dict[str, Any] = {**people(pair), **masks, **settings}
+    if preset:
+        of_use = PRESETS[preset].settings
+        shown = ("regions", "identity_strength", "text_strength", "feather", "face_share", "start")
+        given |= {"preset": PRESETS[preset].title.lower()} | {field: getattr(of_use, field) for field in shown}
     model = graph.add("DHDApplyDualPathway", model=use.model, adapter=use.adapter, **given)["model"]
     result(graph, _drawn(graph, use, model, said, latent), name)
     return graph

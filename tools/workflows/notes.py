@@ -20,7 +20,7 @@ ON_PARTS = """
 The model of *Load Parts2Whole* brings the noise schedule that it was trained with: no *ModelSampling* node, no other checkpoint's model. Weights: MIT; the Stable Diffusion 1.5 inside: CreativeML Open RAIL-M. Is something missing? Add the node *Doctor* and press **Run**."""
 ON_MASKS = """**Masks**: without one the whole picture counts, its background too. *Open in Mask Editor*, paint over the garment, and connect MASK of *Load Image* with *mask* of *Encode Part*; or take the mask of any segmentation. Small parts too weak: *masked* in *Apply Parts* to *left out*, which is faster, too."""
 ON_DUAL = """
-*Apply Dual Pathway* is our reading of DP-Adapter, whose formulas are not public. With DHumanDiff's weights its path of the words is untrained, which the node says."""
+*Apply Dual Pathway* is our reading of DP-Adapter, whose formulas are not public. The widgets show the preset's numbers; they count once *preset* is none. With DHumanDiff's weights its path of the words is untrained, which the node says."""
 CONSENT = "Portraits of real people only with their leave."
 
 NOTES = {
@@ -93,7 +93,7 @@ The preset *another expression* lets the words have the first fifth of sampling,
 1. **Photos** of both.
 2. **Sentence**: each person's expression in plain words: *laughing with closed eyes*, *looking surprised*.
 
-The photo's expression stays: *preset* to none, *regions* attention, *identity_strength* 0.7, *start* 0.3. Not alike: *start* 0.1.
+The photo's expression stays: *preset* to none, *identity_strength* 0.7, *start* 0.3. Not alike: *start* 0.1.
 {ON_DUAL}
 {LOADED}
 
@@ -120,7 +120,7 @@ Age shows in the shape of a face, which is decided early: the preset *another ag
 1. **Photos** of both, as they are now.
 2. **Sentence**: the age in words: *an old man@1 of eighty*, *a girl@2 of six*. Gray hair and a child's clothes help.
 
-As old as on the photo: *preset* to none, *regions* attention, *identity_strength* 0.7, *start* 0.2. Not alike: *start* 0.
+As old as on the photo: *preset* to none, *identity_strength* 0.7, *start* 0.2. Not alike: *start* 0.
 {ON_DUAL}
 {LOADED}
 
@@ -133,7 +133,7 @@ What makes a photo old (tone, grain, light) lies around the face, where the word
 1. **Photos**: scans as large as you can, the face at least 135 px wide.
 2. **Sentence**: that it is a color photo of today, with clothes and a place of today.
 
-Still gray or grainy: *preset* to none, *regions* attention, *identity_strength* 0.8, *text_strength* 0, *end* 0.85. Not alike: *identity_strength* 1.
+Still gray or grainy: *preset* to none, *identity_strength* 0.8, *text_strength* 0, *end* 0.85. Not alike: *identity_strength* 1.
 {ON_DUAL}
 {LOADED}
 

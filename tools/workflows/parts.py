@@ -175,7 +175,14 @@ def layout(graph: Graph, latent: Output, preset: str, width: int = SIDE, height:
     """A mask for each person by a preset, as inputs."""
     boxes = format_boxes(preset_boxes(preset, width, height))
     places = graph.add(
-        "DHDPortraitLayout", "Where they are", preset=preset, width=width, height=height, boxes=boxes, latent=latent
+        "DHDPortraitLayout",
+        "Where they are",
+        size=(340, max(330, round(330 * height / width))),
+        preset=preset,
+        width=width,
+        height=height,
+        boxes=boxes,
+        latent=latent,
     )
     return {"mask_1": places["mask_1"], "mask_2": places["mask_2"]}
 
