@@ -91,6 +91,14 @@ def test_without_identity_the_base_predicts(unet, people, dual):
     assert torch.equal(run(unet, inputs()), base)
 
 
+def test_face_tokens_from_which_nothing_is_read_leave_the_base(unet, people):
+    empty = tiny.tiny_adapter()
+    for name, parameter in empty.named_parameters():
+        if "to_v_ip" in name:
+            parameter.data.zero_()
+    assert torch.equal(predict(unet, DualPathway(empty), people, halves()), run(unet, inputs()))
+
+
 def test_one_attention_is_the_blend_of_both_paths(adapter):
     random = torch.Generator().manual_seed(0)
     query = torch.randn(2, 30, 64, generator=random)
