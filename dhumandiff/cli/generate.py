@@ -30,7 +30,15 @@ from ..optional import require
 from .drawing import CASCADE, focus_picture, record_of, with_progress
 from .dual import add_dual_options, dual_of
 from .files import check_outputs, check_writable
-from .models import ADAPTER, add_models_option, choose_adapter, choose_models, folders_of, load_image_encoder
+from .models import (
+    ADAPTER,
+    add_models_option,
+    choose_adapter,
+    choose_models,
+    folders_of,
+    full_adapters,
+    load_image_encoder,
+)
 from .parts import add_options, refuse_options_of_parts, run_parts
 from .people import (
     add_person_options,
@@ -79,7 +87,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     own = "default: {}, with the bases mini and tiny their own"
     add("--adapter", metavar="PATH", help=f"weights of the method, or mini, tiny ({own.format(ADAPTER)})")
     add(
-        "--full-adapter", type=Path, metavar="PATH", help="that a low-rank --adapter changes (default: found beside it)"
+        "--full-adapter",
+        type=Path,
+        metavar="PATH",
+        help="that a low-rank --adapter changes (default: found beside it, or in --models)",
     )
     vision = "CLIP ViT-H/14: one file, folder, Hugging Face id, or mini, tiny ({})"
     add("--image-encoder", metavar="PATH", help=vision.format(own.format("that of --models, else IP-Adapter's")))
@@ -187,7 +198,7 @@ def run(args: argparse.Namespace) -> None:
 
     for line in choose_adapter(args, folders):
         print(line)
-    path, full = args.adapter or built_in, args.full_adapter
+    path, full = args.adapter or built_in, full_adapters(args, folders)
     adapter = dual.load(partial(_adapter, full=full), path) if dual else _adapter(path, full)
     adapter.check_persons(len(people))
     pack = args.face_pack or built_in or "buffalo_l"
@@ -257,7 +268,7 @@ def _size(text: str) -> tuple[int, int]:
     return int(parts[0]), int(parts[1])
 
 
-def _adapter(path: str | None, full: Path | None) -> Adapter:
+def _adapter(path: str | None, full: Sequence[Path]) -> Adapter:
     from ..methods.paired.adapter import Adapter
 
     if path == "tiny":
@@ -268,7 +279,7 @@ def _adapter(path: str | None, full: Path | None) -> Adapter:
         from ..miniature import mini_adapter
 
         return mini_adapter()
-    return Adapter.from_pretrained(path or ADAPTER, full=[full] if full else ())
+    return Adapter.from_pretrained(path or ADAPTER, full=full)
 
 
 def _is_drawn(pack: str, args: argparse.Namespace) -> bool:

@@ -29,6 +29,7 @@ __all__ = [
     "default_models",
     "find_image_encoder",
     "folders_of",
+    "full_adapters",
     "load_image_encoder",
 ]
 
@@ -71,6 +72,8 @@ def folders_of(args: argparse.Namespace) -> Folders:
 def choose_models(args: argparse.Namespace, folders: Folders) -> list[str]:
     """Fill in --base, --vae and --face-root where they are not given; what was taken, in words.
 
+    Adapters are known by their names below the models folder, too, as ComfyUI lists them.
+
     The adapter (`choose_adapter`) and the image encoder that it was trained with (`find_image_encoder`) are looked for later.
 
     Raises:
@@ -78,6 +81,11 @@ def choose_models(args: argparse.Namespace, folders: Folders) -> list[str]:
     """
     taken = []
     args.vae = _by_name(args.vae, folders.vae)
+    args.adapter = _by_name(args.adapter, [*folders.adapters, *folders.ip_adapters], folders_too=True)
+    for name in ("full_adapter", "pathway"):
+        if getattr(args, name, None) is not None:
+            known = _by_name(str(getattr(args, name)), folders.adapters, folders_too=True)
+            setattr(args, name, Path(str(known)))
     if args.base is None:
         args.base = str(_base(folders))
         taken.append(f"base: {args.base}")
@@ -90,15 +98,36 @@ def choose_models(args: argparse.Namespace, folders: Folders) -> list[str]:
 
 
 def choose_adapter(args: argparse.Namespace, folders: Folders) -> list[str]:
-    """Fill in --adapter where it is not given and the base has none of its own; what was taken, in words.
+    """Fill in --adapter where it is not given and the base has none of its own, for the dual pathway also --pathway; what was taken,
+    in words, and which files of low rank there are besides.
 
     Raises:
         HostError: there is none, or more than one.
     """
-    if args.adapter is not None or args.base in SHIPPED or (args.models is None and ADAPTER.is_dir()):
+    if args.adapter is not None or args.base in SHIPPED:
         return []
-    args.adapter = str(_adapter(folders))
-    return [f"adapter: {args.adapter}"]
+    told = _choose_dual(args, folders) if getattr(args, "method", None) == "dual_pathway" else []
+    if args.adapter is None and not (args.models is None and ADAPTER.is_dir()):
+        args.adapter = str(_adapter(folders))
+        told.append(f"adapter: {args.adapter}")
+    from ..formats import low_rank
+
+    small = [path for path in _distinct(_files(folders.adapters, ".safetensors")) if low_rank.is_file(path)]
+    return told + [f"also there, of low rank on top of an adapter: --adapter {path}" for path in small]
+
+
+def full_adapters(args: argparse.Namespace, folders: Folders) -> list[Path]:
+    """Where a low-rank --adapter finds the adapter that it changes: the one given, or all that lie beside it or in the models folder.
+    Empty for any other --adapter."""
+    from ..formats import low_rank
+
+    if args.full_adapter is not None:
+        return [args.full_adapter]
+    if args.adapter is None or not low_rank.is_file(expand_user(args.adapter)):
+        return []
+    released = [folder / DHUMANDIFF.name for folder in folders.adapters]
+    there = [*low_rank.neighbors(expand_user(args.adapter)), *_files(folders.adapters, ".safetensors"), *released]
+    return [path for path in _distinct(there) if os.path.exists(path)]
 
 
 def find_image_encoder(given: str | None, folders: Folders, width: int) -> Path | str | None:
@@ -182,6 +211,23 @@ def _adapter(folders: Folders) -> Path:
     )
 
 
+def _choose_dual(args: argparse.Namespace, folders: Folders) -> list[str]:
+    """Take the only file of the dual pathway, if there is one: with an adapter in it as --adapter, of trained parts as --pathway."""
+    from ..formats import dual_pathway
+
+    if args.pathway is not None:
+        return []
+    found = _distinct(path for path in _files(folders.adapters, ".safetensors") if dual_pathway.is_file(path))
+    if not found:
+        return []
+    file = _only(found, "file of the dual pathway", "--adapter, or --pathway beside an adapter")
+    if dual_pathway.has_identity(file):
+        args.adapter = str(file)
+        return [f"adapter: {file}"]
+    args.pathway = file
+    return [f"pathway: {file}"]
+
+
 def _is_adapter(path: Path) -> bool:
     from .. import formats
 
@@ -200,11 +246,12 @@ def _face_root(pack: str, folders: Folders) -> Path | None:
     return has[0] if has and has[0] != expand_user(FACE_ROOT) else None
 
 
-def _by_name(given: str | None, places: Sequence[Path]) -> str | None:
+def _by_name(given: str | None, places: Sequence[Path], folders_too: bool = False) -> str | None:
     """A file below a models folder by its name there, as ComfyUI lists it; whatever else stays as it was given."""
     if given is None or os.path.exists(expand_user(given)):
         return given
-    found = [place / given for place in places if os.path.isfile(place / given)]
+    there = os.path.exists if folders_too else os.path.isfile
+    found = [place / given for place in places if there(place / given)]
     return str(found[0]) if found else given
 
 

@@ -27,7 +27,7 @@ from ..errors import AdapterError
 from .reading import METADATA, TensorFile, check_dtypes, read_tensor_file
 from .writing import at_once, plain, size
 
-__all__ = ["METADATA_KEYS", "NAME", "PARTS", "DualWeights", "is_file", "load", "matches", "save"]
+__all__ = ["METADATA_KEYS", "NAME", "PARTS", "DualWeights", "has_identity", "is_file", "load", "matches", "save"]
 
 NAME = "dual-pathway"
 FORMAT = "dhumandiff-dual-pathway"
@@ -75,6 +75,12 @@ def is_file(path: Path) -> bool:
             return (file.metadata() or {}).get("format") == FORMAT
     except Exception:  # no safetensors file, or a damaged one, of which its reader says more
         return False
+
+
+def has_identity(path: Path) -> bool:
+    """Whether a file of this format holds an adapter, too, by what its header says."""
+    with safe_open(path, framework="pt", device="cpu") as file:
+        return any(name.startswith("identity.") for name in file.keys())  # noqa: SIM118 (no dict: it cannot be walked)
 
 
 def load(path: Path) -> DualWeights:

@@ -30,7 +30,7 @@ from . import ip_adapter, native, released
 from .reading import METADATA, TensorFile, Weights, check_dtypes, read_tensor_file
 from .writing import at_once, plain, size
 
-__all__ = ["NAME", "VERSION", "digest", "full_adapter", "is_file", "load", "matches", "merge", "save"]
+__all__ = ["NAME", "VERSION", "digest", "full_adapter", "is_file", "load", "matches", "merge", "neighbors", "save"]
 
 NAME = "low-rank"
 FORMAT = "dhumandiff-low-rank"
@@ -97,7 +97,7 @@ def full_adapter(file: TensorFile, full: Iterable[Path] = ()) -> tuple[Weights, 
     """
     wanted, name = file.metadata["base_adapter_sha256"], file.metadata["base_adapter"]
     given = [expand_user(path) for path in full]
-    candidates = dict.fromkeys(given or _neighbors(file.path))
+    candidates = dict.fromkeys(given or neighbors(file.path))
     looked = []
     for path in sorted(candidates, key=lambda path: path.name != name):
         weights = _read(path)
@@ -211,7 +211,7 @@ def _read(path: Path) -> Weights | None:
         return None
 
 
-def _neighbors(path: Path) -> Iterator[Path]:
+def neighbors(path: Path) -> Iterator[Path]:
     """What lies beside a file, one folder further up, and in folders beside it; and the adapter that ships."""
     for folder in (path.parent, path.parent.parent):
         try:

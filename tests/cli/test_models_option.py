@@ -6,16 +6,19 @@ import json
 import pytest
 import torch
 from safetensors.torch import save_file
-from support import layouts
+from support import layouts, low_rank_files
 from support.generate_command import command_line, make_photos, run
 from support.model_folders import face_pack
 from support.refused import refused
+from support.tiny_dual import tiny_dual
 
 from dhumandiff import testing
 from dhumandiff.__main__ import main
 from dhumandiff.cli import models as cli_models
-from dhumandiff.cli.models import choose_adapter, choose_models, find_image_encoder, folders_of
+from dhumandiff.cli.models import choose_adapter, choose_models, find_image_encoder, folders_of, full_adapters
 from dhumandiff.doctor.folders import Folders
+from dhumandiff.formats import low_rank
+from dhumandiff.formats.reading import read_tensor_file
 
 ATTENTION = "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight"
 SDXL = {
@@ -56,7 +59,7 @@ def models(tmp_path, monkeypatch):
 
 
 def arguments(models, **given):
-    names = ("base", "vae", "adapter", "face_root", "face_pack")
+    names = ("base", "vae", "adapter", "face_root", "face_pack", "full_adapter", "pathway", "method")
     return argparse.Namespace(models=models, **{**dict.fromkeys(names), **given})
 
 
@@ -129,6 +132,49 @@ def test_without_released_weights_the_only_other_adapter_is_taken(models):
     args = arguments(models)
     choose_adapter(args, folders_of(args))
     assert args.adapter == str(own)
+
+
+def test_a_small_file_is_offered_and_finds_its_full_adapter_in_any_models_folder(models, tmp_path):
+    full = models / "dhumandiff" / "deep" / "er" / "full.safetensors"
+    full.parent.mkdir(parents=True)
+    testing.tiny_adapter().save_pretrained(full)
+    small = models / "dhumandiff" / "couple.safetensors"
+    low_rank_files.write(small, full)
+    args = arguments(models)
+    told = choose_adapter(args, folders_of(args))
+    assert args.adapter == str(models / "dhumandiff" / "DHumanDiff")  # which was asked for is not guessed
+    assert told[-1].endswith(f"--adapter {small}")
+    args = arguments(models, adapter="couple.safetensors")  # by its name, as ComfyUI lists it
+    choose_models(args, folders_of(args))
+    assert args.adapter == str(small)
+    assert full in full_adapters(args, folders_of(args))
+    there = full_adapters(args, folders_of(args))
+    assert low_rank.full_adapter(read_tensor_file(small), there)[1] == full
+    args.full_adapter = full
+    assert full_adapters(args, folders_of(args)) == [full]
+    assert full_adapters(arguments(models, adapter=str(full)), folders_of(args)) == []
+
+
+def test_the_only_file_of_the_dual_pathway_is_taken(models):
+    dual = tiny_dual(testing.tiny_adapter())
+    parts = models / "dhumandiff" / "parts.safetensors"
+    dual.save_pretrained(parts, ("tca", "gates", "router"))
+    args = arguments(models, method="dual_pathway")
+    told = choose_adapter(args, folders_of(args))
+    assert (args.pathway, args.adapter) == (parts, str(models / "dhumandiff" / "DHumanDiff"))
+    assert told == [f"pathway: {parts}", f"adapter: {args.adapter}"]
+    parts.unlink()
+    whole = models / "dhumandiff" / "whole.safetensors"
+    dual.save_pretrained(whole)
+    args = arguments(models, method="dual_pathway")
+    assert choose_adapter(args, folders_of(args)) == [f"adapter: {whole}"]
+    assert args.pathway is None
+    dual.save_pretrained(parts, ("tca", "gates", "router"))
+    args = arguments(models, method="dual_pathway")
+    with refused("several-to-choose-from", "parts.safetensors", "whole.safetensors", "--pathway"):
+        choose_adapter(args, folders_of(args))
+    args = arguments(models)  # another method does not look at them
+    assert choose_adapter(args, folders_of(args)) == [f"adapter: {args.adapter}"]
 
 
 def test_a_folder_without_an_sdxl_checkpoint_says_where_one_belongs(models):
