@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,8 +24,13 @@ CONTEXT, POOLED = 2048, 1280  # as in SDXL
 CFG, SAMPLER, SCHEDULER = 5.0, "euler", "normal"
 
 
-def load(threads: int = 2) -> Any:
-    """Bring ComfyUI and this pack into this process, on the CPU with PyTorch's attention. Returns the pack.
+def load(threads: int = 2, device: str = "cpu", flags: Sequence[str] = ()) -> Any:
+    """Bring ComfyUI and this pack into this process, with PyTorch's attention. Returns the pack.
+
+    Args:
+        threads: of PyTorch; 0 leaves them as they are.
+        device: cpu, or cuda, where ComfyUI takes the first card.
+        flags: of ComfyUI's command line, `--lowvram` say; in place of PyTorch's attention, if there are any.
 
     Raises:
         SystemExit: there is no ComfyUI.
@@ -32,12 +38,21 @@ def load(threads: int = 2) -> Any:
     folder = Path(os.environ.get("COMFYUI_PATH") or Path.home() / "comfy" / "ComfyUI")
     if not (folder / "comfy" / "samplers.py").is_file():
         raise SystemExit(f"There is no ComfyUI in {folder}. Set COMFYUI_PATH to the folder that has main.py.")
+    if "dhd_pack" in sys.modules:
+        return sys.modules["dhd_pack"]
     sys.path.append(str(folder))  # at the end: ComfyUI has top-level modules called `nodes`, `utils`, `tests`
-    import comfy.cli_args
+    import comfy.options
 
-    comfy.cli_args.args.cpu = True  # before anything imports comfy.model_management
-    comfy.cli_args.args.use_pytorch_cross_attention = True
-    torch.set_num_threads(threads)
+    comfy.options.enable_args_parsing()
+    words, sys.argv = sys.argv, [sys.argv[0], *(flags or ["--use-pytorch-cross-attention"])]
+    if device == "cpu":
+        sys.argv.append("--cpu")
+    try:
+        import comfy.cli_args  # reads them; before anything imports comfy.model_management
+    finally:
+        sys.argv = words
+    if threads:
+        torch.set_num_threads(threads)
     # As ComfyUI's loader does it: a package of an arbitrary name.
     spec = importlib.util.spec_from_file_location(
         "dhd_pack", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
@@ -57,6 +72,7 @@ class Base:
         size: side of the picture in pixels.
         steps: of the sampler.
         images: pictures a batch.
+        fill: what puts random weights into the UNet; None: the tests' own.
     """
 
     channels: int = 32
@@ -64,6 +80,7 @@ class Base:
     steps: int = 20
     images: int = 1
     dtype: torch.dtype = torch.float32
+    fill: Callable[[Any], Any] | None = None
 
     @cached_property
     def model(self) -> Any:
@@ -100,7 +117,7 @@ class Base:
         )
         config.set_inference_dtype(self.dtype, None)
         made = comfy.model_base.SDXL(config, device=management.unet_offload_device())
-        fill_with_noise(made.diffusion_model)
+        (self.fill or fill_with_noise)(made.diffusion_model)
         return comfy.model_patcher.ModelPatcher(made, management.get_torch_device(), management.unet_offload_device())
 
     @cached_property

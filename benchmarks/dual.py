@@ -81,7 +81,7 @@ def _mini(size: str) -> dict[str, Callable[[], Any]]:
     from dhumandiff.miniature import mini_adapter
 
     unet = load_pipeline("mini", torch.float32).unet
-    return _variants(unet, mini_adapter(), size)
+    return variants(unet, mini_adapter(), size)
 
 
 def _sdxl(size: str, depth: int) -> dict[str, Callable[[], Any]]:
@@ -108,10 +108,17 @@ def _sdxl(size: str, depth: int) -> dict[str, Callable[[], Any]]:
     unet = unet.to_empty(device="cpu").requires_grad_(False).eval()
     for parameter in unet.parameters():
         parameter.uniform_(-0.01, 0.01)
-    return _variants(unet, random_adapter([m.inner_dim for _, m in cross_attention_layers(unet)], 2048), size)
+    return variants(unet, random_adapter([m.inner_dim for _, m in cross_attention_layers(unet)], 2048), size)
 
 
-def _variants(unet: Any, adapter: Any, size: str) -> dict[str, Callable[[], Any]]:
+def variants(unet: Any, adapter: Any, size: str) -> dict[str, Callable[[], Any]]:
+    """A call of each variant, on the device and in the precision that UNet and adapter have.
+
+    Args:
+        unet: with as many layers as the adapter.
+        adapter: DHumanDiff's.
+        size: "width x height", px.
+    """
     from dhumandiff.hosts.diffusers.attention import attach, cross_attention_layers
     from dhumandiff.hosts.diffusers.dual_pathway import attach_dual
     from dhumandiff.methods.dual_pathway import DualPathway, DualPathwaySettings, Gates, Router, TextConsistency
@@ -127,7 +134,7 @@ def _variants(unet: Any, adapter: Any, size: str) -> dict[str, Callable[[], Any]
         "gates": Gates.for_heads(heads, GROUPS),
         "router": Router(info.hidden, info.clip_width, ROUTER_WIDTH),
     }
-    trained = DualPathway(adapter, **parts).requires_grad_(False).eval()
+    trained = DualPathway(adapter, **parts).to(unet.device, unet.dtype).requires_grad_(False).eval()
     width, height = (int(side) // 8 for side in size.split("x"))
     people = [
         FaceReference(
@@ -193,12 +200,13 @@ def _put(processors: dict[Any, Any]) -> None:
 def _inputs(unet: Any, size: tuple[int, int]) -> dict[str, Any]:
     config = unet.config
     pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
-    text: Tensor = torch.randn(2, 77, config.cross_attention_dim)
+    where = {"device": unet.device, "dtype": unet.dtype}
+    text: Tensor = torch.randn(2, 77, config.cross_attention_dim, **where)
     return {
-        "sample": torch.randn(2, config.in_channels, *size),
+        "sample": torch.randn(2, config.in_channels, *size, **where),
         "timestep": 500,
         "encoder_hidden_states": text,
-        "added_cond_kwargs": {"text_embeds": torch.randn(2, pooled), "time_ids": torch.zeros(2, 6)},
+        "added_cond_kwargs": {"text_embeds": torch.randn(2, pooled, **where), "time_ids": torch.zeros(2, 6, **where)},
     }
 
 

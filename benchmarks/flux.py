@@ -61,11 +61,21 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{name:12} {middle:6.3f}   {low:6.3f} to {high:6.3f}")
 
 
-def variants(size: int, width: int, steps: int) -> dict[str, Callable[[], torch.Tensor]]:
-    """For every variant a function that makes a whole run of it, latents out."""
+def variants(
+    size: int, width: int, steps: int, dtype: torch.dtype = torch.float32, fill: Callable[[Any], Any] | None = None
+) -> dict[str, Callable[[], torch.Tensor]]:
+    """For every variant a function that makes a whole run of it, latents out.
+
+    Args:
+        size: side of the picture, px.
+        width: of FLUX; FLUX.1 has 3072.
+        steps: of the sampler.
+        dtype: of the weights.
+        fill: what puts random weights into the modules; None: the tests' own.
+    """
     from dhd_pack.nodes.comfy.flux_patch import apply_withanyone
 
-    model, adapter = flux(width), withanyone(width)
+    model, adapter = flux(width, dtype, fill), withanyone(width, dtype, fill)
     people = [_person(seed) for seed in range(1, 5)]
 
     def run(count: int, form: float) -> Callable[[], torch.Tensor]:
@@ -75,7 +85,7 @@ def variants(size: int, width: int, steps: int) -> dict[str, Callable[[], torch.
     return {name: run(*how) for name, how in VARIANTS.items()}
 
 
-def flux(width: int) -> Any:
+def flux(width: int, dtype: torch.dtype = torch.float32, fill: Callable[[Any], Any] | None = None) -> Any:
     """MODEL: a FLUX.1 of random weights and another width."""
     import comfy.ldm.flux.model
     import comfy.model_base
@@ -104,14 +114,14 @@ def flux(width: int) -> Any:
     if "txt_ids_dims" in comfy.ldm.flux.model.FluxParams.__dataclass_fields__:  # since FLUX.2
         settings["txt_ids_dims"] = []
     config = comfy.supported_models.Flux(settings)
-    config.set_inference_dtype(torch.float32, None)
+    config.set_inference_dtype(dtype, None)
     made = comfy.model_base.Flux(config, device=management.unet_offload_device())
-    fill_with_noise(made.diffusion_model)
+    (fill or fill_with_noise)(made.diffusion_model)
     made.requires_grad_(False)
     return comfy.model_patcher.ModelPatcher(made, management.get_torch_device(), management.unet_offload_device())
 
 
-def withanyone(width: int) -> Any:
+def withanyone(width: int, dtype: torch.dtype = torch.float32, fill: Callable[[Any], Any] | None = None) -> Any:
     """DHD_WITHANYONE of random weights, half as wide inside as FLUX, like the released ones."""
     import comfy.ops
     from dhd_pack.dhumandiff.methods.withanyone import WithAnyone
@@ -124,7 +134,7 @@ def withanyone(width: int) -> Any:
         for block in range(DOUBLE + SINGLE):
             shapes[f"ipa_{branch}.{block}.to_q.weight"] = (width // 2, width)
     adapter = WithAnyone(shapes, "withanyone", (), "random weights", comfy.ops.manual_cast)
-    fill_with_noise(adapter)
+    (fill or fill_with_noise)(adapter.to(dtype))
     return under_memory_management(adapter.requires_grad_(False).eval())
 
 

@@ -68,11 +68,11 @@ def _measure(
 ) -> dict[str, Any]:
     from dhumandiff.methods.parts2whole import Parts2Whole
 
-    _write(folder)
+    write_random(folder)
     gc.collect()
     begin = time.process_time()
     weights = Parts2Whole.from_pretrained(folder)
-    parts = {variant: [_part(size, n, variant != "parts") for n in range(max(counts))] for variant in variants}
+    parts = {variant: [random_part(size, n, variant != "parts") for n in range(max(counts))] for variant in variants}
     loaded = time.process_time()
     weights.bank(parts[variants[0]][:1])  # the encoder is made here, around the file's tensors
     encoded = time.process_time()
@@ -81,7 +81,7 @@ def _measure(
     highest = peak()
     weights.free_encoder()
     gc.collect()
-    unet = _unet(1)
+    unet = random_unet(1)
     x, text, pose = torch.randn(2, 4, *size), torch.randn(2, 77, CONTEXT), torch.rand(1, 3, 8 * size[0], 8 * size[1])
     calls: dict[str, dict[str, Any]] = {}
     for _ in range(repeats):
@@ -110,7 +110,8 @@ def _call(call: Any) -> tuple[float, int]:
     return time.process_time() - begin, peak()
 
 
-def _unet(seed: int) -> Any:
+def random_unet(seed: int) -> Any:
+    """Stable Diffusion 1.5's UNet."""
     from diffusers import UNet2DConditionModel
 
     torch.manual_seed(seed)
@@ -120,11 +121,11 @@ def _unet(seed: int) -> Any:
     return unet.requires_grad_(False).eval()
 
 
-def _write(folder: Path) -> None:
+def write_random(folder: Path) -> None:
     """A released folder of random weights."""
     from dhumandiff.formats.parts2whole import ABSENT, layers_of
 
-    encoder = _unet(0)
+    encoder = random_unet(0)
     encoder.save_config(folder / "reference_unet")
     tensors = {name: tensor for name, tensor in encoder.state_dict().items() if name not in ABSENT}
     save_file(tensors, folder / "reference_unet" / "diffusion_pytorch_model.safetensors")
@@ -143,7 +144,8 @@ def _write(folder: Path) -> None:
     save_file(decoupled, folder / "decoupled_attn.pth")
 
 
-def _part(size: tuple[int, int], seed: int, masked: bool) -> Any:
+def random_part(size: tuple[int, int], seed: int, masked: bool) -> Any:
+    """A part of latents (height, width); masked: all but a quarter of it."""
     from dhumandiff.methods.parts2whole import LABELS, Part
 
     generator = torch.Generator().manual_seed(seed)

@@ -8,6 +8,9 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 COMFYUI = Path(os.environ.get("COMFYUI_PATH") or Path.home() / "comfy" / "ComfyUI")
 
+DEVICE = os.environ.get("DHUMANDIFF_TEST_DEVICE") or "cpu"
+"""Where ComfyUI computes in the tests: cpu, or cuda (`python -m benchmarks.gpu --part comfyui-tests`)."""
+
 
 def why_not() -> str | None:
     """Why the host tests cannot run, or None when they can."""
@@ -20,13 +23,13 @@ def why_not() -> str | None:
 
 
 def load_pack() -> None:
-    """Load the pack as `dhd_pack`, on the CPU, the way ComfyUI's loader does it: a package of an arbitrary name."""
+    """Load the pack as `dhd_pack`, on the CPU (or `DEVICE`), the way ComfyUI's loader does it: a package of an arbitrary name."""
     if "dhd_pack" in sys.modules:
         return
     sys.path.append(str(COMFYUI))  # at the end: ComfyUI has top-level modules called `nodes`, `utils`, `tests`
     import comfy.cli_args
 
-    comfy.cli_args.args.cpu = True  # before anything imports comfy.model_management
+    comfy.cli_args.args.cpu = DEVICE == "cpu"  # before anything imports comfy.model_management
     comfy.cli_args.args.use_pytorch_cross_attention = True
     spec = importlib.util.spec_from_file_location(
         "dhd_pack", REPOSITORY / "__init__.py", submodule_search_locations=[str(REPOSITORY)]

@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from support.comfyui import COMFYUI, REPOSITORY
+from support.comfyui import COMFYUI, DEVICE, REPOSITORY
 
 
 class Server:
@@ -28,7 +28,8 @@ class Server:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}/"
-        command = [sys.executable, "main.py", "--cpu", "--listen", "127.0.0.1", "--port", str(self.port)]
+        command = [sys.executable, "main.py", *(["--cpu"] if DEVICE == "cpu" else [])]
+        command += ["--listen", "127.0.0.1", "--port", str(self.port)]
         command += ["--base-directory", str(base), "--disable-api-nodes", "--database-url", "sqlite:///:memory:"]
         command += ["--use-pytorch-cross-attention", "--preview-method", "latent2rgb", *flags]
         self.log = base / "server.log"

@@ -24,7 +24,7 @@ from .init import init_weights
 from .model import TrainableModel, build_model
 from .time_estimate import operations, time_line
 
-__all__ = ["Estimate", "dry_run", "estimate"]
+__all__ = ["Estimate", "dry_run", "estimate", "estimated"]
 
 OPTIMIZER_BYTES = {"adamw": 8, "adamw8bit": 2, "muon": 4, "adafactor": 0.1, "prodigy": 16, "schedulefree": 8}
 """Bytes of the optimizer's state per trained weight."""
@@ -67,12 +67,8 @@ def dry_run(config: TrainConfig) -> str:
     Raises:
         TrainingError: what `train` would raise before loading weights.
     """
-    folders, _ = open_datasets(config.data.folders)
+    folders, objectives, base, model, memory = _estimated(config)
     validation = open_datasets(config.data.validation, "validation")[0] if config.data.validation else []
-    objectives = build_objectives(config.objectives, folders)
-    check_data(objectives, folders)
-    base, model = _meta_model(config, folders, objectives)
-    memory = estimate(config, folders, base, model)
     samples = sum(folder.samples for folder in folders)
     shards = sum(len(folder.shards) for folder in folders)
     counts = {name: _count(part.parameters()) for name, part in model.weights.named_children()}
@@ -100,6 +96,21 @@ def dry_run(config: TrainConfig) -> str:
         "Next: the same command without --dry_run.",
     ]
     return "\n".join(lines)
+
+
+def estimated(config: TrainConfig) -> Estimate:
+    """Memory of a run with this configuration. Raises what `dry_run` raises."""
+    return _estimated(config)[-1]
+
+
+def _estimated(
+    config: TrainConfig,
+) -> tuple[list[PreparedDataset], list[Objective], BaseModel, TrainableModel, Estimate]:
+    folders, _ = open_datasets(config.data.folders)
+    objectives = build_objectives(config.objectives, folders)
+    check_data(objectives, folders)
+    base, model = _meta_model(config, folders, objectives)
+    return folders, objectives, base, model, estimate(config, folders, base, model)
 
 
 def estimate(

@@ -11,7 +11,7 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +39,7 @@ from .timing import StepTimer
 from .trackers import Trackers
 from .validation import validate
 
-__all__ = ["TrainResult", "train"]
+__all__ = ["TrainResult", "train", "train_step"]
 
 
 @dataclass
@@ -78,9 +78,7 @@ def train(config: TrainConfig) -> TrainResult:
 
 def _train(config: TrainConfig) -> TrainResult:
     state = setup(config)
-    accelerator, device, model = state.accelerator, state.accelerator.device, state.parallel_model
-    objectives, diffusion = state.objectives, config.objectives.diffusion
-    trained, max_grad_norm = state.trained, config.optimizer.max_grad_norm or math.inf
+    accelerator = state.accelerator
     logger, timer = _make_logger(state), StepTimer()
     checkpoint, grid, stopping = state.run.path(state.step), None, False
 
@@ -92,34 +90,7 @@ def _train(config: TrainConfig) -> TrainResult:
             with timer("data"):
                 data = _next_step(stream, state, logger)
 
-            # Forward and backward: gradients accumulate over the micro batches of this process.
-            losses = torch.zeros(len(objectives), device=device)
-            for number, batch in enumerate(data.batches, start=1):
-                last = number == len(data.batches)
-                with nullcontext() if last else accelerator.no_sync(model):
-                    with timer("forward"):
-                        parts = compute_losses(model, batch.to(device), state.base, objectives, diffusion)
-                        loss = weighted_sum(objectives, parts)
-                    with timer("backward"):
-                        accelerator.backward(loss / len(data.batches))
-                losses += torch.stack([part.detach() for part in parts]) / len(data.batches)
-
-            # All processes agree on the losses and on whether to stop. This waits for the GPU; so do a few look-ups in each pass.
-            with timer("backward"):
-                grad_norm = accelerator.clip_grad_norm_(trained, max_grad_norm)
-                requested = losses.new_tensor([signals.requested > 0])
-                *parts, stopping = accelerator.reduce(torch.cat([losses, requested]), "mean").tolist()
-            loss = weighted_sum(objectives, parts)
-            if not _is_finite(state, loss, grad_norm):
-                report = write_nan_report(state, data.batches, parts, float(grad_norm))
-                raise _nan_error(state, parts, float(grad_norm), report)
-
-            with timer("optimizer"):
-                state.optimizer.step()
-                if not accelerator.optimizer_step_was_skipped:  # float16's scaler tries out how far it can go
-                    state.scheduler.step()
-                    state.ema.update()
-                state.optimizer.zero_grad()
+            parts, loss, grad_norm, stopping = train_step(state, data.batches, timer, lambda: signals.requested > 0)
             state.advance(loss, data.positions)
 
             group = state.optimizer.param_groups[-1]  # Muon's own comes first, where there is one
@@ -138,6 +109,58 @@ def _train(config: TrainConfig) -> TrainResult:
     logger.close()
     accelerator.wait_for_everyone()
     return TrainResult(state.run.folder, checkpoint, state.step, ended_by, state.smoothed_loss, plot, grid)
+
+
+def train_step(
+    state: TrainState, batches: Sequence[Batch], timer: StepTimer, ends: Callable[[], bool] = lambda: False
+) -> tuple[list[float], float, torch.Tensor, bool]:
+    """One optimizer step. Collective.
+
+    Args:
+        state: of the run; its weights, optimizer, schedule and averages move, its counts do not.
+        batches: the micro batches of this process.
+        timer: what gets the spans forward, backward and optimizer.
+        ends: whether the run is to end after this step.
+
+    Returns:
+        The losses of the objectives and their weighted sum, over all processes; the norm of the gradient; and whether one of the
+        processes wants to end.
+
+    Raises:
+        TrainingError: the loss is NaN or infinite; a report of the step's samples is written.
+    """
+    accelerator, device, model = state.accelerator, state.accelerator.device, state.parallel_model
+    objectives, diffusion = state.objectives, state.config.objectives.diffusion
+
+    # Forward and backward: gradients accumulate over the micro batches of this process.
+    losses = torch.zeros(len(objectives), device=device)
+    for number, batch in enumerate(batches, start=1):
+        last = number == len(batches)
+        with nullcontext() if last else accelerator.no_sync(model):
+            with timer("forward"):
+                parts = compute_losses(model, batch.to(device), state.base, objectives, diffusion)
+                loss = weighted_sum(objectives, parts)
+            with timer("backward"):
+                accelerator.backward(loss / len(batches))
+        losses += torch.stack([part.detach() for part in parts]) / len(batches)
+
+    # All processes agree on the losses and on whether to stop. This waits for the GPU; so do a few look-ups in each pass.
+    with timer("backward"):
+        grad_norm = accelerator.clip_grad_norm_(state.trained, state.config.optimizer.max_grad_norm or math.inf)
+        requested = losses.new_tensor([ends()])
+        *parts, stopping = accelerator.reduce(torch.cat([losses, requested]), "mean").tolist()
+    loss = weighted_sum(objectives, parts)
+    if not _is_finite(state, loss, grad_norm):
+        report = write_nan_report(state, batches, parts, float(grad_norm))
+        raise _nan_error(state, parts, float(grad_norm), report)
+
+    with timer("optimizer"):
+        state.optimizer.step()
+        if not accelerator.optimizer_step_was_skipped:  # float16's scaler tries out how far it can go
+            state.scheduler.step()
+            state.ema.update()
+        state.optimizer.zero_grad()
+    return parts, loss, grad_norm, bool(stopping)
 
 
 def save_checkpoint(state: TrainState, logger: Logger | NoLogger, hurry: bool = False) -> Path:
