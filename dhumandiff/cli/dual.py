@@ -15,6 +15,7 @@ from ..errors import HostError
 from .people import each, read_regions, refuse_options
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from ..hosts.diffusers.pipeline import PortraitPipeline
@@ -67,7 +68,6 @@ def dual_of(args: argparse.Namespace) -> Dual | None:
         refuse_options(args, OPTIONS, args.method, "Choose --method dual_pathway")
         return None
     refuse_options(args, OF_THE_CASCADE, "dual_pathway", "It has strengths of its own: leave it away")
-    refuse_options(args, ("offload",), "dual_pathway", "Its weights stay on the device: leave it away")
     if args.layout is not None and any(each(args, "mask")):
         raise HostError(
             "--layout and masks both say where the people are: leave one of them away.", code="layout-beside-masks"
@@ -159,9 +159,13 @@ class Dual:
         dual = self._weights()
 
         def draw(adapter: Adapter, *inputs: Any, cascade: Any, focus: Any, **settings: Any) -> Any:
-            return draw_dual(portrait, dual.to(portrait.device), *inputs, settings=self.settings, **settings)
+            return draw_dual(portrait, dual, *inputs, settings=self.settings, **settings)
 
         return draw
+
+    def to(self, device: torch.device) -> None:
+        """Move the weights."""
+        self._weights().to(device)
 
     def _weights(self) -> DualPathway:
         assert self.dual is not None  # `load` was called

@@ -215,9 +215,9 @@ def run(args: argparse.Namespace) -> None:
     limited = [*masks] if dual and masks is not None else each(args, "mask")[: len(people)]
     _tell_warnings(adapter, references, prompt, limited)
     offload = {None: None, "on": True, "off": False}[args.offload]
-    portrait = PortraitPipeline.from_base(args.base, device, args.dtype, args.vae, False if dual else offload)
+    portrait = PortraitPipeline.from_base(args.base, device, args.dtype, args.vae, offload)
     if not portrait.offload:
-        adapter.to(device)
+        (dual or adapter).to(portrait.device)
     if adapter.has_subject_path:
         print(portrait.bound_words(prompt))
     started = time.monotonic()

@@ -87,6 +87,11 @@ def test_a_preset_fills_in_what_is_not_said(line, name):
     assert made["normalise_light"] == presets.PRESETS[name].normalize_light
 
 
+def test_models_that_take_turns_draw_the_same(line, weights):
+    whole = line | {"--adapter": [weights / "whole.safetensors"], "--regions": ["router"]}
+    assert drawn(whole | {"--offload": ["on"]})[1] == drawn(whole)[1]
+
+
 def test_with_a_preset_a_layout_narrows_down_what_is_found(line):
     made, first = drawn(line | {"--preset": ["full_body"], "--layout": ["side by side"]})
     assert (made["regions"], made["layout"], made["face_share"]) == ("attention", "side by side", 0.03)

@@ -6,13 +6,17 @@ import numpy as np
 import pytest
 import torch
 from support.portraits import draw
+from support.tiny_dual import halves, tiny_dual
 from support.tiny_pair import MARKED, SMALL
 
 pytest.importorskip("diffusers", reason="install it with: pip install diffusers transformers accelerate")
 
 from dhumandiff.hosts.diffusers import memory
+from dhumandiff.hosts.diffusers.dual_pathway import draw_dual
 from dhumandiff.hosts.diffusers.pipeline import PortraitPipeline
 from dhumandiff.hosts.diffusers.vae import decode
+from dhumandiff.methods.dual_pathway import DualPathwaySettings
+from dhumandiff.methods.paired.settings import SamplingSettings
 
 
 def moves(monkeypatch, models):
@@ -52,6 +56,31 @@ def test_each_model_is_on_the_device_in_its_turn_alone(adapter, people, monkeypa
         (["vae"], "meta"),
         (["vae"], "cpu"),
     ]
+    assert seen == [(name, where) for names, where in turns for name in names]
+
+
+@pytest.mark.parametrize("regions", ["given", "attention", "router"])
+def test_the_dual_pathway_draws_the_same_picture_when_models_take_turns(portrait, adapter, people, regions):
+    dual, sampling = tiny_dual(adapter), SamplingSettings(**SMALL)
+    given = {"settings": DualPathwaySettings(regions=regions), "sampling": sampling}
+    given["masks"] = halves(size=(12, 8)) if regions == "given" else None
+    turns = PortraitPipeline(portrait.pipeline, "cpu", offload=True)
+    (whole, focus), (picture, same) = (draw_dual(made, dual, people, MARKED, **given) for made in (portrait, turns))
+    assert np.array_equal(np.asarray(picture), np.asarray(whole))
+    assert focus is same is None or torch.equal(focus, same)
+
+
+@pytest.mark.parametrize("regions", ["attention", "router"])
+def test_of_the_dual_pathway_only_a_router_is_on_the_device_while_sampling(adapter, people, monkeypatch, regions):
+    portrait, dual = PortraitPipeline.from_base("tiny", "cpu", offload=True), tiny_dual(adapter)
+    portrait.turns.device = torch.device("meta")  # only said: `moves` sends nothing there
+    parts = portrait.pipeline
+    models = {"text": parts.text_encoder, "text 2": parts.text_encoder_2, "dual": dual, "unet": parts.unet}
+    seen = moves(monkeypatch, {**models, "router": dual.router, "vae": parts.vae})
+    settings = DualPathwaySettings(regions=regions)
+    draw_dual(portrait, dual, people, MARKED, settings=settings, sampling=SamplingSettings(**SMALL))
+    first, sampling = ["text", "text 2", "dual"], ["unet", "router"] if regions == "router" else ["unet"]
+    turns = [(names, where) for names in (first, sampling, ["vae"]) for where in ("meta", "cpu")]
     assert seen == [(name, where) for names, where in turns for name in names]
 
 

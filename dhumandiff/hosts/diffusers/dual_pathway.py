@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import torch
@@ -134,12 +135,20 @@ def draw_dual(
     if isinstance(prompt, str):
         prompt = parse_prompt(prompt, persons=len(references))
     guidance = sampling.cfg != 1
-    unconditional = portrait.encode(negative) if guidance else None
-    texts = [portrait.encode(prompt, dual.identity, references)]
-    conditions = portrait.conditions(texts, unconditional, sampling.size)
     mode = FindRegions(settings)
     people = (references, settings, sampling.person_strengths, masks, guidance)
-    with torch.no_grad(), attach_dual(portrait.pipeline.unet, dual, *people) as attached:
-        loop = portrait.loop(attached, conditions, sampling, [sampling.seed], progress)
-        latent = loop.run(portrait.noise(sampling.seed, sampling.size), mode)
-    return decode(portrait.pipeline.vae, latent), None if mode.focus is None else mode.focus[0].float().cpu()
+    base, turns = portrait.pipeline, portrait.turns
+    with torch.no_grad(), ExitStack() as stack:
+        with turns.of(base.text_encoder, base.text_encoder_2, dual):
+            unconditional = portrait.encode(negative) if guidance else None
+            texts = [portrait.encode(prompt, dual.identity, references)]
+            conditions = portrait.conditions(texts, unconditional, sampling.size)
+            attached = stack.enter_context(attach_dual(base.unet, dual, *people))
+            if portrait.offload:
+                attached.people.finish(attached.layers, portrait.device, portrait.dtype)
+        read_while_sampling = [dual.router] if settings.regions == "router" else []
+        with turns.of(base.unet, *read_while_sampling):
+            loop = portrait.loop(attached, conditions, sampling, [sampling.seed], progress)
+            latent = loop.run(portrait.noise(sampling.seed, sampling.size), mode)
+    with turns.of(base.vae):
+        return decode(base.vae, latent), None if mode.focus is None else mode.focus[0].float().cpu()

@@ -90,6 +90,13 @@ class DualConditioning(TokenConditioning):
         self._own.clear()
         self._steps = (None, 0.0, {})
 
+    def finish(self, layers: int, device: torch.device, dtype: torch.dtype) -> None:
+        """Make the keys and values of both paths now; see `TokenConditioning.finish`. A router is read while sampling all the same."""
+        super().finish(layers, device, dtype)
+        if self.text_keys_values is not None:
+            made = [self.text_keys_values(layer, device, dtype) for layer in range(layers)]
+            self.text_keys_values = FinishedKeysValues(made)
+
     @property
     def _reads_text(self) -> bool:
         """Whether the text-consistency path has keys and values of its own that count."""
