@@ -1,8 +1,6 @@
 """Model folders: what is offered as a choice, wherever the user keeps it, and what never is."""
 
-import json
 import os
-import struct
 from pathlib import Path
 
 import comfy.ops
@@ -17,8 +15,7 @@ from dhd_pack.nodes.comfy.folders import adapter_choices, adapter_path, new_refe
 from dhd_pack.nodes.doctor import DHDDoctor
 from dhd_pack.nodes.parts import DHDLoadParts2Whole
 from dhd_pack.nodes.references import DHDLoadFaceAnalysis, DHDLoadReference, DHDLoadSigLIP, DHDSaveReference
-from safetensors.torch import save_file
-from support import layouts, low_rank_files, tiny_comfy
+from support import layouts, low_rank_files, odd_model_files, tiny_comfy
 from support.refused import refused
 
 
@@ -167,72 +164,19 @@ def test_ip_adapter_plus_files_for_sdxl_are_choices_and_load(models, elsewhere):
         assert not loaded.model.has_subject_path
 
 
-def put_sd15(folder):
-    layouts.ip_adapter_file(folder / "ip-adapter-plus_sd15.safetensors", context_width=768)
-    layouts.ip_adapter_file(folder / "ip-adapter-plus_sd15.bin", context_width=768)
-
-
-def put_other_tower(folder):
-    layouts.ip_adapter_file(folder / "ip-adapter-plus_sdxl_vit-g.safetensors", clip_width=1664)
-
-
-def put_plain(folder):
-    layers = {f"ip_adapter.{n}.to_{p}_ip.weight": torch.zeros(64, 96) for n in (1, 3) for p in "kv"}
-    save_file({"image_proj.proj.weight": torch.zeros(384, 80), **layers}, folder / "ip-adapter_sdxl.safetensors")
-
-
-def put_lora(folder):
-    parts = {f"lora_unet_mid.lora_{part}.weight": torch.zeros(4, 4) for part in ("up", "down")}
-    save_file(parts, folder / "ip-adapter-faceid_sdxl_lora.safetensors")
-
-
-def put_native(folder):
-    tiny.tiny_adapter().save_pretrained(folder / "tiny.safetensors")
-
-
-def put_broken_link(folder):
-    (folder / "gone.safetensors").symlink_to(folder / "nowhere.safetensors")
-    (folder / "plus_sdxl.bin").symlink_to(folder / "nowhere.bin")
-
-
-def put_link_to_itself(folder):
-    (folder / "round.safetensors").symlink_to(folder / "round.safetensors")
-
-
-def put_folders(folder):
-    (folder / "x.safetensors").mkdir()
-    (folder / "ip-adapter-plus_sdxl.bin").mkdir()
-
-
-def put_damaged(folder):
-    path = layouts.ip_adapter_file(folder / "cut off.safetensors")
-    path.write_bytes(path.read_bytes()[:-1000])
-    (folder / "empty.safetensors").touch()
-    (folder / "page.safetensors").write_text("<!doctype html><title>Sign in</title>")
-    (folder / "header.safetensors").write_bytes((50).to_bytes(8, "little") + b"{" + b"\xff" * 100)
-    (folder / "huge.safetensors").write_bytes((2**63).to_bytes(8, "little") + b"{}")
-
-
-def put_unreadable(folder):
-    path = layouts.ip_adapter_file(folder / "secret.safetensors")
-    path.chmod(0)
-    if os.access(path, os.R_OK):
-        pytest.skip("this user may read everything")
-
-
 @pytest.mark.parametrize(
     "put",
     [
-        put_sd15,
-        put_other_tower,
-        put_plain,
-        put_lora,
-        put_native,
-        put_broken_link,
-        put_link_to_itself,
-        put_folders,
-        put_damaged,
-        put_unreadable,
+        odd_model_files.put_sd15,
+        odd_model_files.put_other_tower,
+        odd_model_files.put_plain,
+        odd_model_files.put_lora,
+        odd_model_files.put_native,
+        odd_model_files.put_broken_link,
+        odd_model_files.put_link_to_itself,
+        odd_model_files.put_folders,
+        odd_model_files.put_damaged,
+        odd_model_files.put_unreadable,
     ],
     ids=lambda put: put.__name__.removeprefix("put_"),
 )
@@ -242,7 +186,11 @@ def test_what_does_not_fit_is_no_choice_and_hides_nothing(models, put):
     assert offered() == ["ipadapter/good.safetensors"]
 
 
-@pytest.mark.parametrize("put", [put_broken_link, put_link_to_itself, put_folders], ids=lambda put: put.__name__[4:])
+@pytest.mark.parametrize(
+    "put",
+    [odd_model_files.put_broken_link, odd_model_files.put_link_to_itself, odd_model_files.put_folders],
+    ids=lambda put: put.__name__[4:],
+)
 def test_links_and_folders_are_no_adapters(models, put):
     """Even if they have a file's name."""
     tiny.tiny_adapter().save_pretrained(models / "dhumandiff" / "good.safetensors")
@@ -252,7 +200,7 @@ def test_links_and_folders_are_no_adapters(models, put):
 
 def test_links_that_lead_nowhere_are_no_people(models):
     DHDSaveReference.execute(tiny_comfy.reference(1), "anna", False)
-    put_broken_link(models / "dhumandiff" / "references")
+    odd_model_files.put_broken_link(models / "dhumandiff" / "references")
     assert reference_choices() == ["anna"]
 
 
@@ -268,7 +216,7 @@ def test_a_file_that_became_another_is_looked_at_again(models):
     assert adapter_choices() == ["ipadapter/plus.safetensors"]
     before = DHDLoadAdapter.fingerprint_inputs("ipadapter/plus.safetensors")
     path.unlink()
-    put_lora(models / "ipadapter")
+    odd_model_files.put_lora(models / "ipadapter")
     (models / "ipadapter" / "ip-adapter-faceid_sdxl_lora.safetensors").rename(path)
     os.utime(path, (before + 5, before + 5))
     assert adapter_choices() == []
@@ -293,23 +241,7 @@ def test_the_doctor_looks_in_every_folder_that_comfyui_knows(models, elsewhere):
 # --- one bad file among many, and choices that come from another node ------------------------------------------------------
 
 
-def put_text_for_an_offset(folder):
-    """A header in which an offset is a text: other than any damage that formats know."""
-    head = {
-        "image_proj.latents": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]},
-        "ip_adapter.1": {"dtype": "F32", "shape": [1], "data_offsets": [4, "8"]},
-    }
-    text = json.dumps(head).encode()
-    (folder / "bad.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + b"\0" * 64)
-
-
-def put_a_dict_in_itself(folder):
-    content = {"image_proj": {"latents": torch.zeros(1)}}
-    content["again"] = content
-    torch.save(content, folder / "bad.safetensors")
-
-
-@pytest.mark.parametrize("put", [put_text_for_an_offset, put_a_dict_in_itself])
+@pytest.mark.parametrize("put", [odd_model_files.put_text_for_an_offset, odd_model_files.put_a_dict_in_itself])
 def test_one_bad_file_leaves_the_other_choices(models, put):
     layouts.ip_adapter_file(models / "ipadapter" / "good.safetensors")
     put(models / "ipadapter")

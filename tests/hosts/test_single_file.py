@@ -1,7 +1,6 @@
-"""Bases and image encoders in one file: loaded without a network, number by number what was put in."""
+"""Bases in one file: loaded without a network, number by number what was put in."""
 
 import json
-import socket
 
 import pytest
 import torch
@@ -10,27 +9,17 @@ from support import checkpoints
 from support.refused import refused
 
 from dhumandiff import testing
-from dhumandiff.formats import clip_vision
 from dhumandiff.formats.checkpoint import family_of
 from dhumandiff.hosts.diffusers import single_file
-from dhumandiff.hosts.diffusers.loading import ClipVision, check_base, load_encoders, load_pipeline
+from dhumandiff.hosts.diffusers.loading import check_base, load_encoders, load_pipeline
 from dhumandiff.hosts.diffusers.pipeline import PortraitPipeline
 
 diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")
 
+pytestmark = pytest.mark.usefixtures("no_network")
+
 MODELS = ("unet", "vae", "text_encoder", "text_encoder_2")
-
-
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch):
-    """Whoever asks for a connection fails, and is told so."""
-
-    def refuse(*_, **__):
-        raise AssertionError("a connection was asked for")
-
-    monkeypatch.setattr(socket, "socket", refuse)
-    monkeypatch.setattr(socket, "create_connection", refuse)
 
 
 @pytest.fixture(scope="module")
@@ -83,17 +72,10 @@ def file(base, small_configs, tmp_path):
     return write
 
 
-def same_numbers(found, wanted, dtype=torch.float32):
-    ours, theirs = found.state_dict(), wanted.state_dict()
-    assert set(ours) == set(theirs)
-    for name, value in theirs.items():
-        assert torch.equal(ours[name].float(), value.to(dtype).float()), name
-
-
 def test_every_part_comes_back_number_by_number(base, file):
     pipeline = load_pipeline(file(), torch.float32)
     for part in MODELS:
-        same_numbers(getattr(pipeline, part), base[part])
+        checkpoints.same_numbers(getattr(pipeline, part), base[part])
     assert pipeline.scheduler.config.prediction_type == "epsilon"
     assert pipeline.tokenizer.pad_token != pipeline.tokenizer_2.pad_token == "!"
 
@@ -103,7 +85,7 @@ def test_any_precision_of_the_file_is_brought_to_the_one_asked_for(base, file, d
     pipeline = load_pipeline(file(dtype=dtype), torch.float32)
     assert pipeline.unet.dtype == pipeline.text_encoder_2.dtype == torch.float32
     for part in MODELS:
-        same_numbers(getattr(pipeline, part), base[part], dtype)
+        checkpoints.same_numbers(getattr(pipeline, part), base[part], dtype)
 
 
 def test_what_community_files_have_besides_changes_nothing(base, file):
@@ -114,8 +96,8 @@ def test_what_community_files_have_besides_changes_nothing(base, file):
         "conditioner.embedders.0.transformer.text_model.embeddings.position_ids": torch.arange(77)[None],
     }
     pipeline = load_pipeline(file(more=more), torch.float32)
-    same_numbers(pipeline.unet, base["unet"])
-    same_numbers(pipeline.text_encoder, base["text_encoder"])
+    checkpoints.same_numbers(pipeline.unet, base["unet"])
+    checkpoints.same_numbers(pipeline.text_encoder, base["text_encoder"])
 
 
 def test_words_are_encoded_as_by_the_models_that_were_put_in(base, file):
@@ -161,7 +143,7 @@ def test_a_vae_of_its_own_takes_the_place_of_the_one_that_lacks(base, file, tmp_
     save_file({name: value.contiguous() for name, value in checkpoints.vae_tensors(other).items()}, original)
     save_file(other.state_dict(), own)
     for base_file, vae in ((bare, original), (bare, own), (whole, original)):
-        same_numbers(load_pipeline(base_file, torch.float32, vae).vae, other)
+        checkpoints.same_numbers(load_pipeline(base_file, torch.float32, vae).vae, other)
 
 
 @pytest.mark.parametrize(
@@ -249,96 +231,25 @@ def test_the_shipped_configuration_has_the_published_sizes(family):
     assert millions == pytest.approx(known, abs=0.01)
 
 
-@pytest.fixture
-def tower(monkeypatch):
-    """A small image encoder of a kind that files are known to hold."""
-    model = testing.tiny_vision().model
-    sizes = (
-        "hidden_size",
-        "intermediate_size",
-        "num_attention_heads",
-        "num_hidden_layers",
-        "hidden_act",
-        "projection_dim",
-    )
-    config = {name: getattr(model.config, name) for name in (*sizes, "image_size", "patch_size")}
-    kind = {"title": "a small one", "layers": config["num_hidden_layers"], "config": config}
-    monkeypatch.setitem(clip_vision.KINDS, config["hidden_size"], kind)
-    return model
-
-
-@pytest.mark.parametrize("layout", ["transformers", "open_clip", "open_clip with words"])
-def test_an_image_encoder_in_one_file_sees_what_it_saw(tower, tmp_path, layout):
-    path = tmp_path / "clip.safetensors"
-    tensors = tower.state_dict() if layout == "transformers" else checkpoints.open_clip_vision(tower)
-    if "words" in layout:
-        tensors = {**tensors, "token_embedding.weight": torch.zeros(4, 4), "logit_scale": torch.ones(())}
-    save_file(tensors, path)
-    found = ClipVision.from_pretrained(path)
-    same_numbers(found.model, tower)
-    size = found.image_size
-    pixels = torch.linspace(-1, 1, 3 * size * size).reshape(1, 3, size, size)
-    assert torch.equal(found(pixels), ClipVision(tower)(pixels))
-    assert clip_vision.width(path) == tower.config.hidden_size
-
-
-@pytest.mark.parametrize(
-    ("change", "code", "named"),
-    [
-        (
-            lambda t: {"vision_model.embeddings.patch_embedding.weight": torch.zeros(768, 3, 16, 16)},
-            "no-image-encoder",
-            "SigLIP",
-        ),
-        (lambda t: {"lora_te_x.lora_up.weight": torch.zeros(2)}, "no-image-encoder", "a LoRA"),
-        (lambda t: {n: v for n, v in t.items() if ".layers.1." not in n}, "image-encoder-of-another-size", "layers"),
-        (lambda t: {n: v for n, v in t.items() if "pre_layrnorm" not in n}, "text-encoder-tensors", "pre_layrnorm"),
-        (
-            lambda t: {
-                **t,
-                "vision_model.embeddings.class_embedding": torch.zeros(1664),
-                "vision_model.embeddings.patch_embedding.weight": torch.zeros(1664, 3, 14, 14),
-            },
-            "image-encoder-of-another-size",
-            "1664",
-        ),
-    ],
-    ids=["siglip", "lora", "layers", "tensor", "bigG"],
-)
-def test_an_image_encoder_that_is_another_is_refused(tower, tmp_path, change, code, named):
-    path = tmp_path / "clip.safetensors"
-    save_file(change(tower.state_dict()), path)
-    with refused(code, "clip.safetensors", named):
-        ClipVision.from_pretrained(path)
-
-
-def test_a_half_image_encoder_is_refused(tower, tmp_path):
-    path = tmp_path / "clip.safetensors"
-    save_file(tower.state_dict(), path)
-    path.write_bytes(path.read_bytes()[:-500])
-    with refused("file-cut-off", "clip.safetensors"):
-        ClipVision.from_pretrained(path)
-
-
 def test_training_loads_what_it_asks_for(base, file):
     """A VAE that lacks is in nobody's way, when no pictures are drawn."""
     from training.run.base import load_base, meta_base
 
     path = file(without=["vae"])
     found = load_base(str(path), text_encoder=True, vae=False, dtype=torch.bfloat16)
-    same_numbers(found.unet, base["unet"], torch.bfloat16)
-    same_numbers(found.text_encoder, base["text_encoder"], torch.bfloat16)
+    checkpoints.same_numbers(found.unet, base["unet"], torch.bfloat16)
+    checkpoints.same_numbers(found.text_encoder, base["text_encoder"], torch.bfloat16)
     assert found.vae is None
     assert meta_base(str(path), text_encoder=True).sizes == found.sizes
     with refused("base-lacks-parts", "no VAE"):
         load_base(str(path), text_encoder=False, vae=True)
-    same_numbers(load_base(str(file()), text_encoder=False, vae=True).vae, base["vae"])
+    checkpoints.same_numbers(load_base(str(file()), text_encoder=False, vae=True).vae, base["vae"])
 
 
 def test_preparing_data_reads_all_but_the_unet(base, file):
     found = load_encoders(file(), torch.float32)
     for part in ("vae", "text_encoder", "text_encoder_2"):
-        same_numbers(found[part], base[part])
+        checkpoints.same_numbers(found[part], base[part])
     assert set(found) == {"vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"}
     assert set(load_encoders("tiny", torch.float32)) == set(found)
 
@@ -389,8 +300,8 @@ def test_parts2whole_draws_with_a_stable_diffusion_in_one_file(sd15, tower, tmp_
     monkeypatch.setattr("dhumandiff.hosts.diffusers.parts2whole_pipeline.SD15_CONTEXT", tower.config.projection_dim)
     found = load_base(path, encoder, torch.float32)
     for part, model in parts.items():
-        same_numbers(getattr(found, part), model)
-    same_numbers(found.image_encoder, tower)
+        checkpoints.same_numbers(getattr(found, part), model)
+    checkpoints.same_numbers(found.image_encoder, tower)
     assert found.tokenizer("a").input_ids
     with refused("parts-base-incomplete", "sd15.safetensors", "--image-encoder"):
         load_base(path, None, torch.float32)

@@ -84,7 +84,7 @@ def test_tokenizer_is_clips_with_both_ways_of_padding():
     assert second("a", **settings)["input_ids"] == [49406, 320, 49407, 0, 0]
 
 
-def test_vocabulary_is_packaged_with_its_licence():
+def test_vocabulary_is_packaged_with_its_license():
     assert "MIT License" in (TOKENIZER / "LICENSE").read_text(encoding="utf-8")
 
 

@@ -157,3 +157,11 @@ def open_clip_tower(tensors, outer, projection, prefix=""):
     for (layer, kind), parts in joined.items():
         found[f"transformer.resblocks.{layer}.attn.in_proj_{kind}"] = torch.cat([parts[one] for one in "qkv"])
     return found
+
+
+def same_numbers(found, wanted, dtype=torch.float32):
+    """See that two models hold the same numbers; the second one's as a file of that dtype holds them."""
+    ours, theirs = found.state_dict(), wanted.state_dict()
+    assert set(ours) == set(theirs)
+    for name, value in theirs.items():
+        assert torch.equal(ours[name].float(), value.to(dtype).float()), name
