@@ -13,12 +13,15 @@ from ..dhumandiff.references.reference import same_person_warning
 from .comfy.patch import apply_people
 from .comfy.schema import (
     ADVANCED,
+    PERSONS,
     SHARE,
     STRENGTH,
     AdapterType,
     ReferenceType,
     check_choice,
+    of_each_person,
     schema,
+    start_and_end,
     start_before_end,
     tell,
 )
@@ -45,7 +48,7 @@ class DHDApplyPair(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         person_strength = {"default": 1.0, **STRENGTH, **ADVANCED}
-        share = {**SHARE, **ADVANCED}
+        one_wins = "Multiplies the strength for person {k}, when one face wins."
         return schema(
             node_id="DHDApplyPair",
             display_name="Apply Disparity-Aware Conditioning",
@@ -69,16 +72,8 @@ class DHDApplyPair(io.ComfyNode):
                     tooltip="How much the faces count. 1.0 is as trained; less gives the words more say. The cascade puts its "
                     "scene and face strength in the place of this one.",
                 ),
-                io.Float.Input(
-                    "strength_1", **person_strength, tooltip="Multiplies the strength for person 1, when one face wins."
-                ),
-                io.Float.Input(
-                    "strength_2", **person_strength, tooltip="Multiplies the strength for person 2, when one face wins."
-                ),
-                io.Float.Input(
-                    "start", default=0.0, **share, tooltip="Share of sampling at which the faces begin to count."
-                ),
-                io.Float.Input("end", default=1.0, **share, tooltip="Share of sampling at which they cease to count."),
+                *of_each_person(io.Float, "strength", one_wins, persons=PERSONS[:2], **person_strength),
+                *start_and_end("the faces"),
                 io.Mask.Input(
                     "mask_1",
                     optional=True,
@@ -108,7 +103,8 @@ class DHDApplyPair(io.ComfyNode):
                     default=FOCUS_FRACTION,
                     optional=True,
                     tooltip="Share of the picture that counts as face, with `cascade` one_pass.",
-                    **share,
+                    **SHARE,
+                    **ADVANCED,
                 ),
                 io.Mask.Input(
                     "focus",
@@ -130,20 +126,10 @@ class DHDApplyPair(io.ComfyNode):
                     tooltip="Person 3: @3 in the prompt. Needs weights for more than two people, or an IP-Adapter file.",
                 ),
                 ReferenceType.Input("reference_4", optional=True, tooltip="Person 4: @4 in the prompt."),
-                io.Mask.Input("mask_3", optional=True, tooltip="Where person 3 may be (white)."),
-                io.Mask.Input("mask_4", optional=True, tooltip="Where person 4 may be (white)."),
-                io.Float.Input(
-                    "strength_3",
-                    **person_strength,
-                    optional=True,
-                    tooltip="Multiplies the strength for person 3, when one face wins.",
+                *of_each_person(
+                    io.Mask, "mask", "Where person {k} may be (white).", persons=PERSONS[2:], optional=True
                 ),
-                io.Float.Input(
-                    "strength_4",
-                    **person_strength,
-                    optional=True,
-                    tooltip="Multiplies the strength for person 4, when one face wins.",
-                ),
+                *of_each_person(io.Float, "strength", one_wins, persons=PERSONS[2:], optional=True, **person_strength),
             ],
             outputs=[io.Model.Output("model_out", display_name="model", tooltip="The model with the people.")],
             hidden=[io.Hidden.unique_id],

@@ -19,7 +19,7 @@ class DHDDoctor(io.ComfyNode):
             node_id="DHDDoctor",
             display_name="Doctor",
             description="Says what is here and what is missing for a first portrait, and what to do about it: versions, "
-            "what face recognition runs on, model files and their licences. The text may go into a bug report as it is.",
+            "what face recognition runs on, model files and their licenses. The text may go into a bug report as it is.",
             search_aliases=["diagnose", "check", "versions", "missing models", "bug report", "help", "dhumandiff"],
             inputs=[],
             outputs=[io.String.Output("report", tooltip="The text that the node shows.")],

@@ -13,23 +13,25 @@ from ..dhumandiff.references.reference import same_person_warning
 from .comfy.dual import apply_dual
 from .comfy.schema import (
     ADVANCED,
+    PERSONS,
     SHARE,
     STRENGTH,
     AdapterType,
     ReferenceType,
     check_choice,
+    of_each_person,
     schema,
+    start_and_end,
     start_before_end,
     tell,
 )
-from .people import check_layout_masks, masks_in_order, references_in_order
+from .people import check_layout_masks, masks_in_order, of_persons, references_in_order
 
 if TYPE_CHECKING:
     from ..dhumandiff.references import FaceReference
 
 USES = {"none": None} | {preset.title.lower(): preset for preset in PRESETS.values()}
 """What each choice of `preset` stands for."""
-PERSONS = range(1, 5)
 DEFAULTS = DualPathwaySettings()
 
 
@@ -38,7 +40,6 @@ class DHDApplyDualPathway(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        strength = {"default": 1.0, **STRENGTH, **ADVANCED}
         return schema(
             node_id="DHDApplyDualPathway",
             display_name="Apply Dual Pathway",
@@ -53,11 +54,7 @@ class DHDApplyDualPathway(io.ComfyNode):
                     "stands outside of the regions.",
                 ),
                 ReferenceType.Input("reference_1", tooltip="Person 1."),
-                *(
-                    ReferenceType.Input(f"reference_{k}", optional=True, tooltip=f"Person {k}.")
-                    for k in PERSONS
-                    if k > 1
-                ),
+                *of_each_person(ReferenceType, "reference", "Person {k}.", persons=PERSONS[1:], optional=True),
                 io.Combo.Input(
                     "preset",
                     options=list(USES),
@@ -108,22 +105,7 @@ class DHDApplyDualPathway(io.ComfyNode):
                     **ADVANCED,
                     tooltip="With `regions` router: each place is one person's, in the place of each one's in part.",
                 ),
-                io.Float.Input(
-                    "start",
-                    default=0.0,
-                    optional=True,
-                    **SHARE,
-                    **ADVANCED,
-                    tooltip="Share of sampling at which the people begin to count.",
-                ),
-                io.Float.Input(
-                    "end",
-                    default=1.0,
-                    optional=True,
-                    **SHARE,
-                    **ADVANCED,
-                    tooltip="Share of sampling at which they cease to count.",
-                ),
+                *start_and_end("the people", optional=True),
                 io.Boolean.Input(
                     "require_trained",
                     default=False,
@@ -131,22 +113,20 @@ class DHDApplyDualPathway(io.ComfyNode):
                     **ADVANCED,
                     tooltip="Stop if the weights have no trained path of the words.",
                 ),
-                *(
-                    io.Mask.Input(
-                        f"mask_{k}",
-                        optional=True,
-                        tooltip=f"The region of person {k} (white), for instance from Portrait Layout; same shape as the picture.",
-                    )
-                    for k in PERSONS
+                *of_each_person(
+                    io.Mask,
+                    "mask",
+                    "The region of person {k} (white), for instance from Portrait Layout; same shape as the picture.",
+                    optional=True,
                 ),
-                *(
-                    io.Float.Input(
-                        f"strength_{k}",
-                        optional=True,
-                        **strength,
-                        tooltip=f"Multiplies both strengths for person {k}, when one face wins.",
-                    )
-                    for k in PERSONS
+                *of_each_person(
+                    io.Float,
+                    "strength",
+                    "Multiplies both strengths for person {k}, when one face wins.",
+                    optional=True,
+                    default=1.0,
+                    **STRENGTH,
+                    **ADVANCED,
                 ),
             ],
             outputs=[io.Model.Output("model_out", display_name="model", tooltip="The model with the people.")],
@@ -192,10 +172,10 @@ class DHDApplyDualPathway(io.ComfyNode):
         settings = dataclasses.replace(
             settings if use is None else use.settings, end=end, require_trained=require_trained
         )
-        references = references_in_order(reference_1, *(persons.get(f"reference_{k}") for k in PERSONS if k > 1))
-        masks = masks_in_order([persons.get(f"mask_{k}") for k in PERSONS], len(references))
+        references = references_in_order(reference_1, *of_persons("reference", persons, first=2))
+        masks = masks_in_order(of_persons("mask", persons), len(references))
         check_layout_masks(masks)
-        strengths = [persons.get(f"strength_{k}", 1.0) for k in PERSONS][: len(references)]
+        strengths = of_persons("strength", persons, 1.0)[: len(references)]
         patched, notes = apply_dual(model, adapter, references, settings, person_strengths=strengths, masks=masks)
         if said := [note for note in (*notes, same_person_warning(*references)) if note]:
             tell(cls, "\n".join(said))

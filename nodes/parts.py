@@ -13,12 +13,12 @@ from .comfy.parts2whole import apply_parts, encode_part
 from .comfy.parts_models import load_parts2whole
 from .comfy.schema import (
     ADVANCED,
-    SHARE,
     STRENGTH,
     PartsType,
     PartsWeightsType,
     check_choice,
     schema,
+    start_and_end,
     start_before_end,
     tell,
 )
@@ -148,7 +148,6 @@ class DHDApplyParts(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        share = {**SHARE, **ADVANCED}
         return schema(
             node_id="DHDApplyParts",
             display_name="Apply Parts",
@@ -174,10 +173,7 @@ class DHDApplyParts(io.ComfyNode):
                     "more, and sampling is faster.",
                     **ADVANCED,
                 ),
-                io.Float.Input(
-                    "start", default=0.0, **share, tooltip="Share of sampling at which the parts begin to count."
-                ),
-                io.Float.Input("end", default=1.0, **share, tooltip="Share of sampling at which they cease to count."),
+                *start_and_end("the parts"),
                 io.Image.Input(
                     "pose",
                     optional=True,

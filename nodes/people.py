@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ..dhumandiff.errors import HostError
 
@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..dhumandiff.references import FaceReference
+
+
+def of_persons(name: str, given: Mapping[str, Any], default: Any = None, first: int = 1) -> list[Any]:
+    """What came for the inputs NAME_1 to NAME_4, or for those from `first` on."""
+    return [given.get(f"{name}_{k}", default) for k in range(first, 5)]
 
 
 def references_in_order(*references: FaceReference | None) -> list[FaceReference]:

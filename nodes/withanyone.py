@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from comfy_api.latest import io
 
 from ..dhumandiff.errors import AdapterError
-from ..dhumandiff.methods.withanyone import MAX_PEOPLE
 from ..dhumandiff.methods.withanyone.people import unknown_recognizers
 from ..dhumandiff.references.reference import same_person_warning
 from .comfy.flux import PLACEMENT
@@ -16,23 +15,25 @@ from .comfy.folders import withanyone_choices, withanyone_path
 from .comfy.schema import (
     ADVANCED,
     FORCE_INPUT,
+    PERSONS,
     SHARE,
     STRENGTH,
     BoundingBoxType,
     ReferenceType,
     WithAnyoneType,
     check_choice,
+    of_each_person,
     schema,
+    start_and_end,
     start_before_end,
     tell,
 )
 from .comfy.withanyone import PRECISIONS, load_withanyone
-from .people import masks_in_order, references_in_order
+from .people import masks_in_order, of_persons, references_in_order
 
 if TYPE_CHECKING:
     from ..dhumandiff.references import FaceReference
 
-PERSONS = range(1, MAX_PEOPLE + 1)
 PLACEMENTS = ("boxes and masks only", PLACEMENT)
 """Where somebody is who has neither box nor mask: refused, or placed by a preset."""
 
@@ -106,11 +107,7 @@ class DHDApplyWithAnyone(io.ComfyNode):
                 ReferenceType.Input(
                     "reference_1", tooltip="Person 1, encoded with antelopev2; with SigLIP, too, for `form`."
                 ),
-                *(
-                    ReferenceType.Input(f"reference_{k}", optional=True, tooltip=f"Person {k}.")
-                    for k in PERSONS
-                    if k > 1
-                ),
+                *of_each_person(ReferenceType, "reference", "Person {k}.", persons=PERSONS[1:], optional=True),
                 io.Float.Input(
                     "form",
                     default=0.5,
@@ -129,13 +126,11 @@ class DHDApplyWithAnyone(io.ComfyNode):
                     **FORCE_INPUT,
                     tooltip="A box around each face, in the order of the references: from Portrait Layout. They follow the picture's size.",
                 ),
-                *(
-                    io.Mask.Input(
-                        f"mask_{k}",
-                        optional=True,
-                        tooltip=f"Where the face of person {k} may be (white), in the place of their box.",
-                    )
-                    for k in PERSONS
+                *of_each_person(
+                    io.Mask,
+                    "mask",
+                    "Where the face of person {k} may be (white), in the place of their box.",
+                    optional=True,
                 ),
                 io.Combo.Input(
                     "placement",
@@ -145,32 +140,15 @@ class DHDApplyWithAnyone(io.ComfyNode):
                     tooltip=f"For people without box and mask. {PLACEMENTS[0]}: say so and stop. {PLACEMENT}: side by side, as that preset "
                     "of Portrait Layout has them.",
                 ),
-                *(
-                    io.Float.Input(
-                        f"strength_{k}",
-                        optional=True,
-                        **strength,
-                        **ADVANCED,
-                        tooltip=f"Multiplies the strength for person {k}, when one face wins or looks stiff.",
-                    )
-                    for k in PERSONS
-                ),
-                io.Float.Input(
-                    "start",
-                    default=0.0,
+                *of_each_person(
+                    io.Float,
+                    "strength",
+                    "Multiplies the strength for person {k}, when one face wins or looks stiff.",
                     optional=True,
-                    **SHARE,
+                    **strength,
                     **ADVANCED,
-                    tooltip="Share of sampling at which people begin to count.",
                 ),
-                io.Float.Input(
-                    "end",
-                    default=1.0,
-                    optional=True,
-                    **SHARE,
-                    **ADVANCED,
-                    tooltip="Share of sampling at which they cease to count.",
-                ),
+                *start_and_end("people", optional=True),
             ],
             outputs=[io.Model.Output("model_out", display_name="model", tooltip="The model with everybody in it.")],
             hidden=[io.Hidden.unique_id],
@@ -195,15 +173,15 @@ class DHDApplyWithAnyone(io.ComfyNode):
         **persons: Any,
     ) -> io.NodeOutput:
         placement = check_choice("placement", placement, PLACEMENTS)
-        references = references_in_order(reference_1, *(persons.get(f"reference_{k}") for k in PERSONS if k > 1))
-        masks = masks_in_order([persons.get(f"mask_{k}") for k in PERSONS], len(references))
+        references = references_in_order(reference_1, *of_persons("reference", persons, first=2))
+        masks = masks_in_order(of_persons("mask", persons), len(references))
         patched = apply_withanyone(
             model,
             withanyone,
             references,
             form,
             strength=strength,
-            person_strengths=[persons.get(f"strength_{k}", 1.0) for k in PERSONS][: len(references)],
+            person_strengths=of_persons("strength", persons, 1.0)[: len(references)],
             boxes=boxes,
             masks=masks,
             place=placement == PLACEMENT,

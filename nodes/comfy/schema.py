@@ -41,6 +41,26 @@ SHARE: dict[str, Any] = {"min": 0.0, "max": 1.0, "step": 0.01}
 """Of an input for a share of sampling or of the picture."""
 
 
+PERSONS = range(1, 5)
+"""Numbers of the people whom a node takes."""
+
+
+def of_each_person(
+    kind: Any, name: str, tooltip: str, *, persons: Iterable[int] = PERSONS, **settings: Any
+) -> list[Any]:
+    """Inputs NAME_1, NAME_2, ... of a type: one a person. `{k}` in the tooltip stands for their number."""
+    return [kind.Input(f"{name}_{k}", tooltip=tooltip.format(k=k), **settings) for k in persons]
+
+
+def start_and_end(who: str, **settings: Any) -> list[Any]:
+    """The inputs start and end: in which share of sampling `who` counts."""
+    share = {**SHARE, **ADVANCED, **settings}
+    return [
+        io.Float.Input("start", default=0.0, tooltip=f"Share of sampling at which {who} begin to count.", **share),
+        io.Float.Input("end", default=1.0, tooltip="Share of sampling at which they cease to count.", **share),
+    ]
+
+
 def start_before_end(start: float | None, end: float | None) -> bool | str:
     """For a node's `validate_inputs`: True, or what is wrong with its inputs start and end; None is linked and not known yet."""
     if start is not None and end is not None and start >= end:

@@ -10,7 +10,7 @@ from support.server import api_form
 from tools import workflows as shipped
 from tools.workflows import BUILDERS, WORKFLOWS
 from tools.workflows.graph import TITLE, Graph
-from tools.workflows.known import WIDGETS, known_nodes, read_nodes
+from tools.workflows.known import WIDGETS, in_known_order, known_nodes, read_nodes
 
 TEXTS = shipped.texts()
 MADE = {name: json.loads(text) for name, text in TEXTS.items()}
@@ -123,6 +123,18 @@ def test_the_server_accepts_what_is_shipped(workflow_server, name):
     workflow_server.post("queue", {"clear": True})
     workflow_server.post("interrupt", {})
     assert answer.get("node_errors") == {}, answer
+
+
+def test_inputs_stay_in_their_order_when_nodes_are_read_anew():
+    """New ones come behind: links and values of files count on it."""
+    known = {"Node": {"inputs": {"a": 1, "gone": 1, "b": 1}, "outputs": {}}}
+    facts = {
+        "Node": {"inputs": {"new": 2, "b": 2, "a": 2}, "outputs": {}},
+        "Other": {"inputs": {"c": 2}, "outputs": {}},
+    }
+    ordered = in_known_order(facts, known)
+    assert ordered == facts
+    assert list(ordered["Node"]["inputs"]) == ["a", "b", "new"]
 
 
 # --- the builder ----------------------------------------------------------------------------------------------------------

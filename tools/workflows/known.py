@@ -24,7 +24,11 @@ def read_nodes(told: Mapping[str, Any], types: Iterable[str]) -> dict[str, Any]:
 
 
 def update_nodes(types: Iterable[str] = ()) -> None:
-    """Write nodes.json anew with what a ComfyUI says: the types that are in it, and these."""
+    """Write nodes.json anew with what a ComfyUI says: the types that are in it, and these.
+
+    Inputs stay in the order in which they stand there, new ones come behind: files count on it, and an input that may be left open
+    since a later version would move in ComfyUI's own order.
+    """
     from support.server import Server
 
     there = known_nodes() if NODES.exists() else {}
@@ -35,8 +39,19 @@ def update_nodes(types: Iterable[str] = ()) -> None:
             facts = read_nodes(server.get("object_info"), {*there, *types})
         finally:
             server.stop()
+    facts = in_known_order(facts, there)
     rows = ",\n".join(f"{json.dumps(kind)}: {json.dumps(one)}" for kind, one in facts.items())
     NODES.write_text(f"{{\n{rows}\n}}\n", encoding="utf-8")
+
+
+def in_known_order(facts: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts with every node's inputs in the order of the known ones; those that are new come behind."""
+    ordered = {}
+    for kind, one in facts.items():
+        inputs = one["inputs"]
+        names = [name for name in known.get(kind, one)["inputs"] if name in inputs]
+        ordered[kind] = {**one, "inputs": {name: inputs[name] for name in (*names, *inputs)}}
+    return ordered
 
 
 def _facts(kind: str, info: Mapping[str, Any]) -> dict[str, Any]:
