@@ -103,7 +103,7 @@ def in_a_sentence(found: dict[str, Any]) -> str:
     return (
         f"{_FORMATS[found['format']]}{on} ({found['base_family']}, {found['layers']} cross-attention layers, {persons}, "
         f"{subject} subject path); {', '.join(found['dtypes'])}, {found['bytes'] / 1e6:,.1f} MB; "
-        f"licence: {found['licence']}"
+        f"license: {found['licence']}"
     )
 
 

@@ -6,9 +6,9 @@ python -m dhumandiff download --portrait                  everything that a firs
 python -m dhumandiff download --portrait --list           the same as a table: what to put where, without a network
 python -m dhumandiff download --method parts2whole        into models/dhumandiff/Parts2Whole
 python -m dhumandiff download --method withanyone         into models/withanyone
-python -m dhumandiff download --list                      all weights that are known: where from, where to, under which licence
+python -m dhumandiff download --list                      all weights that are known: where from, where to, under which license
 
-A download that was interrupted goes on where it stopped. DHumanDiff's authors state no licence for their weights; WithAnyone's
+A download that was interrupted goes on where it stopped. DHumanDiff's authors state no license for their weights; WithAnyone's
 are for non-commercial research.
 """
 
@@ -55,7 +55,7 @@ WEIGHTS = {"paired": DHUMANDIFF, "parts2whole": PARTS2WHOLE, "withanyone": WITHA
 """Method -> its released weights."""
 
 _LICENSE_NOTES = {
-    "paired": "The authors state no licence for these weights: ask them before you use the pictures for more than trying out."
+    "paired": "The authors state no license for these weights: ask them before you use the pictures for more than trying out."
 }
 
 
@@ -83,11 +83,11 @@ def run(args: argparse.Namespace) -> None:
     to = args.to or Path("models") / known.folder
     folder = fetch(expand_user(to), known)  # the doctor's text says ~, also where no shell knows it
     print(as_text(describe(folder if known.name else folder / known.files[0])))
-    print(_LICENSE_NOTES.get(args.method, f"Licence: {known.license}."))
+    print(_LICENSE_NOTES.get(args.method, f"License: {known.license}."))
 
 
 def listing() -> str:
-    """All weights that are known, with source, place and licence."""
+    """All weights that are known, with source, place and license."""
     rows = []
     for known in CATALOGUE:
         names = ", ".join([*known.files, *(f"{name}/" for name in known.folders)])
@@ -96,7 +96,7 @@ def listing() -> str:
             known.title,
             f"  {'from':<8} {f'{known.url}{inside}' if known.repository else 'its publisher'}{names and f': {names}'}",
             f"  {'into':<8} models/{known.folder}/{known.name}",
-            f"  {'licence':<8} {known.license}",
+            f"  {'license':<8} {known.license}",
         ]
     return "\n".join(rows)
 

@@ -189,7 +189,7 @@ def _base(folders: Folders) -> Path:
         raise HostError(
             f"There is no SDXL checkpoint in {_places(folders.checkpoints)}{among}. Say where the base is with --base, name "
             "ComfyUI's models folder with --models, or fetch it with `python -m dhumandiff download --portrait`. --base mini "
-            f"is the drawn world that ships. Licence of SDXL: {BASE.license}.",
+            f"is the drawn world that ships. License of SDXL: {BASE.license}.",
             code="no-base",
         )
     return _only(found, "SDXL checkpoint", "--base")

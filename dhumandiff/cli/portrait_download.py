@@ -1,6 +1,6 @@
 """`python -m dhumandiff download --portrait`: everything that a first portrait needs, into a models folder.
 
-What is there already is left alone. Licences are shown and have to be accepted, one by one, or by name with --accept.
+What is there already is left alone. Licenses are shown and have to be accepted, one by one, or by name with --accept.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def add_portrait_options(add: Callable[..., Any]) -> None:
     add("--items", nargs="+", choices=KEYS, metavar="ITEM", help=f"of --portrait, only these: {', '.join(KEYS)}")
     models = "of --portrait: ComfyUI's models folder, or one's own (default: that of the ComfyUI around this project, else models)"
     add("--models", type=Path, metavar="FOLDER", help=models)
-    accept = "of --portrait: whose licences you have read and accept, so that nothing is asked"
+    accept = "of --portrait: whose licenses you have read and accept, so that nothing is asked"
     add("--accept", nargs="+", choices=[*KEYS, "all"], default=[], metavar="ITEM", help=accept)
 
 
@@ -37,7 +37,7 @@ def run_portrait(args: argparse.Namespace) -> None:
     """Fetch what is chosen and not there.
 
     Raises:
-        AdapterError: a licence is not accepted, there is no room, no network, or what came is damaged.
+        AdapterError: a license is not accepted, there is no room, no network, or what came is damaged.
     """
     models = expand_user(args.models or default_models())
     there = what_is_there(models)
@@ -160,7 +160,7 @@ def _broke_off(error: Exception, items: Sequence[Item], models: Path) -> Excepti
 
 
 def _confirm(items: Sequence[Item], accepted: Sequence[str]) -> None:
-    """Ask for each licence that is not accepted yet."""
+    """Ask for each license that is not accepted yet."""
     for item in items:
         if item.key in accepted or "all" in accepted:
             continue
@@ -169,28 +169,28 @@ def _confirm(items: Sequence[Item], accepted: Sequence[str]) -> None:
         )
         if not sys.stdin.isatty():
             raise AdapterError(
-                f"The licence of {item.title} ({item.license}; {pages}) has to be accepted, and nobody can be asked here. Read it, "
+                f"The license of {item.title} ({item.license}; {pages}) has to be accepted, and nobody can be asked here. Read it, "
                 f"and add --accept {item.key}.",
                 code="licence-not-accepted",
             )
-        print(f"{item.title}, {human_size(item.size)}. Licence: {item.license}. Read it at {pages}")
+        print(f"{item.title}, {human_size(item.size)}. License: {item.license}. Read it at {pages}")
         _ask(item)
 
 
 def _ask(item: Item) -> None:
     for _ in range(3):
-        answer = input(f"Do you accept the licence of {item.title}? yes or no: ").strip().lower()
+        answer = input(f"Do you accept the license of {item.title}? yes or no: ").strip().lower()
         if answer in ("yes", "y"):
             return
         if answer in ("no", "n"):
             others = " ".join(other.key for other in ITEMS if other.usual and other is not item)
             raise AdapterError(
-                f"The licence of {item.title} was not accepted, so nothing was fetched. Without it: --items {others}.",
+                f"The license of {item.title} was not accepted, so nothing was fetched. Without it: --items {others}.",
                 code="licence-not-accepted",
             )
         print(f"{answer!r} is neither yes nor no.")
     raise AdapterError(
-        f"Three answers about the licence of {item.title} were neither yes nor no, so nothing was fetched. Run the command again.",
+        f"Three answers about the license of {item.title} were neither yes nor no, so nothing was fetched. Run the command again.",
         code="licence-answer-not-clear",
     )
 

@@ -1,4 +1,4 @@
-"""What a first portrait needs, file by file: from where, to where in a models folder, how large, under which licence.
+"""What a first portrait needs, file by file: from where, to where in a models folder, how large, under which license.
 
 It can be printed without a network, for those who fetch files with something else.
 """
@@ -154,7 +154,7 @@ def as_table(items: Sequence[Item], models: Path) -> str:
     rows = []
     for item in items:
         rows.append(
-            f"{item.title} ({item.key}): {item.purpose}. About {human_size(item.size)}; licence: {item.license}"
+            f"{item.title} ({item.key}): {item.purpose}. About {human_size(item.size)}; license: {item.license}"
         )
         for source in item.sources:
             unpack = source.remote.endswith(".zip")

@@ -30,7 +30,7 @@ def adapters(folders: Folders) -> tuple[list[Finding], set[int]]:
         found.append(Finding(NOTE, path.name, text, f"Move it to {place}."))
     for path in _parts2whole(folders):
         todo = f"Fetch it again: python -m dhumandiff download --method parts2whole --to {_as_argument(path.parent)}."
-        finding, _ = describe_file(path, f"{todo} Licence: {PARTS2WHOLE.license}.")
+        finding, _ = describe_file(path, f"{todo} License: {PARTS2WHOLE.license}.")
         found.append(finding.as_note())  # another method than that of the first portrait
     for path in _ip_adapters(folders):
         finding, width = describe_file(path, "Nothing, if another pack uses it. Else get it again, or remove it.")
@@ -40,7 +40,7 @@ def adapters(folders: Folders) -> tuple[list[Finding], set[int]]:
         found = [finding.as_note() for finding in found]
     if not any(os.path.isdir(path) for path in candidates):
         place = folders.adapters[0] / DHUMANDIFF.name
-        text = f"DHumanDiff's released weights (four files) are not there. They belong into {place}. Licence: "
+        text = f"DHumanDiff's released weights (four files) are not there. They belong into {place}. License: "
         text += f"{DHUMANDIFF.license}; ask them before you use the weights for more than a look."
         todo = how_to_download(folders.adapters[0])
         if lies := adapter_elsewhere(folders, DHUMANDIFF.files[-1]):
@@ -74,7 +74,7 @@ def describe_file(path: Path, todo: str, full: Iterable[Path] = ()) -> tuple[Fin
 def _again(path: Path, folders: Folders) -> str:
     if path.name != DHUMANDIFF.name:
         return "Get it again from where you had it, or remove it."
-    return f"Remove what is wrong there. {how_to_download(folders.adapters[0])} Licence: {DHUMANDIFF.license}."
+    return f"Remove what is wrong there. {how_to_download(folders.adapters[0])} License: {DHUMANDIFF.license}."
 
 
 def how_to_download(folder: Path, known: KnownWeights = DHUMANDIFF, options: str = "") -> str:

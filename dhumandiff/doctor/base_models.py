@@ -15,7 +15,7 @@ from .misplaced import encoder_elsewhere
 
 __all__ = ["checkpoints", "encoder_width", "image_encoder", "own_base", "own_image_encoder", "siglip_or_why_not"]
 
-_SDXL = f"Get one, for example {BASE.repository} on Hugging Face. Licence: {BASE.license}."
+_SDXL = f"Get one, for example {BASE.repository} on Hugging Face. License: {BASE.license}."
 
 
 def image_encoder(folders: Folders, widths: set[int]) -> list[Finding]:
@@ -51,7 +51,7 @@ def image_encoder(folders: Folders, widths: set[int]) -> list[Finding]:
         text = (
             f"The image encoder CLIP ViT-H/14 is not there. It belongs into {folders.clip_vision[0]}, under any name. "
         )
-        text += f"Licence: {IMAGE_ENCODER.license}."
+        text += f"License: {IMAGE_ENCODER.license}."
         todo = f"Get {IMAGE_ENCODER.inside}/model.safetensors from {IMAGE_ENCODER.url} and put it there."
         if lies := encoder_elsewhere(folders, lambda path: _fits(path, wanted)):
             text = (
@@ -111,7 +111,7 @@ def own_image_encoder(folders: Folders, widths: set[int]) -> list[Finding]:
     if all(_is_cached(IMAGE_ENCODER.repository, f"{IMAGE_ENCODER.inside}/{file}") for file in IMAGE_ENCODER.files):
         return [Finding(OK, "the image encoder", "The image encoder CLIP ViT-H/14 is in Hugging Face's cache.")]
     text = f"The image encoder CLIP ViT-H/14 is not in Hugging Face's cache, nor in {folders.clip_vision[0]}. "
-    text += f"Licence: {IMAGE_ENCODER.license}."
+    text += f"License: {IMAGE_ENCODER.license}."
     todo = "Nothing: the first portrait fetches it. Without a network: copy the one file that ComfyUI has in models/clip_vision, "
     todo += "and say where with --models or --image-encoder."
     return [Finding(NOTE, "the image encoder", text, todo)]

@@ -66,7 +66,7 @@ def pack(name: str, root: Path, get: str) -> Finding:
         text = f"{folder}: of its files only glintr100.onnx is AuraFace's ({AURAFACE.license}); {foreign} is InsightFace's, for {FACE_PACKS[0].license}."
         todo = f"For the free ones alone: glintr100.onnx and {YUNET.files[0]} in {folder.with_name(AURAFACE.name)}, and the pack `{AURAFACE.name}`."
         return Finding(NOTE, name, text, todo)
-    return Finding(OK, name, f"{folder}: {names}; licence of InsightFace's own packs: {FACE_PACKS[0].license}")
+    return Finding(OK, name, f"{folder}: {names}; license of InsightFace's own packs: {FACE_PACKS[0].license}")
 
 
 def _open(root: Path) -> Finding:
@@ -116,7 +116,7 @@ def _no_pack(folders: Folders, get: str, damaged: bool) -> list[Finding]:
         return []
     if almost := not_a_pack_yet(folders.face_root, PACK):
         return [Finding(MISSING, f"the face pack {PACK}", *almost)]
-    text = f"There is no InsightFace pack. {PACK} belongs into {here / PACK}. Licence of its models: {FACE_PACKS[0].license}."
+    text = f"There is no InsightFace pack. {PACK} belongs into {here / PACK}. License of its models: {FACE_PACKS[0].license}."
     return [Finding(MISSING, f"the face pack {PACK}", text, get)]
 
 

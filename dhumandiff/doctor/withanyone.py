@@ -42,7 +42,7 @@ def _place(folders: Folders) -> Path:
 
 
 def _get(folders: Folders) -> str:
-    return f"{how_to_download(_place(folders), WITHANYONE, '--method withanyone ')} Licence: {WITHANYONE.license}."
+    return f"{how_to_download(_place(folders), WITHANYONE, '--method withanyone ')} License: {WITHANYONE.license}."
 
 
 def _file(path: Path, folders: Folders) -> Finding:
@@ -72,7 +72,7 @@ def _siglip(folders: Folders) -> Finding:
             if siglip_or_why_not(path, encoder_width(path)) == (True, None):
                 return Finding(OK, SIGLIP.title, f"{path}: {SIGLIP.title}")
     place = folders.clip_vision[0]
-    text = f"{SIGLIP.title}, WithAnyone's image encoder, is not there. It belongs into {place}, under any name. Licence: {SIGLIP.license}."
+    text = f"{SIGLIP.title}, WithAnyone's image encoder, is not there. It belongs into {place}, under any name. License: {SIGLIP.license}."
     return Finding(MISSING, SIGLIP.title, text, f"Get {SIGLIP.files[0]} from {SIGLIP.url} and put it there.")
 
 
@@ -82,7 +82,7 @@ def _face_pack(folders: Folders) -> Finding:
     if (place / name).is_dir() or (folders.face_root / name).is_dir():
         return pack(name, folders.face_root, get)
     text = f"The InsightFace pack {name}, which WithAnyone was trained with, is not there. It belongs into {place / name}; another "
-    text += f"pack's faces are refused. Licence of its models: {WITHANYONE_FACE_PACK.license}."
+    text += f"pack's faces are refused. License of its models: {WITHANYONE_FACE_PACK.license}."
     return Finding(MISSING, f"the face pack {name}", text, get)
 
 
@@ -101,5 +101,5 @@ def _flux(folders: Folders) -> Finding:
     if any(path.is_relative_to(folder) for path in every for folder in folders.diffusion_models):
         text = f"None of the models in {place} is called FLUX; one may be all the same."
         return Finding(NOTE, "FLUX.1", text, f"Choose a FLUX.1, or: {get}")
-    text = f"There is no FLUX.1 model. It belongs into {place}. Licence: {FLUX.license}; a GGUF or fp8 of it, Krea and Kontext do as well."
+    text = f"There is no FLUX.1 model. It belongs into {place}. License: {FLUX.license}; a GGUF or fp8 of it, Krea and Kontext do as well."
     return Finding(MISSING, "a FLUX.1 model", text, get)

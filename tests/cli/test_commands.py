@@ -225,7 +225,7 @@ def test_download_fetches_the_four_files_and_says_what_came(tmp_path, published,
     assert hub.asked == [prefix + name for name in FILES]
     out = capsys.readouterr().out
     assert "17 cross-attention layers" in out
-    assert "no licence" in out
+    assert "no license" in out
     assert Adapter.from_pretrained(tmp_path / "models" / "DHumanDiff").info.layers == 17
 
 

@@ -148,7 +148,7 @@ def test_what_is_there_is_left_alone(tmp_path, hub, capsys):
     models = tmp_path / "models"
     assert download(models, "--accept", "all") == 0
     hub.asked.clear()
-    assert download(models) == 0  # no licence is asked for, as nothing is fetched
+    assert download(models) == 0  # no license is asked for, as nothing is fetched
     assert hub.asked == []
     assert "Nothing is to be fetched" in capsys.readouterr().out
 
@@ -211,7 +211,7 @@ def test_a_wrong_answer_fetches_nothing(tmp_path, hub, monkeypatch, capsys, line
     assert not (tmp_path / "models").exists()
 
 
-def test_where_nobody_can_be_asked_licences_are_named(tmp_path, hub, capsys):
+def test_where_nobody_can_be_asked_licenses_are_named(tmp_path, hub, capsys):
     assert download(tmp_path / "models", "--accept", "base") == 1
     assert "--accept image-encoder" in capsys.readouterr().err
     assert hub.asked == []

@@ -73,10 +73,10 @@ def test_download_fetches_the_one_file(tmp_path, monkeypatch, capsys):
     assert main(["download", "--method", "withanyone"]) == 0
     assert asked == [("WithAnyone/WithAnyone", "withanyone.safetensors", "1")]
     assert (tmp_path / "models" / "withanyone" / "withanyone.safetensors").is_file()
-    assert f"Licence: {WITHANYONE.license}" in capsys.readouterr().out
+    assert f"License: {WITHANYONE.license}" in capsys.readouterr().out
 
 
-def test_the_list_of_downloads_names_everything_with_its_licence(capsys):
+def test_the_list_of_downloads_names_everything_with_its_license(capsys):
     assert main(["download", "--list"]) == 0
     text = capsys.readouterr().out
     for known in CATALOGUE:

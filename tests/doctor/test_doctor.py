@@ -32,7 +32,7 @@ def test_nothing_stands_in_the_way_when_all_is_there(folder, capsys):
         assert words in text
 
 
-def test_in_an_empty_comfyui_each_missing_thing_has_a_place_a_way_to_get_it_and_a_licence(tmp_path, capsys):
+def test_in_an_empty_comfyui_each_missing_thing_has_a_place_a_way_to_get_it_and_a_license(tmp_path, capsys):
     (tmp_path / "models" / "checkpoints").mkdir(parents=True)
     code, text = doctor(capsys, tmp_path / "models")
     assert code == 1

@@ -74,7 +74,7 @@ LACKING = {
 
 
 @pytest.mark.parametrize("lost", LACKING)
-def test_what_is_missing_has_a_place_a_source_and_a_licence(folder, capsys, lost):
+def test_what_is_missing_has_a_place_a_source_and_a_license(folder, capsys, lost):
     place, name, words = LACKING[lost]
     flux_folder(folder)
     if lost == "siglip":

@@ -60,7 +60,7 @@ def in_a_sentence(found: dict[str, Any]) -> str:
     beside = "" if "identity" in found["parts"] else ", to be used with an adapter beside it"
     return (
         f"weights of the dual pathway ({parts}; {found['layers']} cross-attention layers{beside}); {', '.join(found['dtypes'])}, "
-        f"{found['bytes'] / 1e6:,.1f} MB; licence: {found['pathway_licence'] or found.get('licence') or 'not stated'}"
+        f"{found['bytes'] / 1e6:,.1f} MB; license: {found['pathway_licence'] or found.get('licence') or 'not stated'}"
     )
 
 
@@ -72,7 +72,7 @@ def as_text(found: dict[str, Any]) -> str:
     gates = f"{sum(found['gate_groups'])} groups of heads" if found["gate_groups"] else "none: a mask acts as given"
     identity = "not in this file: give the adapter beside it"
     if "identity" in found["parts"]:
-        identity = f"{found['source'] or 'an adapter'}; recogniser {found['recogniser'] or 'none'}, licence: {found['licence']}"
+        identity = f"{found['source'] or 'an adapter'}; recogniser {found['recogniser'] or 'none'}, license: {found['licence']}"
     rows = {
         "this is": "weights of the dual pathway",
         "base": f"{found.get('base_family') or 'of the identity'}, {found['layers']} cross-attention layers ({widths})",

@@ -64,7 +64,7 @@ def in_a_sentence(found: dict[str, Any]) -> str:
     """The little that tells one folder from another, for lists."""
     return (
         f"Parts2Whole (Stable Diffusion 1.5, {found['layers']} layers, {_base(found)}); {', '.join(found['dtypes'])}, "
-        f"{found['bytes'] / 1e6:,.1f} MB; licence: {found['licence']}"
+        f"{found['bytes'] / 1e6:,.1f} MB; license: {found['licence']}"
     )
 
 

@@ -56,7 +56,7 @@ def in_a_sentence(found: dict[str, Any]) -> str:
     """The little that tells one file from another, for lists."""
     return (
         f"{_KINDS[found['kind']]} (FLUX of width {found['width']}, {found['blocks']} blocks); {', '.join(found['dtypes'])}, "
-        f"{found['bytes'] / 1e6:,.1f} MB; licence: {found['licence']}"
+        f"{found['bytes'] / 1e6:,.1f} MB; license: {found['licence']}"
     )
 
 
