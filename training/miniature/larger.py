@@ -23,7 +23,7 @@ __all__ = ["STAGES", "mostly_young"]
 Couple = Callable[[int, Sequence[Identity]], tuple[Identity, Identity]]
 
 PICTURES, AUTOENCODER_STEPS, DECODER_STEPS = 6_000, 1_000, 2_500
-LATENTS, BASE_STEPS = 48_000, 30_000
+LATENTS, BASE_STEPS = 48_000, 10_000
 YOUNG = 0.9
 """Share of pictures of two young people in the unequal data."""
 HOW = {"bf16": True, "decay": 0.5, "save_minutes": 2.0}
@@ -136,7 +136,7 @@ STAGES: dict[str, Stage] = {
     "pictures": Stage((), _pictures, 1, "draw pictures of strangers"),
     "autoencoder": Stage(("pictures",), _autoencoder, 15, "train the autoencoder", on_device=True),
     "latents": Stage(("autoencoder", "parts"), _latents, 20, "draw and encode many pictures", on_device=True),
-    "base": Stage(("latents",), _base, 360, "train the UNet", 2, together=True, on_device=True),
+    "base": Stage(("latents",), _base, 150, "train the UNet", 2, together=True, on_device=True),
     "data": Stage(("latents",), _data(sample_couple, "data"), 4, "write the adapter's data set"),
     "decoder": Stage(("base",), _decoder, 30, "sharpen the autoencoder's decoder", on_device=True),
     "prepare": Stage(("data", "base"), _prepare("data", "shards"), 15, "python -m training prepare", 2, on_device=True),

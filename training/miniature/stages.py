@@ -30,7 +30,7 @@ PEOPLE, MEETINGS = 3_000, 6_000
 OTHERS = 4_000
 """Identities of the recognizer, and as many others of the judge."""
 TOWER_STEPS = 1000
-PARTS_COUPLES, PARTS_STEPS = 1_200, 180
+PARTS_COUPLES, PARTS_STEPS = 3_000, 1_800
 """Couples with pictures of their parts, and steps of Parts2Whole."""
 
 
@@ -235,9 +235,9 @@ STAGES: dict[str, Stage] = {
         ("data", "text_to_image", "vision", "recogniser", "detector"), _prepare, 9, "python -m training prepare", 2
     ),
     "parts_pictures": Stage(
-        ("text_to_image", "vision"), _parts_pictures, 5, "draw couples and pictures of their parts", for_rows=True
+        ("text_to_image", "vision"), _parts_pictures, 9, "draw couples and pictures of their parts", for_rows=True
     ),
-    "parts2whole": Stage(("parts_pictures",), _parts2whole, 7, "train Parts2Whole", for_rows=True),
+    "parts2whole": Stage(("parts_pictures",), _parts2whole, 55, "train Parts2Whole", for_rows=True),
     "adapter": Stage(("prepare",), _adapter, 19, "python -m training train", 2, together=True),
 }
 """In the order in which they are started, whenever two of them can run: the long ones first, so that no core waits before the
