@@ -161,9 +161,30 @@ def test_values_that_make_no_prompt_are_refused(changes):
         PromptConfig(**{"sentence": SENTENCE, "photos": ["a.png", "b.png"], **changes})
 
 
-def test_a_dual_pathway_has_no_prompts(config):
-    with refused("prompts-of-dual-pathway", "logging.prompts"):
-        config(method="dual_pathway", init={"weights": "mini"})
+@pytest.mark.parametrize("router", [False, True])
+def test_a_dual_pathway_is_drawn_by_its_own_paths(config, monkeypatch, router):
+    """With regions that are found in the attention, or predicted by the router that is trained."""
+    from training.run import dual_config
+
+    drawn, real = [], dual_config.DualConfig.drawn
+    monkeypatch.setattr(dual_config.DualConfig, "drawn", lambda self: drawn.append(real(self)) or drawn[-1])
+    first = train(config("first", prompts=[], steps=1)).run
+    changes = {
+        "method": "dual_pathway",
+        "init": {"weights": str(first)},
+        "dual": {"train": ["tca", "gates", *(["router"] * router)], "rank": 4, "router_width": 8, "text_strength": 0.8},
+        "objectives": {"text_consistency": {"weight": 1.0}, **({"routing": {"weight": 0.1}} if router else {})},
+        "optimizer": {"learning_rate": 0.01},
+    }
+    with_prompts, without = (
+        train(config(name, prompts=each, **changes)).run for name, each in (("a", None), ("b", []))
+    )
+    sheets = [Image.open(with_prompts / "prompts" / f"step-{step:08d}-held_out.png") for step in (0, 2)]
+    assert sheets[0].size == sheets[1].size
+    assert sheets[0].tobytes() != sheets[1].tobytes()
+    assert (drawn[-1].regions, drawn[-1].text_strength) == ("router" if router else "attention", 0.8)
+    one, other = (RunFolder(run).load(2) for run in (with_prompts, without))
+    assert all(torch.equal(value, other.weights[name]) for name, value in one.weights.items())
 
 
 def test_the_best_by_drawings_needs_some(config):

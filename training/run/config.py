@@ -292,12 +292,6 @@ class TrainConfig:
         check_setting(bool(self.run), "run", self.run, "it names the folder of the run")
         check_setting(self.steps >= 1, "steps", self.steps, "it must be 1 or more")
         check_setting(self.seed >= 0, "seed", self.seed, "it must be 0 or more")
-        if self.method == "dual_pathway" and self.logging.prompts:
-            raise TrainingError(
-                "logging.prompts draw an adapter alone, not the parts of a dual pathway around it. Leave them out; `generate` draws what "
-                "`export` makes.",
-                code="prompts-of-dual-pathway",
-            )
         if self.base.offload and self.logging.prompts:
             raise TrainingError(
                 "logging.prompts need the whole UNet on the device, which base.offload avoids. Leave one of the two out.",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from dhumandiff.methods.dual_pathway.settings import DualPathwaySettings
+
 from .. import TrainingError
 from ..parsing import check_setting
 
@@ -38,6 +40,11 @@ class DualConfig:
     """Fresh gates: groups of heads of a layer that have one each, where they divide its heads."""
     router_width: int = 64
     """Fresh router: channels of a routing token."""
+
+    def drawn(self) -> DualPathwaySettings:
+        """How `logging.prompts` are drawn, for which nobody drew regions: those of a router that is trained, else of the attention."""
+        regions = "router" if "router" in self.train else "attention"
+        return DualPathwaySettings(self.identity_strength, self.text_strength, regions, self.feather)
 
     def __post_init__(self) -> None:
         for name in ("identity_strength", "text_strength", "margin", "feather"):

@@ -23,6 +23,7 @@ from dhumandiff.errors import DHumanDiffError
 from dhumandiff.evaluation.score import score_image
 from dhumandiff.faces import FaceAnalyzer, choose_face, load_photo
 from dhumandiff.io import expand_user
+from dhumandiff.methods.dual_pathway import DualPathway, DualPathwaySettings
 from dhumandiff.prompts import Prompt, parse_prompt
 
 from .. import TrainingError
@@ -71,13 +72,16 @@ class PromptDrawing:
 GROUPS = ("held_out", "trained")
 
 
-def watch_prompts(config: LoggingConfig, base: BaseModel, device: torch.device) -> PromptWatcher:
+def watch_prompts(
+    config: LoggingConfig, base: BaseModel, device: torch.device, dual: DualPathwaySettings | None = None
+) -> PromptWatcher:
     """Encode the photos, and load what draws; the image encoder is let go again.
 
     Args:
         config: whose prompts are drawn.
         base: the trainer's; its UNet draws.
         device: to draw on.
+        dual: how a dual pathway draws.
 
     Raises:
         TrainingError: a prompt or a photo cannot be used.
@@ -113,9 +117,9 @@ def watch_prompts(config: LoggingConfig, base: BaseModel, device: torch.device) 
         watched.append(_Watched(each, prompt, references, identities))
     pipeline = load_pipeline(base.name, base.unet.dtype)
     pipeline.unet = base.unet
-    portrait = PortraitPipeline(pipeline, device)
+    portrait = PortraitPipeline(pipeline, device, offload=False)  # the UNet and the weights are the trainer's, and stay
     set_random_state(before)  # loading models uses up random numbers, and a run is the same with prompts and without
-    return PromptWatcher(config, watched, portrait, judge, drawn)
+    return PromptWatcher(config, watched, portrait, judge, drawn, dual)
 
 
 class PromptWatcher:
@@ -127,6 +131,7 @@ class PromptWatcher:
         portrait: around the trainer's UNet.
         judge: recognizes.
         drawn: this is the miniature's world, which has sizes and a sampler of its own.
+        dual: how a dual pathway draws; None: as by default.
     """
 
     def __init__(
@@ -136,13 +141,17 @@ class PromptWatcher:
         portrait: PortraitPipeline,
         judge: FaceAnalyzer,
         drawn: bool,
+        dual: DualPathwaySettings | None = None,
     ) -> None:
         self.config, self.watched, self.portrait, self.judge, self.drawn = config, watched, portrait, judge, drawn
+        self.dual = dual
         self._without: dict[tuple[int, int], Image.Image] = {}
         self._rest()
 
     @torch.no_grad()
-    def draw(self, adapter: Adapter, step: int, autocast: Callable[[], AbstractContextManager]) -> PromptDrawing:
+    def draw(
+        self, weights: Adapter | DualPathway, step: int, autocast: Callable[[], AbstractContextManager]
+    ) -> PromptDrawing:
         """All prompts and seeds; nothing random of the run is used up.
 
         Raises:
@@ -156,9 +165,7 @@ class PromptWatcher:
                 group = watched.config.people_are
                 for seed in watched.config.seeds:
                     sampling = self._sampling(seed)
-                    picture, _ = self.portrait(
-                        adapter, watched.references, watched.prompt, self._negative, sampling=sampling
-                    )
+                    picture = self._picture(weights, watched, sampling)
                     if (number, seed) not in self._without:
                         self._without[number, seed] = self._plain(watched, sampling)
                     scores = self._score(watched, picture)
@@ -171,6 +178,14 @@ class PromptWatcher:
         set_random_state(before)
         sheets = {group: _below(each) for group, each in rows.items()}
         return PromptDrawing(sheets, {name: float(np.mean(values)) for name, values in found.items()})
+
+    def _picture(self, weights: Adapter | DualPathway, watched: _Watched, sampling: SamplingSettings) -> Image.Image:
+        from dhumandiff.hosts.diffusers.dual_pathway import draw_dual
+
+        given = (weights, watched.references, watched.prompt, self._negative)
+        if isinstance(weights, DualPathway):
+            return draw_dual(self.portrait, *given, settings=self.dual, sampling=sampling)[0]
+        return self.portrait(*given, sampling=sampling)[0]
 
     def _score(self, watched: _Watched, picture: Image.Image) -> dict[str, float]:
         scored = score_image(np.asarray(picture), watched.identities, self.judge, prompt=watched.prompt).score

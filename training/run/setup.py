@@ -261,7 +261,7 @@ def setup(config: TrainConfig) -> TrainState:
     )
     resume(state)
     if config.logging.prompts and accelerator.is_main_process:
-        state.prompts = watch_prompts(config.logging, base, accelerator.device)
+        state.prompts = watch_prompts(config.logging, base, accelerator.device, config.dual.drawn())
     if accelerator.is_main_process:  # comparing the people of large data takes a while
         state.report(_summary(state))
     return state
