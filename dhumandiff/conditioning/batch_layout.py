@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 from torch import Tensor
 
@@ -71,17 +70,19 @@ class BatchLayout:
         )
         return cls(tuple(samples), size, images)
 
-    @cached_property
+    # Properties that are made anew each time: before Python 3.12 a cached one has a lock, at which torch.compile breaks its graph.
+
+    @property
     def token_sets(self) -> tuple[tuple[int, int], ...]:
         """For each sample (is_cond, couple): which face tokens it gets."""
         return tuple((int(sample.is_cond), sample.couple) for sample in self.samples)
 
-    @cached_property
+    @property
     def tiles(self) -> tuple[Tile | None, ...]:
         """For each sample where it lies."""
         return tuple(sample.tile for sample in self.samples)
 
-    @cached_property
+    @property
     def strength_indices(self) -> tuple[int, ...]:
         """For each sample which of several strengths it is predicted at."""
         return tuple(sample.strength_index for sample in self.samples)

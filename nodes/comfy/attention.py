@@ -101,7 +101,7 @@ class AppliedPeople(Applied):
             return onto
         where = (layer, query, heads, call.layout_of(query), shape, self.strength_in(call.step))
         recording = (call.step.record, call.step.recorded)
-        if isinstance(self.people, PairedConditioning):
+        if isinstance(self.people, PairedConditioning | DualConditioning):
             return self.people.residual(*where, *recording, onto)
         residual = self.people.residual(*where, *recording)
         return residual if onto is None else onto + residual

@@ -148,7 +148,10 @@ class CascadeGuider(comfy.samplers.CFGGuider):
         """
         sigma = timestep.flatten()[0]
         self.mode.resize((x.shape[-2], x.shape[-1]))
-        is_last = self.mode.passes == 2 and float(sigma) <= self._last_sigma * (1 + 1e-5)
+        looks = (
+            self.mode.passes == 2 and self.mode.focus is None
+        )  # in the second run nothing is looked for, and nothing waits
+        is_last = looks and float(sigma) <= self._last_sigma * (1 + 1e-5)
         step = self.mode.begin_step(self._people_act(sigma), is_last)
         self.report(step.drawing)
         self._recorded: set[Tile | None] = set()

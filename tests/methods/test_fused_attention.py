@@ -6,6 +6,7 @@ import torch
 from dhumandiff.conditioning.batch_layout import BatchLayout
 from dhumandiff.conditioning.finished_keys_values import FinishedKeysValues
 from dhumandiff.conditioning.kv_cache import FusedKV, KVCache
+from dhumandiff.methods.dual_pathway import DualPathway, DualPathwaySettings
 from dhumandiff.methods.paired.conditioning import PairedConditioning
 
 BATCH, PERSONS, TOKENS, HEADS, WIDTH, POSITIONS = 4, 3, 5, 2, 8, 12
@@ -58,3 +59,20 @@ def test_finished_keys_and_values_are_those_that_were_given_in_any_precision():
         for dtype in (torch.float32, torch.float16):
             there = finished(number, torch.device("cpu"), dtype)
             assert all(torch.equal(one, other.to(dtype)) for one, other in zip(there, pair, strict=True))
+
+
+@pytest.mark.parametrize("strength", [1.0, "found"])
+def test_the_dual_pathway_without_trained_parts_is_the_same_in_one_kernel(adapter, people, strength):
+    masks = torch.zeros(2, 1, 16, 16)
+    masks[0, ..., :8] = masks[1, ..., 8:] = 1
+    settings = DualPathwaySettings(regions="given" if strength == 1.0 else "attention")
+    if strength == "found":
+        strength = torch.rand(1, 2, 16, 16, generator=torch.Generator().manual_seed(2))
+    conditioning = DualPathway(adapter).conditioning([people], settings, None, masks)
+    layout, heads = BatchLayout.of_whole_pictures(1, (16, 16)), adapter.info.hidden[0] // 64
+    query, out = random(2, 64, adapter.info.hidden[0], seed=3), random(2, 64, adapter.info.hidden[0], seed=4)
+    where = (0, query, heads, layout, (8, 8), strength)
+    expected = conditioning.residual(*where)
+    weights = conditioning._weights_at(*where, None)
+    assert torch.allclose(conditioning.fused(0, query, heads, layout, weights), expected, atol=1e-6)
+    assert torch.equal(conditioning.residual(*where, onto=out), out + expected)

@@ -20,6 +20,7 @@ from dhumandiff.methods.paired import projections
 from dhumandiff.methods.paired.adapter import Adapter
 from dhumandiff.references.reference import FaceReference
 from support.pretended_card import CARD, PretendedCard, to_card
+from support.released_sizes import released_tensors
 
 CONFIGS = Path(tiny.__file__).parents[1] / "hosts" / "diffusers" / "configs" / "sdxl"
 
@@ -28,30 +29,10 @@ def read(part):
     return json.loads((CONFIGS / part / "config.json").read_text())
 
 
-def released_adapter():
-    """The adapter's own sizes, fp16."""
-    hidden = [640] * 4 + [1280] * 20 + [1280] * 30 + [640] * 6 + [1280] * 10
-    inside = {"width": 1280, "hidden_width": 1280, "inner": 1280, "ffn_width": 5120, "depth": 4}
-    small = {"width": 1024, "hidden_width": 1280, "inner": 1024, "ffn_width": 4096, "depth": 4, "out_width": 1024}
-    with torch.device("meta"):
-        parts = {
-            "face_projection": projections.FaceProjection(tokens=16, out_width=2048, **inside),
-            "identity_projection": projections.IdentityProjection(512, 1024, 1024, small),
-            "mapping": projections.SubjectMapping(768 + 1024, 1024, 768),
-            "attention": torch.nn.ModuleList(projections.PairedKeysValues(2048, width) for width in hidden),
-        }
-    tensors = {
-        f"{part}.{name}": torch.empty(tensor.shape, dtype=torch.float16)
-        for part, module in parts.items()
-        for name, tensor in module.state_dict().items()
-    }
-    return Adapter.from_tensors(tensors, tiny.METADATA)
-
-
 def main():
     """Print the peaks."""
     card = PretendedCard(ours=f"{Path(tiny.__file__).parents[2]}/")
-    adapter = to_card(released_adapter(), card)
+    adapter = to_card(Adapter.from_tensors(released_tensors(projections), tiny.METADATA), card)
     hidden = torch.ones(1, 257, 1280)
     people = [FaceReference(identity=torch.ones(1, 512) / 512**0.5, clip_hidden=hidden, clip_hidden_zero=hidden)] * 2
     peaks, half, turns = {}, torch.float16, Turns(CARD, one_at_a_time=True)

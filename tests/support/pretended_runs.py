@@ -29,6 +29,7 @@ import comfy.ops
 import comfy.samplers
 import comfy.supported_models
 import dhd_pack.dhumandiff.testing as tiny
+from dhd_pack.dhumandiff.methods.dual_pathway import DualPathwaySettings
 from dhd_pack.dhumandiff.methods.paired import projections
 from dhd_pack.dhumandiff.methods.paired.adapter import Adapter
 from dhd_pack.dhumandiff.methods.paired.settings import CascadeSettings
@@ -36,6 +37,7 @@ from dhd_pack.dhumandiff.methods.parts2whole.conditioning import PartsConditioni
 from dhd_pack.dhumandiff.references.reference import FaceReference
 from dhd_pack.nodes.comfy import parts2whole as nodes_of_parts
 from dhd_pack.nodes.comfy import parts_models
+from dhd_pack.nodes.comfy.dual import apply_dual
 from dhd_pack.nodes.comfy.flux import FluxConditioning
 from dhd_pack.nodes.comfy.flux_patch import apply_withanyone
 from dhd_pack.nodes.comfy.guider import CascadeGuider
@@ -46,6 +48,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from support import small_parts, tiny_flux, tiny_parts, tiny_withanyone
 from support.pretended_card import CARD, PretendedCard, to_card
+from support.released_sizes import released_tensors
 
 STEPS = 3
 SIZE = 128
@@ -110,22 +113,7 @@ def sdxl(card: PretendedCard, dtype: torch.dtype = torch.float16):
 
 def adapter(card: PretendedCard, dtype: torch.dtype = torch.float16):
     """DHD_ADAPTER of the released sizes."""
-    hidden = [640] * 4 + [1280] * 20 + [1280] * 30 + [640] * 6 + [1280] * 10
-    inside = {"width": 1280, "hidden_width": 1280, "inner": 1280, "ffn_width": 5120, "depth": 4}
-    small = {"width": 1024, "hidden_width": 1280, "inner": 1024, "ffn_width": 4096, "depth": 4, "out_width": 1024}
-    with torch.device("meta"):
-        parts = {
-            "face_projection": projections.FaceProjection(tokens=16, out_width=2048, **inside),
-            "identity_projection": projections.IdentityProjection(512, 1024, 1024, small),
-            "mapping": projections.SubjectMapping(768 + 1024, 1024, 768),
-            "attention": torch.nn.ModuleList(projections.PairedKeysValues(2048, width) for width in hidden),
-        }
-    tensors = {
-        f"{part}.{name}": torch.empty(tensor.shape, dtype=dtype)
-        for part, module in parts.items()
-        for name, tensor in module.state_dict().items()
-    }
-    made = Adapter.from_tensors(tensors, tiny.METADATA, operations=comfy.ops.manual_cast)
+    made = Adapter.from_tensors(released_tensors(projections, dtype), tiny.METADATA, operations=comfy.ops.manual_cast)
     made.compute_dtype = torch.float32
     return managed(to_card(made, card))
 
@@ -191,6 +179,14 @@ def _cascade(mode, focus=None, **settings):
     return make
 
 
+def _dual(regions, **settings):
+    def make(model, weights):
+        chosen = DualPathwaySettings(regions=regions)
+        return comfy.samplers.CFGGuider(apply_dual(model, weights, people(), chosen, **settings)[0])
+
+    return make
+
+
 def _masks_of_two_devices(model, weights):
     """As nodes that compute on the card give them beside stock nodes'."""
     left, right = _halves()
@@ -218,6 +214,8 @@ RUNS = {
     "two_strength": _cascade("two_strength"),
     "two_strength with masks": _cascade("two_strength", masks=_halves()),
     "released": _cascade("released"),
+    "dual pathway, regions given": _dual("given", masks=_halves()),
+    "dual pathway, regions found": _dual("attention"),
 }
 """Runs of SDXL: MODEL and DHD_ADAPTER -> a guider."""
 
