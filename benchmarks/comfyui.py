@@ -72,6 +72,7 @@ class Base:
         size: side of the picture in pixels.
         steps: of the sampler.
         images: pictures a batch.
+        cast: what it computes in, where that is another than the weights' (`--fp8_e4m3fn-unet`).
         fill: what puts random weights into the UNet; None: the tests' own.
     """
 
@@ -80,6 +81,7 @@ class Base:
     steps: int = 20
     images: int = 1
     dtype: torch.dtype = torch.float32
+    cast: torch.dtype | None = None
     fill: Callable[[Any], Any] | None = None
 
     @cached_property
@@ -115,7 +117,7 @@ class Base:
                 "dtype": self.dtype,
             }
         )
-        config.set_inference_dtype(self.dtype, None)
+        config.set_inference_dtype(self.dtype, self.cast)
         made = comfy.model_base.SDXL(config, device=management.unet_offload_device())
         (self.fill or fill_with_noise)(made.diffusion_model)
         return comfy.model_patcher.ModelPatcher(made, management.get_torch_device(), management.unet_offload_device())
@@ -132,7 +134,7 @@ class Base:
         narrow, wide = 2 * self.channels, 4 * self.channels
         plain = random_adapter([narrow] * 4 + [wide] * 50 + [narrow] * 6 + [wide] * 10, CONTEXT)
         made = Adapter.from_tensors(plain.state_dict(), plain.info.metadata, operations=comfy.ops.manual_cast)
-        made.compute_dtype = self.dtype
+        made.compute_dtype = self.cast or self.dtype
         return comfy.model_patcher.ModelPatcher(made, management.get_torch_device(), management.unet_offload_device())
 
     @cached_property

@@ -30,11 +30,10 @@ def fill(module: nn.Module) -> nn.Module:
             if parameter.ndim < 2:
                 parameter.fill_(1.0 if name.endswith("weight") else 0.0)
                 continue
+            count = parameter.numel()
             noise = (block * parameter[0].numel() ** -0.5).to(parameter)
-            flat = parameter.view(-1)
-            for start in range(0, flat.numel(), NOISE):
-                part = flat[start : start + NOISE]
-                part.copy_(noise[: len(part)])
+            # As a whole, not piece by piece: a weight may lie in memory in another order (`--force-channels-last`).
+            parameter.copy_(noise.repeat(-(-count // NOISE))[:count].view(parameter.shape))
     return module.requires_grad_(False).eval()
 
 

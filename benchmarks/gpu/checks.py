@@ -118,7 +118,7 @@ def _precision(setup: Setup) -> dict[str, Any]:
 
 def _waits(setup: Setup) -> dict[str, Any]:
     """Warnings of CUDA that name a line of ours, by each mode, from the second step on; null where there is no CUDA."""
-    unet = sdxl_unet(setup, torch.float16 if setup.device == "cuda" else torch.float32)
+    unet = sdxl_unet(setup, torch.float16)
     sampler = Sampler(setup, unet, 512, 1)
     told: dict[str, Any] = {}
     for name in ("pair", "pair_masks", "one_pass", "two_strength", "released"):

@@ -50,7 +50,6 @@ FLAGS = (
     "--use-flash-attention",
     "--fast",
     "--deterministic",
-    "--cpu-vae",
     "--async-offload 2",
     "--disable-pinned-memory",
 )
@@ -113,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     comfyui.load(0, given.device, shlex.split(given.flags))
     from ..variants import known
 
-    base, told = _base(given.small, given.size), {}
+    base, told = _base(given.small, given.size, *_dtypes()), {}
     for name in ("plain", "pair", "one_pass"):
         reset_peak(given.device)
         run, seen = known()[name](base), {}
@@ -138,10 +137,19 @@ class _Noting(logging.Handler):
         self.notes.append(record.getMessage())
 
 
-def _base(small: bool, size: int) -> comfyui.Base:
+def _base(small: bool, size: int, dtype: torch.dtype = torch.float16, cast: torch.dtype | None = None) -> comfyui.Base:
     if small:
-        return comfyui.Base(channels=32, size=64, steps=1)
-    return comfyui.Base(channels=320, size=size, steps=4, dtype=torch.float16, fill=fill)
+        return comfyui.Base(channels=32, size=64, steps=1, dtype=dtype, cast=cast, fill=fill)
+    return comfyui.Base(channels=320, size=size, steps=4, dtype=dtype, cast=cast, fill=fill)
+
+
+def _dtypes() -> tuple[torch.dtype, torch.dtype | None]:
+    """In what ComfyUI would keep SDXL's UNet here by its options, and in what it would compute."""
+    import comfy.model_management as management
+
+    supported = [torch.float16, torch.bfloat16, torch.float32]
+    dtype = management.unet_dtype(model_params=2_567_463_684, supported_dtypes=supported)
+    return dtype, management.unet_manual_cast(dtype, management.get_torch_device(), supported)
 
 
 def _with_flags(setup: Setup, flags: str) -> dict[str, Any]:

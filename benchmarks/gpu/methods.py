@@ -29,7 +29,7 @@ def dual_cases(setup: Setup) -> Cases:
     """Calls of SDXL's UNet in fp16, at both sizes."""
 
     def measure(size: int) -> dict[str, Any]:
-        unet = sdxl_unet(setup, torch.float32 if setup.small else torch.float16)
+        unet = sdxl_unet(setup, torch.float16)
         side = 64 if setup.small else size
         with torch.no_grad():
             calls = dual.variants(unet, adapter_for(unet), f"{side}x{side}")
@@ -54,7 +54,7 @@ def parts_cases(setup: Setup) -> Cases:
         if not (folder / "decoupled_attn.pth").exists():
             folder.mkdir(parents=True, exist_ok=True)
             parts.write_random(folder)
-        precision = torch.float32 if setup.small else DTYPES[dtype]
+        precision = DTYPES[dtype]
         weights = Parts2Whole.from_pretrained(folder).to(setup.device, precision)
         unet = parts.random_unet(1).to(setup.device, precision)
         where = {"device": setup.device, "dtype": precision}
@@ -95,8 +95,7 @@ def flux_cases(setup: Setup) -> Cases:
             for name, value in SMALL_FLUX.items():
                 setattr(flux, name, value)
         width, side, steps = (128, 128, 1) if setup.small else (FLUX_WIDTH, size, 4)
-        dtype = torch.float32 if setup.small else torch.bfloat16
-        runs = flux.variants(side, width, steps, dtype, fill)
+        runs = flux.variants(side, width, steps, torch.bfloat16, fill)
         told = by_turns(_made(runs), setup.device, rounds=1 if setup.small else 6, steps=steps)
         return {"steps": steps, "variants": told}
 

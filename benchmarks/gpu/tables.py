@@ -21,6 +21,13 @@ TITLES = {
     "one_pass": "cascade `one_pass`",
     "two_strength": "cascade `two_strength`",
     "released": "cascade `released`",
+    "floor": "floor: two people, nothing else",
+    "two_spirit": "two people, `form` 0",
+    "two": "two people, `form` 0.5",
+    "four": "four people, `form` 0.5",
+    "1 parts": "1 part",
+    "4 masks": "4 parts with masks",
+    "4 dropped": "4 parts, masked areas left out",
     "ip_adapters": "diffusers' two IP-Adapters",
     "ip_adapters_masks": "diffusers' two IP-Adapters with masks",
 }
@@ -111,7 +118,7 @@ def _told(case: Mapping[str, Any]) -> str:
         if name in ("date", "took_seconds", "command"):
             continue
         if isinstance(value, Mapping):
-            value = _told(value)
+            value = f"({_told(value)})"
         elif isinstance(value, bool) or value is None:
             value = {True: "yes", False: "no", None: "not told"}[value]
         elif isinstance(value, list):

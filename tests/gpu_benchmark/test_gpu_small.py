@@ -127,6 +127,8 @@ def test_random_weights_keep_activations_of_their_size():
     spread = layer(torch.randn(64, 512)).std()
     assert 0.7 < spread < 1.4
     assert not layer.weight.requires_grad
+    kernel = fill(torch.nn.Conv2d(8, 8, 3).to(memory_format=torch.channels_last))  # as ComfyUI may lay it out
+    assert torch.equal(kernel.weight, fill(torch.nn.Conv2d(8, 8, 3)).weight)
 
 
 def test_random_shards_are_what_training_reads(tmp_path):
