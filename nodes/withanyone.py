@@ -94,7 +94,7 @@ class DHDApplyWithAnyone(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        strength = {"default": 1.0, **STRENGTH}
+        strength: dict[str, Any] = {"default": 1.0, **STRENGTH}
         return schema(
             node_id="DHDApplyWithAnyone",
             display_name="Apply WithAnyone",

@@ -6,6 +6,8 @@ import pytest
 from support.page import CHROMIUM, FLAGS, empty_graph, open_page
 
 HERE = Path(__file__).parent
+NODES_2 = (1, 28)
+"""The page of ComfyUI 0.3.64 is 1.27; none between it and 1.48 was looked at."""
 
 
 def pytest_collection_modifyitems(items):
@@ -31,6 +33,10 @@ def browser():
 def opened(request, browser, server):
     """The page in one look."""
     page = open_page(browser, server, request.param)
+    version = page.evaluate("window.__COMFYUI_FRONTEND_VERSION__")
+    if request.param == "nodes2" and tuple(map(int, version.split(".")[:2])) < NODES_2:
+        page.close()
+        pytest.skip(f"in the page {version} Nodes 2.0 was an experiment: it shows neither notes nor what packs draw")
     yield page
     page.close()
 
