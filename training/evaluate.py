@@ -102,10 +102,13 @@ def _ending(config: EvaluateConfig, out: Path, scores: dict[str, str], lines: li
     """Write the scores for a model card, with the command that makes them; all lines for people."""
     scores = {**scores, "command": _command(config)}
     made = [*made, write_text(out / "scores.json", json.dumps(scores, indent=1, ensure_ascii=False) + "\n")]
-    run = config.run or "..."
-    export = f"python -m training export --run {run} --scores {made[-1]}"
-    next_ = f"{export} --out {run}/export" if config.run else f"{export} puts them on a model card."
-    return "\n".join([*lines, f"Made {', '.join(map(str, made))}.", f"Next: {next_}"])
+    lines = [*lines, f"Made {', '.join(map(str, made))}."]
+    if not config.run:
+        return "\n".join(
+            [*lines, f"`export` of a run puts scores on its model card: --scores {shlex.quote(str(made[-1]))}."]
+        )
+    command = ["python", "-m", "training", "export", "--run", config.run, "--scores", str(made[-1])]
+    return "\n".join([*lines, f"Next: {shlex.join([*command, '--out', f'{config.run}/export'])}"])
 
 
 def _rank(config: EvaluateConfig, dry: bool) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -305,7 +306,7 @@ def _plan(folder: Path, wanted: Sequence[str], stages: Mapping[str, Stage]) -> s
 
 def _end(folder: Path, config: MiniConfig) -> str:
     if config.stage:
-        return f"Made the stage {config.stage}. Next: python -m training mini --out {config.out}"
+        return f"Made the stage {config.stage}.\nNext: python -m training mini{_out(config)}"
     seconds = sum(json.loads(path.read_text())["seconds"] for path in (folder / "done").glob("*.json"))
     weights = folder / "weights"
     lines = [f"Made {weights}, {seconds / 60:.0f} minutes of all stages together."]
@@ -315,7 +316,13 @@ def _end(folder: Path, config: MiniConfig) -> str:
             shutil.copyfile(path, SHIPPED / path.name)
         save_design(design_of(weights), SHIPPED)
         lines.append(f"They are in {SHIPPED} now.")
-    return "\n".join([*lines, "Next: python -m training mini --row full, and python -m dhumandiff demo --out demo.png"])
+    drawn = ["Next: python -m dhumandiff demo --out demo.png"] if config.install else []
+    return "\n".join([*lines, *drawn, f"Next: python -m training mini --row full{_out(config)}"])
+
+
+def _out(config: MiniConfig) -> str:
+    """The run's folder as an option, where it is not the usual one."""
+    return "" if config.out == MiniConfig.out else f" --out {shlex.quote(config.out)}"
 
 
 def _stop(processes: Sequence[subprocess.Popen]) -> None:
