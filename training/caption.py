@@ -26,7 +26,7 @@ from . import TrainingError
 from .data.settings import Source
 from .parsing import parse
 from .plugins import is_plugin, make_plugin
-from .wording import counted
+from .wording import counted, some
 
 __all__ = ["CaptionConfig", "caption", "main"]
 
@@ -107,9 +107,13 @@ def caption(config: CaptionConfig, dry_run: bool = False) -> str:
         _append(out, {"file_name": picture.name, "text": text})
     lines = [f"{out}: {counted(len(left) - len(damaged), 'caption')} written, of {counted(len(pictures), 'picture')}."]
     if unclear:
-        lines.append(f"{len(unclear)} of them do not name two people, and would be set aside: {_some(unclear)}.")
+        lines.append(
+            f"{len(unclear)} of them do not name two people, and would be set aside: {some(map(printable, unclear))}."
+        )
     if damaged:
-        lines.append(f"{counted(len(damaged), 'picture')} cannot be read and so without: {_some(damaged)}.")
+        lines.append(
+            f"{counted(len(damaged), 'picture')} cannot be read and so without: {some(map(printable, damaged))}."
+        )
     own = shlex.quote(f"{{path: {source.path}, captions: {out}}}")
     data = f"--sources+ {own}" if config.out else f"--data {shlex.quote(source.path)}"
     lines.append(f"Read through them. Next: python -m training prepare {data} --out shards")
@@ -174,8 +178,3 @@ def _end_last_line(out: Path) -> None:
         out.write_bytes(content[: len(content) - len(last)])
     else:
         out.write_bytes(content + b"\n")
-
-
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(map(printable, names[:5]))
-    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"

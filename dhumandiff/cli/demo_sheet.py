@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from ..faces.drawing import default_font
 from ..layout.person_style import person_color
 
 __all__ = ["Row", "Seen", "draw_sheet"]
@@ -109,12 +109,12 @@ def draw_sheet(rows: Sequence[Row], *, same: float, stranger: float, how: str) -
     head = 96 + NOTE_LINE * len(about)
     sheet = Image.new("RGB", (width, head + 100 + sum(tall) + 30 + NOTE_LINE * len(notes) + MARGIN), PAPER)
     draw = ImageDraw.Draw(sheet)
-    draw.text((MARGIN, 30), TITLE, INK, _font(46))
+    draw.text((MARGIN, 30), TITLE, INK, default_font(46))
     for number, line in enumerate(about):
         _words(draw, (MARGIN, 96 + NOTE_LINE * number), line, NOTE, SOFT)
     for name, left in lefts.items():
-        draw.text((left, head + 22), HEADS[name][0], INK, _font(28))
-        draw.text((left, head + 60), HEADS[name][1], SOFT, _font(LABEL - 2 * (name == "references")))
+        draw.text((left, head + 22), HEADS[name][0], INK, default_font(28))
+        draw.text((left, head + 60), HEADS[name][1], SOFT, default_font(LABEL - 2 * (name == "references")))
     top = head + 96
     for row, lines, height in zip(rows, sentences, tall, strict=True):
         draw.line((MARGIN, top, width - MARGIN, top), LINE, 2)
@@ -152,7 +152,7 @@ def _pictures(
         box = (place[0], place[1], place[0] + small - 1, place[1] + small - 1)
         draw.rectangle(box, outline=person_color(person), width=5)
         draw.rectangle((box[0], box[1], box[0] + 40, box[1] + 28), person_color(person))
-        draw.text((box[0] + 7, box[1] + 2), f"@{person + 1}", PAPER, _font(20))
+        draw.text((box[0] + 7, box[1] + 2), f"@{person + 1}", PAPER, default_font(20))
     for name, picture in row.pictures.items():
         sheet.paste(_enlarged(picture, size), (lefts[name], top))
         for side, seen in enumerate(row.seen[name]):
@@ -186,14 +186,14 @@ def _verdict(draw: ImageDraw.ImageDraw, seen: Seen, place: tuple[int, int], widt
     start, end = left + 34, left + width - 48
     for person, value in enumerate(seen.similarity):
         y = top + BAR * (person + 1) + 6
-        draw.text((left, y - 3), f"@{person + 1}", person_color(person), _font(LABEL))
+        draw.text((left, y - 3), f"@{person + 1}", person_color(person), default_font(LABEL))
         draw.rectangle((start, y, end, y + 13), (238, 240, 243))
         reach = start + (end - start) * min(max(value, 0.0), 1.0)
         if reach > start + 1:
             draw.rectangle((start, y, reach, y + 13), person_color(person))
         mark = start + (end - start) * min(max(seen.stranger, 0.0), 1.0)
         draw.line((mark, y - 2, mark, y + 15), (128, 132, 140), 2)
-        draw.text((end + 8, y - 3), f"{value:.2f}", INK, _font(LABEL))
+        draw.text((end + 8, y - 3), f"{value:.2f}", INK, default_font(LABEL))
 
 
 def _mark(draw: ImageDraw.ImageDraw, place: tuple[int, int], right: bool) -> None:
@@ -210,7 +210,7 @@ def _lines(text: str, width: int, size: int) -> list[list[str]]:
     """Words in lines no wider than that many px."""
     lines: list[list[str]] = [[]]
     for word in text.split():
-        if lines[-1] and _font(size).getlength(" ".join([*lines[-1], word])) > width:
+        if lines[-1] and default_font(size).getlength(" ".join([*lines[-1], word])) > width:
             lines.append([])
         lines[-1].append(word)
     return lines
@@ -223,14 +223,6 @@ def _words(draw: ImageDraw.ImageDraw, place: tuple[int, int], words: Sequence[st
         person = re.search(r"@([12])", word)
         color = person_color(int(person[1]) - 1) if person else ink
         # A stroke makes it bold: the font that Pillow brings has one weight.
-        draw.text((x, y), word, color, _font(size), stroke_width=0.5 if person else 0)
-        x += _font(size).getlength(f"{word} ")
+        draw.text((x, y), word, color, default_font(size), stroke_width=0.5 if person else 0)
+        x += default_font(size).getlength(f"{word} ")
     return x
-
-
-@lru_cache(maxsize=16)
-def _font(size: int) -> Any:
-    try:
-        return ImageFont.load_default(size)
-    except TypeError:  # Pillow before 10.1 has one size only
-        return ImageFont.load_default()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from .face import Face
 
-__all__ = ["draw_crop"]
+__all__ = ["default_font", "draw_crop"]
 
 # No person's color (person_style.PERSON_COLORS): whether this is person 1 or 2 is not known here.
 _LABEL, _INK = "#f0e442", "#000000"
@@ -45,7 +47,7 @@ def draw_crop(crop: np.ndarray, face: Face, labels: Sequence[str] = ()) -> np.nd
 
     size, rows = _SIZE * side, []
     while True:
-        font = ImageFont.load_default(size)
+        font = default_font(size)
         gap = size / 4
         rows = _rows([font.getlength(label) + 2 * gap for label in labels], picture.width - gap, gap)
         high = 1.3 * size + gap
@@ -58,6 +60,15 @@ def draw_crop(crop: np.ndarray, face: Face, labels: Sequence[str] = ()) -> np.nd
             draw.rounded_rectangle((left, top, right, top + 1.3 * size), radius=gap, fill=_LABEL, outline=_INK)
             draw.text(((left + right) / 2, top + 0.65 * size), label, fill=_INK, font=font, anchor="mm")
     return np.asarray(picture)
+
+
+@lru_cache(maxsize=16)
+def default_font(size: float) -> Any:
+    """Pillow's own font; before Pillow 10.1 it has one size only."""
+    try:
+        return ImageFont.load_default(size)
+    except TypeError:
+        return ImageFont.load_default()
 
 
 def _rows(widths: Sequence[float], room: float, gap: float) -> list[dict[int, tuple[float, float]]]:

@@ -23,7 +23,7 @@ from training.data.settings import FaceSettings
 from training.parsing import parse
 from training.run.config import TrainConfig
 from training.run.logging import _smooth
-from training.wording import counted
+from training.wording import counted, note_lines
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -126,3 +126,9 @@ def test_a_slice_says_how_to_join_with_the_same_split(tmp_path):
     settings = settings_for(tmp_path / "data", tmp_path / "out", shard_size=1, slice="1/3", validation=0.25)
     told = prepare(settings, encoders(), analyzer())
     assert told.endswith(f"python -m training prepare --merge {tmp_path / 'out'} --validation 0.25")
+
+
+def test_many_notes_are_counted_not_listed():
+    notes = [f"row {number}" for number in range(25)]
+    assert note_lines(notes, "- ", "report.json has all")[-2:] == ["- row 9", "- 15 more (report.json has all)"]
+    assert note_lines(notes[:3], "- ", "") == ["- row 0", "- row 1", "- row 2"]

@@ -18,7 +18,7 @@ from dhumandiff.io import expand_user
 from .. import TrainingError
 from ..parsing import differences
 from ..plugins import is_plugin
-from ..wording import counted
+from ..wording import counted, note_lines
 from .captions import open_table, picture_key
 from .contract import FORMAT, FORMAT_VERSION
 from .identities import Identities
@@ -185,7 +185,7 @@ def describe(settings: PrepareSettings) -> str:
             f"weight {weight:g}"
             + (f"; {counted(unreadable, 'caption')} cannot be read: save as UTF-8" if unreadable else "")
         )
-    lines += [f"  note: {note}" for note in files.notes]
+    lines += note_lines(files.notes, "  note: ", "all will stand in report.json")
     rows = 1 + settings.references.augmented
     if settings.references.paired:
         identities = Identities(settings.all_sources(), files.pictures, settings.references.couple_folders)

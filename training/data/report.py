@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .. import TrainingError
-from ..wording import counted
+from ..wording import counted, note_lines
 from .encode import EncodedSample
 from .extract import ExtractedSample
 from .people import People, face_facts
@@ -163,7 +163,7 @@ def _markdown(report: dict[str, Any]) -> str:
         "",
         f"{counted(report['pictures'], 'picture')}: {counted(report['samples'], 'sample')}, {len(report['set_aside_pictures'])} set aside.",
         "",
-        *(f"- note: {note}" for note in report["notes"]),
+        *note_lines(report["notes"], "- note: ", "report.json has all"),
         "",
         "| source | weight | samples | set aside |",
         "| --- | --- | --- | --- |",
@@ -302,7 +302,7 @@ def _ending(out: Path, report: dict[str, Any], size: int, sheets: tuple[int, boo
     if sheets[0]:
         shown = f" ({sheets[0]} of the {report['samples']})" if sheets[0] < report["samples"] else ""
         lines.append(
-            f"Look at {out / 'contact_sheet.png'}{shown}: is each coloured word the person in the box of its colour?"
+            f"Look at {out / 'contact_sheet.png'}{shown}: is each colored word the person in the box of its color?"
         )
     if report["samples"]:
         lines.append(f"Next: {training_command(out, settings.base, bool(report['held_out']))}")

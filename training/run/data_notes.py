@@ -11,7 +11,7 @@ from safetensors import SafetensorError, deserialize
 from .. import TrainingError
 from ..data.dataset import PreparedDataset
 from ..data.likeness import near_duplicates, similar_pairs
-from ..wording import counted
+from ..wording import counted, some
 from .config import TrainConfig
 
 __all__ = ["data_notes"]
@@ -55,7 +55,7 @@ def _shared(trained: PreparedDataset, held: PreparedDataset) -> Iterator[str]:
     copies = near_duplicates([*map(bytes, theirs[1])], [*map(bytes, ours[1])])
     if copies:
         pairs = [f"{theirs[2][one]} and {ours[2][other]}" for one, other in copies]
-        yield f"{_some(pairs)} are copies or nearly: the first of {held.path}, the second of {trained.path}, which is trained on."
+        yield f"{some(pairs, _NAMED)} are copies or nearly: the first of {held.path}, the second of {trained.path}, which is trained on."
     width = ours[0].shape[-1]
     if width != theirs[0].shape[-1]:
         return
@@ -68,14 +68,9 @@ def _shared(trained: PreparedDataset, held: PreparedDataset) -> Iterator[str]:
             f"{theirs[2][one // 2]} and {ours[2][other // 2]} ({alike:.2f})" for one, (other, alike) in found.items()
         ]
         yield (
-            f"{counted(len(found), 'face')} of {held.path} may be of people in {trained.path}, who are trained on: {_some(pairs)}. The "
+            f"{counted(len(found), 'face')} of {held.path} may be of people in {trained.path}, who are trained on: {some(pairs, _NAMED)}. The "
             "validation loss is too good then. Prepare all in one folder with --validation 0.1, which keeps people on one side."
         )
-
-
-def _some(pairs: Sequence[str]) -> str:
-    more = f" and {len(pairs) - _NAMED} more" if len(pairs) > _NAMED else ""
-    return ", ".join(pairs[:_NAMED]) + more
 
 
 def _people(folder: PreparedDataset) -> tuple[np.ndarray, np.ndarray, list[str]] | None:

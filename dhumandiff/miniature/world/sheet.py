@@ -5,8 +5,9 @@ from __future__ import annotations
 import textwrap
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from ...faces.drawing import default_font
 from ...layout.person_style import draw_box, person_color
 from .identity import Identity, people, sample_identity
 from .picture import draw_reference
@@ -52,7 +53,7 @@ def _pair(seed: int, zoom: int, boxes: bool) -> Image.Image:
         color = person_color(k)
         box = [float(value) * zoom for value in portrait.face_box]
         draw_box(draw, box, k, 1)
-        draw.text((box[0] + 3, box[1] + 1), str(k + 1), fill=color, font=_font(14))
+        draw.text((box[0] + 3, box[1] + 1), str(k + 1), fill=color, font=default_font(14))
         for x, y in portrait.landmarks * zoom:
             draw.ellipse([x - 2, y - 2, x + 2, y + 2], fill=color)
     side = picture.height // 2
@@ -62,15 +63,10 @@ def _pair(seed: int, zoom: int, boxes: bool) -> Image.Image:
     for k, photo in enumerate(photos):
         tile.paste(photo, (picture.width + _GAP, k * side))
     text = textwrap.fill(sample.caption_marked, 80)
-    ImageDraw.Draw(tile).multiline_text((2, picture.height + 4), text, fill=(30, 30, 30), font=_font(13), spacing=3)
+    ImageDraw.Draw(tile).multiline_text(
+        (2, picture.height + 4), text, fill=(30, 30, 30), font=default_font(13), spacing=3
+    )
     return tile
-
-
-def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-    try:
-        return ImageFont.load_default(size)
-    except TypeError:  # Pillow before 10.1 has one size only
-        return ImageFont.load_default()
 
 
 def _large(picture: np.ndarray, zoom: float) -> Image.Image:
