@@ -100,6 +100,7 @@ def tables() -> list[str]:
         "parts": parts_table,
         "flux": flux_table,
         "dual": dual_table,
+        "cards": cards_table,
     }
     return [make(found) for kind, make in makers.items() if (found := results(kind))]
 
@@ -116,23 +117,15 @@ def sampling_table(results: list[dict[str, Any]]) -> str:
         f"{s['size']} px, {s['channels']} channels,<br>{s['steps']} steps, {s['rounds']} rounds"
         for s in (result["settings"] for result in results)
     ]
-    lines = ["| whole run | " + " | ".join(heads) + " |", "| --- |" + " --- |" * len(heads)]
-    for name, title in TITLES.items():
-        cells = [_ratio(result["ratios"].get(name)) for result in results]
-        if any(cells):
-            lines.append(f"| {title} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    rows = [[title, *(_ratio(r["ratios"].get(name)) for r in results)] for name, title in TITLES.items()]
+    return _table(["whole run", *heads], rows)
 
 
 def memory_table(results: list[dict[str, Any]]) -> str:
     """Peak memory: a row a variant, a column a setting."""
     heads = [f"{r['settings']['size']} px, {r['settings']['channels']} channels" for r in results]
-    lines = ["| peak memory | " + " | ".join(heads) + " |", "| --- |" + " --- |" * len(heads)]
-    for name, title in TITLES.items():
-        cells = [_memory(result["variants"].get(name)) for result in results]
-        if any(cells):
-            lines.append(f"| {title} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    rows = [[title, *(_memory(r["variants"].get(name)) for r in results)] for name, title in TITLES.items()]
+    return _table(["peak memory", *heads], rows)
 
 
 def flux_table(results: list[dict[str, Any]]) -> str:
@@ -148,8 +141,7 @@ def flux_table(results: list[dict[str, Any]]) -> str:
         for s in (result["settings"] for result in results)
     ]
     rows = [[title, *(_ratio(result["ratios"].get(name)) for result in results)] for name, title in titles.items()]
-    lines = [["whole run on FLUX", *heads], ["---"] * (len(heads) + 1), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return _table(["whole run on FLUX", *heads], rows)
 
 
 def encode_table(results: list[dict[str, Any]]) -> str:
@@ -181,17 +173,15 @@ def parts_table(results: list[dict[str, Any]]) -> str:
     for result in results:
         head = f"{result['settings']['size']} px"
         heads.append(f"{head}, another run" if head in heads else head)
-    lines = ["| a call of the UNet | " + " | ".join(heads) + " |", "| --- |" + " --- |" * len(results)]
+    rows = []
     for name in sorted(names, key=lambda name: int(name.partition(" ")[0])):
         count, _, kind = name.partition(" ")
         title = {"0": "plain", "1": kinds[kind].format(1).replace("parts", "part", 1)}.get(
             count, kinds[kind].format(count)
         )
-        lines.append(f"| {title} | " + " | ".join(_call(r["calls"].get(name)) for r in results) + " |")
-    lines.append(
-        "| highest, encoding included | " + " | ".join(f"{r['highest'] / 2**30:.1f} GiB" for r in results) + " |"
-    )
-    return "\n".join(lines)
+        rows.append([title, *(_call(r["calls"].get(name)) for r in results)])
+    rows.append(["highest, encoding included", *(f"{r['highest'] / 2**30:.1f} GiB" for r in results)])
+    return _table(["a call of the UNet", *heads], rows)
 
 
 def dual_table(results: list[dict[str, Any]]) -> str:
@@ -199,12 +189,28 @@ def dual_table(results: list[dict[str, Any]]) -> str:
     bases = {"mini": "the miniature", "sdxl": "SDXL's widths"}
     names = max((result["calls"] for result in results), key=len)
     heads = [f"{bases[s['base']]}, {s['size']} px,<br>{s['rounds']} rounds" for s in (r["settings"] for r in results)]
-    lines = ["| a call of the UNet | " + " | ".join(heads) + " |", "| --- |" + " --- |" * len(results)]
+    rows = []
     for name in names:
         cells = [result["calls"].get(name) for result in results]
         told = ["" if c is None else f"{c['ratio']:.2f} ({c['q1']:.2f} to {c['q3']:.2f})" for c in cells]
-        lines.append(f"| {DUAL_TITLES[name]} | " + " | ".join(told) + " |")
-    return "\n".join(lines)
+        rows.append([DUAL_TITLES[name], *told])
+    return _table(["a call of the UNet", *heads], rows)
+
+
+def cards_table(results: list[dict[str, Any]]) -> str:
+    """Memory of a training, estimated: a row a preset, a column a size of the pictures."""
+    found = results[-1]
+    heads = [f"{size} x {size} px, {batch} at a time" for size, batch in found["settings"]["pictures"].values()]
+    rows = []
+    for row, columns in found["gigabytes"].items():
+        preset, _, way = row.partition(", ")
+        title = f"`{found['settings']['presets'][preset]}`{f', {way}' if way else ''}"
+        cells = []
+        for sizes in columns.values():
+            parts = " / ".join(f"{size:.1f}" for processes, size in sizes.items() if processes != "1")
+            cells.append(f"{sizes['1']:.1f} GB{f'; FSDP {parts}' if parts else ''}")
+        rows.append([title, *cells])
+    return _table(["estimated", *heads], rows)
 
 
 def _call(numbers: dict[str, Any] | None) -> str:
@@ -242,8 +248,13 @@ def plot(results: list[dict[str, Any]]) -> None:
 
 
 def _two_columns(left: str, right: str, titles: dict[str, str], numbers: dict[str, float], form: str) -> str:
-    lines = [f"| {title} | {form.format(numbers[name])} |" for name, title in titles.items()]
-    return "\n".join([f"| {left} | {right} |", "| --- | --- |", *lines])
+    return _table([left, right], [[title, form.format(numbers[name])] for name, title in titles.items()])
+
+
+def _table(heads: list[str], rows: list[list[str]]) -> str:
+    """Of the rows that have a number."""
+    lines = [heads, ["---"] * len(heads), *(row for row in rows if any(row[1:]))]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _ratio(ratio: dict[str, float] | None) -> str:

@@ -61,7 +61,7 @@ def make_base(folder, kind="sdxl", prediction="epsilon", vae=False, seed=0):
     return folder
 
 
-def make_config(base, shards, run, **changes):
+def make_config(base, shards, run, /, **changes):
     """A TrainConfig for a quick run: no sample grids, no tensorboard; `changes` as nested dicts of fields."""
     from training.data.config import AugmentConfig, DataConfig, FolderConfig
     from training.objectives.config import (

@@ -120,12 +120,3 @@ def test_a_package_that_is_missing_is_named(config, monkeypatch, kind, package):
 def test_settings_that_do_not_go_together_are_refused(values, code):
     with refused(code, "base.offload"):
         BaseConfig(**values)
-
-
-@pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED"])
-def test_sharding_is_refused_before_anything_is_loaded(config, monkeypatch, kind):
-    import accelerate
-
-    monkeypatch.setattr(accelerate.Accelerator, "distributed_type", accelerate.DistributedType[kind])
-    with refused("sharding-not-supported", kind, "init.rank"):
-        train(config(steps=1))

@@ -61,12 +61,35 @@ def test_parts_have_their_own_rates(config):
     assert found == {"face_projection": 1e-3, "identity_projection": 1e-3, **rates}
 
 
-def test_equal_rates_of_parts_change_nothing(config):
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_equal_rates_of_parts_change_nothing(config, kind):
     rates = dict.fromkeys(("face_projection", "identity_projection", "mapping", "attention"), 1e-3)
     one, other = (
-        RunFolder(train(config(name, steps=2, optimizer={"part_learning_rates": each})).run).load(2).weights
+        RunFolder(train(config(name, steps=2, optimizer={"name": kind, "part_learning_rates": each})).run)
+        .load(2)
+        .weights
         for name, each in (("a", {}), ("b", rates))
     )
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_a_parts_rate_is_that_of_its_matrices_under_muon_too(config):
+    """Relative to the others'; and the run resumes with it."""
+    settings = {"name": "muon", "muon_lr": 0.02, "part_learning_rates": {"mapping": 1e-4}, "warmup_steps": 0}
+    state = setup(config(optimizer=settings))
+    of = {id(parameter): group["lr"] for group in state.optimizer.param_groups for parameter in group["params"]}
+    found = {
+        (name.partition(".")[0], value.ndim == 2, of[id(value)]) for name, value in state.adapter.named_parameters()
+    }
+    assert {each for each in found if each[0] == "mapping"} == {
+        ("mapping", True, pytest.approx(0.002)),
+        ("mapping", False, 1e-4),
+    }
+    assert {rate for part, _, rate in found if part != "mapping"} == {0.02, 1e-3}
+    whole = train(config("whole", steps=3, optimizer=settings, checkpoints={"every": 2})).run
+    train(config("parts", steps=2, optimizer=settings, checkpoints={"every": 2}))
+    parts = train(config("parts", steps=3, optimizer=settings, checkpoints={"every": 2})).run
+    one, other = (RunFolder(run).load(3).weights for run in (whole, parts))
     assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 

@@ -90,6 +90,27 @@ def test_a_low_rank_run_is_drawn_too(config, tmp_path):
     assert (run / "prompts" / "step-00000001-held_out.png").is_file()
 
 
+def test_a_base_whose_blocks_wait_on_the_cpu_draws_the_same(config, monkeypatch):
+    from training.run import frozen
+
+    made = []
+    put = frozen.BlockOffload.__init__
+    monkeypatch.setattr(frozen.BlockOffload, "__init__", lambda self, *given: (made.append(self), put(self, *given))[0])
+    base = {"path": "tiny", "gradient_checkpointing": True}
+    whole, blocks = (train(config(name, steps=1, base={**base, "offload": name == "b"})).run for name in "ab")
+    name = "prompts/step-00000000-held_out.png"
+    first, second = (np.asarray(Image.open(run / name)).astype(int) for run in (whole, blocks))
+    assert np.array_equal(first, second)
+    assert (made[0].present, made[0].most) == (0, 1)
+
+
+@pytest.mark.parametrize(("kind", "package"), [("int8", "torchao"), ("fp8", "torchao"), ("nf4", "bitsandbytes")])
+def test_a_base_in_fewer_bits_draws(config, kind, package):
+    pytest.importorskip(package)
+    run = train(config(steps=1, base={"path": "tiny", "quantization": kind})).run
+    assert np.asarray(Image.open(run / "prompts" / "step-00000001-held_out.png")).std() > 0
+
+
 def test_the_best_checkpoint_can_be_that_with_the_most_likeness(config, monkeypatch):
     likeness = iter([0.1, 0.5, 0.9, 0.3])
     draw = PromptDrawing({}, {"likeness_held_out": 0.0})

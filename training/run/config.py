@@ -128,7 +128,8 @@ class OptimizerConfig:
     learning_rate: float = 1e-4
     """Learning rate after the warm-up, its highest."""
     part_learning_rates: dict[str, float] = field(default_factory=dict)
-    """Other learning rates for single parts, such as {mapping: 1.0e-5}: face_projection, identity_projection, mapping, attention."""
+    """Other learning rates for single parts, such as {mapping: 1.0e-5}: face_projection, identity_projection, mapping, attention.
+    With muon, a part at a tenth of learning_rate has a tenth of muon_lr for its matrices, too."""
     muon_lr: float = 0.02
     """muon only: learning rate of matrices after the warm-up; learning_rate is that of all other weights."""
     schedule: Literal["constant", "constant_with_warmup", "linear", "cosine"] = "constant_with_warmup"
@@ -153,10 +154,10 @@ class OptimizerConfig:
             )
         for name, rate in self.part_learning_rates.items():
             check_setting(rate > 0, f"optimizer.part_learning_rates.{name}", rate, "a learning rate must be above 0")
-        if self.part_learning_rates and self.name in ("prodigy", "muon"):
+        if self.part_learning_rates and self.name == "prodigy":
             raise TrainingError(
-                f"optimizer.part_learning_rates does not go with {self.name}, which has one rate for all parts. Choose adamw, or leave "
-                "them out.",
+                "optimizer.part_learning_rates does not go with prodigy, which finds one rate for all parts. Choose another optimizer, "
+                "or leave them out.",
                 code="part-rates-of-another-optimizer",
             )
         if self.name == "prodigy":
@@ -292,11 +293,6 @@ class TrainConfig:
         check_setting(bool(self.run), "run", self.run, "it names the folder of the run")
         check_setting(self.steps >= 1, "steps", self.steps, "it must be 1 or more")
         check_setting(self.seed >= 0, "seed", self.seed, "it must be 0 or more")
-        if self.base.offload and self.logging.prompts:
-            raise TrainingError(
-                "logging.prompts need the whole UNet on the device, which base.offload avoids. Leave one of the two out.",
-                code="prompts-with-offload",
-            )
         if self.checkpoints.best_by != "loss" and not self.logging.prompts:
             raise TrainingError(
                 f"checkpoints.best_by is {self.checkpoints.best_by}, which drawings of logging.prompts show, and there are none. Name "

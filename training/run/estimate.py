@@ -22,9 +22,11 @@ from .data_notes import data_notes
 from .frozen import BYTES, offloaded_blocks
 from .init import init_weights
 from .model import TrainableModel, build_model
+from .sharding import OPTIMIZERS
 from .time_estimate import operations, time_line
+from .weights import identity_of
 
-__all__ = ["Estimate", "dry_run", "estimate", "estimated"]
+__all__ = ["Estimate", "dry_run", "estimate", "estimated", "estimates"]
 
 OPTIMIZER_BYTES = {"adamw": 8, "adamw8bit": 2, "muon": 4, "adafactor": 0.1, "prodigy": 16, "schedulefree": 8}
 """Bytes of the optimizer's state per trained weight."""
@@ -92,8 +94,9 @@ def dry_run(config: TrainConfig) -> str:
         f"Time      {_time(config, folders, base, model)}",
         f"Memory    about {memory.total:.1f} GB on each GPU. An estimate from shapes, not measured:",
         *(f"          {size:6.2f} GB  {what}" for what, size in memory.parts.items()),
+        *_sharded_lines(config, base, model, memory),
         *(f"Note      {note}" for note in data_notes(config, folders, validation)),
-        "Next: the same command without --dry_run.",
+        "Nothing was trained. Leave out --dry_run to do it.",
     ]
     return "\n".join(lines)
 
@@ -113,26 +116,18 @@ def _estimated(
     return folders, objectives, base, model, estimate(config, folders, base, model)
 
 
+def estimates(config: TrainConfig, processes: Sequence[int]) -> dict[int, float]:
+    """GB on each GPU where so many processes share base and adapter by FSDP; 1: without it. Raises what `dry_run` raises."""
+    _, _, base, model, memory = _estimated(config)
+    return _shared(config, base, model, memory, processes)
+
+
 def estimate(
     config: TrainConfig, folders: Sequence[PreparedDataset], base: BaseModel, model: TrainableModel
 ) -> Estimate:
     """Memory of a run, for the largest picture size in the shards and prompts of 77 tokens."""
     bytes_each = 4 if config.precision == "no" else 2
-    weights = list(model.weights.parameters())
-    trained = _count(value for value in weights if value.requires_grad)
-    frozen = _frozen_bytes(config, base, bytes_each)
-    few = f", Linear layers in {config.base.quantization}" if config.base.quantization != "none" else ""
-    parts = {
-        f"frozen base{few}{', all but one block on the CPU' if config.base.offload else ''}": frozen,
-        "adapter (float32 where it is trained)": trained * 4 + (_count(weights) - trained) * bytes_each,
-        "gradients, float32": trained * 4,
-        f"optimizer ({config.optimizer.name})": trained * OPTIMIZER_BYTES[config.optimizer.name],
-    }
-    has_ema = config.optimizer.ema_decay > 0 and config.optimizer.name != "schedulefree"
-    if has_ema and config.optimizer.ema_device == "same":
-        parts["EMA weights"] = trained * 4
-    if bytes_each == 2:
-        parts["trained weights, as cast for computing"] = trained * 2
+    parts = _weight_parts(config, base, model, 1)
     identity = bool(config.objectives.identity.weight or config.objectives.identity.infonce_weight)
     if config.logging.samples_every or identity:
         used = [
@@ -144,23 +139,75 @@ def estimate(
     if identity:
         faces = 2 * config.data.micro_batch_size
         parts[f"decoding {faces} faces for identity losses (SDXL's VAE)"] = _decoding(config, folders)
-    kept = _activations(config, folders, base, model, torch.float32 if bytes_each == 4 else torch.bfloat16)
+    activations = _activations(config, folders, base, model, torch.float32 if bytes_each == 4 else torch.bfloat16)
     again = ", layers run again in the backward pass" if config.base.gradient_checkpointing else ""
-    parts[f"activations of {config.data.micro_batch_size} sample(s){again}"] = kept
+    parts[f"activations of {config.data.micro_batch_size} sample(s){again}"] = activations
     in_gb = {what: size / 2**30 for what, size in parts.items()}
     return Estimate({**in_gb, "CUDA's own, a guess": CUDA_OVERHEAD})
 
 
-def _frozen_bytes(config: TrainConfig, base: BaseModel, bytes_each: int) -> float:
+def _weight_parts(config: TrainConfig, base: BaseModel, model: TrainableModel, processes: int) -> dict[str, float]:
+    """Bytes of everything that has the size of weights, in each of these processes."""
+    bytes_each = 4 if config.precision == "no" else 2
+    weights = list(model.weights.parameters())
+    trained = _count(value for value in weights if value.requires_grad)
+    frozen = _frozen_bytes(config, base, bytes_each, processes)
+    # Of a sharded adapter one layer of keys and values is whole at a time, with its gradients; other parts are for a whole pass.
+    whole_once = 0 if processes == 1 else trained - sum(layers := _trained_layers(model)) + max(layers)
+    kept = trained / processes + whole_once
+    few = f", Linear layers in {config.base.quantization}" if config.base.quantization != "none" else ""
+    parts = {
+        f"frozen base{few}{', all but one block on the CPU' if config.base.offload else ''}": frozen,
+        "adapter (float32 where it is trained)": kept * 4 + (_count(weights) - trained) / processes * bytes_each,
+        "gradients, float32": kept * 4,
+        f"optimizer ({config.optimizer.name})": trained / processes * OPTIMIZER_BYTES[config.optimizer.name],
+    }
+    has_ema = config.optimizer.ema_decay > 0 and config.optimizer.name != "schedulefree"
+    if has_ema and config.optimizer.ema_device == "same":
+        parts["EMA weights"] = trained / processes * 4
+    if bytes_each == 2:
+        parts["trained weights, as cast for computing"] = trained * 2
+    return parts
+
+
+def _trained_layers(model: TrainableModel) -> list[int]:
+    """Trained weights of each layer of keys and values."""
+    layers = identity_of(model.weights).attention
+    return [_count(value for value in layer.parameters() if value.requires_grad) for layer in layers]
+
+
+def _frozen_bytes(config: TrainConfig, base: BaseModel, bytes_each: int, processes: int) -> float:
     """The base's weights on the device."""
-    blocks = [_count(block.parameters()) for block in offloaded_blocks(base.unet)] if config.base.offload else []
-    weights = _count(base.unet.parameters()) - sum(blocks) + max(blocks, default=0)
+    blocks = [_count(block.parameters()) for block in offloaded_blocks(base.unet)]
+    weights = float(_count(base.unet.parameters()))
+    if config.base.offload:
+        weights += max(blocks) - sum(blocks)
+    elif processes > 1:  # one block computes while the next one is fetched
+        weights += 2 * max(blocks) - sum(blocks) * (1 - 1 / processes)
     if base.text_encoder is not None:
         weights += _count(base.text_encoder.parameters())
     if config.base.quantization == "none":
         return weights * bytes_each
     linear = sum(module.weight.numel() for module in base.unet.modules() if isinstance(module, nn.Linear))
     return (weights - linear) * bytes_each + linear * BYTES[config.base.quantization]
+
+
+def _sharded_lines(config: TrainConfig, base: BaseModel, model: TrainableModel, memory: Estimate) -> list[str]:
+    """What FSDP would leave on each GPU, for what does not fit one."""
+    if config.base.quantization != "none" or config.base.offload or config.optimizer.name not in OPTIMIZERS:
+        return []
+    sizes = [f"{size:.1f} GB" for size in _shared(config, base, model, memory, (2, 4, 8)).values()]
+    return [
+        f"          over 2, 4 or 8 GPUs by FSDP {', '.join(sizes)} on each (docs/training.md#what-does-not-fit-one-gpu-fsdp)"
+    ]
+
+
+def _shared(
+    config: TrainConfig, base: BaseModel, model: TrainableModel, memory: Estimate, processes: Sequence[int]
+) -> dict[int, float]:
+    """`memory.total`, where so many processes have a part of the weights each."""
+    weights = {each: sum(_weight_parts(config, base, model, each).values()) / 2**30 for each in (1, *processes)}
+    return {each: memory.total - weights[1] + weights[each] for each in processes}
 
 
 def _meta_model(

@@ -201,6 +201,12 @@ class NoLogger:
     def validation(self, *_: Any) -> None:
         """See `Logger`."""
 
+    def samples(self, *_: Any) -> None:
+        """See `Logger`."""
+
+    def prompts(self, *_: Any) -> None:
+        """See `Logger`."""
+
     def plot(self) -> None:
         """See `Logger`."""
 

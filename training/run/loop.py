@@ -31,9 +31,11 @@ from .checkpoint import CONFIG_FILE
 from .config import TrainConfig
 from .lock import run_lock
 from .logging import Logger, NoLogger
+from .parts import whole
 from .prompts import PromptDrawing
 from .samples import draw_grid
 from .setup import TrainState, open_stream, setup
+from .sharding import is_sharded
 from .shutdown import SignalHandler
 from .timing import StepTimer
 from .trackers import Trackers
@@ -133,10 +135,11 @@ def train_step(
     objectives, diffusion = state.objectives, state.config.objectives.diffusion
 
     # Forward and backward: gradients accumulate over the micro batches of this process.
-    losses = torch.zeros(len(objectives), device=device)
+    losses, sharded = torch.zeros(len(objectives), device=device), is_sharded(accelerator)
     for number, batch in enumerate(batches, start=1):
         last = number == len(batches)
-        with nullcontext() if last else accelerator.no_sync(model):
+        # Sharded, each pass leaves a part of its gradients: all of them would not fit.
+        with nullcontext() if last or sharded else accelerator.no_sync(model):
             with timer("forward"):
                 parts = compute_losses(model, batch.to(device), state.base, objectives, diffusion)
                 loss = weighted_sum(objectives, parts)
@@ -146,7 +149,7 @@ def train_step(
 
     # All processes agree on the losses and on whether to stop. This waits for the GPU; so do a few look-ups in each pass.
     with timer("backward"):
-        grad_norm = accelerator.clip_grad_norm_(state.trained, state.config.optimizer.max_grad_norm or math.inf)
+        grad_norm = whole(accelerator.clip_grad_norm_(state.trained, state.config.optimizer.max_grad_norm or math.inf))
         requested = losses.new_tensor([ends()])
         *parts, stopping = accelerator.reduce(torch.cat([losses, requested]), "mean").tolist()
     loss = weighted_sum(objectives, parts)
@@ -188,7 +191,7 @@ def draw_prompts(state: TrainState, logger: Logger | NoLogger) -> PromptDrawing:
         TrainingError: the best checkpoint shall be that with most right people, and no sentence says who should be where.
     """
     with state.ema.use_ema():
-        drawing = state.prompts.draw(state.adapter, state.step, state.accelerator.autocast)
+        drawing = state.model.run(lambda: state.prompts.draw(state.adapter, state.step, state.accelerator.autocast))
     measure = state.config.checkpoints.best_by
     if measure != "loss" and drawing.of(measure) is None:
         raise TrainingError(
@@ -213,14 +216,16 @@ def draw_samples(state: TrainState) -> object:
     """A sample grid of the EMA weights, a Pillow image; of held-out people, where there are some."""
     config, (folders, _) = state.config.logging, state.validation or state.data
     with state.ema.use_ema():
-        return draw_grid(
-            state.model,
-            folders[0],
-            count=config.samples,
-            steps=config.sample_steps,
-            cfg=config.cfg,
-            device=state.accelerator.device,
-            autocast=state.accelerator.autocast,
+        return state.model.run(
+            lambda: draw_grid(
+                state.model,
+                folders[0],
+                count=config.samples,
+                steps=config.sample_steps,
+                cfg=config.cfg,
+                device=state.accelerator.device,
+                autocast=state.accelerator.autocast,
+            )
         )
 
 
@@ -270,7 +275,8 @@ def _next_step(stream: Prefetcher, state: TrainState, logger: Logger | NoLogger)
 
 def _samples_due(state: TrainState) -> bool:
     every = state.config.logging.samples_every
-    return bool(every) and state.accelerator.is_main_process and state.base.vae is not None and state.step % every == 0
+    draws = state.accelerator.is_main_process or is_sharded(state.accelerator)
+    return bool(every) and draws and state.base.vae is not None and state.step % every == 0
 
 
 def _make_logger(state: TrainState) -> Logger | NoLogger:

@@ -6,7 +6,7 @@ tokens, C channels; and W subject tokens, L text tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -110,6 +110,10 @@ class TrainableModel(nn.Module):
         # Gradient checkpointing runs the layers again and has to find the same work to do; what it records then is lost.
         maps, self._maps = self._maps, {} if self.recorded else None
         return prediction + self._zero_with_gradient(batch), [maps[layer] for layer in sorted(maps or {})]
+
+    def run(self, work: Callable[[], Any]) -> Any:
+        """Call `work`, which uses base and adapter otherwise than by `forward`; sharded weights are then found as in `forward`."""
+        return work()
 
     @torch.no_grad()
     def words_alone(self, batch: Batch, noisy_latents: Tensor, timesteps: Tensor) -> Tensor:

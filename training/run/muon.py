@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .parts import local, part_of, whole
+
 __all__ = ["Muon"]
 
 
@@ -20,8 +22,9 @@ class Muon(torch.optim.AdamW):
     """AdamW whose first group, where there are matrices, moves by Muon.
 
     Args:
-        matrices: parameters of two or more dimensions, for Muon; may be empty.
-        rest: parameters for AdamW; may be empty.
+        matrices: parameters of two or more dimensions, for Muon; may be empty. Or groups of them, as other optimizers take them,
+            which may have rates of their own.
+        rest: parameters or groups for AdamW; may be empty.
         muon_lr: Muon's learning rate, about the size of a step's singular values. Steps of tall matrices are larger by the root
             of rows / columns.
         momentum: Muon's, in Nesterov's form.
@@ -30,8 +33,8 @@ class Muon(torch.optim.AdamW):
 
     def __init__(
         self,
-        matrices: Iterable[Tensor],
-        rest: Iterable[Tensor],
+        matrices: Iterable[Any],
+        rest: Iterable[Any],
         *,
         muon_lr: float,
         lr: float,
@@ -39,11 +42,8 @@ class Muon(torch.optim.AdamW):
         weight_decay: float = 0.0,
         momentum: float = 0.95,
     ) -> None:
-        groups: list[dict[str, Any]] = [
-            {"params": list(matrices), "lr": muon_lr, "momentum": momentum},
-            {"params": list(rest), "momentum": None},
-        ]
-        super().__init__([one for one in groups if one["params"]], lr=lr, betas=betas, weight_decay=weight_decay)
+        groups = [*_groups(matrices, lr=muon_lr, momentum=momentum), *_groups(rest, lr=lr, momentum=None)]
+        super().__init__(groups, lr=lr, betas=betas, weight_decay=weight_decay)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
@@ -62,12 +62,21 @@ class Muon(torch.optim.AdamW):
                 # torch's AdamW expects the count of steps in every state that it loads
                 state |= {"step": torch.zeros(()), "momentum": torch.zeros_like(parameter)}
             momentum = state["momentum"].mul_(group["momentum"]).add_(parameter.grad)
-            move = (parameter.grad + group["momentum"] * momentum).reshape(len(parameter), -1)
+            # Of a sharded matrix every process computes all of the step, and takes its own part.
+            move = whole(parameter.grad + group["momentum"] * momentum).reshape(len(parameter), -1)
             parameter.grad = None
             rows, columns = move.shape
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
             scale = max(1.0, rows / columns) ** 0.5
-            parameter.add_(_orthogonal(move).reshape(parameter.shape), alpha=-group["lr"] * scale)
+            step = part_of(_orthogonal(move).reshape(parameter.shape), parameter)
+            local(parameter).add_(step, alpha=-group["lr"] * scale)
+
+
+def _groups(given: Iterable[Any], **settings: Any) -> list[dict[str, Any]]:
+    """Parameters or groups as groups with these settings where they have none of their own."""
+    values = list(given)
+    groups = values if values and isinstance(values[0], dict) else [{"params": values}]
+    return [{**settings, **group} for group in groups if group["params"]]
 
 
 def _orthogonal(matrix: Tensor) -> Tensor:

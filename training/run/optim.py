@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .. import TrainingError
 from .config import OptimizerConfig
 from .muon import Muon
+from .parts import gathered, local, on_parts, part_of
 
 __all__ = ["EMA", "GROUP_STATE", "ScheduleFreeAverage", "make_optimizer", "make_scheduler", "parameter_groups"]
 
@@ -45,10 +46,10 @@ def parameter_groups(config: OptimizerConfig, module: nn.Module) -> list[Any]:
     return [{"params": values, "lr": rates.get(part, config.learning_rate)} for part, values in parts.items()]
 
 
-def make_optimizer(config: OptimizerConfig, parameters: Sequence[Any]) -> torch.optim.Optimizer:
+def make_optimizer(config: OptimizerConfig, parameters: Sequence[Any], sharded: bool = False) -> torch.optim.Optimizer:
     """AdamW of torch or bitsandbytes, torch's Adafactor, Muon, Prodigy, or the schedule-free AdamW.
 
-    parameters: tensors, or groups of them (`parameter_groups`).
+    parameters: tensors, or groups of them (`parameter_groups`). sharded: each process has a part of each.
 
     Raises:
         TrainingError: a package is missing.
@@ -62,15 +63,16 @@ def make_optimizer(config: OptimizerConfig, parameters: Sequence[Any]) -> torch.
         # One kernel for all weights: torch's other way on GPUs needs as much memory again as the weights.
         return torch.optim.AdamW(parameters, fused=first.is_cuda, **settings)
     if config.name == "muon":
-        matrices = [parameter for parameter in parameters if parameter.ndim == 2]
-        rest = [parameter for parameter in parameters if parameter.ndim != 2]
-        return Muon(matrices, rest, muon_lr=config.muon_lr, **settings)
+        return Muon(*_matrices_and_rest(config, parameters), muon_lr=config.muon_lr, **settings)
     try:
         if config.name == "prodigy":
             from prodigyopt import Prodigy
 
             # Both as its authors advise for adapters: the warm-up must not be taken for a small distance.
-            return Prodigy(parameters, use_bias_correction=True, safeguard_warmup=True, **settings)
+            settings |= {"use_bias_correction": True, "safeguard_warmup": True}
+            if sharded:
+                return on_parts(Prodigy, parameters, fsdp_in_use=True, **settings)
+            return Prodigy(parameters, **settings)
         if config.name == "schedulefree":
             from schedulefree import AdamWScheduleFree
 
@@ -86,6 +88,22 @@ def make_optimizer(config: OptimizerConfig, parameters: Sequence[Any]) -> torch.
             code="bitsandbytes-missing" if package == "bitsandbytes" else "optimizer-missing",
         ) from error
     return AdamW8bit(parameters, **settings)
+
+
+def _matrices_and_rest(config: OptimizerConfig, parameters: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    """For Muon; where parts have rates, that of a part's matrices is as many times Muon's as that of its rest is AdamW's."""
+    if not isinstance(parameters[0], dict):
+        return [value for value in parameters if value.ndim == 2], [value for value in parameters if value.ndim != 2]
+    matrices = [
+        {
+            "params": [value for value in group["params"] if value.ndim == 2],
+            "lr": config.muon_lr * (group["lr"] / config.learning_rate),
+        }
+        for group in parameters
+    ]
+    return matrices, [
+        {**group, "params": [value for value in group["params"] if value.ndim != 2]} for group in parameters
+    ]
 
 
 def make_scheduler(config: OptimizerConfig, optimizer: torch.optim.Optimizer, steps: int) -> Any:
@@ -112,7 +130,7 @@ class EMA:
         device: where the averages are kept; None: with the parameters.
 
     Attributes:
-        weights: name of the parameter -> its average.
+        weights: name of the parameter -> its average; of a sharded one, this process's part.
         steps: how many steps were averaged.
     """
 
@@ -121,7 +139,9 @@ class EMA:
         self.parameters = {name: value for name, value in module.named_parameters() if value.requires_grad}
         self.weights: dict[str, Tensor] = {}
         if decay > 0:
-            self.weights = {name: value.detach().to(device, copy=True) for name, value in self.parameters.items()}
+            self.weights = {
+                name: local(value.detach()).to(device, copy=True) for name, value in self.parameters.items()
+            }
 
     @torch.no_grad()
     def update(self) -> None:
@@ -130,16 +150,19 @@ class EMA:
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         for name, value in self.weights.items():
             # Never non_blocking: a copy to the CPU would be read here before it has arrived.
-            value.lerp_(self.parameters[name].detach().to(value.device), 1 - decay)
+            value.lerp_(local(self.parameters[name].detach()).to(value.device), 1 - decay)
 
     def snapshot(self) -> dict[str, Tensor]:
-        """The averages as they are now, for a checkpoint; empty without any."""
-        return self.weights
+        """The averages as they are now, for a checkpoint; empty without any. Collective."""
+        return {name: gathered(value, self.parameters[name]) for name, value in self.weights.items()}
 
     @contextmanager
     def use_ema(self) -> Iterator[None]:
         """While this is open, the module works with the averages."""
-        own = {name: self.parameters[name].detach().to(value.device, copy=True) for name, value in self.weights.items()}
+        own = {
+            name: local(self.parameters[name].detach()).to(value.device, copy=True)
+            for name, value in self.weights.items()
+        }
         self._copy_in(self.weights)
         try:
             yield
@@ -151,12 +174,12 @@ class EMA:
         """Resume from saved averages, named as the parameters."""
         self.steps = steps
         for name, value in self.weights.items():
-            value.copy_(weights[name])
+            value.copy_(part_of(weights[name], self.parameters[name]))
 
     @torch.no_grad()
     def _copy_in(self, weights: Mapping[str, Tensor]) -> None:
         for name, value in weights.items():
-            self.parameters[name].copy_(value)
+            local(self.parameters[name].detach()).copy_(value)
 
 
 class ScheduleFreeAverage(EMA):
@@ -179,11 +202,11 @@ class ScheduleFreeAverage(EMA):
 
     def snapshot(self) -> dict[str, Tensor]:
         with self.use_ema():
-            return {name: value.detach().clone() for name, value in self.parameters.items()}
+            return {name: gathered(local(value.detach()).clone(), value) for name, value in self.parameters.items()}
 
     @contextmanager
     def use_ema(self) -> Iterator[None]:
-        own = {name: value.detach().clone() for name, value in self.parameters.items()}
+        own = {name: local(value.detach()).clone() for name, value in self.parameters.items()}
         self.optimizer.eval()
         try:
             yield

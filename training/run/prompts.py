@@ -12,16 +12,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from dhumandiff import Adapter, FaceReference
 from dhumandiff.errors import DHumanDiffError
 from dhumandiff.evaluation.score import score_image
 from dhumandiff.faces import FaceAnalyzer, choose_face, load_photo
+from dhumandiff.faces.drawing import default_font
 from dhumandiff.io import expand_user
 from dhumandiff.methods.dual_pathway import DualPathway, DualPathwaySettings
 from dhumandiff.prompts import Prompt, parse_prompt
@@ -89,6 +90,7 @@ def watch_prompts(
         FaceError: a face pack cannot be had.
     """
     from dhumandiff.hosts.diffusers.loading import IMAGE_ENCODER, check_base, load_pipeline
+    from dhumandiff.hosts.diffusers.memory import Turns
     from dhumandiff.hosts.diffusers.pipeline import PortraitPipeline
     from dhumandiff.references.encode import encode_reference
 
@@ -117,7 +119,9 @@ def watch_prompts(
         watched.append(_Watched(each, prompt, references, identities))
     pipeline = load_pipeline(base.name, base.unet.dtype)
     pipeline.unet = base.unet
-    portrait = PortraitPipeline(pipeline, device, offload=False)  # the UNet and the weights are the trainer's, and stay
+    # Where the base is stays the trainer's business: it may wait on the CPU by blocks, or lie in parts. The watcher moves the rest.
+    portrait = PortraitPipeline(pipeline, device, offload=True)
+    portrait.offload, portrait.turns = False, Turns(device, one_at_a_time=False)
     set_random_state(before)  # loading models uses up random numbers, and a run is the same with prompts and without
     return PromptWatcher(config, watched, portrait, judge, drawn, dual)
 
@@ -282,7 +286,7 @@ def _identity(photos: Sequence[Path], judge: FaceAnalyzer) -> np.ndarray:
 
 def _row(references: Sequence[FaceReference], pictures: Mapping[str, Image.Image], caption: str) -> Image.Image:
     """Faces, pictures with their names, and the caption below."""
-    font = _font()
+    font = default_font(TEXT)
     faces = [_crop(reference) for reference in references]
     height = max(picture.height for picture in pictures.values())
     width = len(faces) * (FACE + GAP) + sum(max(picture.width, FACE) + GAP for picture in pictures.values())
@@ -317,10 +321,3 @@ def _below(rows: Sequence[Image.Image]) -> Image.Image:
         sheet.paste(row, (0, top))
         top += row.height
     return sheet
-
-
-def _font() -> Any:
-    try:
-        return ImageFont.load_default(TEXT)
-    except TypeError:  # Pillow before 10.1
-        return ImageFont.load_default()

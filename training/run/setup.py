@@ -32,9 +32,11 @@ from .init import cast_frozen, init_weights
 from .low_rank import file_name, full_metadata, kept_tensors
 from .model import TrainableModel, build_model
 from .optim import EMA, GROUP_STATE, ScheduleFreeAverage, make_optimizer, make_scheduler, parameter_groups
+from .parts import distributed_state, gathered, gathered_state, local, part_of
 from .precision import DTYPES, choose_precision
 from .prompts import PromptWatcher, watch_prompts
 from .resume import check_fingerprint, report_changes, resume_fingerprint
+from .sharding import check_sharding, is_sharded, shard
 from .trackers import check_trackers
 from .weights import Weights, identity_of, metadata_of
 
@@ -66,7 +68,7 @@ class TrainState:
         scheduler: of the learning rate.
         ema: the averaged weights.
         fp32_frozen: float32 values of weights that are not trained and that the adapter holds in less precision.
-        prompts: draws `logging.prompts`; None without any, and in all processes but the main one.
+        prompts: draws `logging.prompts`; None without any, and in all processes but the main one where each has all of the base.
         full_adapter: what a low-rank run's files say of the full adapter; empty where everything is trained.
         fingerprint: what a run that resumes must have in common with this one.
         contents: checksums of data and base, which a run that resumes must have, too.
@@ -125,7 +127,8 @@ class TrainState:
 
         scaler = self.accelerator.scaler
         processes = gather_object([{"positions": dict(self.stream_positions), "random": random_state()}])
-        weights = kept_tensors(self.adapter, self.fp32_frozen)
+        weights = {name: gathered(local(value), value) for name, value in kept_tensors(self.adapter).items()}
+        weights |= self.fp32_frozen
         ema = {file_name(name): value for name, value in self.ema.snapshot().items()}
         return {
             "step": self.step,
@@ -136,7 +139,7 @@ class TrainState:
             "adapter": weights,
             "ema": {**weights, **ema} if ema else {},
             "ema_steps": self.ema.steps,
-            "optimizer": self.optimizer.optimizer.state_dict()["state"],
+            "optimizer": gathered_state(self.optimizer.optimizer),
             "optimizer_groups": [
                 {name: group[name] for name in GROUP_STATE.get(self.config.optimizer.name, ()) if name in group}
                 for group in self.optimizer.param_groups
@@ -152,12 +155,13 @@ class TrainState:
         self.stream_positions = {int(index): position for index, position in state["stream_positions"].items()}
         with torch.no_grad():
             for name, value in kept_tensors(self.adapter).items():
-                value.copy_(state["adapter"][name])
+                local(value).copy_(part_of(state["adapter"][name], value))
         self.fp32_frozen = {name: state["adapter"][name] for name in self.fp32_frozen}
         ema = state["ema"] or state["adapter"]
         self.ema.load_state_dict({name: ema[file_name(name)] for name in self.ema.weights}, state["ema_steps"])
         groups = self.optimizer.optimizer.state_dict()["param_groups"]
-        self.optimizer.optimizer.load_state_dict({"state": state["optimizer"], "param_groups": groups})
+        moments = distributed_state(self.optimizer.optimizer, state["optimizer"])
+        self.optimizer.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         for group, values in zip(self.optimizer.param_groups, state.get("optimizer_groups") or [], strict=False):
             group.update(values)
         self.scheduler.last_epoch = state["scheduler"]
@@ -207,7 +211,9 @@ def setup(config: TrainConfig) -> TrainState:
 
     # The frozen base, and the adapter that is trained.
     dtype = DTYPES[accelerator.mixed_precision]
-    draws_samples = accelerator.is_main_process and config.logging.samples_every > 0
+    sharded = is_sharded(accelerator)
+    draws = accelerator.is_main_process or sharded  # with parts of a base no process can draw alone
+    draws_samples = draws and config.logging.samples_every > 0
     base = load_base(
         config.base.path,
         text_encoder=config.init.subject_path,
@@ -221,7 +227,7 @@ def setup(config: TrainConfig) -> TrainState:
     quantize(base.unet, config.base)
     if config.base.offload:
         BlockOffload(base.unet, accelerator.device)
-    base.to(accelerator.device, unet=not config.base.offload)
+    base.to(accelerator.device, unet=not config.base.offload and not sharded)
     if config.base.gradient_checkpointing:
         base.unet.enable_gradient_checkpointing()
         base.unet.train()  # diffusers asks for it; there is no dropout in it
@@ -231,12 +237,18 @@ def setup(config: TrainConfig) -> TrainState:
     full_adapter = full_metadata(config.init, adapter)
     if full_adapter:
         fp32_frozen = {}  # read again from init.weights, never saved
-    model.to(accelerator.device)
+    if sharded:
+        shard(model, accelerator)
+    else:
+        model.to(accelerator.device)
 
     # What moves the weights.
-    optimizer = make_optimizer(config.optimizer, parameter_groups(config.optimizer, adapter))
+    optimizer = make_optimizer(config.optimizer, parameter_groups(config.optimizer, adapter), sharded)
     scheduler = make_scheduler(config.optimizer, optimizer, config.steps)
-    parallel_model, optimizer = accelerator.prepare(model, optimizer)
+    if sharded:
+        parallel_model, optimizer = model, accelerator.prepare_optimizer(optimizer)
+    else:
+        parallel_model, optimizer = accelerator.prepare(model, optimizer)
     ema = EMA(adapter, config.optimizer.ema_decay, "cpu" if config.optimizer.ema_device == "cpu" else None)
     if config.optimizer.name == "schedulefree":
         ema = ScheduleFreeAverage(adapter, optimizer.optimizer)
@@ -260,7 +272,7 @@ def setup(config: TrainConfig) -> TrainState:
         contents=contents,
     )
     resume(state)
-    if config.logging.prompts and accelerator.is_main_process:
+    if config.logging.prompts and draws:
         state.prompts = watch_prompts(config.logging, base, accelerator.device, config.dual.drawn())
     if accelerator.is_main_process:  # comparing the people of large data takes a while
         state.report(_summary(state))
@@ -330,13 +342,8 @@ def _balance(state: TrainState) -> Balance:
 
 
 def _check_processes(config: TrainConfig, accelerator: Accelerator) -> None:
-    kind, processes = accelerator.distributed_type.name, accelerator.num_processes
-    if kind in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
-        raise TrainingError(
-            f"accelerate is configured for {kind}, but what is trained here cannot be sharded. Run `accelerate config` again for plain "
-            "multi-GPU; for less memory see init.rank, base.quantization, base.offload and optimizer.name.",
-            code="sharding-not-supported",
-        )
+    check_sharding(config, accelerator)
+    processes = accelerator.num_processes
     passes = config.data.gradient_accumulation_steps
     if passes % processes:
         raise TrainingError(

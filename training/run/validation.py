@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,6 +17,7 @@ from ..objectives.losses import compute_losses, weighted_sum
 from ..objectives.protocol import Objective
 from .config import TrainConfig
 from .model import TrainableModel
+from .sharding import is_sharded
 
 __all__ = ["validate"]
 
@@ -40,13 +42,16 @@ def validate(
         SampleStream(folders, weights, batch_size=config.data.micro_batch_size),
         config.data.validation_batches,
     )
-    total = torch.zeros((), device=accelerator.device)
+    total, processes = torch.zeros((), device=accelerator.device), accelerator.num_processes
+    # With parts of the weights, no process can compute while another has nothing to do: what is past the count is not counted.
+    rounds = math.ceil(count / processes) * processes if is_sharded(accelerator) else count
     model.eval()
-    for number in range(count):
+    for number in range(rounds):
         samples, draws = next(stream)
-        if number % accelerator.num_processes == accelerator.process_index:
+        if number % processes == accelerator.process_index:
             batch = make(samples, draws, 0).to(accelerator.device)
             losses = compute_losses(model, batch, model.base, objectives, config.objectives.diffusion)
-            total += weighted_sum(objectives, losses) / count
+            if number < count:
+                total += weighted_sum(objectives, losses) / count
     model.train()
     return float(accelerator.reduce(total, "sum"))

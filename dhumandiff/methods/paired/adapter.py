@@ -294,7 +294,8 @@ class Adapter(nn.Module):
         self.check_persons(tokens.shape[1])
         inside = tokens
         if not self._weights_cast_themselves:
-            inside = tokens.to(next(self.attention[layer].parameters()))
+            weight = next(self.attention[layer].parameters())
+            inside = tokens.to(weight.device, weight.dtype)
         keys, values = self.attention[layer](inside)
         return keys.to(tokens.dtype), values.to(tokens.dtype)
 
@@ -327,7 +328,7 @@ class Adapter(nn.Module):
         weight = self.face_projection.latents
         if self._weights_cast_themselves:
             return hidden.to(device=self.compute_device or hidden.device, dtype=self.compute_dtype or weight.dtype)
-        return hidden.to(weight)
+        return hidden.to(weight.device, weight.dtype)
 
     def _subject_path(self) -> tuple[IdentityProjection, SubjectMapping]:
         if self.identity_projection is None or self.mapping is None:
