@@ -152,19 +152,22 @@ def test_a_run_in_parts_is_exported_as_any(together, tmp_path):
 
 @slow
 @posix
-def test_a_low_rank_run_in_parts_and_in_half_precision_has_its_full_adapter(together):
-    full = together("full", 1, False, steps=2)
-    init = {"weights": str(full), "rank": 2}
-    for precision in ("no", "bf16"):
-        pytest.importorskip("peft")
-        one, parts = (
-            together(f"rank_{precision}_{each}", each, each > 1, init=init, precision=precision) for each in (1, 2)
-        )
-        if precision == "no":
-            nearly_equal(one, parts, 3)
-        for ours, theirs in zip(losses(one), losses(parts), strict=True):
-            for name in {"loss", "validation"} & {*ours}:
-                assert ours[name] == pytest.approx(theirs[name], rel=1e-5 if precision == "no" else 0.02)
+def test_a_low_rank_run_is_trained_in_parts(together):
+    pytest.importorskip("peft")
+    init = {"weights": str(together("full", 1, False, steps=2)), "rank": 2}
+    one, parts = (together(f"rank_{each}", each, each > 1, init=init) for each in (1, 2))
+    nearly_equal(one, parts, 3)
+
+
+@slow
+@posix
+def test_half_precision_is_computed_in_as_without_parts(together):
+    """bf16 rounds sums of another order otherwise, by some 0.4 %."""
+    one, parts = (together(f"bf16_{each}", each, each > 1, precision="bf16") for each in (1, 2))
+    for ours, theirs in zip(losses(one), losses(parts), strict=True):
+        for name in {"loss", "validation"} & {*ours}:
+            assert ours[name] == pytest.approx(theirs[name], rel=0.01)
+    assert {str(value.dtype) for value in tensors(parts).values()} == {"torch.float32"}
 
 
 @slow

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from dhumandiff.formats.values import check_weights
+
 from .. import TrainingError
 from ..objectives.protocol import AttentionMaps
 from .config import TrainConfig
@@ -79,6 +81,8 @@ def shard(model: TrainableModel, accelerator: Accelerator) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
+    for weights in (model.weights, identity_of(model.weights)):  # pipelines look at them once; later they are in parts
+        check_weights(weights)
     _find_gradients_in_maps()
     # It fears writing into what comes out, which nothing here does.
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
