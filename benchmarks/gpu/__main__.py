@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -12,7 +13,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from dhumandiff.errors import DHumanDiffError
+from safetensors import SafetensorError
+
+from dhumandiff.errors import DHumanDiffError, short_error
 
 from ..comfyui import ROOT
 from . import GpuBenchmarkError
@@ -40,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--work",
         type=Path,
         default=Path(tempfile.gettempdir()) / "dhumandiff_gpu_benchmark",
-        help="folder for models and data that are made on the way, up to 12 GB (default %(default)s)",
+        help="folder for models and data that are made on the way, up to 18 GB (default %(default)s)",
     )
     given = parser.parse_args(arguments)
     try:
@@ -84,6 +87,7 @@ def run_part(name: str, setup: Setup, out: Path, minutes: float | None = None) -
     if not left:
         print(f"{name}: done before ({file.path}).")
         return 0
+    _check_room(name, setup)
     began = time.monotonic()
     for number, case in enumerate(left):
         if minutes is not None and number and time.monotonic() - began > 60 * minutes:
@@ -98,9 +102,9 @@ def run_part(name: str, setup: Setup, out: Path, minutes: float | None = None) -
             if not _is_full(error):
                 raise
             failed = {"out_of_memory": out_of_memory(error, setup.device)}
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             raise GpuBenchmarkError(
-                f"The part {name} cannot write what it needs into {setup.work} ({error.strerror or error}). Make room there, or name "
+                f"The part {name} cannot write what it needs into {setup.work} ({short_error(error)}). Make room there, or name "
                 "another folder as --work.",
                 code="work-not-written",
             ) from error
@@ -109,6 +113,21 @@ def run_part(name: str, setup: Setup, out: Path, minutes: float | None = None) -
         file.add(case, {"took_seconds": round(time.monotonic() - started, 1), **figures})
     print(f"{name}: done, {file.path}")
     return 0
+
+
+def _check_room(name: str, setup: Setup) -> None:
+    """Refuse a disk that is too small for what the part makes, before it makes anything."""
+    if setup.small:
+        return
+    there = next(folder for folder in (setup.work, *setup.work.absolute().parents) if folder.exists())
+    made = sum(path.stat().st_size for path in setup.work.rglob("*") if path.is_file())  # stays from other parts
+    free, needed = shutil.disk_usage(there).free + made, PARTS[name].gigabytes * 1e9
+    if free < needed:
+        raise GpuBenchmarkError(
+            f"The part {name} writes about {needed / 1e9:.0f} GB of models and data into {setup.work}, where {free / 1e9:.1f} GB are "
+            "free. Make room there, or name another folder as --work.",
+            code="no-room-for-work",
+        )
 
 
 def _is_full(error: RuntimeError) -> bool:

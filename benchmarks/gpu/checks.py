@@ -146,9 +146,10 @@ def _portrait(setup: Setup, size: int, turns: bool) -> dict[str, Any]:
     else:
         from dhumandiff import Adapter
 
-        setup.work.mkdir(parents=True, exist_ok=True)
+        work = setup.work / "real"
+        work.mkdir(parents=True, exist_ok=True)
         pipeline = _sdxl_pipeline()
-        adapter = Adapter.from_pretrained(adapter_file(setup.work / "adapter_fp16.safetensors", small=False)).half()
+        adapter = Adapter.from_pretrained(adapter_file(work / "adapter.safetensors", small=False)).half()
     told: dict[str, Any] = {}
 
     def draw() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -51,9 +52,11 @@ def parts_cases(setup: Setup) -> Cases:
             setup.work / ("small" if setup.small else "real") / "parts2whole",
             (64 if setup.small else size) // 8,
         )
-        if not (folder / "decoupled_attn.pth").exists():
-            folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / "whole").exists():
+            shutil.rmtree(folder, ignore_errors=True)  # what a run that was killed left
+            folder.mkdir(parents=True)
             parts.write_random(folder)
+            (folder / "whole").touch()
         precision = DTYPES[dtype]
         weights = Parts2Whole.from_pretrained(folder).to(setup.device, precision)
         unet = parts.random_unet(1).to(setup.device, precision)

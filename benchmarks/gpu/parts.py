@@ -28,12 +28,14 @@ class Part:
         minutes: an estimate for a data-center card; not measured.
         cases: of a setup, in order.
         needs: packages besides PyTorch.
+        gigabytes: that it writes into the work folder at real sizes, about.
     """
 
     what: str
     minutes: float
     cases: Callable[[Setup], Cases]
     needs: tuple[str, ...] = DIFFUSERS
+    gigabytes: float = 0.0
 
 
 def _inference(setup: Setup, size: int) -> Cases:
@@ -84,6 +86,7 @@ PARTS: dict[str, Part] = {
         6,
         _checks,
         TRAINING,
+        2,
     ),
     **{
         f"inference-{size}": Part(
@@ -109,6 +112,7 @@ PARTS: dict[str, Part] = {
             8,
             partial(_training, preset=preset),
             TRAINING,
+            8,
         )
         for preset in ("sdxl_12gb", "sdxl_16gb", "sdxl_24gb", "sdxl_48gb")
     },
@@ -119,6 +123,7 @@ PARTS: dict[str, Part] = {
         "calls of Stable Diffusion 1.5 with up to four parts, with masks and without what they exclude",
         4,
         partial(_methods, name="parts_cases"),
+        gigabytes=4,
     ),
     "withanyone": Part(
         "runs of FLUX.1's size in ComfyUI with two and four people", 8, partial(_methods, name="flux_cases"), COMFYUI
@@ -138,6 +143,6 @@ PARTS: dict[str, Part] = {
         partial(_comfy, name="test_cases"),
         (*COMFYUI, "pytest"),
     ),
-    "miniature": Part("the miniature built anew, a stage a case", 60, _miniature, TRAINING),
+    "miniature": Part("the miniature built anew, a stage a case", 60, _miniature, TRAINING, 6),
 }
 """By name, in the order in which they run."""

@@ -16,7 +16,7 @@ import torch
 from ..results import machine
 from . import GpuBenchmarkError
 
-__all__ = ["Setup", "find_setup", "today"]
+__all__ = ["SAME", "Setup", "find_setup", "today"]
 
 SAME = ("card", "driver", "torch", "size")
 """Facts that name a setup's folder. What was measured with others is another result."""

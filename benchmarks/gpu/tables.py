@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from . import GpuBenchmarkError
 from .goals import GOALS, judge
 from .keeping import FOLDER, read
 from .parts import PARTS
+from .setup import SAME
 
 __all__ = ["section"]
 
@@ -40,7 +42,7 @@ def section(folder: Path = FOLDER) -> str:
     """What was measured, a heading a card; what there is to run where nothing was.
 
     Raises:
-        GpuBenchmarkError: a file cannot be read.
+        GpuBenchmarkError: a file cannot be read, or a folder holds figures of several setups.
     """
     found = [(setup, _load(setup)) for setup in sorted(folder.glob("*")) if any(setup.glob("*.json"))]
     told = [_card(files) for _, files in found] or [NOTHING]
@@ -48,7 +50,15 @@ def section(folder: Path = FOLDER) -> str:
 
 
 def _load(folder: Path) -> dict[str, dict[str, Any]]:
-    return {path.stem: read(path) for path in sorted(folder.glob("*.json"))}
+    files = {path.stem: read(path) for path in sorted(folder.glob("*.json"))}
+    setups = {tuple(file["setup"].get(name) for name in SAME) for file in files.values()}
+    if len(setups) > 1:
+        raise GpuBenchmarkError(
+            f"{folder} holds figures of several setups: {'; '.join(', '.join(map(str, setup)) for setup in sorted(setups))}. Move each "
+            "into a folder of its own.",
+            code="results-of-several-setups",
+        )
+    return files
 
 
 def _card(files: Mapping[str, dict[str, Any]]) -> str:

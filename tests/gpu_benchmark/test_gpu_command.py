@@ -1,9 +1,12 @@
 """`python -m benchmarks.gpu`: what is kept, what is done again, and what is refused."""
 
+import dataclasses
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from support.refused import refused
 
 pytest.importorskip("diffusers", reason="install it with: pip install diffusers transformers accelerate")
@@ -99,6 +102,22 @@ def test_a_full_disk_is_said(setup, counted, tmp_path, monkeypatch):
         command.run_part("counted", setup, tmp_path / "other")
 
 
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), SafetensorError("No space left on device")])
+def test_a_disk_that_fills_up_on_the_way_is_said_whoever_writes(setup, counted, tmp_path, error):
+    counted["fails"] = error
+    with refused("work-not-written", "No space left"):
+        command.run_part("counted", setup, tmp_path)
+
+
+def test_a_disk_that_is_too_small_is_refused_before_anything_is_made(setup, counted, tmp_path, monkeypatch):
+    part = dataclasses.replace(parts.PARTS["counted"], gigabytes=8)
+    monkeypatch.setitem(parts.PARTS, "counted", part)
+    monkeypatch.setattr(command.shutil, "disk_usage", lambda _: SimpleNamespace(free=3e9))
+    with refused("no-room-for-work", "8 GB", "3.0 GB", "--work"):
+        command.run_part("counted", dataclasses.replace(setup, small=False), tmp_path)
+    assert counted["one"] == 0
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"format": "other", "part": "counted", "setup": {}, "cases": {}}'])
 def test_a_broken_result_is_refused(setup, counted, tmp_path, content):
     path = tmp_path / setup.folder / "counted.json"
@@ -163,3 +182,17 @@ def test_one_variant_without_memory_leaves_the_others():
     told = by_turns({"plain": lambda: lambda: None, "pair": lambda: full}, "cpu", rounds=1)
     assert told["pair"] == {"out_of_memory": "out of memory"}
     assert told["plain"]["ratio"] == 1
+
+
+def test_all_parts_run_in_processes_of_their_own_and_a_failed_one_stops_no_other(monkeypatch, tmp_path, capsys):
+    ran = []
+
+    def run(words, **_):
+        ran.append(words[words.index("--part") + 1])
+        assert words[-4:] == ["--device", "cpu", "--out", str(tmp_path)]
+        return SimpleNamespace(returncode=int(ran[-1] == "parts2whole"))
+
+    monkeypatch.setattr(command.subprocess, "run", run)
+    assert command.main(["--small", "--device", "cpu", "--out", str(tmp_path)]) == 1
+    assert ran == list(parts.PARTS)
+    assert "Not done: parts2whole" in capsys.readouterr().out

@@ -109,3 +109,10 @@ def test_a_broken_file_is_refused_by_the_page_too(measured):
     (measured / "NVIDIA-H100" / "comfyui.json").write_text("{")
     with refused("result-not-read", "comfyui.json"):
         section(measured)
+
+
+def test_figures_of_two_cards_in_one_folder_are_refused(measured):
+    other = result("inference-512", {"a": {"value": 1}}, card="NVIDIA A100")
+    (measured / "NVIDIA-H100" / "inference-512.json").write_text(json.dumps(other))
+    with refused("results-of-several-setups", "NVIDIA A100", "NVIDIA H100"):
+        section(measured)
