@@ -269,6 +269,7 @@ def windows(model, dim, length, overlap):
         overlap,
         dim=dim,
     )
+    made.model_options["context_handler"].causal_window_fix = False  # newer ones read one place more before each window
     return made
 
 
