@@ -43,6 +43,7 @@ def _measured(setup: Setup, sampler: Sampler, name: str) -> dict[str, Any]:
     if failed:
         return failed
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     clear(setup.device)
     backend = "eager" if setup.small else "inductor"
     compiled = torch.compile(sampler.unet, backend=backend)
@@ -61,6 +62,7 @@ def _measured(setup: Setup, sampler: Sampler, name: str) -> dict[str, Any]:
         "variants": told,
         "first_run_seconds": first,
         "graphs": looked.graphs,
+        "compilations": int(torch._dynamo.utils.counters["stats"]["unique_graphs"]),  # the plain run's with it
         "breaks": len(looked.breaks),
         "breaks_by_us": sum(ours for _, ours in looked.breaks),
         "reasons": sorted({reason for reason, _ in looked.breaks}),

@@ -112,8 +112,13 @@ class Sampler:
             self._adapter = adapter_for(self.unet)
         adapter = self._adapter.to(self.setup.device)
         attached = attach(self.unet, adapter, people_for(adapter), masks=self.masks if masks else None)
-        attached.people.finish(attached.layers, torch.device(self.setup.device), self.unet.dtype)
-        adapter.to("cpu")
+        try:
+            attached.people.finish(attached.layers, torch.device(self.setup.device), self.unet.dtype)
+        except RuntimeError:  # no memory: the next variant finds the UNet as it was
+            attached.detach()
+            raise
+        finally:
+            adapter.to("cpu")
         return attached
 
     def _run_of(

@@ -101,6 +101,7 @@ def _tables_of(part: str, cases: Mapping[str, Any]) -> list[str]:
             [title, *(str(case.get(key, "")) for case in turns.values())]
             for key, title in (
                 ("graphs", "graphs"),
+                ("compilations", "compilations, the plain run's with them"),
                 ("breaks", "graph breaks"),
                 ("breaks_by_us", "of these in our files"),
             )
