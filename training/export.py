@@ -85,6 +85,10 @@ class ExportConfig:
             )
 
 
+ANYBODY = ("anna.jpg", "ben.jpg")
+"""Photos in a command line whose people are not known."""
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the settings, export, and say what was made."""
     config, _ = parse(ExportConfig, "export", argv)
@@ -93,9 +97,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     native = next(path for path in made if path.suffix == ".safetensors")
     if api is not None:
         print(f"Pushed to {push(api, config.push, config.private, expand_user(config.out), made)}.")
+    command = _drawing_command(config.run, native)
+    own = " with two photos of your own" if ANYBODY[0] in command else ""
     print(
         f"Made {', '.join(map(str, made))}.\nLook through the card before you pass it on. Put {native.name} into "
-        f"ComfyUI/models/dhumandiff/, or draw with two photos of your own.\nNext: {_drawing_command(config.run, native)}"
+        f"ComfyUI/models/dhumandiff/, or draw{own}.\nNext: {command}"
     )
 
 
@@ -111,20 +117,19 @@ def _drawing_command(run: str, native: Path) -> str:
     recognizer = recognizer.partition(" (sha256")[0]
     recognizer = AURAFACE.name if recognizer == AURAFACE_RECOGNIZER[0].partition("/")[0] else recognizer
     words += [] if recognizer in ("", "buffalo_l", base) else ["--face-pack", recognizer]
-    words += ["--person-1", "anna.jpg", "--person-2", "ben.jpg"]
-    return shlex.join(
-        [
-            "python",
-            "-m",
-            "dhumandiff",
-            "generate",
-            *words,
-            "--prompt",
-            "A woman@1 and a man@2 in a park",
-            "--out",
-            "portrait.png",
-        ]
-    )
+    sentence, photos = _people_of(settings)
+    words += [word for number, photo in enumerate(photos, 1) for word in (f"--person-{number}", photo)]
+    words += ["--prompt", sentence, "--out", "portrait.png"]
+    return shlex.join(["python", "-m", "dhumandiff", "generate", *words])
+
+
+def _people_of(settings: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """A sentence with a photo of each person: the first of `logging.prompts`, or names in their place."""
+    prompts = (settings.get("logging") or {}).get("prompts") or []
+    if not prompts:
+        return "A woman@1 and a man@2 in a park", list(ANYBODY)
+    photos = prompts[0]["photos"]
+    return prompts[0]["sentence"], [each if isinstance(each, str) else each[0] for each in photos]
 
 
 def export(config: ExportConfig) -> list[Path]:

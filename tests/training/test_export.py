@@ -156,6 +156,21 @@ def test_the_command_says_what_it_made_and_what_comes_next(run, tmp_path, capsys
     assert given["--base"] == yaml.safe_load((run / "config.yaml").read_text())["base"]["path"]
 
 
+def test_the_command_draws_the_people_whom_the_run_drew(run, tmp_path, capsys):
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    settings["logging"]["prompts"] = [
+        {"sentence": "a girl@1 and a man@2", "photos": ["my girl.png", ["b1.png", "b2.png"]]}
+    ]
+    other = tmp_path / "run"
+    shutil.copytree(run, other)
+    (other / "config.yaml").write_text(yaml.safe_dump(settings))
+    export.main(["--run", str(other), "--out", str(tmp_path / "pair")])
+    words = shlex.split(capsys.readouterr().out.strip().splitlines()[-1].removeprefix("Next: "))
+    given = dict(pairwise(words[4:]))
+    assert (given["--person-1"], given["--person-2"]) == ("my girl.png", "b1.png")
+    assert given["--prompt"] == "a girl@1 and a man@2"
+
+
 @pytest.mark.parametrize(
     ("words", "code", "named"),
     [

@@ -266,3 +266,13 @@ def test_prodigy_in_fp16_is_refused(sharded, monkeypatch):
     monkeypatch.setattr(accelerate.Accelerator, "mixed_precision", "fp16")
     with refused("sharding-does-not-go-with", "prodigy", "bf16"):
         sharded(optimizer={"name": "prodigy", "learning_rate": 1.0})
+
+
+def test_the_estimate_says_what_more_gpus_leave_on_each(config):
+    from training.run.estimate import dry_run, estimates
+
+    sizes = estimates(config(precision="bf16"), (1, 2, 4))
+    assert sizes[1] > sizes[2] > sizes[4] > 0
+    assert "by FSDP" in dry_run(config())
+    for changes in ({"base": {"quantization": "fp8"}}, {"optimizer": {"name": "adafactor"}}):
+        assert "by FSDP" not in dry_run(config(**changes))
