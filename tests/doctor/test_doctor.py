@@ -40,7 +40,7 @@ def test_in_an_empty_comfyui_each_missing_thing_has_a_place_a_way_to_get_it_and_
         "4 things are missing: the adapter, the face pack buffalo_l, the image encoder, an SDXL checkpoint."
     )
     adapter, faces, tower, base = wrong(text)
-    assert all("To do: " in line and "icence" in line for line in (adapter, faces, tower, base))
+    assert all("To do: " in line and "icense" in line for line in (adapter, faces, tower, base))
     for line, *words in (
         (adapter, "dhumandiff/DHumanDiff", "-m dhumandiff download --to", "ip_adapter_ca.pt", "Pan1111/DHumanDiff"),
         (faces, "insightface/models/buffalo_l", "switch `download` on", FACE_PACKS[0].license),
