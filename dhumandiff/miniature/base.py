@@ -8,6 +8,7 @@ Latents are 8 px wide, too; the autoencoder that makes them is the miniature's o
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from ..optional import require
 from ..tokenizer import VOCABULARY
 from .autoencoder import Autoencoder
 from .design import DESIGN, Design
-from .weights import load_part
+from .weights import FOLDER, load_part
 
 __all__ = [
     "SIZE",
@@ -30,6 +31,7 @@ __all__ = [
     "mini_pipeline",
     "mini_scheduler",
     "mini_text_encoders",
+    "mini_unet",
     "mini_vae",
     "mini_vision",
     "unet_arguments",
@@ -98,24 +100,29 @@ def build_vision() -> nn.Module:
     return transformers.CLIPVisionModelWithProjection(transformers.CLIPVisionConfig(**VISION))
 
 
-def mini_text_encoders() -> tuple[nn.Module, nn.Module]:
-    """The trained text encoders, CLIP-L and CLIP-G."""
+def mini_text_encoders(folder: Path = FOLDER) -> tuple[nn.Module, nn.Module]:
+    """The trained text encoders, CLIP-L and CLIP-G; folder: of their weights."""
     first, second = build_text_encoders()
     for encoder, part in ((first, "text_encoder"), (second, "text_encoder_2")):
-        _fill(encoder, whole_vocabulary(load_part(part)))
+        _fill(encoder, whole_vocabulary(load_part(part, folder)))
     return first, second
 
 
-def mini_pipeline() -> Any:
-    """The trained base as a StableDiffusionXLPipeline, float32."""
-    first, second = mini_text_encoders()
+def mini_unet(folder: Path = FOLDER) -> nn.Module:
+    """The trained UNet; folder: of its weights."""
+    return _fill(build_unet(), load_part("unet", folder))
+
+
+def mini_pipeline(folder: Path = FOLDER) -> Any:
+    """The trained base as a StableDiffusionXLPipeline, float32; folder: of text encoders and UNet."""
+    first, second = mini_text_encoders(folder)
     return require("diffusers").StableDiffusionXLPipeline(
         vae=mini_vae(),
         text_encoder=first,
         text_encoder_2=second,
         tokenizer=sdxl_tokenizer(),
         tokenizer_2=sdxl_tokenizer(second=True),
-        unet=_fill(build_unet(), load_part("unet")),
+        unet=mini_unet(folder),
         scheduler=mini_scheduler(),
         add_watermarker=False,
     )

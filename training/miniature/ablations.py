@@ -319,9 +319,9 @@ def _read(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def digests(adapter: Path | None) -> dict[str, str]:
-    """The first digits of the SHA-256 of every file that had a part in a row."""
-    files = {path.stem: path for path in sorted(WEIGHTS.glob("*.safetensors")) if path.stem != "adapter"}
+def digests(adapter: Path | None, folder: Path = WEIGHTS) -> dict[str, str]:
+    """The first digits of the SHA-256 of every file that had a part in a row; folder: of the miniature's weights."""
+    files = {path.stem: path for path in sorted(folder.glob("*.safetensors")) if "adapter" not in path.stem}
     if adapter is not None and adapter.is_file():
         files["adapter"] = adapter
     return {name: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for name, path in files.items()}

@@ -46,7 +46,8 @@ class MiniConfig:
     row: str = ""
     """A row of the table to train and score; all: every row that has no figures yet; table: make the table and its plot from
     the rows that were scored. Rows stand on the data of this run, or on new data made with the miniature that ships.
-    parts2whole, parts2whole_words, ... are those of Parts2Whole, whose table is their own."""
+    parts2whole, parts2whole_words, ... are those of Parts2Whole, whose table is their own; told_base, told_full, ... those
+    of expressions that the sentence asks for, and told is all of these that have no figures yet."""
     stage: str = ""
     """Only this stage and what it needs; see --dry_run."""
     design: str = ""
@@ -215,19 +216,26 @@ def _run_ablations(config: MiniConfig, folder: Path, dry: bool) -> str:
     from .frontier import frontier_table, plot_frontier
     from .parts_scoring import ROWS as PARTS_ROWS
     from .table import brief, plot, report
+    from .told_scoring import ROWS as TOLD_ROWS
+    from .told_scoring import load_told_results
+    from .told_table import plot_told, told_table
 
     if config.row in PARTS_ROWS:
         return _run_parts(config, folder, dry)
+    if config.row == "told" or config.row in TOLD_ROWS:
+        return _run_told(config, folder, dry)
     if config.row == "table":
-        rows = load_results()
+        rows, told = load_results(), load_told_results()
         plot(rows, FOLDER / "strengths.png")
         plot_frontier(rows, FOLDER / "frontier.png")
-        return f"{brief(rows)}\n{frontier_table(rows)}\nAll rows: {report(rows, FOLDER / 'README.md')}"
+        plot_told(told, FOLDER / "expressions.png")
+        tables = (brief(rows), frontier_table(rows), told_table(told))
+        return "\n".join([*tables, f"All rows: {report(rows, FOLDER / 'README.md')}"])
     names = [name for name in ABLATIONS if name not in load_results()] if config.row == "all" else [config.row]
     for name in names:
         if name not in ABLATIONS:
             raise TrainingError(
-                f"There is no row {name!r}. The rows are: {', '.join((*ABLATIONS, *PARTS_ROWS))}.",
+                f"There is no row {name!r}. The rows are: {', '.join((*ABLATIONS, *PARTS_ROWS, *TOLD_ROWS))}.",
                 code="no-such-ablation",
             )
     if dry:
@@ -264,6 +272,33 @@ def _run_parts(config: MiniConfig, folder: Path, dry: bool) -> str:
         build(folder, stages, weights, STAGES)
     made = score_row(config.row, folder / "parts2whole", sheet=folder / f"{config.row}.png")
     return f"Made {made}.\n{parts_table(load_parts_results())}"
+
+
+def _run_told(config: MiniConfig, folder: Path, dry: bool) -> str:
+    """Rows of expressions as asked, on a base that was taught their words; the trainings come once, with the first row."""
+    from .told_scoring import ROWS, load_told_results, score_told, told_renderer
+    from .told_table import told_table
+
+    stages, taught = (
+        ("told_latents", "told_words", "told_base", "told_reader"),
+        ("told_data", "told_shards", "told_adapter"),
+    )
+    names = [name for name in ROWS if name not in load_told_results()] if config.row == "told" else [config.row]
+    if dry:
+        trains = " ".join(stage for stage in (*stages, *taught) if not finished(folder, stage))
+        return "\n".join(f"{name:<28} {ROWS[name].title}: {trains or 'no training'}" for name in names)
+    weights = folder / "weights" if (folder / "weights" / "unet.safetensors").exists() else SHIPPED
+    if design_of(weights) != FIRST:
+        raise TrainingError(
+            f"{folder} holds the design {design_of(weights).name}, but expressions are measured on {FIRST.name}. Name another "
+            "folder as --out.",
+            code="told-of-another-design",
+        )
+    build(folder, stages, weights, STAGES)
+    build(folder, taught, folder / "told", STAGES)  # on the base that knows the words by now
+    renderer = told_renderer(folder)
+    made = [score_told(name, folder, renderer=renderer) for name in names]
+    return "\n".join([*(f"Made {path}." for path in made), told_table(load_told_results())])
 
 
 def _look(folder: Path, count: int) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -27,7 +28,10 @@ from dhumandiff.miniature.world import sample_pair
 from .autoencoder import encode_all
 from .renders import describe_picture
 
-__all__ = ["Latents", "draw_latents"]
+__all__ = ["Drawing", "Latents", "draw_latents"]
+
+Drawing = tuple[np.ndarray, np.ndarray, dict[str, Any]]
+"""A picture [H, W, 3] uint8, the boxes [2, 4] px of its faces, and what its sentence says."""
 
 CHUNK = 500
 """Pictures of a file: what a killed run loses at most."""
@@ -50,8 +54,22 @@ class Latents:
         return cls(latents, np.concatenate([chunk["boxes"] for chunk in chunks]), told)
 
 
-def draw_latents(folder: Path, vae: nn.Module, count: int, first: int = 0, workers: int = 1) -> None:
-    """Pictures of two strangers of the training split each, seeds from `first`; chunks that are there stay as they are.
+def draw_strangers(seed: int) -> Drawing:
+    """The seed's picture of two strangers of the training split."""
+    sample = sample_pair(seed, references=0, size=SIZE)
+    boxes = np.array([person.face_box for person in sample.people], np.float32)
+    return sample.picture, boxes, describe_picture(sample.script, seed)
+
+
+def draw_latents(
+    folder: Path,
+    vae: nn.Module,
+    count: int,
+    first: int = 0,
+    workers: int = 1,
+    draw: Callable[[int], Drawing] = draw_strangers,
+) -> None:
+    """Pictures of two people each, seeds from `first`; chunks that are there stay as they are.
 
     Args:
         folder: of the chunks.
@@ -59,6 +77,7 @@ def draw_latents(folder: Path, vae: nn.Module, count: int, first: int = 0, worke
         count: pictures.
         first: seed of the first.
         workers: processes that draw.
+        draw: a seed's picture.
     """
     folder.mkdir(parents=True, exist_ok=True)
     device = next(vae.parameters()).device
@@ -68,7 +87,7 @@ def draw_latents(folder: Path, vae: nn.Module, count: int, first: int = 0, worke
     # spawn: a fork of a process that holds CUDA or threads is not safe
     pools = nullcontext() if workers == 1 else ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
     with pools as pool:
-        drawn = map(_draw, seeds) if pool is None else pool.map(_draw, seeds, chunksize=16)
+        drawn = map(draw, seeds) if pool is None else pool.map(draw, seeds, chunksize=16)
         for path, start in tqdm(lacking.items(), desc=folder.name, unit="chunk"):
             pictures, boxes, told = zip(*islice(drawn, min(CHUNK, count - start)), strict=True)
             arrays = {
@@ -78,10 +97,3 @@ def draw_latents(folder: Path, vae: nn.Module, count: int, first: int = 0, worke
             }
             with atomic_write(path) as part, part.open("wb") as file:
                 np.savez(file, **arrays)
-
-
-def _draw(seed: int) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-    """A picture, the boxes [2, 4] of its faces, and what its sentence says."""
-    sample = sample_pair(seed, references=0, size=SIZE)
-    boxes = np.array([person.face_box for person in sample.people], np.float32)
-    return sample.picture, boxes, describe_picture(sample.script, seed)

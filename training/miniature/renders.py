@@ -104,15 +104,15 @@ def _one_picture(seed: int, size: tuple[int, int]) -> tuple[dict[str, np.ndarray
     return arrays, describe_picture(script, seed)
 
 
-def describe_picture(script: Script, seed: int) -> dict[str, Any]:
-    """What a picture's sentence says, people in its order. looks: what it says of each person's."""
+def describe_picture(script: Script, seed: int, looks: bool = True) -> dict[str, Any]:
+    """What a picture's sentence says, people in its order. looks: whether it describes people, and then what it says of each."""
     return {
-        "caption": write_caption(script, seed, looks=True)[1].text,
+        "caption": write_caption(script, seed, looks=looks)[1].text,
         "scene": script.scene,
         "colours": [outfit.color for outfit in script.outfits],
         "sides": [script.side(k) for k in (0, 1)],
         "genders": [who.gender for who in script.people],
-        "looks": [look.said for look in looks_of(script, seed)],
+        "looks": [look.said if looks else {} for look in looks_of(script, seed)],
     }
 
 

@@ -65,8 +65,10 @@ class Sampling:
 
     @classmethod
     def of(cls, **changed: Any) -> Sampling:
-        """With these fields of `CascadeSettings` and `SamplingSettings` changed; `dual` as it is."""
+        """With these fields of `CascadeSettings` and `SamplingSettings` changed; `dual` as it is, with its start and end."""
         dual = changed.pop("dual", None)
+        if dual is not None:
+            changed |= {"start": dual.start, "end": dual.end}
         cascade = {name: changed.pop(name) for name in CascadeSettings.__dataclass_fields__ if name in changed}
         return cls(CascadeSettings(**cascade), replace(_USUAL, **changed), dual)
 

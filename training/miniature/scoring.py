@@ -49,6 +49,7 @@ __all__ = [
     "Evaluator",
     "PairCase",
     "Scores",
+    "case_seed",
     "difference",
     "faces_by_sentence",
     "hardest_cases",
@@ -156,8 +157,13 @@ def hardest_cases(evaluator: Evaluator, pairs: int, count: int = POOL, most: int
     return [_case(number, couple, pool) for number, couple in enumerate(chosen)]
 
 
+def case_seed(couple: tuple[Identity, Identity]) -> int:
+    """Of the sentence of a pair's case."""
+    return SCRIPT_SEEDS + couple[0].seed * 1000 + couple[1].seed % 1000
+
+
 def _case(number: int, couple: tuple[Identity, Identity], pool: Sequence[Identity]) -> PairCase:
-    seed = SCRIPT_SEEDS + couple[0].seed * 1000 + couple[1].seed % 1000
+    seed = case_seed(couple)
     script = sample_script(seed, couple)
     others = [who for who in pool if who not in couple]
     dice = Dice("strangers", seed)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,12 @@ OTHERS = 4_000
 TOWER_STEPS = 1000
 PARTS_COUPLES, PARTS_STEPS = 3_000, 1_800
 """Couples with pictures of their parts, and steps of Parts2Whole."""
+TOLD_PICTURES, TOLD_FROM, TOLD_STEPS = 10_000, 50_000_000, 800
+"""Pictures whose sentences say expressions and turns of heads, seeds from where, and steps of the base that learns from them."""
+TOLD_MEETINGS = 600
+"""Pictures with references that the adapter of the taught base learns from, whose sentences tell expressions."""
+READ_PICTURES, READER_STEPS = 3_000, 1_800
+"""Pictures that expressions are learned to be read from, and steps of that."""
 
 
 @dataclass(frozen=True)
@@ -168,17 +176,67 @@ def _parts2whole(folder: Path) -> None:
     save_weights(folder / "parts2whole", *train_parts(folder, load_parts(), data, PARTS_STEPS), PARTS_STEPS)
 
 
-def _data(folder: Path) -> None:
+def _told_latents(folder: Path) -> None:
+    from dhumandiff.miniature.base import mini_vae
+
+    from .latents import draw_latents
+    from .told_data import draw_told
+
+    draw_latents(folder / "told_latents", mini_vae(), TOLD_PICTURES, TOLD_FROM, draw=draw_told)
+
+
+def _told_words(folder: Path) -> None:
+    from .latents import Latents
+    from .told_words import teach_face_words
+
+    teach_face_words(folder, Latents.load(folder / "told_latents").descriptions)
+
+
+def _told_base(folder: Path) -> None:
+    from dhumandiff.miniature.base import mini_text_encoders
+    from dhumandiff.miniature.weights import FOLDER, save_part
+
+    from .base import Texts
+    from .latents import Latents
+    from .told_base import train_told_base
+
+    data, texts = Latents.load(folder / "told_latents"), Texts(*mini_text_encoders(folder / "told"))
+    save_part("unet", train_told_base(folder, data, texts, TOLD_STEPS).state_dict(), folder / "told")
+    for part in FOLDER.glob("*.safetensors"):  # the rest as it is, so that DHUMANDIFF_MINI can name the folder
+        if not (folder / "told" / part.name).exists():
+            shutil.copyfile(part, folder / "told" / part.name)
+
+
+def _told_reader(folder: Path) -> None:
+    from dhumandiff.miniature.base import mini_vae
+    from dhumandiff.miniature.faces import mini_judge
+
+    from .told_data import render_told_faces
+    from .told_reading import save_reader, train_reader
+
+    faces = folder / "told_faces.npz"
+    if not faces.exists():
+        render_told_faces(faces, mini_vae(), mini_judge(), "judge", OTHERS // 2, READ_PICTURES)
+    save_reader(train_reader(folder, faces, READER_STEPS), folder / "told")
+
+
+def _data(folder: Path, name: str = "data", count: int = MEETINGS, references: int = 4, tell: bool = False) -> None:
     from dhumandiff.miniature.world import people, write_dataset
 
-    write_dataset(folder / "data", range(20_000_000, 20_000_000 + MEETINGS), people("train", PEOPLE), references=4)
+    seeds = range(20_000_000, 20_000_000 + count)
+    write_dataset(folder / name, seeds, people("train", PEOPLE), references=references, tell=tell)
 
 
-def _prepare(folder: Path) -> None:
+def _prepare(folder: Path, data: str = "data", shards: str = "shards", workers: int = 2) -> None:
     from ..prepare import main
 
-    config = str(CONFIGS / "mini_prepare.yaml")
-    main(["--config", config, "--data", str(folder / "data"), "--out", str(folder / "shards"), "--workers", "2"])
+    config, places = str(CONFIGS / "mini_prepare.yaml"), ["--data", str(folder / data), "--out", str(folder / shards)]
+    main(["--config", config, *places, "--workers", str(workers)])
+
+
+def _told_adapter(folder: Path) -> None:
+    train_adapter(folder, "told_adapter", ("--config", str(CONFIGS / "mini_told.yaml")), "told_shards")
+    save_adapter(folder / "runs" / "told_adapter", folder / "told" / "told_adapter.safetensors")
 
 
 def train_adapter(folder: Path, run: str, arguments: tuple[str, ...] = (), shards: str = "shards") -> bool:
@@ -238,6 +296,29 @@ STAGES: dict[str, Stage] = {
         ("text_to_image", "vision"), _parts_pictures, 9, "draw couples and pictures of their parts", for_rows=True
     ),
     "parts2whole": Stage(("parts_pictures",), _parts2whole, 55, "train Parts2Whole", for_rows=True),
+    "told_latents": Stage(
+        ("text_to_image",), _told_latents, 2, "draw pictures whose sentences say expressions", for_rows=True
+    ),
+    "told_words": Stage(("told_latents",), _told_words, 2, "teach the text towers these words", for_rows=True),
+    "told_base": Stage(("told_words",), _told_base, 8, "teach the UNet to draw what they say", for_rows=True),
+    "told_reader": Stage(("autoencoder", "judge"), _told_reader, 3, "train who reads expressions", for_rows=True),
+    "told_data": Stage(
+        ("told_base",),
+        partial(_data, name="told_data", count=TOLD_MEETINGS, references=2, tell=True),
+        1,
+        "write meetings that tell expressions",
+        for_rows=True,
+    ),
+    "told_shards": Stage(
+        ("told_data",),
+        partial(_prepare, data="told_data", shards="told_shards", workers=1),
+        3,
+        "python -m training prepare, on the base that was taught",
+        for_rows=True,
+    ),
+    "told_adapter": Stage(
+        ("told_shards",), _told_adapter, 6, "teach the adapter the base that was taught", for_rows=True
+    ),
     "adapter": Stage(("prepare",), _adapter, 19, "python -m training train", 2, together=True),
 }
 """In the order in which they are started, whenever two of them can run: the long ones first, so that no core waits before the

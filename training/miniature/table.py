@@ -258,12 +258,13 @@ def _strengths(row: Mapping[str, Any]) -> tuple[float, ...]:
     return tuple(sampling[name] for name in names)
 
 
-def draw_points(axes: Any, rows: Sequence[Mapping[str, Any]], measure: str, **style: Any) -> None:
-    """Rows as points with their intervals, words to the right, on matplotlib's axes."""
+def draw_points(axes: Any, rows: Sequence[Mapping[str, Any]], measure: str, x: str = "words", **style: Any) -> None:
+    """Rows as points with their intervals on matplotlib's axes, the measure upwards and x to the right."""
     found = [
         [row["held_out"]["measures"][name][end] * 100 for row in rows]
-        for name in ("words", measure)
+        for name in (x, measure)
         for end in ("mean", "low", "high")
     ]
-    (x, x_low, x_high), (y, y_low, y_high) = (np.array(found[:3]), np.array(found[3:]))
-    axes.errorbar(x, y, xerr=(x - x_low, x_high - x), yerr=(y - y_low, y_high - y), elinewidth=0.7, capsize=2, **style)
+    (across, x_low, x_high), (up, y_low, y_high) = (np.array(found[:3]), np.array(found[3:]))
+    errors = {"xerr": (across - x_low, x_high - across), "yerr": (up - y_low, y_high - up)}
+    axes.errorbar(across, up, **errors, elinewidth=0.7, capsize=2, **style)

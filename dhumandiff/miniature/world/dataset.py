@@ -11,7 +11,7 @@ from PIL import Image
 
 from .identity import Identity, people
 from .picture import REFERENCE_SIZE, SIZE, draw_reference
-from .sample import sample_couple, sample_pair
+from .sample import sample_couple, sample_pair, sample_script, tell_faces
 
 __all__ = ["write_album", "write_dataset"]
 
@@ -24,8 +24,10 @@ def write_dataset(
     size: tuple[int, int] = SIZE,
     reference_size: int = REFERENCE_SIZE,
     couple: Callable[[int, Sequence[Identity]], tuple[Identity, Identity]] = sample_couple,
+    tell: bool = False,
 ) -> int:
-    """Write the pictures of some seeds, of people out of a pool; returns how many. couple: who meets, by seed and pool.
+    """Write the pictures of some seeds, of people out of a pool; returns how many. couple: who meets, by seed and pool; tell: with
+    an expression and a turn of the head for either person, which the caption says.
 
         images/<id>.png  annotations/<id>.json  masks/<id>_1.png, <id>_2.png  references/<person>/<n>.png
 
@@ -38,7 +40,8 @@ def write_dataset(
     drawn: set[str] = set()
     count = 0
     for seed in seeds:
-        sample = sample_pair(seed, couple(seed, pool), references=0, size=size)
+        script = sample_script(seed, couple(seed, pool))
+        sample = sample_pair(seed, references=0, size=size, script=tell_faces(script, seed) if tell else script)
         name = f"{seed:08d}"
         Image.fromarray(sample.picture).save(root / "images" / f"{name}.png")
         for k, portrait in enumerate(sample.people, 1):
