@@ -177,7 +177,7 @@ def row(name, expression, recognition):
 def test_table_and_plot_hold_a_row_against_dhumandiff_at_equal_recognition(tmp_path):
     rows = {
         "told_base": row("base", 0.9, 0.05),
-        "told_off_0.4": row("weak", 0.8, 0.2),
+        "told_off_0.7": row("weak", 0.8, 0.2),
         "told_off_1": row("strong", 0.4, 0.8),
         "told_dual_given_1_0": row("dual", 0.75, 0.5),
     }

@@ -21,7 +21,6 @@ from PIL import Image, ImageDraw
 
 from dhumandiff.hosts.diffusers.pipeline import PortraitPipeline
 from dhumandiff.methods.dual_pathway import DualPathwaySettings
-from dhumandiff.methods.dual_pathway.presets import PRESETS
 from dhumandiff.miniature.base import mini_pipeline
 from dhumandiff.miniature.faces import align_face
 from dhumandiff.miniature.weights import FOLDER as SHIPPED
@@ -83,18 +82,13 @@ def _dual(title: str, *strengths: float, regions: str = "given", **changed: Any)
     return ToldRow(f"dual pathway, {title}", Sampling.of(dual=settings))
 
 
-def _preset(name: str) -> ToldRow:
-    settings = replace(PRESETS[name].settings, feather=FEATHER)
-    return ToldRow(f"dual pathway, preset {name}", Sampling.of(dual=settings))
-
-
 def _of(name: str) -> ToldRow:
     row = ABLATIONS[name]
     return ToldRow(row.title, row.sampling, row.what)
 
 
-ONE_PASS = ("one_pass_0.4_0.7", "one_pass_0.4_1", "full")
-ONE_STRENGTH = ("off_0.4", "off_0.7", "off_1")
+ONE_PASS = ("one_pass_0.4_1", "full")
+ONE_STRENGTH = ("off_0.7", "off_1")
 
 ROWS: dict[str, ToldRow] = {
     "told_ceiling": _of("ceiling"),
@@ -102,13 +96,10 @@ ROWS: dict[str, ToldRow] = {
     **{f"told_{name}": _of(name) for name in (*ONE_PASS, *ONE_STRENGTH)},
     "told_shipped": replace(_of("full"), title="the adapter that ships (one_pass, 0.7 and 1)", shipped=True),
     "told_dual_given_1_0": _dual("1 in the heads and 0 elsewhere", 1.0, 0.0),
-    "told_dual_given_0.7_0": _dual("0.7 in the heads and 0 elsewhere", 0.7, 0.0),
     "told_dual_attention_1_0.7": _dual(
         "1 where the attention finds faces, 0.7 elsewhere", 1.0, 0.7, regions="attention"
     ),
-    "told_dual_other_expression": _preset("other_expression"),
     "told_dual_given_until_0.5": _dual("1 in the heads in the first half of sampling", 1.0, 0.0, end=0.5),
-    "told_dual_given_from_0.2": _dual("1 in the heads from a fifth of sampling on", 1.0, 0.0, start=0.2),
 }
 """In the order of the table."""
 

@@ -25,11 +25,13 @@ Rows = Mapping[str, Mapping[str, Any]]
 RIVALS = {"one_pass": ONE_PASS, "one strength": ONE_STRENGTH}
 """DHumanDiff's rows, a line each."""
 COMPARED = ("expression", "head", "words")
+BESIDE = ("told_ceiling", "told_base", "told_shipped")
+"""Rows of neither method as it is meant."""
 
 
 def told_table(rows: Rows) -> str:
-    """Markdown: every row; then each that is neither base, ceiling nor of DHumanDiff's lines beside what these have at equal
-    recognition, pair by pair; then what each row loses to the base."""
+    """Markdown: every row; then each of the dual pathway beside what DHumanDiff's lines have at equal recognition or expression, pair by
+    pair; then what each row loses to the base."""
     if not rows:
         return ""
     lines = [f"| row | {' | '.join(MEASURES.values())} |", f"| --- |{' --- |' * len(MEASURES)}"]
@@ -38,20 +40,21 @@ def told_table(rows: Rows) -> str:
         lines.append(f"| {row['title']} | {' | '.join(cells)} |")
     lines += [
         "",
-        "| row | less, at equal recognition | expression | turn of the head | words |",
-        "| --- | --- | --- | --- | --- |",
+        "| row | less | expression, at equal recognition | turn, at equal recognition | words, at equal recognition | recognition, at equal expression |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
     for row in _others(rows).values():
         for title, line in RIVALS.items():
             rivals = [rows[f"told_{name}"] for name in line if f"told_{name}" in rows]
             if rivals:
                 found = [at_equal(row, rivals, "recognition", measure) for measure in COMPARED]
+                found.append(at_equal(row, rivals, "expression", "recognition"))
                 cells = ["" if one is None else percent(one, " points") for one in found]
                 lines.append(f"| {row['title']} | {title} | {' | '.join(cells)} |")
     if "told_base" in rows:
         lines += ["", "| row less the base | expression | turn of the head | words |", "| --- | --- | --- | --- |"]
         for name, row in rows.items():
-            if name not in ("told_base", "told_ceiling"):
+            if name not in BESIDE:
                 apart = [difference(row["held_out"], rows["told_base"]["held_out"], measure) for measure in COMPARED]
                 cells = ["" if one is None else percent(one, " points") for one in apart]
                 lines.append(f"| {row['title']} | {' | '.join(cells)} |")
@@ -78,7 +81,7 @@ def plot_told(rows: Rows, path: str | Path) -> Path:
             label = f"DHumanDiff, {title}"
             draw_points(axes, found, "recognition", x="expression", color=f"C{number}", label=label, marker="o")
     markers = "sD^v<>Pp*X"
-    shown = {**_others(rows), **{name: rows[name] for name in ("told_base", "told_ceiling") if name in rows}}
+    shown = {**_others(rows), **{name: rows[name] for name in BESIDE if name in rows}}
     for number, row in enumerate(shown.values()):
         style = {"color": f"C{2 + number % 8}", "label": row["title"], "marker": markers[number % 10]}
         draw_points(axes, [row], "recognition", x="expression", **style)
@@ -97,4 +100,4 @@ def plot_told(rows: Rows, path: str | Path) -> Path:
 
 def _others(rows: Rows) -> dict[str, Mapping[str, Any]]:
     lines = {f"told_{name}" for line in RIVALS.values() for name in line}
-    return {name: row for name, row in rows.items() if name not in lines | {"told_base", "told_ceiling"}}
+    return {name: row for name, row in rows.items() if name not in lines and name not in BESIDE}
