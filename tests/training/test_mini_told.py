@@ -18,6 +18,7 @@ from dhumandiff.miniature.faces import mini_judge
 from dhumandiff.miniature.world import EXPRESSIONS, head_of, people, reference_pose, write_dataset
 from dhumandiff.miniature.world.caption import EXPRESSION_WORDS
 from training.__main__ import main as training_main
+from training.miniature import build as build_module
 from training.miniature import main as mini_main
 from training.miniature import told_base, told_words
 from training.miniature.base import Texts
@@ -200,6 +201,21 @@ def test_the_command_says_what_a_row_would_do_and_refuses_another_design(tmp_pat
     (tmp_path / "weights" / "unet.safetensors").touch()
     with refused("told-of-another-design", "256x192"):
         mini_main(["--row", "told_full", "--out", str(tmp_path)])
+
+
+def test_what_stands_on_the_taught_base_gets_its_weights(tmp_path, monkeypatch):
+    places = {}
+
+    def start(folder, name, weights, *, stage, device):
+        places[name] = weights
+        (folder / "done").mkdir(exist_ok=True)
+        (folder / "done" / f"{name}.json").touch()
+        return []
+
+    monkeypatch.setattr(build_module, "start", start)
+    monkeypatch.setattr(build_module.time, "sleep", lambda _: None)
+    build_module.build(tmp_path, ["told_base", "told_shards"], tmp_path / "others")
+    assert places == {"told_base": tmp_path / "others", "told_shards": tmp_path / "told"}
 
 
 def test_every_row_was_scored_and_the_page_shows_its_figures():

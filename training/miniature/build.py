@@ -143,7 +143,8 @@ def build(
                 if not finished(folder, name) and name not in running and ready and stage.cores <= free:
                     print(f"{name}: {stage.what}, about {stage.minutes:g} minutes", flush=True)
                     on = device if stage.on_device else "cpu"
-                    running[name] = start(folder, name, weights or folder / "weights", stage=stage, device=on)
+                    where = folder / "told" if stage.taught else weights or folder / "weights"
+                    running[name] = start(folder, name, where, stage=stage, device=on)
                     free -= stage.cores
             time.sleep(1)
     finally:
@@ -279,13 +280,10 @@ def _run_told(config: MiniConfig, folder: Path, dry: bool) -> str:
     from .told_scoring import ROWS, load_told_results, score_told, told_renderer
     from .told_table import told_table
 
-    stages, taught = (
-        ("told_latents", "told_words", "told_base", "told_reader"),
-        ("told_data", "told_shards", "told_adapter"),
-    )
+    stages = [name for name in STAGES if name.startswith("told_")]
     names = [name for name in ROWS if name not in load_told_results()] if config.row == "told" else [config.row]
     if dry:
-        trains = " ".join(stage for stage in (*stages, *taught) if not finished(folder, stage))
+        trains = " ".join(stage for stage in stages if not finished(folder, stage))
         return "\n".join(f"{name:<28} {ROWS[name].title}: {trains or 'no training'}" for name in names)
     weights = folder / "weights" if (folder / "weights" / "unet.safetensors").exists() else SHIPPED
     if design_of(weights) != FIRST:
@@ -295,7 +293,6 @@ def _run_told(config: MiniConfig, folder: Path, dry: bool) -> str:
             code="told-of-another-design",
         )
     build(folder, stages, weights, STAGES)
-    build(folder, taught, folder / "told", STAGES)  # on the base that knows the words by now
     renderer = told_renderer(folder)
     made = [score_told(name, folder, renderer=renderer) for name in names]
     return "\n".join([*(f"Made {path}." for path in made), told_table(load_told_results())])

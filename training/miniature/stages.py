@@ -45,8 +45,8 @@ READ_PICTURES, READER_STEPS = 3_000, 1_800
 @dataclass(frozen=True)
 class Stage:
     """One stage: what has to be there, what it does, about how many minutes, the cores it keeps busy, whether it has a
-    process for each that find each other as `accelerate launch` has them do, whether `run` takes a device, too, and whether only
-    rows of the table need it."""
+    process for each that find each other as `accelerate launch` has them do, whether `run` takes a device, too, whether only
+    rows of the table need it, and whether it stands on the base that knows expressions, <folder>/told."""
 
     needs: tuple[str, ...]
     run: Callable[..., Any]
@@ -56,6 +56,7 @@ class Stage:
     together: bool = False
     on_device: bool = False
     for_rows: bool = False
+    taught: bool = False
 
 
 def _pictures(folder: Path) -> None:
@@ -308,6 +309,7 @@ STAGES: dict[str, Stage] = {
         1,
         "write meetings that tell expressions",
         for_rows=True,
+        taught=True,
     ),
     "told_shards": Stage(
         ("told_data",),
@@ -315,9 +317,10 @@ STAGES: dict[str, Stage] = {
         3,
         "python -m training prepare, on the base that was taught",
         for_rows=True,
+        taught=True,
     ),
     "told_adapter": Stage(
-        ("told_shards",), _told_adapter, 6, "teach the adapter the base that was taught", for_rows=True
+        ("told_shards",), _told_adapter, 6, "teach the adapter the base that was taught", for_rows=True, taught=True
     ),
     "adapter": Stage(("prepare",), _adapter, 19, "python -m training train", 2, together=True),
 }
