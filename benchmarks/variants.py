@@ -84,14 +84,18 @@ def floor(masks: bool = False) -> Callable[[Base], Run]:
         def patch(layer: int) -> Callable:
             with torch.no_grad():
                 keys, values = adapter.keys_values(layer, tokens)  # [2, P, T, C]
-            one, two = ((keys[:, person].contiguous(), values[:, person].contiguous()) for person in (0, 1))
+            ready = [tensor[:, person].contiguous() for person in (0, 1) for tensor in (keys, values)]
+            placed: dict[torch.device, list[Tensor]] = {}
 
             def attention(q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> Tensor:
                 heads = options["n_heads"]
+                if q.device not in placed:
+                    placed[q.device] = [tensor.to(q) for tensor in ready]
+                people = placed[q.device]
                 out = optimized_attention(q, k, v, heads)
-                first, second = optimized_attention(q, *one, heads), optimized_attention(q, *two, heads)
+                first, second = (optimized_attention(q, *people[start : start + 2], heads) for start in (0, 2))
                 if masks:
-                    left, right = fitted(q.shape[1])
+                    left, right = (mask.to(q) for mask in fitted(q.shape[1]))
                     return out + first * left + second * right
                 return out + first + second
 
