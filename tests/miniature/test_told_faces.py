@@ -15,6 +15,7 @@ from dhumandiff.miniature.world import (
     sample_pair,
     sample_script,
     sample_strangers,
+    say_faces,
     tell_faces,
     write_caption,
 )
@@ -110,3 +111,16 @@ def test_the_annotation_says_the_expression():
     script = tell_faces(sample_script(3, sample_strangers(3)), 3)
     sample = sample_pair(3, script=script, references=0)
     assert tuple(person["expression"] for person in sample.annotation["people"]) == script.expressions
+
+
+def test_what_is_said_of_faces_is_what_the_picture_shows_anyway():
+    for seed, script in scripts(6):
+        said, drawn = say_faces(script, seed), draw_script(script, seed)
+        expressions = replace(said, heads=("", ""))  # a head that is told to turn has dice of its own
+        assert np.array_equal(draw_script(expressions, seed).picture, drawn.picture)
+        for person, portrait in enumerate(drawn.people if said.first_is_left else drawn.people[::-1]):
+            left_eye, right_eye, nose = portrait.landmarks[:3]
+            along = (2 * nose - left_eye - right_eye) @ (right_eye - left_eye)  # of the eyes' line, whatever the roll
+            turned = along if said.side(person) == "left" else -along
+            if said.heads[person] != "ahead":
+                assert (turned > 0) == (said.heads[person] == "inward")

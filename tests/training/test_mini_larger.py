@@ -30,7 +30,7 @@ from training.miniature.ablations import ABLATIONS
 from training.miniature.base import Texts, train_base
 from training.miniature.build import _wanted, build, train_ablation
 from training.miniature.fit import fit
-from training.miniature.latents import Latents, draw_latents
+from training.miniature.latents import Latents, describe_strangers, draw_latents
 from training.miniature.look import average_of, look
 from training.miniature.renders import render_pictures
 from training.parsing import parse
@@ -191,6 +191,14 @@ def test_latents_are_of_the_worlds_pictures(drawn):
     assert torch.allclose(found.latents[5].float(), expected, atol=2e-3)
     assert found.descriptions[5]["scene"] == sample.script.scene
     assert np.allclose(found.boxes[5, 0], sample.people[0].face_box)
+
+
+def test_half_of_the_sentences_say_what_faces_do_and_the_others_describe_people():
+    said = [describe_strangers(seed) for seed in range(60)]
+    faces = [one for one in said if "faces" in one]
+    assert 15 < len(faces) < 45
+    assert all(one["looks"] == [{}, {}] for one in faces)
+    assert any(any(one["looks"]) for one in said)
 
 
 def test_chunks_that_are_there_are_not_drawn_again(drawn, monkeypatch):

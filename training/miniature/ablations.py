@@ -137,9 +137,9 @@ FEATHER = 4.0
 
 
 def _dual(name: str, title: str, *strengths: float, regions: str = "given", **changed: Any) -> Ablation:
-    """The dual pathway: s_v and s_t, and where its regions come from. One picture a pair."""
+    """The dual pathway: s_v and s_t, and where its regions come from."""
     settings = DualPathwaySettings(*strengths, regions=regions, feather=FEATHER)
-    return Ablation(name, f"dual pathway, {title}", sampling=Sampling.of(dual=settings), seeds=1, hardest=0, **changed)
+    return Ablation(name, f"dual pathway, {title}", sampling=Sampling.of(dual=settings), hardest=0, **changed)
 
 
 def _duals() -> Iterator[Ablation]:

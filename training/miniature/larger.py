@@ -75,6 +75,13 @@ def _latents(folder: Path, device: str) -> None:
     draw_latents(folder / "latents", mini_vae().to(device), LATENTS, workers=_workers(device))
 
 
+def _words(folder: Path) -> None:
+    from .latents import Latents
+    from .told_words import teach_face_words
+
+    teach_face_words(folder, Latents.load(folder / "latents").descriptions, folder / "weights")
+
+
 def _base(folder: Path, device: str) -> None:
     from accelerate import Accelerator
 
@@ -136,7 +143,8 @@ STAGES: dict[str, Stage] = {
     "pictures": Stage((), _pictures, 1, "draw pictures of strangers"),
     "autoencoder": Stage(("pictures",), _autoencoder, 15, "train the autoencoder", on_device=True),
     "latents": Stage(("autoencoder", "parts"), _latents, 20, "draw and encode many pictures", on_device=True),
-    "base": Stage(("latents",), _base, 150, "train the UNet", 2, together=True, on_device=True),
+    "words": Stage(("latents",), _words, 2, "teach the text towers to say what faces do"),
+    "base": Stage(("words",), _base, 150, "train the UNet", 2, together=True, on_device=True),
     "data": Stage(("latents",), _data(sample_couple, "data"), 4, "write the adapter's data set"),
     "decoder": Stage(("base",), _decoder, 30, "sharpen the autoencoder's decoder", on_device=True),
     "prepare": Stage(("data", "base"), _prepare("data", "shards"), 15, "python -m training prepare", 2, on_device=True),

@@ -23,16 +23,19 @@ from tqdm import tqdm
 
 from dhumandiff.io import atomic_write
 from dhumandiff.miniature.base import SIZE
-from dhumandiff.miniature.world import sample_pair
+from dhumandiff.miniature.world import sample_pair, sample_script, sample_strangers, say_faces
+from dhumandiff.miniature.world.dice import Dice
 
 from .autoencoder import encode_all
 from .renders import describe_picture
 
-__all__ = ["Drawing", "Latents", "draw_latents"]
+__all__ = ["Drawing", "Latents", "describe_strangers", "draw_latents"]
 
 Drawing = tuple[np.ndarray, np.ndarray, dict[str, Any]]
 """A picture [H, W, 3] uint8, the boxes [2, 4] px of its faces, and what its sentence says."""
 
+FACES_SAID = 0.5
+"""Share of sentences that say what faces do. Both would be more words than CLIP reads."""
 CHUNK = 500
 """Pictures of a file: what a killed run loses at most."""
 
@@ -55,10 +58,18 @@ class Latents:
 
 
 def draw_strangers(seed: int) -> Drawing:
-    """The seed's picture of two strangers of the training split."""
+    """The seed's picture of two strangers of the training split, and what is said of it."""
     sample = sample_pair(seed, references=0, size=SIZE)
     boxes = np.array([person.face_box for person in sample.people], np.float32)
-    return sample.picture, boxes, describe_picture(sample.script, seed)
+    return sample.picture, boxes, describe_strangers(seed)
+
+
+def describe_strangers(seed: int) -> dict[str, Any]:
+    """What is said of it: what people look like, or what their faces do, expression and turn of the head."""
+    script = sample_script(seed, sample_strangers(seed))
+    if Dice("faces said", seed).chance(FACES_SAID):
+        return describe_picture(say_faces(script, seed), seed, looks=False)
+    return describe_picture(script, seed)
 
 
 def draw_latents(

@@ -105,7 +105,12 @@ def _one_picture(seed: int, size: tuple[int, int]) -> tuple[dict[str, np.ndarray
 
 
 def describe_picture(script: Script, seed: int, looks: bool = True) -> dict[str, Any]:
-    """What a picture's sentence says, people in its order. looks: whether it describes people, and then what it says of each."""
+    """What a picture's sentence says, people in its order.
+
+    looks: whether it describes people, and then what it says of each. "faces", of each the expression and the turn of the head, is
+    there only where the sentence says them.
+    """
+    faces = [list(both) for both in zip(script.expressions, script.heads, strict=True)]
     return {
         "caption": write_caption(script, seed, looks=looks)[1].text,
         "scene": script.scene,
@@ -113,6 +118,7 @@ def describe_picture(script: Script, seed: int, looks: bool = True) -> dict[str,
         "sides": [script.side(k) for k in (0, 1)],
         "genders": [who.gender for who in script.people],
         "looks": [look.said if looks else {} for look in looks_of(script, seed)],
+        **({"faces": faces} if script.tells_faces else {}),
     }
 
 

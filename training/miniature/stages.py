@@ -190,7 +190,7 @@ def _told_words(folder: Path) -> None:
     from .latents import Latents
     from .told_words import teach_face_words
 
-    teach_face_words(folder, Latents.load(folder / "told_latents").descriptions)
+    teach_face_words(folder, Latents.load(folder / "told_latents").descriptions, folder / "told")
 
 
 def _told_base(folder: Path) -> None:

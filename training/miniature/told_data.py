@@ -54,8 +54,7 @@ def draw_told(seed: int) -> Drawing:
     sample = sample_pair(seed, script=script, references=0, size=SIZE)
     boxes = np.array([person.face_box for person in sample.people], np.float32)
     if Dice("told", seed).chance(TOLD):
-        faces = [list(both) for both in zip(script.expressions, script.heads, strict=True)]
-        return sample.picture, boxes, {**describe_picture(script, seed, looks=False), "faces": faces}
+        return sample.picture, boxes, describe_picture(script, seed, looks=False)
     silent = replace(script, expressions=("", ""), heads=("", ""))
     return sample.picture, boxes, describe_picture(silent, seed)
 

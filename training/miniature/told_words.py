@@ -121,12 +121,13 @@ class Asked(nn.Module):
         return [head(states) for head, states in zip(self.heads, read, strict=True)]
 
 
-def teach_face_words(folder: Path, descriptions: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
-    """Train the rows, put the towers into <folder>/told, and write told_words.json of how often what is asked is right.
+def teach_face_words(folder: Path, descriptions: Sequence[Mapping[str, Any]], into: Path) -> dict[str, list[float]]:
+    """Train the rows, save the towers, and write told_words.json of how often what is asked is right.
 
     Args:
         folder: of the run.
         descriptions: what is said of the pictures.
+        into: folder of the towers.
 
     Returns:
         That: of each of three readings the shares for side, expression and turn, on sentences that nothing learned from.
@@ -136,7 +137,7 @@ def teach_face_words(folder: Path, descriptions: Sequence[Mapping[str, Any]]) ->
     words = FaceWords.of(some, new)
     learned, held = words.part(0, len(words.low) - HELD_OUT), words.part(len(words.low) - HELD_OUT, len(words.low))
     model = train_face_words(folder, learned, new, STEPS)
-    save_told_towers(model, new, folder / "told")
+    save_told_towers(model, new, into)
     with torch.no_grad():
         readings = model(held.low, held.big)
     right = {

@@ -24,6 +24,7 @@ from .sample import (
     sample_pair,
     sample_script,
     sample_strangers,
+    say_faces,
     tell_faces,
 )
 from .scene import SCENES
@@ -65,6 +66,7 @@ __all__ = [
     "sample_pair",
     "sample_script",
     "sample_strangers",
+    "say_faces",
     "tell_faces",
     "write_album",
     "write_caption",

@@ -37,6 +37,7 @@ __all__ = [
     "sample_pair",
     "sample_script",
     "sample_strangers",
+    "say_faces",
     "tell_faces",
 ]
 
@@ -137,6 +138,21 @@ def draw_script(script: Script, seed: int, size: tuple[int, int] = SIZE) -> Draw
     same two people in the same clothes.
     """
     dice = Dice("variation", seed)
+    figures = _figures(script, seed, dice)
+    return draw_figures(figures, script.scene, dice.number(1_000_000), sample_light(dice), size, dice.number(2))
+
+
+def say_faces(script: Script, seed: int) -> Script:
+    """The script that says of either face what the seed's picture of it shows anyway: the picture stays the same."""
+    figures = _figures(script, seed, Dice("variation", seed))
+    poses = [figure.pose for figure in (figures if script.first_is_left else reversed(figures))]
+    heads = [head_of(pose, script.side(person)) for person, pose in enumerate(poses)]
+    expressions = [pose.expression for pose in poses]
+    return replace(script, expressions=tuple(expressions), heads=tuple(heads), both_smile=False)
+
+
+def _figures(script: Script, seed: int, dice: Dice) -> list[Figure]:
+    """Who stands where and how, from left to right."""
     figures = []
     for k in (0, 1) if script.first_is_left else (1, 0):
         who = script.people[k]
@@ -147,7 +163,7 @@ def draw_script(script: Script, seed: int, size: tuple[int, int] = SIZE) -> Draw
         lower = 0.25 if who.age == "child" else 0.0
         place = dice.near(0, 0.14), lower + dice.near(0, 0.14), dice.between(0.95, 1.05)
         figures.append(Figure(who, script.outfits[k], script.actions[k], pose, *place))
-    return draw_figures(figures, script.scene, dice.number(1_000_000), sample_light(dice), size, dice.number(2))
+    return figures
 
 
 def _as_told(script: Script, person: int, pose: Pose, seed: int) -> Pose:
