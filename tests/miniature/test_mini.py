@@ -33,7 +33,7 @@ def elsewhere(tmp_path, monkeypatch):
     folder.mkdir()
     load = weights.load_part
     for module in ("dhumandiff.miniature.base", "dhumandiff.miniature.faces"):
-        monkeypatch.setattr(f"{module}.load_part", lambda name: load(name, folder))
+        monkeypatch.setattr(f"{module}.load_part", lambda name, _=None: load(name, folder))
     return folder
 
 
