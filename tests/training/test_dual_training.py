@@ -227,8 +227,16 @@ def test_what_cannot_be_trained_is_refused(dual, config, identity):
         dual(train=["tca"])
     with refused("dual-weights-are-an-adapter", "init.weights"):
         train(dual(dual={"weights": str(identity)}))
-    with refused("routing-without-layers", "min_layer_size"):
-        train(dual(objectives={"localization": {"min_layer_size": 9999}, "routing": {"weight": 0.1}}))
+
+
+def test_the_router_of_every_layer_learns_whatever_the_smallest_that_localization_reads(dual):
+    config = dual(train=["router"], objectives={"localization": {"min_layer_size": 9999}, "routing": {"weight": 0.1}})
+    model, batch = a_model(config)
+    parts = compute_losses(model, batch, model.base, build_objectives(config.objectives), config.objectives.diffusion)
+    torch.stack(parts).sum().backward()
+    routers = [value for name, value in model.weights.named_parameters() if "router.layers" in name]
+    assert routers
+    assert all(value.grad is not None for value in routers)
 
 
 def test_evaluate_draws_no_cases_with_a_dual_pathway_and_says_what_does(dual, tmp_path):

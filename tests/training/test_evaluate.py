@@ -28,6 +28,7 @@ from training.miniature.ablations import ABLATIONS, FOLDER, load_results, save_r
 from training.miniature.rendering import Renderer
 from training.miniature.sampling import Parts, Sampling
 from training.miniature.scoring import held_out_cases, summarize
+from training.miniature.stages import CONFIGS
 from training.miniature.table import brief, percent, plot, report, table
 from training.parsing import parse
 from training.run.checkpoint import RunFolder
@@ -252,6 +253,15 @@ def test_ablations_change_fields_of_the_configuration(name):
             found = getattr(found, field)
         assert found == value
     assert name == "no_localisation" or config != usual or ABLATIONS[name].data
+
+
+@pytest.mark.parametrize("name", [name for name, row in ABLATIONS.items() if row.trains and not row.weights_of])
+def test_two_processes_can_share_every_row_s_training(name):
+    """As `python -m training mini --row` starts them."""
+    mini = str(CONFIGS / "mini.yaml")
+    words = ["--config", mini, *ABLATIONS[name].arguments, "--data.folders+", "{path: shards}"]
+    config, _ = parse(TrainConfig, "train", words)
+    assert config.data.batch_size // config.data.micro_batch_size % 2 == 0
 
 
 def row(name, right, words, pairs=40, **more):

@@ -194,7 +194,7 @@ def test_people_who_overlap_share_a_position_and_leave_no_background():
 
 def test_routing_without_a_router_s_maps_is_refused():
     given = seen()
-    with refused("routing-without-layers", "min_layer_size"):
+    with refused("routing-without-layers", "dual.train"):
         build(routing=RoutingConfig(weight=0.1))["routing"](given)
 
 

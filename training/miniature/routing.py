@@ -97,6 +97,8 @@ def _of_layers(layers: Sequence[Any], masks: Tensor) -> np.ndarray:
     rows = []
     random = torch.Generator().manual_seed(0)
     for layer in layers:
+        if layer.faces is None:  # a small one, of which the attention says little
+            continue
         true = downsample_masks(masks, layer_shape(tuple(masks.shape[-2:]), layer.faces.shape[-1]))
         persons = true.shape[1]
         chosen = layer.routes.argmax(dim=1, keepdim=True)

@@ -1,8 +1,8 @@
 """The router says who is where: its map of each person, and of nobody, is the person's mask, and the background.
 
 Source: AnyStory (arXiv 2501.09503) and UniPortrait (arXiv 2408.05939), 0.1 * MSE between the softmax of the router's scores and the masks;
-whole-body masks and an entry for the background as the first of them. That all layers of at least `min_layer_size` positions count
-alike, and that samples in which somebody's face was dropped do not count, is this project's choice.
+whole-body masks and an entry for the background as the first of them. That all layers count alike, the small ones,
+too, since each has a router of its own, and that samples in which somebody's face was dropped do not count, is this project's choice.
 """
 
 from __future__ import annotations
@@ -57,8 +57,7 @@ class Routing:
             losses.append((error * counts).sum() / counts.sum().clamp(min=1))
         if not losses:
             raise TrainingError(
-                "objectives.routing found no layer of at least objectives.localization.min_layer_size positions with a router. Set it "
-                "lower, or routing.weight to 0.",
+                "objectives.routing found no layer with a router. Train one (dual.train: [router]), or set routing.weight to 0.",
                 code="routing-without-layers",
             )
         return torch.stack(losses).mean()

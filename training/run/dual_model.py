@@ -45,7 +45,7 @@ class DualModel(TrainableModel):
         pathway: its trained parts have gradients.
         config: strengths, and what the regions are.
         uncond_clip_hidden: as there; also the router's picture of zeros.
-        recorded, min_layer_size: as there; "routes" is one more kind.
+        recorded, min_layer_size: as there; "routes" is one more kind, of all layers: each has a router of its own to train.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class DualModel(TrainableModel):
         if self._records("faces", query):
             lengths = identity.values.float().norm(dim=-1).unflatten(-1, (persons, -1))
             self._maps_of(layer).faces = torch.einsum("bhqpt,bhpt->bpq", probabilities, lengths)
-        if pathway.router is not None and self._records("routes", query):
+        if pathway.router is not None and self._maps is not None and "routes" in self.recorded:
             tokens = self._routing_tokens
             if tokens is None:  # an estimate of memory has no batch
                 tokens = torch.zeros(1, persons + 1, pathway.router.width, device=query.device)
