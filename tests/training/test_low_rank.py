@@ -47,6 +47,14 @@ def test_only_the_factors_are_trained_and_kept(config, trained):
         assert rank <= 2, name
 
 
+def test_it_trains_in_bf16_on_a_cpu_too(config, trained):
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)  # the full adapter was trained in float32 in this process
+    run = train(config("couple", steps=2, init=init(trained), precision="bf16")).run
+    assert all(value.isfinite().all() for value in RunFolder(run).load(2).weights.values())
+
+
 def test_before_the_first_step_it_is_the_full_adapter(config, trained):
     from training.data.dataset import open_datasets
     from training.run.base import load_base

@@ -135,12 +135,15 @@ def _dual_parts(weights: str) -> dict[str, Any]:
 
 
 def cast_frozen(adapter: Weights, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Keep the parts that are not trained in the dtype that computes with them, as autocast would cast them anyway.
+    """Keep the matrices that are not trained in the dtype that computes with them, as autocast would cast them anyway.
+
+    Norms stay: on a CPU autocast leaves their inputs in float32, and they take no weights of another dtype.
 
     Returns:
         Their float32 values, for checkpoints; empty when nothing was cast.
     """
-    frozen = {name: value for name, value in adapter.named_parameters() if not value.requires_grad}
+    parameters = adapter.named_parameters()
+    frozen = {name: value for name, value in parameters if not value.requires_grad and value.ndim > 1}
     fp32_frozen = {name: value.detach().clone() for name, value in frozen.items()} if dtype != torch.float32 else {}
     for name in fp32_frozen:
         frozen[name].data = frozen[name].data.to(dtype)
