@@ -1,7 +1,5 @@
 """Every part of `python -m benchmarks.gpu` on tiny models on the CPU: the code that a card runs, but for its sizes."""
 
-import json
-
 import pytest
 import torch
 
@@ -9,7 +7,8 @@ pytest.importorskip("diffusers", reason="install it with: pip install diffusers 
 
 pytest.importorskip("jsonargparse", reason="install it with: pip install '.[train]'")
 
-from benchmarks.gpu import __main__ as command
+from support.gpu_benchmark import run_small
+
 from benchmarks.gpu import compiled
 from benchmarks.gpu.bases import fill, sdxl_unet
 from benchmarks.gpu.inference import VARIANTS, Sampler
@@ -24,20 +23,7 @@ from training.data.dataset import open_datasets
 
 def run(part, tmp_path):
     """The cases of a part, and the page's part made of them."""
-    words = [
-        "--small",
-        "--device",
-        "cpu",
-        "--part",
-        part,
-        "--out",
-        str(tmp_path / "out"),
-        "--work",
-        str(tmp_path / "work"),
-    ]
-    assert command.main(words) == 0
-    [file] = (tmp_path / "out").glob(f"*/{part}.json")
-    return json.loads(file.read_text())["cases"], section(tmp_path / "out")
+    return run_small(part, tmp_path), section(tmp_path / "out")
 
 
 @pytest.mark.slow

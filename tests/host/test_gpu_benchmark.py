@@ -1,12 +1,13 @@
 """The parts of `python -m benchmarks.gpu` that need a ComfyUI, on tiny models on the CPU."""
 
-import json
 import sys
 
 import pytest
 from support import comfyui as tests_comfyui
 
 sys.path.append(str(tests_comfyui.REPOSITORY))
+from support.gpu_benchmark import run_small
+
 from benchmarks import comfyui, flux
 from benchmarks.gpu import __main__ as command
 from benchmarks.gpu import comfy
@@ -15,37 +16,20 @@ from benchmarks.gpu.setup import find_setup
 pytestmark = pytest.mark.slow
 
 
-def run(part, tmp_path):
-    words = [
-        "--small",
-        "--device",
-        "cpu",
-        "--part",
-        part,
-        "--out",
-        str(tmp_path / "out"),
-        "--work",
-        str(tmp_path / "work"),
-    ]
-    assert command.main(words) == 0
-    [file] = (tmp_path / "out").glob(f"*/{part}.json")
-    return json.loads(file.read_text())["cases"]
-
-
 def test_runs_in_comfyui(tmp_path):
-    cases = run("comfyui-sampling", tmp_path)
+    cases = run_small("comfyui-sampling", tmp_path)
     assert set(cases["1024px_fp16"]["variants"]) == set(comfy.VARIANTS)
 
 
 def test_withanyone_on_flux(tmp_path, monkeypatch):
     for name in ("DOUBLE", "SINGLE"):
         monkeypatch.setattr(flux, name, getattr(flux, name))
-    cases = run("withanyone", tmp_path)
+    cases = run_small("withanyone", tmp_path)
     assert set(cases["512px_bf16"]["variants"]) == {"plain", "two_spirit", "two", "four"}
 
 
 def test_options_of_comfyui(tmp_path):
-    cases = run("comfyui-options", tmp_path)
+    cases = run_small("comfyui-options", tmp_path)
     for case in cases.values():
         assert all(case[name]["finite"] for name in ("plain", "pair", "one_pass"))
 
@@ -56,7 +40,7 @@ def test_an_option_that_is_refused_is_a_result(tmp_path):
 
 
 def test_the_host_tests_with_the_device(tmp_path):
-    [case] = run("comfyui-tests", tmp_path).values()
+    [case] = run_small("comfyui-tests", tmp_path).values()
     assert case["passed"] > 10
     assert case["failures"] == []
 

@@ -145,10 +145,13 @@ def draw_script(script: Script, seed: int, size: tuple[int, int] = SIZE) -> Draw
 def say_faces(script: Script, seed: int) -> Script:
     """The script that says of either face what the seed's picture of it shows anyway: the picture stays the same."""
     figures = _figures(script, seed, Dice("variation", seed))
-    poses = [figure.pose for figure in (figures if script.first_is_left else reversed(figures))]
-    heads = [head_of(pose, script.side(person)) for person, pose in enumerate(poses)]
-    expressions = [pose.expression for pose in poses]
-    return replace(script, expressions=tuple(expressions), heads=tuple(heads), both_smile=False)
+    one, two = (figure.pose for figure in (figures if script.first_is_left else reversed(figures)))
+    return replace(
+        script,
+        expressions=(one.expression, two.expression),
+        heads=(head_of(one, script.side(0)), head_of(two, script.side(1))),
+        both_smile=False,
+    )
 
 
 def _figures(script: Script, seed: int, dice: Dice) -> list[Figure]:
