@@ -52,7 +52,7 @@ def test_most_sentences_say_faces_and_the_others_describe_people(data):
 
 
 def test_meetings_that_are_written_tell_faces(tmp_path):
-    assert write_dataset(tmp_path, range(3), people("train", 6), references=1, tell=True) == 3
+    assert write_dataset(tmp_path, range(3), people("train", 6), references=1, tell=1.0) == 3
     for path in (tmp_path / "annotations").glob("*.json"):
         told = json.loads(path.read_text(encoding="utf-8"))
         said = told["image_caption"]["match_info"][-1]["sentence"]

@@ -24,6 +24,8 @@ Couple = Callable[[int, Sequence[Identity]], tuple[Identity, Identity]]
 
 PICTURES, AUTOENCODER_STEPS, DECODER_STEPS = 6_000, 1_000, 2_500
 LATENTS, BASE_STEPS = 48_000, 10_000
+TOLD = 0.5
+"""Share of the adapter's pictures whose sentences say expressions and turns of heads, as half of the base's do."""
 YOUNG = 0.9
 """Share of pictures of two young people in the unequal data."""
 HOW = {"bf16": True, "decay": 0.5, "save_minutes": 2.0}
@@ -105,7 +107,8 @@ def mostly_young(seed: int, pool: Sequence[Identity]) -> tuple[Identity, Identit
 def _data(couple: Couple, name: str) -> Callable[[Path], None]:
     def run(folder: Path) -> None:
         seeds = range(20_000_000, 20_000_000 + MEETINGS)
-        write_dataset(folder / name, seeds, people("train", PEOPLE), references=4, size=DESIGN.size, couple=couple)
+        pool = people("train", PEOPLE)
+        write_dataset(folder / name, seeds, pool, references=4, size=DESIGN.size, couple=couple, tell=TOLD)
 
     return run
 

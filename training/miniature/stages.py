@@ -221,7 +221,7 @@ def _told_reader(folder: Path) -> None:
     save_reader(train_reader(folder, faces, READER_STEPS), folder / "told")
 
 
-def _data(folder: Path, name: str = "data", count: int = MEETINGS, references: int = 4, tell: bool = False) -> None:
+def _data(folder: Path, name: str = "data", count: int = MEETINGS, references: int = 4, tell: float = 0.0) -> None:
     from dhumandiff.miniature.world import people, write_dataset
 
     seeds = range(20_000_000, 20_000_000 + count)
@@ -305,7 +305,7 @@ STAGES: dict[str, Stage] = {
     "told_reader": Stage(("autoencoder", "judge"), _told_reader, 3, "train who reads expressions", for_rows=True),
     "told_data": Stage(
         ("told_base",),
-        partial(_data, name="told_data", count=TOLD_MEETINGS, references=2, tell=True),
+        partial(_data, name="told_data", count=TOLD_MEETINGS, references=2, tell=1.0),
         1,
         "write meetings that tell expressions",
         for_rows=True,

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from .dice import Dice
 from .identity import Identity, people
 from .picture import REFERENCE_SIZE, SIZE, draw_reference
 from .sample import sample_couple, sample_pair, sample_script, tell_faces
@@ -24,10 +25,10 @@ def write_dataset(
     size: tuple[int, int] = SIZE,
     reference_size: int = REFERENCE_SIZE,
     couple: Callable[[int, Sequence[Identity]], tuple[Identity, Identity]] = sample_couple,
-    tell: bool = False,
+    tell: float = 0.0,
 ) -> int:
-    """Write the pictures of some seeds, of people out of a pool; returns how many. couple: who meets, by seed and pool; tell: with
-    an expression and a turn of the head for either person, which the caption says.
+    """Write the pictures of some seeds, of people out of a pool; returns how many. couple: who meets, by seed and pool; tell: share of
+    pictures with an expression and a turn of the head for either person by the dice, which the caption says.
 
         images/<id>.png  annotations/<id>.json  masks/<id>_1.png, <id>_2.png  references/<person>/<n>.png
 
@@ -41,7 +42,9 @@ def write_dataset(
     count = 0
     for seed in seeds:
         script = sample_script(seed, couple(seed, pool))
-        sample = sample_pair(seed, references=0, size=size, script=tell_faces(script, seed) if tell else script)
+        if Dice("tell", seed).chance(tell):
+            script = tell_faces(script, seed)
+        sample = sample_pair(seed, references=0, size=size, script=script)
         name = f"{seed:08d}"
         Image.fromarray(sample.picture).save(root / "images" / f"{name}.png")
         for k, portrait in enumerate(sample.people, 1):
