@@ -23,6 +23,7 @@ from dhumandiff.errors import short_error
 from dhumandiff.io import atomic_write
 from dhumandiff.methods.dual_pathway import DualPathwaySettings
 from dhumandiff.miniature import mini_adapter
+from dhumandiff.miniature.base import SIZE
 from dhumandiff.miniature.weights import FOLDER as WEIGHTS
 from dhumandiff.miniature.world import LIGHTS
 
@@ -132,7 +133,7 @@ def _longer(name: str, title: str, **changed: Any) -> Ablation:
     return Ablation(name, title, {**training, **changed})
 
 
-FEATHER = 4.0
+FEATHER = SIZE[0] / 32
 """Px: of a face as much as 16 px are of one in a picture of 512 px. At 8 px a latent pixel that is a hard border."""
 
 

@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dhumandiff.miniature.design import DESIGNS, FIRST, design_of, save_design
+from dhumandiff.miniature.design import DESIGN, DESIGNS, FIRST, design_of, save_design
 from dhumandiff.miniature.weights import FOLDER as SHIPPED
 
 from .. import TrainingError
@@ -276,25 +276,31 @@ def _run_parts(config: MiniConfig, folder: Path, dry: bool) -> str:
 
 
 def _run_told(config: MiniConfig, folder: Path, dry: bool) -> str:
-    """Rows of expressions as asked, on a base that was taught their words; the trainings come once, with the first row."""
+    """Rows of expressions as asked, on a base that knows their words; the trainings come once, with the first row."""
+    from .ablations import ABLATIONS
     from .told_scoring import ROWS, load_told_results, score_told, told_renderer
     from .told_table import told_table
 
-    stages = [name for name in STAGES if name.startswith("told_")]
+    weights = folder / "weights" if (folder / "weights" / "unet.safetensors").exists() else SHIPPED
+    design = design_of(weights)
+    every = stages_of(design.name)
+    stages = [name for name in every if name.startswith("told_")]
     names = [name for name in ROWS if name not in load_told_results()] if config.row == "told" else [config.row]
     if dry:
         trains = " ".join(stage for stage in stages if not finished(folder, stage))
         return "\n".join(f"{name:<28} {ROWS[name].title}: {trains or 'no training'}" for name in names)
-    weights = folder / "weights" if (folder / "weights" / "unet.safetensors").exists() else SHIPPED
-    if design_of(weights) != FIRST:
+    if design != DESIGN:
         raise TrainingError(
-            f"{folder} holds the design {design_of(weights).name}, but expressions are measured on {FIRST.name}. Name another "
-            "folder as --out.",
+            f"{folder} holds the design {design.name}, but the miniature in use is {DESIGN.name}. Name another folder as --out, or "
+            f"set DHUMANDIFF_MINI={weights}.",
             code="told-of-another-design",
         )
-    build(folder, stages, weights, STAGES)
-    renderer = told_renderer(folder)
-    made = [score_told(name, folder, renderer=renderer) for name in names]
+    build(folder, stages, weights, every)
+    renderer, made = told_renderer(folder), []
+    for name in names:
+        trained = ABLATIONS.get(ROWS[name].weights_of)
+        file = train_ablation(folder, trained.name, trained.arguments, trained.prepare) if trained else None
+        made.append(score_told(name, folder, weights=file, renderer=renderer))
     return "\n".join([*(f"Made {path}." for path in made), told_table(load_told_results())])
 
 

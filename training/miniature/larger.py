@@ -16,7 +16,7 @@ from dhumandiff.miniature.design import DESIGN
 from dhumandiff.miniature.world import Identity, people, sample_couple, write_dataset
 from dhumandiff.miniature.world.dice import Dice
 
-from .stages import CONFIGS, MEETINGS, PEOPLE, Stage, save_adapter, train_adapter
+from .stages import CONFIGS, MEETINGS, PEOPLE, Stage, save_adapter, train_adapter, train_told_reader
 
 __all__ = ["STAGES", "mostly_young"]
 
@@ -152,6 +152,7 @@ STAGES: dict[str, Stage] = {
     "decoder": Stage(("base",), _decoder, 30, "sharpen the autoencoder's decoder", on_device=True),
     "prepare": Stage(("data", "base"), _prepare("data", "shards"), 15, "python -m training prepare", 2, on_device=True),
     "adapter": Stage(("prepare",), _adapter, 60, "python -m training train", 2, together=True, on_device=True),
+    "told_reader": Stage(("decoder",), train_told_reader, 3, "train who reads expressions", for_rows=True),
     "data_unequal": Stage(
         ("latents",), _data(mostly_young, "data_unequal"), 4, "write data of mostly young people", for_rows=True
     ),

@@ -208,7 +208,8 @@ def _told_base(folder: Path) -> None:
             shutil.copyfile(part, folder / "told" / part.name)
 
 
-def _told_reader(folder: Path) -> None:
+def train_told_reader(folder: Path) -> None:
+    """What expressions are read with, trained on drawings that went through this miniature's autoencoder."""
     from dhumandiff.miniature.base import mini_vae
     from dhumandiff.miniature.faces import mini_judge
 
@@ -302,7 +303,7 @@ STAGES: dict[str, Stage] = {
     ),
     "told_words": Stage(("told_latents",), _told_words, 2, "teach the text towers these words", for_rows=True),
     "told_base": Stage(("told_words",), _told_base, 8, "teach the UNet to draw what they say", for_rows=True),
-    "told_reader": Stage(("autoencoder", "judge"), _told_reader, 3, "train who reads expressions", for_rows=True),
+    "told_reader": Stage(("autoencoder", "judge"), train_told_reader, 3, "train who reads expressions", for_rows=True),
     "told_data": Stage(
         ("told_base",),
         partial(_data, name="told_data", count=TOLD_MEETINGS, references=2, tell=1.0),

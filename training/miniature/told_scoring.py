@@ -4,7 +4,8 @@
     print(told_table(load_told_results()))      # what docs/miniature.md shows
 
 Held-out pairs as in scoring.py; their sentences say for either person an expression and a turn that the photo does not show. They
-are drawn by a base that knows such words (told_base.py), with an adapter that was brought onto it, and read by told_reading.py.
+are drawn by a base that knows such words, and read by told_reading.py. The base of the design 128x96 does not: there a base and an
+adapter of their own are made (told_base.py), and used in the miniature's place.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from PIL import Image, ImageDraw
 from dhumandiff.hosts.diffusers.pipeline import PortraitPipeline
 from dhumandiff.methods.dual_pathway import DualPathwaySettings
 from dhumandiff.miniature.base import mini_pipeline
+from dhumandiff.miniature.design import DESIGN, FIRST
 from dhumandiff.miniature.faces import align_face
 from dhumandiff.miniature.weights import FOLDER as SHIPPED
 from dhumandiff.miniature.world import EXPRESSIONS, reference_pose, tell_faces, write_caption
@@ -48,8 +50,11 @@ __all__ = [
 
 FOLDER = Path(__file__).parent / "told_results"
 """Where the results' JSON files are."""
-WEIGHTS, ADAPTER = "told", "told_adapter.safetensors"
-"""Folder of a run with the base that knows the words and the reader; and, in it, the adapter that was brought onto that base."""
+WEIGHTS = "told"
+"""Folder of a run with the reader; and, for the design 128x96, with the base that knows the words and its adapter."""
+TAUGHT = DESIGN == FIRST
+"""Whether base and adapter are those of that folder."""
+ADAPTERS = {True: "told_adapter.safetensors", False: "adapter.safetensors"}
 PAIRS, SEEDS = 200, 1
 SHEET = 24
 """Pairs of the contact sheet."""
@@ -68,13 +73,15 @@ MEASURES = {
 
 @dataclass(frozen=True)
 class ToldRow:
-    """One row of the table: its title, how its pictures are sampled, who draws (see `rendering.Subject`), and whether with the
-    adapter that ships, not the one that was brought onto the base that knows the words."""
+    """One row of the table: its title, how its pictures are sampled, who draws (see `rendering.Subject`), whether with the adapter
+    that ships, not the one that was brought onto the base that knows the words, and the row of `ABLATIONS` whose weights are
+    taken instead."""
 
     title: str
     sampling: Sampling
     what: Subject = "adapter"
     shipped: bool = False
+    weights_of: str = ""
 
 
 def _dual(title: str, *strengths: float, regions: str = "given", **changed: Any) -> ToldRow:
@@ -85,6 +92,12 @@ def _dual(title: str, *strengths: float, regions: str = "given", **changed: Any)
 def _of(name: str) -> ToldRow:
     row = ABLATIONS[name]
     return ToldRow(row.title, row.sampling, row.what)
+
+
+def _copying(row: ToldRow) -> ToldRow:
+    """With the adapter that saw each face only in the picture that it was to draw, as the released ones did: it may copy what a
+    photo's face does."""
+    return replace(row, title=f"trained without paired references: {row.title}", weights_of="reconstruction_only")
 
 
 ONE_PASS = ("one_pass_0.4_1", "full")
@@ -102,6 +115,17 @@ ROWS: dict[str, ToldRow] = {
     "told_dual_given_until_0.5": _dual("1 in the heads in the first half of sampling", 1.0, 0.0, end=0.5),
 }
 """In the order of the table."""
+if not TAUGHT:  # rows of other weights than the adapter's, which know the base that ships
+    ROWS |= {
+        "told_dual_trained": replace(
+            _dual("trained, 1 in the heads and elsewhere", 1.0, 1.0), weights_of="dual_trained"
+        ),
+        **{f"told_copying_{name}": _copying(_of(name)) for name in (*ONE_PASS, *ONE_STRENGTH)},
+        "told_copying_dual_given_1_0": _copying(_dual("1 in the heads and 0 elsewhere", 1.0, 0.0)),
+        "told_copying_dual_given_until_0.5": _copying(
+            _dual("1 in the heads in the first half of sampling", 1.0, 0.0, end=0.5)
+        ),
+    }
 
 
 def told_cases(pairs: int) -> list[PairCase]:
@@ -152,6 +176,7 @@ def score_told(
     *,
     pairs: int = PAIRS,
     seeds: int = SEEDS,
+    weights: Path | None = None,
     out: Path = FOLDER,
     renderer: Renderer | None = None,
 ) -> Path:
@@ -159,9 +184,10 @@ def score_told(
 
     Args:
         name: of `ROWS`.
-        folder: of the run with the base that knows the words, its adapter, and the reader.
+        folder: of the run with the reader.
         pairs: held-out pairs.
         seeds: pictures of each.
+        weights: for rows that take those of another row.
         out: where the result goes.
         renderer: of `told_renderer`, to load the parts but once for several rows.
 
@@ -171,7 +197,8 @@ def score_told(
     row, started = ROWS[name], time.perf_counter()
     renderer = renderer or told_renderer(folder)
     adapter: Weights | None = None
-    weights = SHIPPED / "adapter.safetensors" if row.shipped else folder / WEIGHTS / ADAPTER
+    base = base_folder(folder)
+    weights = weights or (SHIPPED / "adapter.safetensors" if row.shipped else base / ADAPTERS[TAUGHT])
     if row.what == "adapter":
         adapter = load_weights(weights)
     cases = told_cases(pairs)
@@ -186,16 +213,21 @@ def score_told(
         "seeds": seeds,
         "sampling": row.sampling.record if row.what != "oracle" else None,
         "held_out": summary,
-        "weights": digests(weights if adapter is not None else None, folder / WEIGHTS),
+        "weights": digests(weights if adapter is not None else None, base),
         "versions": versions(),
         "seconds": round(time.perf_counter() - started, 1),
     }
     return save_result(result, out)
 
 
+def base_folder(folder: Path) -> Path:
+    """Where the base that knows the words and its adapter are; folder: of the run."""
+    return folder / WEIGHTS if TAUGHT else SHIPPED
+
+
 def told_renderer(folder: Path) -> Renderer:
     """With the base that knows the words; all else is the miniature as it is."""
-    return Renderer(replace(load_parts(), portrait=PortraitPipeline(mini_pipeline(folder / WEIGHTS))))
+    return Renderer(replace(load_parts(), portrait=PortraitPipeline(mini_pipeline(base_folder(folder)))))
 
 
 def load_told_results(folder: Path = FOLDER) -> dict[str, dict[str, Any]]:

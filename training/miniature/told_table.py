@@ -6,7 +6,7 @@ plot_told(load_told_results(), "ablation_results/expressions.png")
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ Rows = Mapping[str, Mapping[str, Any]]
 
 RIVALS = {"one_pass": ONE_PASS, "one strength": ONE_STRENGTH}
 """DHumanDiff's rows, a line each."""
+COPYING = "told_copying_"
+"""How names of rows begin whose adapter saw no paired references."""
 COMPARED = ("expression", "head", "words")
 BESIDE = ("told_ceiling", "told_base", "told_shipped")
 """Rows of neither method as it is meant."""
@@ -43,9 +45,9 @@ def told_table(rows: Rows) -> str:
         "| row | less | expression, at equal recognition | turn, at equal recognition | words, at equal recognition | recognition, at equal expression |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    for row in _others(rows).values():
+    for name, row in _others(rows).items():
         for title, line in RIVALS.items():
-            rivals = [rows[f"told_{name}"] for name in line if f"told_{name}" in rows]
+            rivals = _line(rows, line, _start(name))
             if rivals:
                 found = [at_equal(row, rivals, "recognition", measure) for measure in COMPARED]
                 found.append(at_equal(row, rivals, "expression", "recognition"))
@@ -76,7 +78,7 @@ def plot_told(rows: Rows, path: str | Path) -> Path:
     figure = Figure(figsize=(7.5, 5), layout="constrained")
     axes = figure.subplots()
     for number, (title, line) in enumerate(RIVALS.items()):
-        found = [rows[f"told_{name}"] for name in line if f"told_{name}" in rows]
+        found = _line(rows, line)
         if found:
             label = f"DHumanDiff, {title}"
             draw_points(axes, found, "recognition", x="expression", color=f"C{number}", label=label, marker="o")
@@ -98,6 +100,15 @@ def plot_told(rows: Rows, path: str | Path) -> Path:
     return Path(path)
 
 
+def _start(name: str) -> str:
+    """How names of rows begin that have the same weights."""
+    return COPYING if name.startswith(COPYING) else "told_"
+
+
+def _line(rows: Rows, line: Sequence[str], start: str = "told_") -> list[Mapping[str, Any]]:
+    return [rows[start + name] for name in line if start + name in rows]
+
+
 def _others(rows: Rows) -> dict[str, Mapping[str, Any]]:
-    lines = {f"told_{name}" for line in RIVALS.values() for name in line}
+    lines = {start + name for line in RIVALS.values() for name in line for start in ("told_", COPYING)}
     return {name: row for name, row in rows.items() if name not in lines and name not in BESIDE}
