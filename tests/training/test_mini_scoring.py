@@ -17,11 +17,13 @@ from support.refused import refused
 from dhumandiff import FaceReference
 from dhumandiff.errors import DHumanDiffError, FaceError, HostError, ImageError
 from dhumandiff.hosts.diffusers.pipeline import PortraitPipeline
+from dhumandiff.methods.dual_pathway import DualPathwaySettings
 from dhumandiff.miniature import mini_adapter
 from dhumandiff.miniature.base import mini_pipeline
 from dhumandiff.miniature.world import LIGHTS, draw_script
+from dhumandiff.prompts import parse_prompt
 from training import TrainingError
-from training.miniature import sampling, scoring
+from training.miniature import rendering, sampling, scoring
 from training.miniature.ablations import ABLATIONS, score_ablation
 from training.miniature.rendering import Renderer
 from training.miniature.sampling import GenerationRequest, Sampling, encode_person, sample_portraits
@@ -339,8 +341,8 @@ def test_a_person_is_encoded_in_the_light_that_is_asked_for(monkeypatch):
 def test_a_renderer_in_other_light_has_the_same_parts():
     parts = SimpleNamespace(judge=object())
     plain = Renderer(parts)
-    assert plain.in_light("", False) is plain
-    other = plain.in_light("side", True)
+    assert plain.with_people("", False, False) is plain
+    other = plain.with_people("side", True, False)
     assert (other.parts, other.light, other.normalize_light) == (parts, "side", True)
     rows = [row for row in ABLATIONS.values() if row.light]
     assert {row.light for row in rows} == set(LIGHTS)
@@ -350,3 +352,21 @@ def test_a_renderer_in_other_light_has_the_same_parts():
     assert ABLATIONS["light_augmentation"].training
     with refused("ablation-without-weights", "light_side_trained", "augment.augmented", error=TrainingError):
         score_ablation("light_side_trained")
+
+
+def test_a_sentence_that_names_person_2_first_has_the_other_persons_photo_as_reference_1(monkeypatch):
+    asked = []
+    monkeypatch.setattr(rendering, "sample_portraits", lambda _, __, requests, *___, **____: asked.extend(requests))
+    parts, cases = SimpleNamespace(judge=object(), portrait=None), held_out_cases(2)
+    given = Sampling.of(dual=DualPathwaySettings(regions="given"))
+    for late_first in (False, True):
+        renderer = Renderer(parts).with_people("", False, late_first)
+        monkeypatch.setattr(renderer, "reference_of", lambda who: (who, None))
+        renderer.render(cases, 1, None, given)
+    for case, plain, late in zip(cases, asked[:2], asked[2:], strict=True):
+        assert plain.text == case.text
+        assert plain.references == case.script.people
+        named = [mention.person for mention in parse_prompt(late.text).mentions]
+        assert named == [2, 1]
+        assert late.references == plain.references[::-1]
+        assert torch.equal(late.regions, plain.regions.flip(0))

@@ -52,6 +52,7 @@ class Ablation:
         what: who draws; see `Subject`.
         light: of the photos that condition, of `world.LIGHTS`; empty: as the world draws them.
         normalize_light: even it out again.
+        late_first: sentences name person 2 first.
         data: of the data that it is trained on, the end of a stage's name in larger.py; empty: what the shipped adapter saw.
         weights_of: the row whose weights are scored; empty: its own, or those that ship where it trains nothing.
         config: of training/configs, over the shipped adapter's; empty: none.
@@ -66,6 +67,7 @@ class Ablation:
     what: Subject = "adapter"
     light: str = ""
     normalize_light: bool = False
+    late_first: bool = False
     data: str = ""
     weights_of: str = ""
     config: str = ""
@@ -177,6 +179,13 @@ _ALL = (
     Ablation("ceiling", "ceiling: fresh drawings through the autoencoder", what="oracle"),
     Ablation("shared", "one shared K/V for both people", {"init.shared": True}),
     Ablation("order_swapping", "order swapped: person 1 is any of the two", {"augment.swap_order": 0.5}),
+    Ablation("late_first", "sentences that name person 2 first", late_first=True),
+    Ablation(
+        "late_first_swapping",
+        "sentences that name person 2 first, order swapped in training",
+        late_first=True,
+        weights_of="order_swapping",
+    ),
     Ablation("no_subject_prompt", "no subject prompt", {"init.subject_path": False}),
     Ablation(
         "no_localisation",
@@ -261,7 +270,7 @@ def score_ablation(
     if ablation.what == "adapter":
         weights = mini_adapter() if adapter is None else load_weights(file)
     seeds, hardest = ablation.seeds if seeds is None else seeds, ablation.hardest if hardest is None else hardest
-    renderer = (renderer or Renderer()).in_light(ablation.light, ablation.normalize_light)
+    renderer = (renderer or Renderer()).with_people(ablation.light, ablation.normalize_light, ablation.late_first)
     result, _ = render_and_score(
         renderer, weights, sampling or ablation.sampling, ablation.what, pairs, seeds, hardest, name
     )
@@ -273,6 +282,8 @@ def score_ablation(
         training["config"] = ablation.config
     if ablation.data:
         training["data"] = ablation.data
+    if ablation.late_first:
+        training["late_first"] = True
     if ablation.light:
         training |= {"light": ablation.light, "normalise_light": ablation.normalize_light}
     return save_result({**about, **training, **result, **done, "seconds": seconds}, out)

@@ -36,6 +36,10 @@ Subject = Literal["adapter", "base", "oracle"]
 """Who draws: an adapter on the base; the base, which knows nobody; or the world itself, what no adapter can beat."""
 
 
+_OTHER = str.maketrans({"1": "2", "2": "1"})
+"""Of the numbers in a sentence of this world, which are its marks."""
+
+
 class Renderer:
     """Draws and scores cases with the miniature's parts, each of its people encoded once.
 
@@ -43,18 +47,22 @@ class Renderer:
         parts: loaded by default.
         light: of the photos that condition, of `world.LIGHTS`; empty: as the world draws them.
         normalize_light: even it out again.
+        late_first: whom the sentence names first is person 2, so that the other's projections are theirs.
     """
 
-    def __init__(self, parts: Parts | None = None, light: str = "", normalize_light: bool = False) -> None:
+    def __init__(
+        self, parts: Parts | None = None, light: str = "", normalize_light: bool = False, late_first: bool = False
+    ) -> None:
         self.parts, self.light, self.normalize_light = parts or load_parts(), light, normalize_light
+        self.late_first = late_first
         self.evaluator = Evaluator(self.parts.judge)
         self._people: dict[Identity, tuple[FaceReference, np.ndarray]] = {}
 
-    def in_light(self, light: str, normalize_light: bool) -> Renderer:
-        """One whose photos are in this light; it has the same parts."""
-        if (light, normalize_light) == (self.light, self.normalize_light):
+    def with_people(self, light: str, normalize_light: bool, late_first: bool) -> Renderer:
+        """One with the same parts whose people come otherwise; for the arguments see the class."""
+        if (light, normalize_light, late_first) == (self.light, self.normalize_light, self.late_first):
             return self
-        return Renderer(self.parts, light, normalize_light)
+        return Renderer(self.parts, light, normalize_light, late_first)
 
     def reference_of(self, who: Identity) -> tuple[FaceReference, np.ndarray]:
         """The reference of a person, and the photo it was made of, uint8 [S, S, 3]."""
@@ -91,10 +99,14 @@ class Renderer:
             return oracle_pictures(self.parts.portrait.pipeline.vae, each, numbers), each
         requests = []
         for case, number in zip(each, numbers, strict=True):
-            references = tuple(self.reference_of(who)[0] for who in case.script.people)
+            text, references = case.text, tuple(self.reference_of(who)[0] for who in case.script.people)
+            if self.late_first:
+                text, references = text.translate(_OTHER), references[::-1]
             given = sampling.dual is not None and sampling.dual.regions == "given"
             regions = head_regions(case.script) if given else None
-            requests.append(GenerationRequest(case.text, references, number, regions))
+            if regions is not None and self.late_first:
+                regions = regions.flip(0)
+            requests.append(GenerationRequest(text, references, number, regions))
         progress = None if bar is None else bar.update
         drawn_by = None if what == "base" else adapter
         return sample_portraits(self.parts.portrait, drawn_by, requests, sampling, progress=progress), each
