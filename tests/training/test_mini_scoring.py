@@ -338,6 +338,18 @@ def test_a_person_is_encoded_in_the_light_that_is_asked_for(monkeypatch):
     assert seen[2][0] < 0.7 * seen[1][0]
 
 
+def test_the_focus_can_be_read_from_other_layers_of_a_transformer():
+    names = ("down.0", "down.0", "mid", "up.0", "up.0", "up.0")
+    layers = [(f"{name}.transformer_blocks.{n}", None) for n, name in enumerate(names)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampling, "cross_attention_layers", lambda _: layers)
+        assert sampling._heard(None, "first") == {0, 2, 3}
+        assert sampling._heard(None, "last") == {1, 2, 5}
+        assert sampling._heard(None, "all") is None
+    assert Sampling.of(heard="all").record["heard"] == "all"
+    assert "heard" not in Sampling().record
+
+
 def test_a_renderer_in_other_light_has_the_same_parts():
     parts = SimpleNamespace(judge=object())
     plain = Renderer(parts)

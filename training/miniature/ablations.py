@@ -207,6 +207,10 @@ _ALL = (
     *(_cascade("two_strength", *both) for both in ((0.4, 0.7), (0.4, 1.0), (0.7, 1.0), (1.0, 1.3))),
     *(_cascade("released", *both) for both in ((0.4, 0.7), (0.7, 1.0), (1.0, 1.3))),
     *(_during(*share) for share in ((0.0, 0.5), (0.0, 0.8), (0.1, 1.0), (0.3, 1.0))),
+    *(
+        Ablation(f"heard_{which}", f"focus from {layers} of each transformer", sampling=Sampling.of(heard=which))
+        for which, layers in (("first", "the first layer"), ("all", "all layers"))
+    ),
     *_lights(),
     Ablation("unequal", "trained on pictures of mostly young people", data="unequal"),
     Ablation(

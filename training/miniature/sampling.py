@@ -12,16 +12,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dhumandiff import FaceReference
+from dhumandiff.conditioning.attention_store import last_layers
 from dhumandiff.errors import FaceError, HostError
 from dhumandiff.faces import FaceAnalyzer
-from dhumandiff.hosts.diffusers.attention import Attached, attach_couples
+from dhumandiff.hosts.diffusers.attention import Attached, attach_couples, cross_attention_layers
 from dhumandiff.hosts.diffusers.dual_pathway import attach_dual_couples
 from dhumandiff.hosts.diffusers.pipeline import PortraitPipeline, check_settings
 from dhumandiff.methods.dual_pathway import DualPathway, DualPathwaySettings
@@ -51,26 +52,29 @@ SMALLEST_FACE = 24
 """Px that a face needs in a photo; the world's are 96 px wide, below what `encode_reference` wants of real ones."""
 
 
+Heard = Literal["first", "last", "all"]
+
 _USUAL = SamplingSettings(MINI["steps"], MINI["cfg"], MINI["sampler"], size=SIZE)
 
 
 @dataclass(frozen=True)
 class Sampling:
     """How pictures of the miniature are drawn: the cascade, or the dual pathway in its place; and sampling as its world is
-    measured (`MINI`)."""
+    measured (`MINI`). heard: of each transformer, the layers that the focus is read from."""
 
     cascade: CascadeSettings = field(default_factory=CascadeSettings)
     sampling: SamplingSettings = field(default_factory=lambda: _USUAL)
     dual: DualPathwaySettings | None = None
+    heard: Heard = "last"
 
     @classmethod
     def of(cls, **changed: Any) -> Sampling:
-        """With these fields of `CascadeSettings` and `SamplingSettings` changed; `dual` as it is, with its start and end."""
-        dual = changed.pop("dual", None)
+        """With these fields of `CascadeSettings` and `SamplingSettings` changed; `dual`, with its start and end, and `heard` as they are."""
+        dual, heard = changed.pop("dual", None), changed.pop("heard", "last")
         if dual is not None:
             changed |= {"start": dual.start, "end": dual.end}
         cascade = {name: changed.pop(name) for name in CascadeSettings.__dataclass_fields__ if name in changed}
-        return cls(CascadeSettings(**cascade), replace(_USUAL, **changed), dual)
+        return cls(CascadeSettings(**cascade), replace(_USUAL, **changed), dual, heard)
 
     @property
     def record(self) -> dict[str, Any]:
@@ -78,11 +82,13 @@ class Sampling:
         cascade, sampling = asdict(self.cascade), asdict(self.sampling)
         cascade["focus_share"] = cascade.pop("focus_fraction")
         names = ("mode", "scene_strength", "face_strength", "focus_share", "strength")
-        dual = {} if self.dual is None else {"dual": asdict(self.dual)}
+        more: dict[str, Any] = {} if self.dual is None else {"dual": asdict(self.dual)}
+        if self.heard != "last":
+            more["heard"] = self.heard
         return {
             **{name: cascade[name] for name in names},
             **{name: sampling[name] for name in ("start", "end", "cfg", "steps", "sampler")},
-            **dual,
+            **more,
         }
 
     def mode(self) -> CascadeMode | FindRegions:
@@ -207,7 +213,7 @@ def sample_portraits(
                 texts[_key(request)] = portrait.encode(prompt, identity, request.references)
         conditions = portrait.conditions([texts[_key(request)] for request in some], negative, size)
         noise = torch.cat([portrait.noise(request.seed, size) for request in some])
-        with _attached(portrait, adapter, some, sampling.dual, negative is not None) as attached:
+        with _attached(portrait, adapter, some, sampling, negative is not None) as attached:
             tell = None if progress is None else lambda *_: progress(len(noise))  # noqa: B023  # called in this turn only
             loop = portrait.loop(attached, conditions, sampling.sampling, [request.seed for request in some], tell)
             latents = loop.run(noise, sampling.mode())
@@ -219,15 +225,18 @@ def _attached(
     portrait: PortraitPipeline,
     adapter: Weights | None,
     requests: Sequence[GenerationRequest],
-    dual: DualPathwaySettings | None,
+    sampling: Sampling,
     guidance: bool,
 ) -> AbstractContextManager[Attached | None]:
     """The people of every picture of a batch on the UNet; nobody without an adapter."""
     if adapter is None:
         return nullcontext()
-    unet, couples = portrait.pipeline.unet, [request.references for request in requests]
+    unet, couples, dual = portrait.pipeline.unet, [request.references for request in requests], sampling.dual
     if dual is None:
-        return attach_couples(unet, identity_of(adapter), couples, guidance=guidance)
+        attached = attach_couples(unet, identity_of(adapter), couples, guidance=guidance)
+        if sampling.heard != "last":
+            attached.people.recorded_layers = _heard(unet, sampling.heard)
+        return attached
     pathway = adapter if isinstance(adapter, DualPathway) else DualPathway(adapter)
     given = [request.regions for request in requests if request.regions is not None]
     masks = torch.stack(given, dim=1) if dual.regions == "given" and given else None
@@ -247,6 +256,13 @@ def decode(vae: nn.Module, latents: Tensor, batch: int = 64) -> np.ndarray:
             )
         rows.append(picture_of(pixels.cpu()))
     return np.concatenate(rows)
+
+
+def _heard(unet: nn.Module, which: Heard) -> frozenset[int] | None:
+    """Numbers of the layers that the focus is read from; None: all."""
+    transformers = [name.split(".transformer_blocks.")[0] for name, _ in cross_attention_layers(unet)]
+    firsts = frozenset(transformers.index(one) for one in transformers)
+    return {"first": firsts, "last": last_layers(transformers), "all": None}[which]
 
 
 def _key(request: GenerationRequest) -> tuple[Any, ...]:
