@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import HostError, ImageError
 from ..io import write_png
 from ..miniature.defaults import MINI
+from ..miniature.design import DESIGN
 from ..optional import require
 from .files import check_writable
 from .people import DRAWN_SIZE
@@ -93,8 +94,8 @@ def run(args: argparse.Namespace) -> None:
 
     adapter = mini_adapter()
     base = PortraitPipeline.from_base("mini", "cpu")
-    steps, cfg, size = MINI["steps"], MINI["cfg"], MINI["size"].split("x")
-    sampling = SamplingSettings(steps, cfg, MINI["sampler"], size=(int(size[0]), int(size[1])))
+    steps, cfg = MINI["steps"], MINI["cfg"]
+    sampling = SamplingSettings(steps, cfg, MINI["sampler"], size=DESIGN.size)
     weights = {"portrait": adapter, "plain": without_people(adapter), "shared": with_one_for_both(adapter)}
     rows = []
     with tqdm(desc="drawing", unit="step", total=len(shots) * len(VERSIONS) * steps) as bar:

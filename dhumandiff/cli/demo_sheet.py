@@ -18,7 +18,8 @@ __all__ = ["Row", "Seen", "draw_sheet"]
 INK, SOFT, LINE, PAPER = (28, 30, 34), (98, 102, 110), (214, 217, 222), (255, 255, 255)
 RIGHT, WRONG = (0, 122, 88), (60, 62, 68)
 
-ZOOM = 3
+WIDE = 384
+"""Px of a picture on the sheet, whatever it was drawn at."""
 MARGIN, GAP = 40, 22
 SENTENCE, NOTE, LABEL = 26, 22, 19
 NOTE_LINE, BAR = 32, 22
@@ -95,7 +96,8 @@ def draw_sheet(rows: Sequence[Row], *, same: float, stranger: float, how: str) -
         stranger: up to here a face is a stranger's.
         how: seed and settings, for the legend.
     """
-    wide, high = (ZOOM * side for side in rows[0].pictures["portrait"].size)
+    width, height = rows[0].pictures["portrait"].size
+    wide, high = WIDE, round(WIDE * height / width)
     small = (high - GAP) // 2
     lefts, left = {}, MARGIN
     for name in HEADS:

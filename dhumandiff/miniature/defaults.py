@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from .design import DESIGN
+from .design import DESIGN, Design
 
-__all__ = ["MINI"]
+__all__ = ["MINI", "defaults_of"]
 
-MINI: dict[str, Any] = {"size": DESIGN.name, "steps": 10, "cfg": 2.0, "sampler": "euler_ancestral", "negative": ""}
-"""Options of `generate` with the base "mini", by their names on the command line."""
+
+def defaults_of(design: Design) -> dict[str, Any]:
+    """Options of `generate` with the base "mini", by their names on the command line."""
+    size = "{}x{}".format(*design.size)
+    return {"size": size, "steps": design.steps, "cfg": 2.0, "sampler": "euler_ancestral", "negative": ""}
+
+
+MINI = defaults_of(DESIGN)
+"""Of the weights that are used."""

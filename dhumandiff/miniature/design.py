@@ -16,9 +16,12 @@ from typing import Any, Literal
 from ..errors import HostError
 from ..io import atomic_write
 
-__all__ = ["DESIGN", "DESIGNS", "FIRST", "FOLDER", "Design", "design_of", "save_design"]
+__all__ = ["DESIGN", "DESIGNS", "FIRST", "FOLDER", "SHIPPED", "Design", "design_of", "save_design"]
 
-FOLDER = Path(os.environ.get("DHUMANDIFF_MINI") or Path(__file__).parent / "weights")
+SHIPPED = Path(__file__).parent / "weights"
+"""Where the project has its weights."""
+
+FOLDER = Path(os.environ.get("DHUMANDIFF_MINI") or SHIPPED)
 """Where the weights lie; the environment variable DHUMANDIFF_MINI names another folder, such as one that is being built."""
 
 
@@ -33,6 +36,7 @@ class Design:
         fine, coarse: widths of the autoencoder at 4 px and at 8 px.
         depth: residual blocks of its decoder at 4 px and at 8 px.
         prediction: what the UNet predicts, in the words of diffusers' schedulers.
+        steps: of Euler ancestral, with which pictures are drawn where nothing else is asked for.
         unet: what differs from `base.UNET_OF_ALL`: arguments of UNet2DConditionModel.
     """
 
@@ -43,6 +47,7 @@ class Design:
     coarse: int
     depth: tuple[int, int]
     prediction: Literal["epsilon", "v_prediction"]
+    steps: int
     unet: Mapping[str, Any]
 
 
@@ -54,6 +59,7 @@ FIRST = Design(
     coarse=96,
     depth=(4, 4),
     prediction="epsilon",
+    steps=10,
     unet={
         "sample_size": 16,
         "block_out_channels": (64, 64, 96),
@@ -74,6 +80,7 @@ SECOND = Design(
     coarse=128,
     depth=(5, 4),
     prediction="v_prediction",
+    steps=10,
     unet={
         "sample_size": 32,
         "block_out_channels": (64, 128, 160),

@@ -19,6 +19,7 @@ from dhumandiff.cli.demo_sheet import Row, Seen, draw_sheet
 from dhumandiff.hosts.diffusers.pipeline import PortraitPipeline
 from dhumandiff.layout.person_style import person_color
 from dhumandiff.miniature import defaults, mini_adapter
+from dhumandiff.miniature.design import DESIGN
 from dhumandiff.miniature.faces import MiniFaces
 from dhumandiff.miniature.world import SPLITS, distance
 from dhumandiff.prompts import parse_prompt
@@ -78,7 +79,7 @@ def test_without_people_nobody_s_face_reaches_the_picture(quick):
     def drawn(adapter, shot, **settings):
         people = [references[who] for who in shot.script.people]
         return np.asarray(
-            draw(portrait, adapter, people, shots[0].marked, "", size=(128, 96), steps=2, mode="none", **settings)[0]
+            draw(portrait, adapter, people, shots[0].marked, "", size=DESIGN.size, steps=2, mode="none", **settings)[0]
         )
 
     bare = demo.without_people(adapter)
@@ -96,7 +97,7 @@ def test_the_demo_writes_a_sheet_that_says_how_it_was_made(quick, tmp_path, caps
     assert "of 8 faces are who the sentence says" in said.out
     sheet = Image.open(tmp_path / "demo.png")
     assert (sheet.format, sheet.mode) == ("PNG", "RGB")
-    assert sheet.width > 4 * 3 * 128
+    assert sheet.width > 4 * demo_sheet.WIDE
     assert np.asarray(sheet).std() > 10
     told = json.loads(sheet.text["dhumandiff"])
     assert [row["prompt"] for row in told["rows"]] == [shot.marked for shot in demo.plan(3)]

@@ -20,6 +20,7 @@ from dhumandiff import testing as tiny
 from dhumandiff.hosts.diffusers import pipeline as diffusers_pipeline
 from dhumandiff.hosts.diffusers.pipeline import NEGATIVE
 from dhumandiff.methods.paired.cascade import FACE_STRENGTH, FOCUS_FRACTION, SCENE_STRENGTH
+from dhumandiff.miniature.design import DESIGN
 from dhumandiff.references.encode import encode_reference
 from dhumandiff.references.reference import FaceReference
 
@@ -137,14 +138,14 @@ def drawn(tmp_path):
 
 def test_with_the_base_mini_the_defaults_are_those_of_its_world(drawn, asked, capsys):
     assert run(drawn) == 130
-    assert (asked["size"], asked["steps"], asked["cfg"], asked["negative"]) == ((128, 96), 10, 2.0, "")
+    assert (asked["size"], asked["steps"], asked["cfg"], asked["negative"]) == (DESIGN.size, DESIGN.steps, 2.0, "")
     assert "knows a small drawn world" in capsys.readouterr().out
     more = {"--size": ["192x128"], "--steps": [3], "--cfg": [1.5], "--negative": ["snow"]}
     assert run({**drawn, **more}) == 130
     assert (asked["size"], asked["steps"], asked["cfg"], asked["negative"]) == ((192, 128), 3, 1.5, "snow")
 
 
-@pytest.mark.parametrize("size", [(128, 96), (64, 160)])
+@pytest.mark.parametrize("size", [DESIGN.size, (64, 160)])
 def test_the_base_mini_needs_nothing_that_does_not_ship(drawn, tmp_path, size):
     assert run({**drawn, "--steps": [1], "--size": ["{}x{}".format(*size)]}) == 0
     picture = Image.open(tmp_path / "portrait.png")
