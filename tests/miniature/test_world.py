@@ -16,6 +16,7 @@ from support.refused import refused
 from dhumandiff.errors import ImageError
 from dhumandiff.faces.face import Face
 from dhumandiff.faces.geometry import crop_face
+from dhumandiff.miniature.design import DESIGN
 from dhumandiff.miniature.world import (
     ACTIONS,
     APART,
@@ -330,6 +331,7 @@ def test_an_album_is_what_people_have_a_folder_a_couple_with_captions(tmp_path, 
     files = sorted(path.relative_to(tmp_path / "photos").as_posix() for path in (tmp_path / "photos").rglob("*.*"))
     names = [f"couple_{couple:02d}/{number}" for couple in (1, 2) for number in (1, 2, 3)]
     assert files == sorted(f"{name}.{ending}" for name in names for ending in ("png", "txt"))
+    assert {Image.open(tmp_path / "photos" / f"{name}.png").size for name in names} == {DESIGN.size}
     assert len([*(tmp_path / "photos_portraits").glob("couple_0[12]_[12].png")]) == 4
     assert all(read_prompt_people((tmp_path / "photos" / f"{name}.txt").read_text(encoding="utf-8")) for name in names)
     with pytest.raises(SystemExit):

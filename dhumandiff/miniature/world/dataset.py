@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..design import DESIGN
 from .dice import Dice
 from .identity import Identity, people
 from .picture import REFERENCE_SIZE, SIZE, draw_reference
@@ -62,7 +63,8 @@ def write_dataset(
 def write_album(folder: str | Path, couples: int = 10, each: int = 4) -> int:
     """Write pictures as people have them, a folder a couple: couple_01/1.png and 1.txt with the caption; returns how many.
 
-    Beside the album, in a folder of its name and "_portraits", lies a photo of each person to draw with: couple_01_1.png.
+    They are as large as the miniature draws. Beside the album, in a folder of its name and "_portraits", lies a photo of each person
+    to draw with: couple_01_1.png.
 
     Args:
         folder: the album's; made if need be.
@@ -80,7 +82,7 @@ def write_album(folder: str | Path, couples: int = 10, each: int = 4) -> int:
         for number in range(each):
             first, second = pool[2 * couple], pool[2 * couple + 1]
             two = (first, second) if number % 2 == 0 else (second, first)
-            sample = sample_pair(couple * each + number, two, references=0)
+            sample = sample_pair(couple * each + number, two, references=0, size=DESIGN.size)
             Image.fromarray(sample.picture).save(room / f"{number + 1}.png")
             text = sample.annotation["image_caption"]["text"]
             (room / f"{number + 1}.txt").write_text(text + "\n", encoding="utf-8")
