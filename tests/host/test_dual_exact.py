@@ -10,6 +10,7 @@ from dhd_pack.dhumandiff.hosts.diffusers.pipeline import PortraitPipeline
 from dhd_pack.dhumandiff.methods.dual_pathway import DualPathway, DualPathwaySettings
 from dhd_pack.dhumandiff.methods.paired.settings import SamplingSettings
 from dhd_pack.dhumandiff.miniature import mini_adapter
+from dhd_pack.dhumandiff.miniature.design import DESIGN
 from dhd_pack.dhumandiff.prompts import parse_prompt
 from dhd_pack.dhumandiff.references.encode import encode_reference
 from dhd_pack.nodes.comfy.adapter import load_adapter
@@ -140,7 +141,7 @@ def test_the_mask_counts_elsewhere(model, adapter, people):
 # --- whole portraits on the miniature ---------------------------------------------------------------------------------------
 
 SENTENCE = "A woman@1 on the left in a red dress and a man@2 on the right in a blue suit stand on a beach."
-SIZE, STEPS, CFG = (128, 96), 8, 2.0
+SIZE, STEPS, CFG = DESIGN.size, 8, 2.0
 
 
 class _Euler(comfy.samplers.Sampler):

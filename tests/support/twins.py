@@ -21,15 +21,16 @@ import torch
 from PIL import Image, ImageDraw
 from safetensors.torch import save_file
 
+from dhumandiff.miniature.design import DESIGN
 from support.flux_twins import fill_flux, on_the_tiny_flux
 from support.parts_twins import fill_parts, on_the_tiny_parts, write_parts
 from support.server import api_form
 from tools.workflows import REPOSITORY, WORKFLOWS
 from tools.workflows.flux import PHOTO
-from tools.workflows.parts import ADAPTER, BEACH, CHECKPOINT, IP_ADAPTER, MINI, POSES, STYLE, VISION, plain
+from tools.workflows.parts import ADAPTER, BEACH, CHECKPOINT, IP_ADAPTER, POSES, STYLE, VISION, mini_sampling, plain
 from tools.workflows.pictures import drawn_couple, drawn_photo, region
 
-WIDTH, HEIGHT = 128, 96
+WIDTH, HEIGHT = DESIGN.size
 SCENES = (
     "on a beach",
     "in a forest",
@@ -158,7 +159,7 @@ def twin(name: str, sentences: int | None = None) -> dict[str, Any]:
             if isinstance(inputs.get(word), str) and kind != "DHDSentences" and inputs[word]:
                 marked = "" if key in negatives and kind == "CLIPTextEncode" else cast.text
                 inputs[word] = plain(marked) if kind == "CLIPTextEncode" else marked
-        own = {**MINI, "seed": cast.seed, "noise_seed": cast.seed}
+        own = {**mini_sampling(DESIGN), "seed": cast.seed, "noise_seed": cast.seed}
         inputs |= {word: own[word] for word in own.keys() & inputs.keys()} | cast.changed.get(kind, {})
     loaders = {key for key, output in moved.items() if output is not None}
     for node in prompt.values():

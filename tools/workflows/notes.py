@@ -1,5 +1,9 @@
 """What the note in each workflow says: what it is for, and what to change first."""
 
+from dhumandiff.miniature.design import SHIPPED, design_of
+
+MINI_WIDTH, MINI_HEIGHT = design_of(SHIPPED).size
+
 LOADED = """
 **Models**: an SDXL checkpoint, CLIP ViT-H/14 (IP-Adapter's image encoder), the InsightFace pack buffalo_l, DHumanDiff's weights. Is something missing? Add the node *Doctor* and press **Run**."""
 ON_FLUX = """
@@ -236,7 +240,7 @@ Faces too weak or too stiff: *face_strength* 0.7 to 1.1.
 **Models**: an SDXL checkpoint, CLIP ViT-H/14, the InsightFace pack buffalo_l (it finds the faces in the photos), [IP-Adapter Plus Face](https://huggingface.co/h94/IP-Adapter/tree/main/sdxl_models) in *models/ipadapter*.
 
 {CONSENT}""",
-    "mini_dual_portrait": """## A portrait of two, in seconds, with nothing downloaded
+    "mini_dual_portrait": f"""## A portrait of two, in seconds, with nothing downloaded
 
 Press **Run**: two drawn people become a portrait of both, with a small model that ships with this pack.
 
@@ -246,7 +250,7 @@ Press **Run**: two drawn people become a portrait of both, with a small model th
 3. **Where**: on a beach, in a forest, on a city street, in the snow, at sunset, in a living room, in a green field, at night.
 4. **Swap Persons**: the other face on each side. *woman@1* and *man@2* say who is who.
 
-The miniature knows drawn people, sentences like this one and pictures of 128 x 96 px. For photos of real people open *dual_portrait*: all nodes but *Load Miniature* and *Draw Person* are the same there.""",
+The miniature knows drawn people, sentences like this one and pictures of {MINI_WIDTH} x {MINI_HEIGHT} px. For photos of real people open *dual_portrait*: all nodes but *Load Miniature* and *Draw Person* are the same there.""",
     "mini_score": """## Which of four is the best, and who is on it
 
 Press **Run**: four portraits of two drawn people; the best is picked, its faces are named and scored, and each person's face gets a mask.

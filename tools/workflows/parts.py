@@ -7,6 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from dhumandiff.layout.layout import format_boxes, preset_boxes
+from dhumandiff.miniature.defaults import defaults_of
+from dhumandiff.miniature.design import SHIPPED, Design, design_of
 
 from .graph import Graph, Node, Output
 from .notes import NOTES
@@ -48,8 +50,19 @@ GARDEN = "A man@1 and a woman@2 on a bench in a garden. The man@1 wears a black 
 SIDES = "A man@1 on the left in a black tuxedo and a woman@2 on the right in a white dress"
 
 BEACH = "A woman@1 on the left in a red dress and a man@2 on the right in a blue suit stand on a beach."
-MINI = {"steps": 10, "cfg": 2.0, "sampler_name": "euler_ancestral"}
-"""How the miniature draws."""
+MINI_SIZE = design_of(SHIPPED).size
+"""Width and height of the pictures of the miniature that ships, px: workflows are for its weights, whichever are used here."""
+LOOK = 512
+"""Px that its pictures are enlarged to, to look at."""
+
+
+def mini_sampling(design: Design) -> dict[str, Any]:
+    """How a miniature draws, as samplers in ComfyUI call it."""
+    usual = defaults_of(design)
+    return {"steps": usual["steps"], "cfg": usual["cfg"], "sampler_name": usual["sampler"]}
+
+
+MINI = mini_sampling(design_of(SHIPPED))
 
 
 def plain(text: str) -> str:

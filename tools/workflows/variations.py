@@ -9,7 +9,9 @@ from .parts import (
     BEACH,
     GARDEN,
     IP_ADAPTER,
+    LOOK,
     MINI,
+    MINI_SIZE,
     SIDES,
     avoided,
     couple,
@@ -201,6 +203,14 @@ def two_drawn(graph: Graph, use: SimpleNamespace) -> tuple[Output, Output]:
     return swap["person_1"], swap["person_2"]
 
 
+def enlarged(graph: Graph, image: Output) -> Output:
+    """A picture of the miniature, as large as one looks at."""
+    scale = LOOK / MINI_SIZE[0]
+    return graph.add("ImageScaleBy", "Enlarge to look at", image=image, upscale_method="bicubic", scale_by=scale)[
+        "IMAGE"
+    ]
+
+
 def mini_dual_portrait() -> Graph:
     """A portrait in seconds."""
     graph = start("mini_dual_portrait", "00000000-0000-0000-0000-000000000000")
@@ -211,15 +221,15 @@ def mini_dual_portrait() -> Graph:
     said = sentence(graph, use, pair, BEACH, avoid="")
     graph.group("3 Both people, and the size")
     model = paired(graph, use, pair)
-    latent = empty(graph, 128, 96)
+    latent = empty(graph, *MINI_SIZE)
     picture = drawn(graph, use, model, said, latent, seed=10, **MINI)
     graph.add("MaskPreview", "Where the faces are", mask=picture.focus)
     graph.add("PreviewAny", "Which word is whom", source=said.words)
     graph.band()
     graph.group("5 Result")
-    large = graph.add("ImageScaleBy", "Enlarge to look at", image=picture.image, upscale_method="bicubic", scale_by=4.0)
+    large = enlarged(graph, picture.image)
     graph.column()
-    graph.add("PreviewImage", "The portrait", images=large["IMAGE"], size=(540, 420))
+    graph.add("PreviewImage", "The portrait", images=large, size=(540, 420))
     return graph
 
 
@@ -234,12 +244,10 @@ def mini_score() -> Graph:
     graph.group("3 Both people, four tries")
     said = sentence(graph, use, pair, text, avoid="")
     model = paired(graph, use, pair)
-    latent = empty(graph, 128, 96, batch=4, title="Four at once")
+    latent = empty(graph, *MINI_SIZE, batch=4, title="Four at once")
     picture = drawn(graph, use, model, said, latent, **MINI)
     graph.column()
-    large = graph.add(
-        "ImageScaleBy", "Enlarge to look at", image=picture.image, upscale_method="bicubic", scale_by=4.0
-    )["IMAGE"]
+    large = enlarged(graph, picture.image)
     graph.band()
     graph.group("5 The best of four")
     graph.add("PreviewImage", "All four", images=large)
