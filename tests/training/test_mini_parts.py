@@ -6,13 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.refused import refused
 
 from dhumandiff.methods.parts2whole import LABELS, Parts2Whole
 from dhumandiff.methods.parts2whole.part import Part
-from dhumandiff.miniature.base import mini_vae
-from dhumandiff.miniature.design import DESIGN, FIRST
+from dhumandiff.miniature.autoencoder import LATENTS
+from dhumandiff.miniature.base import SIZE, mini_vae
+from dhumandiff.miniature.design import DESIGN, FIRST, SECOND, save_design
 from dhumandiff.miniature.world import people
 from training.__main__ import main as training_main
+from training.miniature import main as mini_main
 from training.miniature import parts_training
 from training.miniature.autoencoder import encode_all
 from training.miniature.parts_batch import PartsBatch
@@ -23,8 +26,6 @@ from training.miniature.parts_scoring import ROWS, load_parts_results, parts_tab
 from training.miniature.parts_training import begin, save_weights, train_parts
 from training.miniature.sampling import decode, load_parts
 from training.miniature.text_to_image import sizes
-
-pytestmark = pytest.mark.skipif(DESIGN != FIRST, reason="Parts2Whole is measured on pictures of 128 x 96 px")
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +68,7 @@ def test_parts_are_what_their_label_says(couples):
             assert labels[0] == LABELS[0]
             assert labels[-1] == worn.label
             assert all(0.02 < (part.mask > 0).mean() < 0.95 for part in own)
-            assert all(part.picture.shape == (96, 128, 3) for part in own)
+            assert all(part.picture.shape == (SIZE[1], SIZE[0], 3) for part in own)
 
 
 def test_sentences_name_garments_and_only_those_with_colors_name_colors(couples):
@@ -97,7 +98,8 @@ def test_clothes_are_read_back_from_drawings_through_the_autoencoder(couples):
 
 
 def test_a_picture_without_a_chest_reads_as_nothing():
-    assert not read_clothes(np.zeros((96, 128, 3), np.uint8), (40, 90, 70, 126)).colors
+    low = np.array([40, 90, 70, 126]) * SIZE[0] / 128  # of a picture of the first design
+    assert not read_clothes(np.zeros((SIZE[1], SIZE[0], 3), np.uint8), low).colors
 
 
 def random_weights(parts):
@@ -131,14 +133,17 @@ def test_training_computes_what_the_method_computes(parts, data):
     poses = bits(data["poses"][rows, which]).float()
     batch.pose = weights.pose_guider(poses)
     random = torch.Generator().manual_seed(3)
-    noisy, text = torch.randn(2, 16, 12, 16, generator=random), data["text"][rows, which].float()
+    noisy, text = (
+        torch.randn(2, LATENTS, SIZE[1] // 8, SIZE[0] // 8, generator=random),
+        data["text"][rows, which].float(),
+    )
     added = {"text_embeds": data["pooled"][rows, which].float(), "time_ids": sizes(count)}
     with torch.no_grad():
         together = unet(noisy, 400, text, added_cond_kwargs=added).sample
         batch.detach()
         plain = unet(noisy, 400, text, added_cond_kwargs=added).sample
-        left = torch.zeros(96, 128)
-        left[:, :64] = 1
+        left = torch.zeros(SIZE[1], SIZE[0])
+        left[:, : SIZE[0] // 2] = 1
         for n in range(count):
             own = [
                 Part(
@@ -192,6 +197,14 @@ def test_the_command_says_what_a_row_would_do(tmp_path, capsys):
     assert "parts_pictures parts2whole" in said
     assert training_main(["mini", "--row", "parts2whole_words", "--out", str(tmp_path), "--dry_run"]) == 0
     assert "no training" in capsys.readouterr().out
+
+
+def test_weights_of_another_design_are_refused(tmp_path):
+    other = SECOND if DESIGN == FIRST else FIRST
+    save_design(other, tmp_path / "weights")
+    (tmp_path / "weights" / "unet.safetensors").touch()
+    with refused("parts-of-another-design", other.name):
+        mini_main(["--row", "parts2whole", "--out", str(tmp_path)])
 
 
 def test_every_row_was_scored_and_the_page_shows_its_figures():

@@ -16,11 +16,11 @@ from itertools import pairwise
 import numpy as np
 
 from dhumandiff.methods.parts2whole.pictures import squash, squash_mask
+from dhumandiff.miniature.base import SIZE
 from dhumandiff.miniature.world import (
     COLORS,
     GARMENTS,
     SCENES,
-    SIZE,
     Drawn,
     Figure,
     Identity,
@@ -44,11 +44,13 @@ __all__ = ["PATTERNS", "Clothes", "Couple", "PartPicture", "Target", "draw_coupl
 PATTERNS = ("plain", "stripes", "bars", "halves")
 """One color; stripes across; bars from top to bottom; one color left and one right."""
 
-STRIPE = 8
-"""Px of a stripe: two make a period. Narrower ones the autoencoder cannot keep."""
+STRIPE = SIZE[0] // 16
+"""Px of a stripe: two make a period. Narrower ones the autoencoder of the first design cannot keep."""
 
-PHOTO = 128
+PHOTO = SIZE[0]
 """Side of the picture that clothes are cut out of, px."""
+FACE_PHOTO = 3 * SIZE[0] // 4
+"""Side of the photos of faces and hair, px."""
 
 CHANGED = 24
 """Sum of differences of R, G, B from which a px counts as another color."""
@@ -161,7 +163,7 @@ def draw_target(seed: int, script: Script, clothes: tuple[Clothes, Clothes]) -> 
     first, second = (
         replace(script, outfits=tuple(Outfit(one.garment, one.colors[color]) for one in clothes)) for color in (0, 1)
     )
-    drawn, other = draw_script(first, seed), draw_script(second, seed)
+    drawn, other = draw_script(first, seed, SIZE), draw_script(second, seed, SIZE)
     people = drawn.people if script.first_is_left else drawn.people[::-1]
     picture = drawn.picture.copy()
     for person, worn in zip(people, clothes, strict=True):
@@ -179,13 +181,13 @@ def draw_parts(seed: int, who: Identity, clothes: Clothes) -> tuple[PartPicture,
 
 
 def _face(who: Identity, seed: int) -> PartPicture:
-    photo = draw_reference(who, seed)
+    photo = draw_reference(who, seed, FACE_PHOTO)
     mask = _head(photo.people[0], photo.picture.shape[:2]) & ~_hair_of(who, seed, photo)
     return _part("face", photo.picture, mask & photo.people[0].mask)
 
 
 def _hair(who: Identity, seed: int) -> PartPicture | None:
-    photo = draw_reference(who, seed)
+    photo = draw_reference(who, seed, FACE_PHOTO)
     mask = _hair_of(who, seed, photo)
     return _part("hair or headwear", photo.picture, mask) if mask.sum() >= 2 * STRIPE**2 else None
 
@@ -194,13 +196,13 @@ def _hair_of(who: Identity, seed: int, photo: Drawn) -> np.ndarray:
     """Px of hair and headband, bool [H, W]: what changes with their colors, but for beard and brows."""
     hair = next(name for name in ("violet", "teal") if name != who.hair_color)
     band = who.headband if who.headband == "none" else next(name for name in BANDS if name != who.headband)
-    other = draw_reference(replace(who, hair_color=hair, headband=band), seed)
+    other = draw_reference(replace(who, hair_color=hair, headband=band), seed, FACE_PHOTO)
     changed = _differ(photo.picture, other.picture)
     person = photo.people[0]
     x0, _, x1, y1 = person.face_box
     y, x = np.mgrid[: changed.shape[0], : changed.shape[1]]
     eyes = person.landmarks[:2, 1].mean()
-    brows = (y > eyes - 0.22 * (y1 - person.face_box[1])) & (x > x0) & (x < x1) & (y < y1 + 4)
+    brows = (y > eyes - 0.22 * (y1 - person.face_box[1])) & (x > x0) & (x < x1) & (y < y1 + STRIPE / 2)
     return changed & ~brows
 
 
@@ -280,13 +282,13 @@ def _pose(drawn: Drawn) -> np.ndarray:
         heads |= _head(person, (height, width))
         middle, top = _chest(person)
         wide = (person.face_box[2] - person.face_box[0]) * 0.9
-        bodies |= (np.abs(x - middle) < wide) & (y > top - 4)
+        bodies |= (np.abs(x - middle) < wide) & (y > top - STRIPE / 2)
         for joints in (person.keypoints[[5, 7, 9]], person.keypoints[[6, 8, 10]]):
             for (x0, y0, seen), (x1, y1, seen_too) in pairwise(joints):
                 if seen and seen_too:
                     along = ((x - x0) * (x1 - x0) + (y - y0) * (y1 - y0)) / max((x1 - x0) ** 2 + (y1 - y0) ** 2, 1)
                     along = np.clip(along, 0, 1)
-                    arms |= np.hypot(x - x0 - along * (x1 - x0), y - y0 - along * (y1 - y0)) < 3
+                    arms |= np.hypot(x - x0 - along * (x1 - x0), y - y0 - along * (y1 - y0)) < 3 * STRIPE / 8
     return np.stack([heads, bodies, arms])
 
 

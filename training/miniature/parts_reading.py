@@ -72,5 +72,5 @@ def _phases(shape: tuple[int, ...], middle: float) -> Iterator[tuple[str, np.nda
     for phase in np.arange(STEPS) * (2 * STRIPE / STEPS):
         yield "stripes", (y + phase) // STRIPE % 2 == 1
         yield "bars", (x + phase) // STRIPE % 2 == 1
-    for shift in (-3, 0, 3):
+    for shift in (-3 * STRIPE / 8, 0, 3 * STRIPE / 8):
         yield "halves", x >= middle + shift

@@ -131,7 +131,8 @@ def train_parts(
         sdxl_scheduler().config, prediction_type=DESIGN.prediction
     )
     alphas = scheduler.alphas_cumprod
-    counts = (alphas / (1 - alphas)).clamp(max=GAMMA) / (alphas / (1 - alphas))
+    signal = alphas / (1 - alphas)
+    counts = signal.clamp(max=GAMMA) / (signal if DESIGN.prediction == "epsilon" else signal + 1)
     couples, pictures = data["latents"].shape[:2]
 
     def losses(random: torch.Generator, _: int) -> dict[str, Tensor]:
