@@ -17,10 +17,11 @@ import tempfile
 import time
 from pathlib import Path
 
+from training.miniature.stages import configs_of
+
 from .comfyui import ROOT
 from .results import machine, save
 
-CONFIGS = ROOT / "training" / "configs"
 BATCH = 32
 
 
@@ -30,6 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--samples", type=int, default=192, help="pictures that are prepared (default 192)")
     parser.add_argument("--steps", type=int, default=12, help=f"of {BATCH} samples (default 12)")
     given = parser.parse_args(arguments)
+    from dhumandiff.miniature.base import SIZE
     from dhumandiff.miniature.world import people, write_dataset
 
     with tempfile.TemporaryDirectory() as name:
@@ -37,7 +39,8 @@ def main(arguments: list[str] | None = None) -> None:
         known = people("train", 64)
         few = given.samples // 4
         for count in (few, given.samples):
-            write_dataset(folder / f"data_{count}", range(20_000_000, 20_000_000 + count), known, references=2)
+            seeds = range(20_000_000, 20_000_000 + count)
+            write_dataset(folder / f"data_{count}", seeds, known, references=2, size=SIZE)
         short, long = (_prepare(folder, count) for count in (few, given.samples))
         preparing = (given.samples - few) / (long - short)
         short, long = (_train(folder, given.samples, steps) for steps in (2, 2 + given.steps))
@@ -50,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _prepare(folder: Path, count: int) -> float:
-    config = ["--config", str(CONFIGS / "mini_prepare.yaml"), "--workers", "1"]
+    config = [*configs_of("prepare"), "--workers", "1"]
     return _run("prepare", *config, "--data", str(folder / f"data_{count}"), "--out", str(folder / f"shards_{count}"))
 
 
@@ -58,7 +61,7 @@ def _train(folder: Path, count: int, steps: int) -> float:
     run = folder / "run"
     shutil.rmtree(run, ignore_errors=True)
     data = json.dumps([{"path": str(folder / f"shards_{count}")}])
-    config = ["--config", str(CONFIGS / "mini.yaml"), "--data.folders", data, "--run", str(run)]
+    config = [*configs_of("train"), "--data.folders", data, "--run", str(run)]
     return _run(
         "train", *config, "--steps", str(steps), "--data.batch_size", str(BATCH), "--logging.samples_every", "0"
     )

@@ -18,6 +18,7 @@ from dhumandiff.errors import AdapterError
 from dhumandiff.hosts.diffusers.pipeline import PortraitPipeline
 from dhumandiff.miniature import mini_adapter
 from dhumandiff.miniature.base import mini_pipeline, mini_vision
+from dhumandiff.miniature.design import DESIGN
 from training import TrainingError, export
 from training.__main__ import main
 from training.data.config import FolderConfig
@@ -95,8 +96,9 @@ def test_a_dry_run_does_nothing(run, tmp_path, capsys):
     assert "Validation loss over 2 batches of 2 out of 4 samples" in capsys.readouterr().out
     assert main(["evaluate", "--pairs", "20", "--seeds", "1", "--hardest", "0", "--out", str(out), "--dry_run"]) == 0
     said = capsys.readouterr().out
-    assert "Would judge the adapter that ships (13 layers, K/V for 2 people) on the base mini." in said
-    assert "20 portraits (mode one_pass, 10 steps, guidance" in said
+    layers = mini_adapter().info.layers
+    assert f"Would judge the adapter that ships ({layers} layers, K/V for 2 people) on the base mini." in said
+    assert f"20 portraits (mode one_pass, {DESIGN.steps} steps, guidance" in said
     assert not out.exists()
 
 

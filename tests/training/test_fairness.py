@@ -9,6 +9,7 @@ from support.drawn_oracle import POOL, Oracle
 for package in ("diffusers", "transformers"):
     pytest.importorskip(package, reason="install it with: pip install '.[train]'")
 
+from dhumandiff.miniature.base import SIZE
 from dhumandiff.miniature.world import draw_script
 from training.miniature import scoring
 from training.miniature.fairness import PERSON_MEASURES, looks_like, people_table, summarize_people
@@ -76,8 +77,8 @@ def test_the_table_says_who_is_told_apart(cases):
     for case in cases:
         script = case.script
         order = script.people if script.first_is_left else script.people[::-1]
-        oracle.show(draw_script(script, scoring.TRUTH_SEED), order)
-        pictures.append(oracle.show(draw_script(script, 5), order[::-1]))
+        oracle.show(draw_script(script, scoring.TRUTH_SEED, SIZE), order)
+        pictures.append(oracle.show(draw_script(script, 5, SIZE), order[::-1]))
     summary = summarize(Evaluator(oracle).score(np.stack(pictures), cases), draws=50)
     text = "\n".join(people_table(summary["people"]))
     lines = re.findall(r"\| gender: (?:wo)?man \| \d+ \| (\S+) % .*?\| \S+ % .*?\| (\S+) %", text)

@@ -19,7 +19,9 @@ from torch import nn
 for package in ("jsonargparse", "webdataset"):
     pytest.importorskip(package, reason="install it with: pip install '.[train]'")
 
-from dhumandiff.miniature.base import build_unet
+from dhumandiff.miniature.autoencoder import LATENTS
+from dhumandiff.miniature.base import SIZE, build_unet
+from dhumandiff.miniature.design import FIRST
 from dhumandiff.miniature.world import people, sample_pair
 from training import TrainingError
 from training.__main__ import main as training_main
@@ -142,11 +144,13 @@ def test_pictures_are_drawn_once_and_are_the_worlds(tmp_path):
 
 def test_heads_are_where_boxes_are():
     """Heads are counted where the boxes are and a little above."""
-    heads = heads_of(np.array([[[16, 24, 40, 56], [80, 24, 104, 56]]] * 300, dtype=np.float32))
-    assert heads.shape == (300, 12, 16)
-    assert (heads[:, 2:7, 2:5] == 1).all()
-    assert (heads[:, 9:] == 0).all()
-    assert (heads[0, :, 7:9] == 0).all()
+    places = SIZE[0] // 128  # of a picture of the first design, which the numbers are of
+    heads = heads_of(places * np.array([[[16, 24, 40, 56], [80, 24, 104, 56]]] * 300, dtype=np.float32))
+    assert heads.shape == (300, SIZE[1] // 8, SIZE[0] // 8)
+    top = (24 * places - 8) // 8  # 8 px above
+    assert (heads[:, top : 7 * places, 2 * places : 5 * places] == 1).all()
+    assert (heads[:, 9 * places :] == 0).all()
+    assert (heads[0, :, 7 * places : 9 * places] == 0).all()
 
 
 @torch.no_grad()
@@ -157,7 +161,7 @@ def test_attention_astray_is_of_the_other_side():
     attention, placed = TextAttention(unet), torch.full((2, 77), -100)
     placed[0, 3:5], placed[1, 7], placed[1, 9] = 0, 1, 0
     unet(
-        torch.randn(2, 16, 12, 16),
+        torch.randn(2, LATENTS, SIZE[1] // 8, SIZE[0] // 8),
         500,
         torch.randn(2, 77, 160),
         added_cond_kwargs={"text_embeds": torch.randn(2, 96), "time_ids": torch.ones(2, 6)},
@@ -259,7 +263,7 @@ def test_sigterm_ends_the_stages_too(tmp_path):
 
 
 def test_the_dry_run_lists_the_stages_and_does_nothing(tmp_path, capsys):
-    assert training_main(["mini", "--out", str(tmp_path / "run"), "--dry_run"]) == 0
+    assert training_main(["mini", "--out", str(tmp_path / "run"), "--design", FIRST.name, "--dry_run"]) == 0
     said = capsys.readouterr().out
     assert all(name in said for name in ORDINARY)
     assert not (tmp_path / "run").exists()
@@ -269,7 +273,7 @@ def test_the_dry_run_lists_the_stages_and_does_nothing(tmp_path, capsys):
     ("words", "message"),
     [
         (["--row", "best"], "There is no row 'best'"),
-        (["--stage", "cooking"], "the stages are pictures"),
+        (["--design", FIRST.name, "--stage", "cooking"], "the stages are pictures"),
         (["--outt", "x"], "outt"),
     ],
 )

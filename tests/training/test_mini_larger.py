@@ -28,7 +28,7 @@ from training.data.settings import PrepareSettings
 from training.miniature import autoencoder, larger, latents, stages
 from training.miniature.ablations import ABLATIONS
 from training.miniature.base import Texts, train_base
-from training.miniature.build import _wanted, build, train_ablation
+from training.miniature.build import MiniConfig, _end, _wanted, build, train_ablation
 from training.miniature.fit import fit
 from training.miniature.latents import Latents, describe_strangers, draw_latents
 from training.miniature.look import average_of, look
@@ -94,7 +94,8 @@ def test_unequal_data_show_mostly_young_people():
     assert {who.age for who in met} == {"child", "young", "middle", "old"}
 
 
-def test_a_row_with_data_of_its_own_needs_the_second_design(tmp_path):
+def test_a_row_with_data_of_its_own_needs_the_second_design(tmp_path, monkeypatch):
+    monkeypatch.setattr("training.miniature.build.USED", tmp_path / "of the first")
     with refused("row-of-another-design", "unequal", "256x192", error=TrainingError):
         train_ablation(tmp_path, "unequal", [], "prepare_unequal")
 
@@ -123,6 +124,25 @@ def test_a_folder_knows_its_design(tmp_path, capsys):
     save_design(SECOND, tmp_path / "weights")
     assert training_main(["mini", "--out", str(tmp_path), "--dry_run"]) == 0
     assert "sharpen the autoencoder's decoder" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("design", [FIRST, SECOND])
+def test_a_new_folder_gets_the_design_that_ships_and_an_old_one_keeps_the_first(tmp_path, monkeypatch, design):
+    save_design(design, tmp_path / "shipped")
+    monkeypatch.setattr("training.miniature.build.SHIPPED", tmp_path / "shipped")
+    assert MiniConfig(out=str(tmp_path / "new")).stages is stages.stages_of(design.name)
+    (tmp_path / "old" / "weights").mkdir(parents=True)
+    assert MiniConfig(out=str(tmp_path / "old")).stages is stages.STAGES
+
+
+def test_what_is_built_is_installed_with_its_design(tmp_path, monkeypatch):
+    monkeypatch.setattr("training.miniature.build.SHIPPED", tmp_path / "shipped")
+    (tmp_path / "run" / "done").mkdir(parents=True)
+    save_design(SECOND, tmp_path / "run" / "weights")
+    (tmp_path / "run" / "weights" / "unet.safetensors").write_bytes(b"made")
+    assert f"They are in {tmp_path / 'shipped'} now." in _end(tmp_path / "run", MiniConfig(out=str(tmp_path / "run")))
+    assert (tmp_path / "shipped" / "unet.safetensors").read_bytes() == b"made"
+    assert design_of(tmp_path / "shipped") is SECOND
 
 
 @pytest.mark.parametrize(
@@ -199,6 +219,17 @@ def test_half_of_the_sentences_say_what_faces_do_and_the_others_describe_people(
     assert 15 < len(faces) < 45
     assert all(one["looks"] == [{}, {}] for one in faces)
     assert any(any(one["looks"]) for one in said)
+
+
+def test_towers_that_know_the_words_already_stay_as_they_are(drawn, tmp_path, monkeypatch):
+    """As those that ship do once this design ships."""
+    taught = []
+    monkeypatch.setattr("training.miniature.told_words.teach_face_words", lambda *given: taught.append(given[2]))
+    (tmp_path / "latents").symlink_to(drawn[0])
+    for unknown in ([], [7]):
+        monkeypatch.setattr("training.miniature.told_words.new_words", lambda _, unknown=unknown: torch.tensor(unknown))
+        larger.STAGES["words"].run(tmp_path)
+    assert taught == [tmp_path / "weights"]
 
 
 def test_chunks_that_are_there_are_not_drawn_again(drawn, monkeypatch):

@@ -19,7 +19,7 @@ from dhumandiff.errors import DHumanDiffError, FaceError, HostError, ImageError
 from dhumandiff.hosts.diffusers.pipeline import PortraitPipeline
 from dhumandiff.methods.dual_pathway import DualPathwaySettings
 from dhumandiff.miniature import mini_adapter
-from dhumandiff.miniature.base import mini_pipeline
+from dhumandiff.miniature.base import SIZE, mini_pipeline
 from dhumandiff.miniature.world import LIGHTS, draw_script
 from dhumandiff.prompts import parse_prompt
 from training import TrainingError
@@ -57,7 +57,7 @@ def drawn(oracle, case, seed=5):
     """The picture that a case asks for."""
     script = case.script
     order = script.people if script.first_is_left else script.people[::-1]
-    return oracle.show(draw_script(script, seed), order)
+    return oracle.show(draw_script(script, seed, SIZE), order)
 
 
 def judged(evaluator, oracle, cases, change=lambda script: script):
@@ -89,7 +89,7 @@ def test_one_face_twice_is_half_right(evaluator, oracle, cases):
     case = cases[0]
     left = case.script.people[0] if case.script.first_is_left else case.script.people[1]
     twice = replace(case.script, people=(left, left))
-    picture = oracle.show(draw_script(twice, 5), (left, left))
+    picture = oracle.show(draw_script(twice, 5, SIZE), (left, left))
     values = evaluator.score(picture[None], [case]).values
     assert (values["right"][0], values["both_right"][0]) == (0.5, 0)
 
@@ -275,7 +275,7 @@ def test_same_requests_give_same_bytes(portrait, adapter, requests):
     """The same requests give the same bytes and other seeds others."""
     how = Sampling.of(steps=2)
     first, again = (sample_portraits(portrait, adapter, requests, how) for _ in range(2))
-    assert first.shape == (2, 96, 128, 3)
+    assert first.shape == (2, SIZE[1], SIZE[0], 3)
     assert (first == again).all()
     other = [GenerationRequest(request.text, request.references, request.seed + 1) for request in requests]
     assert (sample_portraits(portrait, adapter, other, how) != first).any()
@@ -295,7 +295,7 @@ def test_references_matter_to_the_adapter(portrait, adapter, requests):
 
 
 def test_no_requests_give_no_pictures(portrait, adapter):
-    assert sample_portraits(portrait, adapter, [], Sampling()).shape == (0, 96, 128, 3)
+    assert sample_portraits(portrait, adapter, [], Sampling()).shape == (0, SIZE[1], SIZE[0], 3)
 
 
 def test_settings_that_make_no_picture_are_refused(portrait, adapter, requests):
@@ -308,7 +308,7 @@ def test_settings_that_make_no_picture_are_refused(portrait, adapter, requests):
 def test_the_ceiling_is_one_picture_a_case(portrait):
     cases = held_out_cases(3)
     made = oracle_pictures(portrait.pipeline.vae, cases, [1, 2, 3])
-    assert made.shape == (3, 96, 128, 3)
+    assert made.shape == (3, SIZE[1], SIZE[0], 3)
     assert (made[0] != made[1]).any()
 
 

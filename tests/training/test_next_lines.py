@@ -32,9 +32,9 @@ def test_scores_of_no_run_advise_no_command_that_needs_one(tmp_path):
 
 def test_a_miniature_in_a_folder_of_its_own_goes_on_there(tmp_path):
     out = str(tmp_path / "my mini")
-    (words,) = next_lines(_end(tmp_path, MiniConfig(out=out, stage="vision")))
+    (words,) = next_lines(_end(tmp_path, MiniConfig(out=out, stage="pictures")))
     assert words == ["python", "-m", "training", "mini", "--out", out]
     (tmp_path / "weights").mkdir()
     (words,) = next_lines(_end(tmp_path, MiniConfig(out=out, install=False)))
     assert words == ["python", "-m", "training", "mini", "--row", "full", "--out", out]
-    assert next_lines(_end(tmp_path, MiniConfig(stage="vision"))) == [["python", "-m", "training", "mini"]]
+    assert next_lines(_end(tmp_path, MiniConfig(stage="pictures"))) == [["python", "-m", "training", "mini"]]

@@ -2,7 +2,7 @@
 
     renders.py       pictures, people and references of the world, drawn once by many processes
     fit.py           the one small training loop that all frozen parts share: resumable, with EMA and a log
-    autoencoder.py   8 px a latent, 16 channels
+    autoencoder.py   8 px a latent
     faces.py         detector, recognizer, and the judge, which conditions nothing
     vision.py        a CLIP-like tower
     towers.py        two text towers, which learn what a sentence says, and of whom

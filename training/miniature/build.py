@@ -24,8 +24,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dhumandiff.miniature.design import DESIGN, DESIGNS, FIRST, design_of, save_design
-from dhumandiff.miniature.weights import FOLDER as SHIPPED
+from dhumandiff.miniature.design import DESIGN, DESIGNS, SHIPPED, Design, design_of, save_design
+from dhumandiff.miniature.design import FOLDER as USED
 
 from .. import TrainingError
 from ..parsing import check_setting, parse
@@ -51,7 +51,7 @@ class MiniConfig:
     stage: str = ""
     """Only this stage and what it needs; see --dry_run."""
     design: str = ""
-    """What to make: 128x96 or 256x192, the size of its pictures. By default what the folder holds already, else 128x96."""
+    """What to make: 128x96 or 256x192, the size of its pictures. By default what the folder holds already, else what ships."""
     device: str = "cpu"
     """Where the stages compute that can: cpu, or cuda."""
     look: int = 0
@@ -74,7 +74,13 @@ class MiniConfig:
     @property
     def stages(self) -> dict[str, Stage]:
         """Of the design that is being made."""
-        return stages_of(self.design or design_of(Path(self.out) / "weights").name)
+        return stages_of(self.design or _design_in(Path(self.out)).name)
+
+
+def _design_in(folder: Path) -> Design:
+    """What a folder holds already; the one that ships where it holds no weights."""
+    weights = folder / "weights"
+    return design_of(weights if weights.exists() else SHIPPED)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -92,8 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         elif given["dry_run"]:
             print(_plan(folder, _wanted(config.stage, config.stages), config.stages))
         else:
-            if config.design:
-                save_design(DESIGNS[config.design], folder / "weights")
+            save_design(DESIGNS[config.design] if config.design else _design_in(folder), folder / "weights")
             stages = config.stages
             build(folder, _wanted(config.stage, stages), stages=stages, device=config.device)
             print(_end(folder, config))
@@ -183,7 +188,7 @@ def train_ablation(folder: Path, name: str, arguments: Sequence[str], prepare: s
     """Train a row's adapter on the run's shards; its weights, as a file. prepare: the stage that makes the shards."""
     made = folder / "runs" / f"{name}.safetensors"
     if not made.exists():
-        weights = folder / "weights" if (folder / "weights" / "unet.safetensors").exists() else SHIPPED
+        weights = _weights_for(folder)
         stages = stages_of(design_of(weights).name)
         if prepare not in stages:
             raise TrainingError(
@@ -192,7 +197,7 @@ def train_ablation(folder: Path, name: str, arguments: Sequence[str], prepare: s
             )
         if not finished(folder, prepare):
             wanted = _wanted(prepare, stages)
-            if weights == SHIPPED:  # what the frozen parts were made of is not needed again
+            if weights == USED:  # what the frozen parts were made of is not needed again
                 wanted = [stage for stage in wanted if stage.startswith(("data", "prepare"))]
             build(folder, wanted, weights, stages)
         (folder / "logs").mkdir(exist_ok=True)
@@ -254,6 +259,11 @@ def _run_ablations(config: MiniConfig, folder: Path, dry: bool) -> str:
     return "\n".join([f"Made {path}." for path in made] + ["Next: python -m training mini --row table"])
 
 
+def _weights_for(folder: Path) -> Path:
+    """What rows of a run stand on: its own miniature where there is one, else the one in use."""
+    return folder / "weights" if (folder / "weights" / "unet.safetensors").exists() else USED
+
+
 def _run_parts(config: MiniConfig, folder: Path, dry: bool) -> str:
     """A row of Parts2Whole: trained on the run's miniature, or on the one that ships, and scored."""
     from .parts_scoring import ROWS, load_parts_results, parts_table, score_row
@@ -263,14 +273,14 @@ def _run_parts(config: MiniConfig, folder: Path, dry: bool) -> str:
         trains = [stage for stage in stages if row.trained and not finished(folder, stage)]
         return f"{config.row:<24} {row.title}: {' '.join(trains) or 'no training'}"
     if row.trained:
-        weights = folder / "weights" if (folder / "weights" / "unet.safetensors").exists() else SHIPPED
-        if design_of(weights) != FIRST:
+        weights = _weights_for(folder)
+        if (design := design_of(weights)) != DESIGN:
             raise TrainingError(
-                f"{folder} holds the design {design_of(weights).name}, but Parts2Whole is measured on {FIRST.name}. Name another "
-                "folder as --out.",
+                f"{folder} holds the design {design.name}, but Parts2Whole is drawn with the miniature in use, {DESIGN.name}. Name "
+                f"another folder as --out, or set DHUMANDIFF_MINI={weights}.",
                 code="parts-of-another-design",
             )
-        build(folder, stages, weights, STAGES)
+        build(folder, stages, weights, stages_of(design.name))
     made = score_row(config.row, folder / "parts2whole", sheet=folder / f"{config.row}.png")
     return f"Made {made}.\n{parts_table(load_parts_results())}"
 
@@ -281,7 +291,7 @@ def _run_told(config: MiniConfig, folder: Path, dry: bool) -> str:
     from .told_scoring import ROWS, load_told_results, score_told, told_renderer
     from .told_table import told_table
 
-    weights = folder / "weights" if (folder / "weights" / "unet.safetensors").exists() else SHIPPED
+    weights = _weights_for(folder)
     design = design_of(weights)
     every = stages_of(design.name)
     stages = [name for name in every if name.startswith("told_")]

@@ -13,6 +13,8 @@ from PIL import Image, ImageDraw
 from dhumandiff.errors import short_error
 from dhumandiff.hosts.diffusers.pipeline import check_settings
 from dhumandiff.methods.dual_pathway import DualPathway, DualPathwaySettings
+from dhumandiff.miniature.base import SIZE
+from dhumandiff.miniature.design import DESIGN, FIRST, SECOND
 
 from .. import TrainingError
 from ..evaluation.files import write_text
@@ -27,8 +29,10 @@ if TYPE_CHECKING:
 
 __all__ = ["contact_sheet", "describe", "score_miniature"]
 
-SECONDS = 0.25
+SECONDS = {FIRST.name: 0.25, SECOND.name: 0.75}[DESIGN.name]
 """Of one thread for a portrait of the miniature in 10 steps with two_strength, about; with one prediction a step half."""
+ZOOM = 256 // SIZE[0]
+"""Px of a contact sheet for a px of a picture."""
 
 
 def _sampling(config: EvaluateConfig, weights: Weights) -> Sampling:
@@ -104,7 +108,7 @@ def score_miniature(
     return scores, [text], made
 
 
-def contact_sheet(renderer: Renderer, pictures: np.ndarray, pairs: int, seeds: int, zoom: int = 2) -> Image.Image:
+def contact_sheet(renderer: Renderer, pictures: np.ndarray, pairs: int, seeds: int, zoom: int = ZOOM) -> Image.Image:
     """A row a pair: the photos of person 1 and 2, up to four portraits, and the sentence below.
 
     Args:

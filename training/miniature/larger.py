@@ -12,11 +12,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dhumandiff.miniature import weights
-from dhumandiff.miniature.design import DESIGN
+from dhumandiff.miniature.design import DESIGN, SHIPPED
 from dhumandiff.miniature.world import Identity, people, sample_couple, write_dataset
 from dhumandiff.miniature.world.dice import Dice
 
-from .stages import CONFIGS, MEETINGS, PEOPLE, Stage, save_adapter, train_adapter, train_told_reader
+from .stages import (
+    MEETINGS,
+    PEOPLE,
+    Stage,
+    configs_of,
+    draw_parts_pictures,
+    save_adapter,
+    train_adapter,
+    train_parts2whole,
+    train_told_reader,
+)
 
 __all__ = ["STAGES", "mostly_young"]
 
@@ -30,7 +40,6 @@ YOUNG = 0.9
 """Share of pictures of two young people in the unequal data."""
 HOW = {"bf16": True, "decay": 0.5, "save_minutes": 2.0}
 """How `fit` trains the autoencoder."""
-SHIPPED = Path(weights.__file__).parent / "weights"
 TAKEN = ("vision", "detector", "recogniser", "judge", "text_encoder", "text_encoder_2")
 
 
@@ -79,9 +88,11 @@ def _latents(folder: Path, device: str) -> None:
 
 def _words(folder: Path) -> None:
     from .latents import Latents
-    from .told_words import teach_face_words
+    from .told_words import new_words, teach_face_words
 
-    teach_face_words(folder, Latents.load(folder / "latents").descriptions, folder / "weights")
+    descriptions = Latents.load(folder / "latents").descriptions
+    if len(new_words(descriptions)):  # else the towers that were taken know them: this design ships by then
+        teach_face_words(folder, descriptions, folder / "weights")
 
 
 def _base(folder: Path, device: str) -> None:
@@ -117,11 +128,9 @@ def _prepare(data: str, shards: str) -> Callable[[Path, str], None]:
     def run(folder: Path, device: str) -> None:
         from ..prepare import main
 
-        both = [CONFIGS / name for name in ("mini_prepare.yaml", "mini_256_prepare.yaml")]
-        configs = [word for path in both for word in ("--config", str(path))]
         main(
             [
-                *configs,
+                *configs_of("prepare"),
                 "--data",
                 str(folder / data),
                 "--out",
@@ -152,6 +161,10 @@ STAGES: dict[str, Stage] = {
     "decoder": Stage(("base",), _decoder, 30, "sharpen the autoencoder's decoder", on_device=True),
     "prepare": Stage(("data", "base"), _prepare("data", "shards"), 15, "python -m training prepare", 2, on_device=True),
     "adapter": Stage(("prepare",), _adapter, 60, "python -m training train", 2, together=True, on_device=True),
+    "parts_pictures": Stage(
+        ("decoder",), draw_parts_pictures, 15, "draw couples and pictures of their parts", for_rows=True
+    ),
+    "parts2whole": Stage(("parts_pictures",), train_parts2whole, 160, "train Parts2Whole", for_rows=True),
     "told_reader": Stage(("decoder",), train_told_reader, 3, "train who reads expressions", for_rows=True),
     "data_unequal": Stage(
         ("latents",), _data(mostly_young, "data_unequal"), 4, "write data of mostly young people", for_rows=True

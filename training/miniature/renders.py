@@ -1,6 +1,6 @@
 """Pictures of the world as arrays on disk, drawn once by several processes and read by every stage.
 
-pictures/  images.npy [N, 96, 128, 3], boxes.npy [N, 2, 4] and landmarks.npy [N, 2, 5, 2] (people in the order of the
+pictures/  images.npy [N, H, W, 3], boxes.npy [N, 2, 4] and landmarks.npy [N, 2, 5, 2] (people in the order of the
            sentence), told.json, and what the rules need to judge: colors, sides, scenes
 people/    references: images.npy [people, views, 96, 96, 3], boxes, landmarks, and aligned.npy [people, views, 64, 64, 3]
 meetings/  pictures of people of a pool: images, landmarks, people.npy [N, 2], heads.npy [N, 2, 96, 96, 3] as CLIP sees

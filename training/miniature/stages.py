@@ -15,15 +15,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dhumandiff.miniature.design import DESIGN, FIRST, SECOND
 
-__all__ = ["STAGES", "Stage", "finished", "stages_of"]
+__all__ = ["STAGES", "Stage", "configs_of", "finished", "stages_of"]
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-_CONFIGS = {FIRST.name: ("mini.yaml",), SECOND.name: ("mini.yaml", "mini_256.yaml")}
-"""Of a design's adapter."""
+_CONFIGS = {
+    FIRST.name: {"train": ("mini.yaml",), "prepare": ("mini_prepare.yaml",)},
+    SECOND.name: {"train": ("mini.yaml", "mini_256.yaml"), "prepare": ("mini_prepare.yaml", "mini_256_prepare.yaml")},
+}
+"""Of a design's adapter and its data."""
 
 PICTURES = 24_000
 """That the autoencoder and the base see; of strangers, so that the base learns nobody."""
@@ -57,6 +60,11 @@ class Stage:
     on_device: bool = False
     for_rows: bool = False
     taught: bool = False
+
+
+def configs_of(command: Literal["train", "prepare"]) -> list[str]:
+    """The configurations of the miniature's adapter that is used, as options of `python -m training train` or `prepare`."""
+    return [word for name in _CONFIGS[DESIGN.name][command] for word in ("--config", str(CONFIGS / name))]
 
 
 def _pictures(folder: Path) -> None:
@@ -161,14 +169,16 @@ def _text_to_image(folder: Path) -> None:
         save_part("unet", unet.state_dict(), folder / "weights")
 
 
-def _parts_pictures(folder: Path) -> None:
+def draw_parts_pictures(folder: Path) -> None:
+    """Couples with pictures of their parts, as the run's miniature encodes them."""
     from .parts_data import draw_parts_data
     from .sampling import load_parts
 
     draw_parts_data(folder / "parts_pictures", load_parts(), PARTS_COUPLES, 2 * PEOPLE)
 
 
-def _parts2whole(folder: Path) -> None:
+def train_parts2whole(folder: Path) -> None:
+    """Parts2Whole on these couples, saved as a released folder."""
     from .parts_data import load_parts_data
     from .parts_training import save_weights, train_parts
     from .sampling import load_parts
@@ -232,8 +242,8 @@ def _data(folder: Path, name: str = "data", count: int = MEETINGS, references: i
 def _prepare(folder: Path, data: str = "data", shards: str = "shards", workers: int = 2) -> None:
     from ..prepare import main
 
-    config, places = str(CONFIGS / "mini_prepare.yaml"), ["--data", str(folder / data), "--out", str(folder / shards)]
-    main(["--config", config, *places, "--workers", str(workers)])
+    places = ["--data", str(folder / data), "--out", str(folder / shards)]
+    main([*configs_of("prepare"), *places, "--workers", str(workers)])
 
 
 def _told_adapter(folder: Path) -> None:
@@ -256,8 +266,7 @@ def train_adapter(folder: Path, run: str, arguments: tuple[str, ...] = (), shard
     from ..train import main
 
     data = json.dumps([{"path": str(folder / shards)}])
-    configs = [word for name in _CONFIGS[DESIGN.name] for word in ("--config", str(CONFIGS / name))]
-    main([*configs, "--data.folders", data, "--run", str(folder / "runs" / run), *arguments])
+    main([*configs_of("train"), "--data.folders", data, "--run", str(folder / "runs" / run), *arguments])
     return int(os.environ.get("RANK", "0")) == 0
 
 
@@ -295,9 +304,9 @@ STAGES: dict[str, Stage] = {
         ("data", "text_to_image", "vision", "recogniser", "detector"), _prepare, 9, "python -m training prepare", 2
     ),
     "parts_pictures": Stage(
-        ("text_to_image", "vision"), _parts_pictures, 9, "draw couples and pictures of their parts", for_rows=True
+        ("text_to_image", "vision"), draw_parts_pictures, 9, "draw couples and pictures of their parts", for_rows=True
     ),
-    "parts2whole": Stage(("parts_pictures",), _parts2whole, 55, "train Parts2Whole", for_rows=True),
+    "parts2whole": Stage(("parts_pictures",), train_parts2whole, 55, "train Parts2Whole", for_rows=True),
     "told_latents": Stage(
         ("text_to_image",), _told_latents, 2, "draw pictures whose sentences say expressions", for_rows=True
     ),
