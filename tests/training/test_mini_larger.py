@@ -123,7 +123,7 @@ def test_a_folder_knows_its_design(tmp_path, capsys):
     """The same command without the design goes on with it."""
     save_design(SECOND, tmp_path / "weights")
     assert training_main(["mini", "--out", str(tmp_path), "--dry_run"]) == 0
-    assert "sharpen the autoencoder's decoder" in capsys.readouterr().out
+    assert "teach the decoder to make up for the base's errors" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("design", [FIRST, SECOND])

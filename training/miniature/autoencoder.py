@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from dhumandiff.miniature.autoencoder import NOISE, Autoencoder
+from dhumandiff.miniature.autoencoder import NOISE, PATCH, Autoencoder
 
 from .fit import fit
 from .renders import Renders
@@ -58,7 +58,7 @@ def train_autoencoder(folder: Path, renders: Renders, steps: int, device: str = 
     vae.to(device)
 
     def losses(random: torch.Generator, _: int) -> dict[str, Tensor]:
-        true, weight = (one.to(device) for one in _some(renders, random))
+        true, weight = (one.to(device) for one in _some(renders, random)[:2])
         code = vae.code(true)
         made = vae.picture(code + NOISE * torch.randn(code.shape, generator=random).to(device))
         return _apart(made, true, weight) | {"size": SIZE * (code.square().mean((0, 2, 3)) / size - 1).square().mean()}
@@ -78,7 +78,7 @@ def train_decoder(folder: Path, vae: Autoencoder, renders: Renders, steps: int) 
         parameter.requires_grad_(True)
 
     def losses(random: torch.Generator, _: int) -> dict[str, Tensor]:
-        true, weight = _some(renders, random)
+        true, weight, _ = _some(renders, random)
         with torch.no_grad():
             code = vae.code(true)
         size = WRONG * torch.rand(len(code), 1, 1, 1, generator=random)
@@ -119,11 +119,14 @@ class Critic(nn.Module):
         return seen[1:]
 
 
-def train_sharp_decoder(folder: Path, vae: Autoencoder, renders: Renders, steps: int, **how: Any) -> Autoencoder:
+def train_sharp_decoder(
+    folder: Path, vae: Autoencoder, renders: Renders, steps: int, redrawn: Tensor | None = None, **how: Any
+) -> Autoencoder:
     """As `train_decoder`, and decoded pictures shall pass for drawn ones: a critic learns to tell them apart (hinge loss, as of
     VQGAN, arXiv 2012.09841), and its layers say how far apart two pictures are to the eye (arXiv 1512.09300).
 
-    Where latents are wrong, the absolute error alone makes a decoder blur. how: of `fit`.
+    Where latents are wrong, the absolute error alone makes a decoder blur. redrawn: scaled latents of the first of the pictures as
+    the base draws them, [N, C, h, w]; half of what is decoded are such. how: of `fit`.
     """
     torch.manual_seed(7)
     device = vae.device
@@ -132,11 +135,14 @@ def train_sharp_decoder(folder: Path, vae: Autoencoder, renders: Renders, steps:
         parameter.requires_grad_(True)
 
     def losses(random: torch.Generator, step: int) -> dict[str, Tensor]:
-        true, weight = (one.to(device) for one in _some(renders, random))
+        true, weight, wrong = (one if one is None else one.to(device) for one in _some(renders, random, redrawn))
         with torch.no_grad():
             code = vae.code(true)
         size = WRONG * torch.rand(len(code), 1, 1, 1, generator=random).square().to(device)
-        made = vae.picture(code + size * torch.randn(code.shape, generator=random).to(device))
+        code = code + size * torch.randn(code.shape, generator=random).to(device)
+        if wrong is not None:
+            code = torch.cat([wrong, code[len(wrong) :]])
+        made = vae.picture(code)
         fixed = {
             name: value.detach() for name, value in critic.named_parameters()
         }  # the picture's gradient is not the critic's
@@ -157,25 +163,34 @@ def train_sharp_decoder(folder: Path, vae: Autoencoder, renders: Renders, steps:
     return vae
 
 
-def _some(renders: Renders, random: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Pixels of a batch, and how much each counts."""
+def _some(
+    renders: Renders, random: torch.Generator, redrawn: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Pixels of a batch, how much each counts, and of the first half what `redrawn` has in their place, if it is there."""
     images, boxes = renders["images"], renders["boxes"]
     height, width = images.shape[1:3]
     small = width <= LARGEST_WHOLE
     numbers = torch.randint(len(images), (BATCH if small else CROPS,), generator=random).numpy()
     if small:
-        return pixels_of(images[numbers]), face_weights(boxes[numbers], (height, width))
-    pictures, weights = [], []
+        return pixels_of(images[numbers]), face_weights(boxes[numbers], (height, width)), None
+    pictures, weights, wrong = [], [], []
+    if redrawn is not None:
+        numbers[: CROPS // 2] %= len(redrawn)
     for number in numbers:
         x, y = (torch.rand(2, generator=random).numpy() * (width, height)).tolist()
         if torch.rand((), generator=random) < AT_FACES:
             x0, y0, x1, y1 = boxes[number, int(torch.randint(2, (), generator=random))]
             x, y = (x0 + x1) / 2 + 0.15 * (x - width / 2), (y0 + y1) / 2 + 0.15 * (y - height / 2)
-        left, top = (min(max(round(at - CROP / 2), 0), side - CROP) for at, side in ((x, width), (y, height)))
+        left, top = (
+            min(max(round((at - CROP / 2) / PATCH) * PATCH, 0), side - CROP) for at, side in ((x, width), (y, height))
+        )
         pictures.append(images[number, top : top + CROP, left : left + CROP])
         weight = face_weights(boxes[number : number + 1], (height, width))
         weights.append(weight[..., top : top + CROP, left : left + CROP])
-    return pixels_of(np.stack(pictures)), torch.cat(weights)
+        if redrawn is not None and len(wrong) < CROPS // 2:
+            y, x, side = top // PATCH, left // PATCH, CROP // PATCH
+            wrong.append(redrawn[number, :, y : y + side, x : x + side])
+    return pixels_of(np.stack(pictures)), torch.cat(weights), torch.stack(wrong) if wrong else None
 
 
 def _apart(made: Tensor, true: Tensor, weight: Tensor) -> dict[str, Tensor]:

@@ -32,7 +32,9 @@ __all__ = ["STAGES", "mostly_young"]
 
 Couple = Callable[[int, Sequence[Identity]], tuple[Identity, Identity]]
 
-PICTURES, AUTOENCODER_STEPS, DECODER_STEPS = 6_000, 1_000, 2_500
+PICTURES, AUTOENCODER_STEPS, DECODER_STEPS = 6_000, 1_000, 3_500
+REDRAWN = 4_000
+"""Pictures that the base draws anew for the decoder."""
 LATENTS, BASE_STEPS = 48_000, 10_000
 TOLD = 0.5
 """Share of the adapter's pictures whose sentences say expressions and turns of heads, as half of the base's do."""
@@ -68,13 +70,30 @@ def _autoencoder(folder: Path, device: str) -> None:
     weights.save_part("vae", vae.state_dict(), folder / "weights")
 
 
+def _redrawn(folder: Path, device: str) -> None:
+    from dhumandiff.miniature.base import mini_text_encoders, mini_unet, mini_vae
+
+    from .autoencoder import encode_all
+    from .base import Texts
+    from .redrawn import redraw
+    from .renders import Renders
+
+    renders = Renders(folder / "pictures")
+    latents, said = encode_all(mini_vae(), renders["images"][:REDRAWN]), renders.descriptions()[:REDRAWN]
+    redraw(folder / "redrawn.npy", latents, said, mini_unet(), Texts(*mini_text_encoders()), device)
+
+
 def _decoder(folder: Path, device: str) -> None:
+    import numpy as np
+    import torch
+
     from dhumandiff.miniature.base import mini_vae
 
     from .autoencoder import train_sharp_decoder
     from .renders import Renders
 
-    vae = train_sharp_decoder(folder, mini_vae().to(device), Renders(folder / "pictures"), DECODER_STEPS, **HOW)
+    renders, redrawn = Renders(folder / "pictures"), torch.from_numpy(np.load(folder / "redrawn.npy")).float()
+    vae = train_sharp_decoder(folder, mini_vae().to(device), renders, DECODER_STEPS, redrawn, **HOW)
     weights.save_part("vae", vae.state_dict(), folder / "weights")
 
 
@@ -158,7 +177,8 @@ STAGES: dict[str, Stage] = {
     "words": Stage(("latents",), _words, 2, "teach the text towers to say what faces do"),
     "base": Stage(("words",), _base, 150, "train the UNet", 2, together=True, on_device=True),
     "data": Stage(("latents",), _data(sample_couple, "data"), 4, "write the adapter's data set"),
-    "decoder": Stage(("base",), _decoder, 30, "sharpen the autoencoder's decoder", on_device=True),
+    "redrawn": Stage(("base",), _redrawn, 8, "let the base draw pictures anew", on_device=True),
+    "decoder": Stage(("redrawn",), _decoder, 15, "teach the decoder to make up for the base's errors", on_device=True),
     "prepare": Stage(("data", "base"), _prepare("data", "shards"), 15, "python -m training prepare", 2, on_device=True),
     "adapter": Stage(("prepare",), _adapter, 60, "python -m training train", 2, together=True, on_device=True),
     "parts_pictures": Stage(
