@@ -80,7 +80,7 @@ SECOND = Design(
     coarse=128,
     depth=(5, 4),
     prediction="v_prediction",
-    steps=10,
+    steps=20,
     unet={
         "sample_size": 32,
         "block_out_channels": (64, 128, 160),
