@@ -5,9 +5,11 @@ Neither diffusers nor a download: what the stock checkpoint loader does for SDXL
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, ClassVar
 
 import comfy.clip_vision
@@ -35,6 +37,8 @@ from .adapter import load_adapter
 from .memory import managed
 from .vision import make_clip_vision
 
+log = logging.getLogger(__name__)
+
 HEAD_CHANNELS = UNET["block_out_channels"][0] // UNET["attention_head_dim"][0]
 
 
@@ -59,6 +63,22 @@ class _MiniSDXL(comfy.model_base.SDXL):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.embedder = comfy.model_base.Timestep(UNET["addition_time_embed_dim"])
+
+    def extra_conds(self, **given: Any) -> dict[str, Any]:
+        if (noise := given.get("noise")) is not None:
+            _note_size(8 * noise.shape[-1], 8 * noise.shape[-2])
+        return super().extra_conds(**given)
+
+
+@cache
+def _note_size(width: int, height: int) -> None:
+    """Say once of a size that the miniature knows no faces of it: an older workflow has that of an older miniature."""
+    right_width, right_height = DESIGN.size
+    if not 0.5 < width * height / (right_width * right_height) < 2:
+        log.warning(
+            "The miniature was trained on pictures of %d x %d px. At %d x %d px it loses faces: change the size of the empty latent.",
+            *(right_width, right_height, width, height),
+        )
 
 
 class _MiniLatents(comfy.latent_formats.SDXL):

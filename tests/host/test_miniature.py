@@ -123,6 +123,19 @@ def test_the_same_noise_is_predicted_as_in_diffusers(pipeline, loaded, strength)
         assert (got - expected).abs().max() / sigma < 1e-4
 
 
+def test_a_size_that_it_was_not_trained_on_is_said_once(loaded, caplog):
+    comfy_mini._note_size.cache_clear()
+    noise, text = torch.zeros(1, LATENTS, 4, 4), torch.zeros(1, 77, sum(base.TEXT_WIDTHS))
+    given = {"device": "cpu", "cross_attn": text, "pooled_output": torch.zeros(1, base.TEXT_WIDTHS[1])}
+    for _ in range(2):
+        loaded[0].model.extra_conds(noise=noise, **given)
+    (said,) = (record.getMessage() for record in caplog.records)
+    assert "{} x {} px".format(*base.SIZE) in said
+    assert "At 32 x 32 px it loses faces" in said
+    loaded[0].model.extra_conds(noise=torch.zeros(LATENT), **given)
+    assert len(caplog.records) == 1
+
+
 @pytest.mark.parametrize("dtype", ["fp16", "bf16"])
 def test_narrower_weights_predict_nearly_the_same(monkeypatch, loaded, dtype):
     prompt, noisy = stock(loaded[1], "a man and a woman"), torch.randn(LATENT)
