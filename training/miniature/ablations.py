@@ -24,6 +24,7 @@ from dhumandiff.io import atomic_write
 from dhumandiff.methods.dual_pathway import DualPathwaySettings
 from dhumandiff.miniature import mini_adapter
 from dhumandiff.miniature.base import SIZE
+from dhumandiff.miniature.design import DESIGN
 from dhumandiff.miniature.weights import FOLDER as WEIGHTS
 from dhumandiff.miniature.world import LIGHTS
 
@@ -118,6 +119,10 @@ def _few(name: str, title: str, **changed: Any) -> Ablation:
     return Ablation(name, f"4 steps without guidance, {title}", sampling=Sampling.of(steps=4, cfg=1.0, **changed))
 
 
+LOSS = 55.0 if DESIGN.prediction == "v_prediction" else 1.0
+"""How much larger the loss of pictures is than that of the first design, whose weights of other losses these are."""
+
+
 def _longer(name: str, title: str, **changed: Any) -> Ablation:
     """600 steps more from the shipped adapter, small ones, of identity losses unless `changed` says otherwise."""
     training = {
@@ -126,8 +131,8 @@ def _longer(name: str, title: str, **changed: Any) -> Ablation:
         "optimizer.name": "adamw",
         "optimizer.learning_rate": 1e-4,
         "optimizer.warmup_steps": 20,
-        "objectives.identity.weight": 0.02,
-        "objectives.identity.infonce_weight": 0.005,
+        "objectives.identity.weight": 0.02 * LOSS,
+        "objectives.identity.infonce_weight": 0.005 * LOSS,
         "objectives.identity.recognizer": "mini",
         "objectives.identity.max_noise_level": 0.8,
     }
