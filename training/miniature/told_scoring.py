@@ -95,8 +95,8 @@ def _of(name: str) -> ToldRow:
 
 
 def _copying(row: ToldRow) -> ToldRow:
-    """With the adapter that saw each face only in the picture that it was to draw, as the released ones did: it may copy what a
-    photo's face does."""
+    """With the adapter that saw each face only as the picture has it that it was to draw: it may have learned to copy what a photo's
+    face does."""
     return replace(row, title=f"trained without paired references: {row.title}", weights_of="reconstruction_only")
 
 
