@@ -180,7 +180,7 @@ STAGES: dict[str, Stage] = {
     "redrawn": Stage(("base",), _redrawn, 8, "let the base draw pictures anew", on_device=True),
     "decoder": Stage(("redrawn",), _decoder, 15, "teach the decoder to make up for the base's errors", on_device=True),
     "prepare": Stage(("data", "base"), _prepare("data", "shards"), 15, "python -m training prepare", 2, on_device=True),
-    "adapter": Stage(("prepare",), _adapter, 60, "python -m training train", 2, together=True, on_device=True),
+    "adapter": Stage(("prepare",), _adapter, 65, "python -m training train", 2, together=True, on_device=True),
     "parts_pictures": Stage(
         ("decoder",), draw_parts_pictures, 15, "draw couples and pictures of their parts", for_rows=True
     ),
