@@ -34,14 +34,14 @@ class DHDLoadMiniature(io.ComfyNode):
             node_id="DHDLoadMiniature",
             display_name="Load Miniature",
             description="A small model in which the whole method works, shipped with this pack: a tiny SDXL, its encoders, "
-            "face recognition and adapter, trained on drawn people. It draws portraits of 128 x 96 px in seconds on any "
+            "face recognition and adapter, trained on drawn people. It draws portraits of 256 x 192 px in seconds on any "
             "computer. It knows drawn people only: give it photos from Draw Person.",
             search_aliases=["mini", "tiny", "demo", "example", "drawn people", "checkpoint", "dhumandiff"],
             inputs=[],
             outputs=[
-                io.Model.Output("model", tooltip="The base model. Its pictures are 128 x 96 px; 10 steps, CFG 2."),
+                io.Model.Output("model", tooltip="The base model. Its pictures are 256 x 192 px; 20 steps, CFG 2."),
                 io.Clip.Output(
-                    "clip", tooltip="Knows the words of the drawn world: clothes, colours, places, actions."
+                    "clip", tooltip="Knows the words of the drawn world: clothes, colours, places, actions, expressions."
                 ),
                 io.Vae.Output("vae", tooltip="For VAE Decode."),
                 io.ClipVision.Output("clip_vision", tooltip="For Encode Reference Face."),

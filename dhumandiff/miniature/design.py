@@ -70,7 +70,7 @@ FIRST = Design(
         "attention_head_dim": (2, 2, 3),  # the number of heads, despite the name: 32 channels each
     },
 )
-"""Whose weights need no design.json."""
+"""The one before, which shipped with version 0.1.0; its weights need no design.json."""
 
 SECOND = Design(
     name="256x192",
@@ -91,7 +91,7 @@ SECOND = Design(
         "attention_head_dim": (2, 4, 5),
     },
 )
-"""A picture of four times as many px; a face is 8 latents wide, 4 places of the layers below."""
+"""The one that ships. A picture of four times as many px; a face is 8 latents wide, 4 places of the layers below."""
 
 DESIGNS = {design.name: design for design in (FIRST, SECOND)}
 

@@ -9,9 +9,10 @@
     text_to_image.py the UNet: with the towers the base, which knows clothes, scenes and places but nobody's face
     build.py         all of it in order, then prepare and train for the adapter
 
-    larger.py        the stages of the second design, 256 x 192 px, whose weights do not ship yet:
+    larger.py        the stages of the second design, 256 x 192 px, which ships. What sees and reads it takes from the first:
     latents.py       many pictures' latents; their pictures are not kept
     base.py          its UNet, which predicts the velocity; resumable at any time, on a CPU or a GPU
+    redrawn.py       pictures with the base's own errors, which the decoder learns to mend
     look.py          what it draws by now, beside the world
 
     stages.py        the stages, each a process

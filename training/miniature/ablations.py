@@ -24,7 +24,7 @@ from dhumandiff.io import atomic_write
 from dhumandiff.methods.dual_pathway import DualPathwaySettings
 from dhumandiff.miniature import mini_adapter
 from dhumandiff.miniature.base import SIZE
-from dhumandiff.miniature.design import DESIGN
+from dhumandiff.miniature.design import DESIGN, SECOND
 from dhumandiff.miniature.weights import FOLDER as WEIGHTS
 from dhumandiff.miniature.world import LIGHTS
 
@@ -34,10 +34,12 @@ from .rendering import HARDEST, PAIRS, SEEDS, Renderer, Subject, render_and_scor
 from .sampling import Sampling
 from .stages import CONFIGS
 
-__all__ = ["ABLATIONS", "FOLDER", "Ablation", "load_results", "save_result", "score_ablation"]
+__all__ = ["ABLATIONS", "FIRST_FOLDER", "FOLDER", "Ablation", "load_results", "save_result", "score_ablation"]
 
 FOLDER = Path(__file__).parent / "ablation_results"
 """Where the results' JSON files are."""
+FIRST_FOLDER = Path(__file__).parent / "results_128x96"
+"""Those of the miniature before, which drew 128 x 96 px; its expressions are in told/."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,14 @@ def _few(name: str, title: str, **changed: Any) -> Ablation:
     return Ablation(name, f"4 steps without guidance, {title}", sampling=Sampling.of(steps=4, cfg=1.0, **changed))
 
 
+SHORT = {"steps": 1000} if DESIGN is SECOND else {}
+"""Rows with an adapter of their own take a third of the steps of the one that ships, and are held against the whole method with as few."""
+
+
+def _short(name: str, title: str, training: Mapping[str, Any] | None = None, **changed: Any) -> Ablation:
+    return Ablation(name, title, {**SHORT, **(training or {})}, **changed)
+
+
 LOSS = 55.0 if DESIGN.prediction == "v_prediction" else 1.0
 """How much larger the loss of pictures is than that of the first design, whose weights of other losses these are."""
 
@@ -167,12 +177,15 @@ def _duals() -> Iterator[Ablation]:
 
 def _lights() -> Iterator[Ablation]:
     """Every light: as it is, evened out, and with an adapter that was trained on photos in changed light."""
-    yield Ablation("light_augmentation", "trained on photos in changed light", {"augment.augmented": 0.6})
+    yield _short("light_augmentation", "trained on photos in changed light", {"augment.augmented": 0.6})
+    plain = "short" if SHORT else ""  # trained as long
     for light in LIGHTS:
         name = f"light_{light.replace(' ', '_')}"
         title = f"photos in {light} light" if light != "old photo" else "old photos"
-        yield Ablation(name, title, light=light)
-        yield Ablation(f"{name}_normalised", f"{title}, normalise_light", light=light, normalize_light=True)
+        yield Ablation(name, title, light=light, weights_of=plain)
+        yield Ablation(
+            f"{name}_normalised", f"{title}, normalise_light", light=light, normalize_light=True, weights_of=plain
+        )
         yield Ablation(f"{name}_trained", f"{title}, trained on such", light=light, weights_of="light_augmentation")
 
 
@@ -182,8 +195,9 @@ _ALL = (
     Ablation("full", "the whole method (one_pass, 0.7 and 1)"),
     Ablation("base", "base without adapter", sampling=Sampling.of(mode="none"), what="base"),
     Ablation("ceiling", "ceiling: fresh drawings through the autoencoder", what="oracle"),
-    Ablation("shared", "one shared K/V for both people", {"init.shared": True}),
-    Ablation("order_swapping", "order swapped: person 1 is any of the two", {"augment.swap_order": 0.5}),
+    *([_short("short", f"the whole method, {SHORT['steps']:,} steps of training")] if SHORT else []),
+    _short("shared", "one shared K/V for both people", {"init.shared": True}),
+    _short("order_swapping", "order swapped: person 1 is any of the two", {"augment.swap_order": 0.5}),
     Ablation("late_first", "sentences that name person 2 first", late_first=True),
     Ablation(
         "late_first_swapping",
@@ -191,13 +205,13 @@ _ALL = (
         late_first=True,
         weights_of="order_swapping",
     ),
-    Ablation("no_subject_prompt", "no subject prompt", {"init.subject_path": False}),
-    Ablation(
+    _short("no_subject_prompt", "no subject prompt", {"init.subject_path": False}),
+    _short(
         "no_localisation",
         "no localisation",
         {"objectives.localization.weight": 0.0, "objectives.localization.word_weight": 0.0},
     ),
-    Ablation("reconstruction_only", "reconstruction only, no paired references", {"augment.paired": 0.0}),
+    _short("reconstruction_only", "reconstruction only, no paired references", {"augment.paired": 0.0}),
     _longer("longer", "600 steps more, without identity losses", **_PLAIN),
     _longer("identity", "600 steps more, with identity losses"),
     _longer("identity_no_pairs", "the same without paired references", augment__paired=0.0),
@@ -217,8 +231,8 @@ _ALL = (
         for which, layers in (("first", "the first layer"), ("all", "all layers"))
     ),
     *_lights(),
-    Ablation("unequal", "trained on pictures of mostly young people", data="unequal"),
-    Ablation(
+    _short("unequal", "trained on pictures of mostly young people", data="unequal"),
+    _short(
         "unequal_balanced",
         "the same, drawn evenly by age (data.balance)",
         {"data.balance": ["age_group"]},

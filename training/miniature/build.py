@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dhumandiff.miniature.design import DESIGN, DESIGNS, SHIPPED, Design, design_of, save_design
@@ -56,6 +56,8 @@ class MiniConfig:
     """Where the stages compute that can: cpu, or cuda."""
     look: int = 0
     """How many pairs the base draws as it is by now, beside the world's; nothing is trained then."""
+    precision: str = "fp32"
+    """Of the UNet while rows are drawn: fp32, or bf16, which is twice as fast on processors that compute in it."""
     install: bool = True
     """When everything is built, put the weights where the project ships them."""
 
@@ -66,6 +68,9 @@ class MiniConfig:
         )
         check_setting(self.look >= 0, "look", self.look, "it counts pairs")
         check_setting(self.device in ("cpu", "cuda"), "device", self.device, "the devices are cpu and cuda")
+        check_setting(
+            self.precision in ("fp32", "bf16"), "precision", self.precision, "the precisions are fp32 and bf16"
+        )
         stages = self.stages
         check_setting(
             not self.stage or self.stage in stages, "stage", self.stage, f"the stages are {', '.join(stages)}"
@@ -218,7 +223,7 @@ def train_ablation(folder: Path, name: str, arguments: Sequence[str], prepare: s
 
 
 def _run_ablations(config: MiniConfig, folder: Path, dry: bool) -> str:
-    from .ablations import ABLATIONS, FOLDER, load_results, score_ablation
+    from .ablations import ABLATIONS, FIRST_FOLDER, FOLDER, load_results, score_ablation
     from .frontier import frontier_table, plot_frontier
     from .parts_scoring import ROWS as PARTS_ROWS
     from .table import brief, plot, report
@@ -231,12 +236,12 @@ def _run_ablations(config: MiniConfig, folder: Path, dry: bool) -> str:
     if config.row == "told" or config.row in TOLD_ROWS:
         return _run_told(config, folder, dry)
     if config.row == "table":
-        rows, told = load_results(), load_told_results()
+        rows, told, before = load_results(), load_told_results(), load_results(FIRST_FOLDER)
         plot(rows, FOLDER / "strengths.png")
         plot_frontier(rows, FOLDER / "frontier.png")
         plot_told(told, FOLDER / "expressions.png")
-        tables = (brief(rows), frontier_table(rows), told_table(told))
-        return "\n".join([*tables, f"All rows: {report(rows, FOLDER / 'README.md')}"])
+        tables = (brief(rows, before=before), frontier_table(rows), told_table(told))
+        return "\n".join([*tables, f"All rows: {report(rows, FOLDER / 'README.md', before)}"])
     names = [name for name in ABLATIONS if name not in load_results()] if config.row == "all" else [config.row]
     for name in names:
         if name not in ABLATIONS:
@@ -255,7 +260,8 @@ def _run_ablations(config: MiniConfig, folder: Path, dry: bool) -> str:
         trained = ABLATIONS[ABLATIONS[name].weights_of or name]
         how = (folder, trained.name, trained.arguments, trained.prepare)
         weights = train_ablation(*how) if trained.trains else None
-        made.append(score_ablation(name, weights))
+        sampling = replace(ABLATIONS[name].sampling, precision=config.precision)
+        made.append(score_ablation(name, weights, sampling))
     return "\n".join([f"Made {path}." for path in made] + ["Next: python -m training mini --row table"])
 
 

@@ -53,6 +53,7 @@ SMALLEST_FACE = 24
 
 
 Heard = Literal["first", "last", "all"]
+Precision = Literal["fp32", "bf16"]
 
 _USUAL = SamplingSettings(MINI["steps"], MINI["cfg"], MINI["sampler"], size=SIZE)
 
@@ -60,12 +61,13 @@ _USUAL = SamplingSettings(MINI["steps"], MINI["cfg"], MINI["sampler"], size=SIZE
 @dataclass(frozen=True)
 class Sampling:
     """How pictures of the miniature are drawn: the cascade, or the dual pathway in its place; and sampling as its world is
-    measured (`MINI`). heard: of each transformer, the layers that the focus is read from."""
+    measured (`MINI`). heard: of each transformer, the layers that the focus is read from. precision: of the UNet's products."""
 
     cascade: CascadeSettings = field(default_factory=CascadeSettings)
     sampling: SamplingSettings = field(default_factory=lambda: _USUAL)
     dual: DualPathwaySettings | None = None
     heard: Heard = "last"
+    precision: Precision = "fp32"
 
     @classmethod
     def of(cls, **changed: Any) -> Sampling:
@@ -85,6 +87,8 @@ class Sampling:
         more: dict[str, Any] = {} if self.dual is None else {"dual": asdict(self.dual)}
         if self.heard != "last":
             more["heard"] = self.heard
+        if self.precision != "fp32":
+            more["precision"] = self.precision
         return {
             **{name: cascade[name] for name in names},
             **{name: sampling[name] for name in ("start", "end", "cfg", "steps", "sampler")},
@@ -216,7 +220,8 @@ def sample_portraits(
         with _attached(portrait, adapter, some, sampling, negative is not None) as attached:
             tell = None if progress is None else lambda *_: progress(len(noise))  # noqa: B023  # called in this turn only
             loop = portrait.loop(attached, conditions, sampling.sampling, [request.seed for request in some], tell)
-            latents = loop.run(noise, sampling.mode())
+            with torch.autocast(noise.device.type, torch.bfloat16, enabled=sampling.precision == "bf16"):
+                latents = loop.run(noise, sampling.mode())
         pictures.append(decode(portrait.pipeline.vae, latents))
     return np.concatenate(pictures)
 
