@@ -41,7 +41,8 @@ class DHDLoadMiniature(io.ComfyNode):
             outputs=[
                 io.Model.Output("model", tooltip="The base model. Its pictures are 256 x 192 px; 20 steps, CFG 2."),
                 io.Clip.Output(
-                    "clip", tooltip="Knows the words of the drawn world: clothes, colours, places, actions, expressions."
+                    "clip",
+                    tooltip="Knows the words of the drawn world: clothes, colours, places, actions, expressions.",
                 ),
                 io.Vae.Output("vae", tooltip="For VAE Decode."),
                 io.ClipVision.Output("clip_vision", tooltip="For Encode Reference Face."),

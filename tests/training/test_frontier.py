@@ -11,7 +11,7 @@ for package in ("diffusers", "matplotlib", "transformers"):
 from dhumandiff.methods.dual_pathway import DualPathwaySettings
 from dhumandiff.miniature.world import sample_script, sample_strangers
 from training.data.dataset import open_dataset
-from training.miniature.ablations import ABLATIONS, load_results
+from training.miniature.ablations import ABLATIONS, FIRST_FOLDER, load_results
 from training.miniature.frontier import RIVALS, at_equal, frontier_table, plot_frontier, unbeaten
 from training.miniature.regions import head_regions
 from training.miniature.routing import measure_routing, overlap
@@ -68,7 +68,7 @@ def test_table_and_plot_show_both_methods(tmp_path):
 
 
 def test_the_rivals_are_rows_that_were_measured():
-    rows = load_results()
+    rows = load_results(FIRST_FOLDER) | load_results()
     assert {name for line in RIVALS.values() for name in line} <= set(rows) & set(ABLATIONS)
     assert "| dual" not in frontier_table({name: each for name, each in rows.items() if "dual" not in name})
 

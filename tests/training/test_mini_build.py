@@ -275,6 +275,7 @@ def test_the_dry_run_lists_the_stages_and_does_nothing(tmp_path, capsys):
         (["--row", "best"], "There is no row 'best'"),
         (["--design", FIRST.name, "--stage", "cooking"], "the stages are pictures"),
         (["--outt", "x"], "outt"),
+        (["--row", "full", "--precision", "fp8"], "precision"),
     ],
 )
 def test_what_does_not_exist_is_refused_with_what_does(words, message, capsys):

@@ -294,6 +294,17 @@ def test_references_matter_to_the_adapter(portrait, adapter, requests):
     assert (made != other).any()
 
 
+def test_bf16_draws_nearly_the_same(portrait, adapter, requests):
+    how = Sampling.of(steps=2)
+    exact, rounded = (
+        sample_portraits(portrait, adapter, requests, each) for each in (how, replace(how, precision="bf16"))
+    )
+    apart = abs(exact.astype(int) - rounded)
+    assert 0 < apart.mean() < 4
+    assert "precision" not in how.record
+    assert replace(how, precision="bf16").record["precision"] == "bf16"
+
+
 def test_no_requests_give_no_pictures(portrait, adapter):
     assert sample_portraits(portrait, adapter, [], Sampling()).shape == (0, SIZE[1], SIZE[0], 3)
 

@@ -100,33 +100,41 @@ class Ablation:
         return [*config, *(word for name, value in words.items() for word in (f"--{name}", value))]
 
 
-def _off(strength: float) -> Ablation:
-    return Ablation(
-        f"off_{strength:g}", f"cascade off, strength {strength:g}", sampling=Sampling.of(mode="none", strength=strength)
-    )
-
-
-def _cascade(mode: str, scene: float, face: float) -> Ablation:
-    sampling = Sampling.of(mode=mode, scene_strength=scene, face_strength=face)
-    return Ablation(f"{mode}_{scene:g}_{face:g}", f"cascade {mode}, {scene:g} and {face:g}", sampling=sampling)
-
-
-def _during(start: float, end: float) -> Ablation:
-    title = f"faces count from {start:.0%} to {end:.0%} of sampling"
-    return Ablation(f"during_{start:g}_{end:g}", title, sampling=Sampling.of(start=start, end=end))
-
-
-def _few(name: str, title: str, **changed: Any) -> Ablation:
-    """As distilled bases draw: 4 steps, no guidance."""
-    return Ablation(name, f"4 steps without guidance, {title}", sampling=Sampling.of(steps=4, cfg=1.0, **changed))
-
-
 SHORT = {"steps": 1000} if DESIGN is SECOND else {}
 """Rows with an adapter of their own take a third of the steps of the one that ships, and are held against the whole method with as few."""
 
 
+LEAN: dict[str, Any] = {"hardest": 0} if SHORT else {}
+BRIEF: dict[str, Any] = {"seeds": 1, **LEAN} if SHORT else {}
+"""How much is drawn of rows that stand for themselves: a picture takes three times as long as the first design's."""
+
+
 def _short(name: str, title: str, training: Mapping[str, Any] | None = None, **changed: Any) -> Ablation:
-    return Ablation(name, title, {**SHORT, **(training or {})}, **changed)
+    return Ablation(name, title, {**SHORT, **(training or {})}, **BRIEF, **changed)
+
+
+def _off(strength: float) -> Ablation:
+    sampling = Sampling.of(mode="none", strength=strength)
+    return Ablation(f"off_{strength:g}", f"cascade off, strength {strength:g}", sampling=sampling, **LEAN)
+
+
+def _cascade(mode: str, scene: float, face: float) -> Ablation:
+    sampling = Sampling.of(mode=mode, scene_strength=scene, face_strength=face)
+    size = LEAN if mode == "one_pass" or (scene, face) == (0.7, 1.0) else BRIEF
+    return Ablation(f"{mode}_{scene:g}_{face:g}", f"cascade {mode}, {scene:g} and {face:g}", sampling=sampling, **size)
+
+
+def _during(start: float, end: float) -> Ablation:
+    title = f"faces count from {start:.0%} to {end:.0%} of sampling"
+    size = LEAN if (start, end) == (0.0, 0.8) else BRIEF
+    return Ablation(f"during_{start:g}_{end:g}", title, sampling=Sampling.of(start=start, end=end), **size)
+
+
+def _few(name: str, title: str, **changed: Any) -> Ablation:
+    """As distilled bases draw: 4 steps, no guidance."""
+    return Ablation(
+        name, f"4 steps without guidance, {title}", sampling=Sampling.of(steps=4, cfg=1.0, **changed), **BRIEF
+    )
 
 
 LOSS = 55.0 if DESIGN.prediction == "v_prediction" else 1.0
@@ -147,7 +155,7 @@ def _longer(name: str, title: str, **changed: Any) -> Ablation:
         "objectives.identity.max_noise_level": 0.8,
     }
     changed = {key.replace("__", "."): value for key, value in changed.items()}
-    return Ablation(name, title, {**training, **changed})
+    return Ablation(name, title, {**training, **changed}, **BRIEF)
 
 
 FEATHER = SIZE[0] / 32
@@ -182,11 +190,17 @@ def _lights() -> Iterator[Ablation]:
     for light in LIGHTS:
         name = f"light_{light.replace(' ', '_')}"
         title = f"photos in {light} light" if light != "old photo" else "old photos"
-        yield Ablation(name, title, light=light, weights_of=plain)
+        yield Ablation(name, title, light=light, weights_of=plain, **BRIEF)
         yield Ablation(
-            f"{name}_normalised", f"{title}, normalise_light", light=light, normalize_light=True, weights_of=plain
+            f"{name}_normalised",
+            f"{title}, normalise_light",
+            light=light,
+            normalize_light=True,
+            weights_of=plain,
+            **BRIEF,
         )
-        yield Ablation(f"{name}_trained", f"{title}, trained on such", light=light, weights_of="light_augmentation")
+        trained = {"weights_of": "light_augmentation"}
+        yield Ablation(f"{name}_trained", f"{title}, trained on such", light=light, **trained, **BRIEF)
 
 
 _PLAIN = {"objectives__identity__weight": 0.0, "objectives__identity__infonce_weight": 0.0}
@@ -198,12 +212,13 @@ _ALL = (
     *([_short("short", f"the whole method, {SHORT['steps']:,} steps of training")] if SHORT else []),
     _short("shared", "one shared K/V for both people", {"init.shared": True}),
     _short("order_swapping", "order swapped: person 1 is any of the two", {"augment.swap_order": 0.5}),
-    Ablation("late_first", "sentences that name person 2 first", late_first=True),
+    Ablation("late_first", "sentences that name person 2 first", late_first=True, **LEAN),
     Ablation(
         "late_first_swapping",
         "sentences that name person 2 first, order swapped in training",
         late_first=True,
         weights_of="order_swapping",
+        **BRIEF,
     ),
     _short("no_subject_prompt", "no subject prompt", {"init.subject_path": False}),
     _short(
@@ -227,7 +242,9 @@ _ALL = (
     *(_cascade("released", *both) for both in ((0.4, 0.7), (0.7, 1.0), (1.0, 1.3))),
     *(_during(*share) for share in ((0.0, 0.5), (0.0, 0.8), (0.1, 1.0), (0.3, 1.0))),
     *(
-        Ablation(f"heard_{which}", f"focus from {layers} of each transformer", sampling=Sampling.of(heard=which))
+        Ablation(
+            f"heard_{which}", f"focus from {layers} of each transformer", sampling=Sampling.of(heard=which), **LEAN
+        )
         for which, layers in (("first", "the first layer"), ("all", "all layers"))
     ),
     *_lights(),

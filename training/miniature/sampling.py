@@ -40,7 +40,16 @@ from dhumandiff.references.encode import encode_reference
 from ..run.weights import Weights, identity_of
 from .autoencoder import picture_of
 
-__all__ = ["GenerationRequest", "Parts", "Sampling", "decode", "encode_person", "load_parts", "sample_portraits"]
+__all__ = [
+    "GenerationRequest",
+    "Parts",
+    "Precision",
+    "Sampling",
+    "decode",
+    "encode_person",
+    "load_parts",
+    "sample_portraits",
+]
 
 BATCH = 32
 """Pictures sampled together. More makes a CPU no faster, and which pictures share a batch shows in the last bits."""

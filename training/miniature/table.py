@@ -165,15 +165,20 @@ def _goals(rows: Rows, of: str, before: Rows | None) -> list[str]:
 
 
 def _row_table(rows: Rows, columns: Sequence[tuple[str, str, str]]) -> list[str]:
-    """A line a row, a column a measure."""
+    """A line a row, a column a measure. Rows of fewer pictures say so."""
+    most = max((row["seeds"] for row in rows.values()), default=0)
     return [
         f"| row | {' | '.join(title for title, _, _ in columns)} |",
         f"| --- |{' --- |' * len(columns)}",
         *(
-            f"| {row['title']} | {' | '.join(_cell(row, part, measure) for _, part, measure in columns)} |"
+            f"| {row['title']}{_fewer(row['seeds'], most)} | {' | '.join(_cell(row, part, measure) for _, part, measure in columns)} |"
             for row in rows.values()
         ),
     ]
+
+
+def _fewer(seeds: int, most: int) -> str:
+    return f"; {seeds} seed{'s' * (seeds > 1)}" if seeds < most else ""
 
 
 def _differences(rows: Rows, of: str) -> list[str]:

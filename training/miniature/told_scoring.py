@@ -31,7 +31,7 @@ from dhumandiff.miniature.world import EXPRESSIONS, reference_pose, tell_faces, 
 from ..run.weights import Weights, load_weights
 from .ablations import ABLATIONS, FEATHER, digests, save_result, versions
 from .rendering import Renderer, Subject
-from .sampling import Sampling, load_parts
+from .sampling import Precision, Sampling, load_parts
 from .scoring import CONDITIONING_VIEW, Evaluator, PairCase, case_seed, held_out_cases, summarize
 from .told_data import found_faces, head_label
 from .told_reading import FaceReader, load_reader
@@ -177,6 +177,7 @@ def score_told(
     pairs: int = PAIRS,
     seeds: int = SEEDS,
     weights: Path | None = None,
+    precision: Precision = "fp32",
     out: Path = FOLDER,
     renderer: Renderer | None = None,
 ) -> Path:
@@ -188,6 +189,7 @@ def score_told(
         pairs: held-out pairs.
         seeds: pictures of each.
         weights: for rows that take those of another row.
+        precision: of the UNet.
         out: where the result goes.
         renderer: of `told_renderer`, to load the parts but once for several rows.
 
@@ -201,8 +203,8 @@ def score_told(
     weights = weights or (SHIPPED / "adapter.safetensors" if row.shipped else base / ADAPTERS[TAUGHT])
     if row.what == "adapter":
         adapter = load_weights(weights)
-    cases = told_cases(pairs)
-    pictures, each = renderer.render(cases, seeds, adapter, row.sampling, row.what)
+    cases, sampling = told_cases(pairs), replace(row.sampling, precision=precision)
+    pictures, each = renderer.render(cases, seeds, adapter, sampling, row.what)
     summary = told_measures(renderer.evaluator, load_reader(folder / WEIGHTS), pictures, each)
     sheet(cases, pictures.reshape(len(cases), seeds, *pictures.shape[1:])[:, 0]).save(folder / f"{name}.png")
     result: dict[str, Any] = {
@@ -211,7 +213,7 @@ def score_told(
         "command": f"python -m training mini --row {name}",
         "pairs": pairs,
         "seeds": seeds,
-        "sampling": row.sampling.record if row.what != "oracle" else None,
+        "sampling": sampling.record if row.what != "oracle" else None,
         "held_out": summary,
         "weights": digests(weights if adapter is not None else None, base),
         "versions": versions(),
