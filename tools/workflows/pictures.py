@@ -318,7 +318,7 @@ SHEETS: dict[str, Callable[[Run], Image.Image]] = {
     "painted_regions": with_regions,
     "face_repair": repaired,
     "compare_adapters": compared,
-    "other_expression": partial(portrait, line=f"{LINE}, which knows no expressions"),
+    "other_expression": partial(portrait, line=f"{LINE}; asked for a laugh, and for closed eyes"),
     "full_body": partial(portrait, line=f"{LINE}, which draws no full bodies"),
     "other_age": partial(portrait, line=f"{LINE}, which knows no ages"),
     "mini_dual_portrait": mini,
