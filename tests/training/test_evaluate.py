@@ -305,7 +305,7 @@ def test_the_table_is_made_from_the_files(judged):
         in text
     )
     assert "| Sim_GT: cosine to the world's own drawing |  | 0.60 | 0.960 (0.940 to 0.980) |" in text
-    assert "Words less those of the base: -3.0 points (-3.0 to -3.0)." in text
+    assert "Words less those of the base: -3.0 points (-3.0 to -3.0); all three at once: 46.0 points" in text
     assert "| one shared K/V for both people | 60.0 % (58.0 to 62.0) |" in text
     widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
     assert widths == {6, 7, 8}

@@ -26,7 +26,8 @@ from training.__main__ import main as training_main
 from training.data.pictures import buckets
 from training.data.settings import PrepareSettings
 from training.miniature import autoencoder, larger, latents, stages
-from training.miniature.ablations import ABLATIONS
+from training.miniature import build as build_module
+from training.miniature.ablations import ABLATIONS, Ablation
 from training.miniature.base import Texts, train_base
 from training.miniature.build import MiniConfig, _end, _wanted, build, train_ablation
 from training.miniature.fit import fit
@@ -98,6 +99,36 @@ def test_a_row_with_data_of_its_own_needs_the_second_design(tmp_path, monkeypatc
     monkeypatch.setattr("training.miniature.build.USED", tmp_path / "of the first")
     with refused("row-of-another-design", "unequal", "256x192", error=TrainingError):
         train_ablation(tmp_path, "unequal", [], "prepare_unequal")
+
+
+def test_the_adapter_that_ships_is_the_one_before_trained_on_for_likeness(tmp_path, monkeypatch):
+    trained, saved = [], []
+    monkeypatch.setattr(
+        larger, "train_adapter", lambda folder, run, arguments=(): trained.append((run, *arguments)) or True
+    )
+    monkeypatch.setattr(larger, "save_adapter", lambda run, path: saved.append(path))
+    for name in ("adapter", "likeness"):
+        larger.STAGES[name].run(tmp_path, "cpu")
+    before = tmp_path / "runs" / "no_identity.safetensors"
+    assert saved == [before, tmp_path / "weights" / "adapter.safetensors"]
+    assert trained[0] == ("adapter",)
+    assert trained[1][-2:] == ("--init.weights", str(before))
+
+
+def test_a_row_that_begins_with_anothers_weights_gets_them(tmp_path, monkeypatch):
+    calls = []
+    rows = {
+        "first": Ablation("first", "", {"steps": 3}),
+        "second": Ablation("second", "", {"steps": 1}, begins_with="first"),
+    }
+    monkeypatch.setattr("training.miniature.ablations.ABLATIONS", rows)
+    monkeypatch.setattr(
+        build_module,
+        "train_ablation",
+        lambda folder, name, arguments, prepare: calls.append((name, *arguments)) or folder / name,
+    )
+    assert build_module._train_row(tmp_path, "second") == tmp_path / "second"
+    assert calls == [("first", "--steps", "3"), ("second", "--steps", "1", "--init.weights", str(tmp_path / "first"))]
 
 
 def test_a_row_is_trained_on_its_data_with_its_designs_configuration(tmp_path, monkeypatch):
@@ -344,6 +375,10 @@ def test_the_configurations_of_the_second_design_are_valid():
     config, _ = parse(TrainConfig, "train", [*both, "--data.folders", data, "--run", "r"])
     assert config.objectives.diffusion.min_snr_gamma is None
     assert config.base.path == "mini"
+    likeness = ["--config", str(stages.CONFIGS / "mini_256_likeness.yaml")]
+    config, _ = parse(TrainConfig, "train", [*both, *likeness, "--data.folders", data, "--run", "r"])
+    assert config.objectives.identity.weight > 0
+    assert config.steps < 1000
     both = [
         word for name in ("mini", "mini_256") for word in ("--config", str(stages.CONFIGS / f"{name}_prepare.yaml"))
     ]

@@ -59,6 +59,7 @@ class Ablation:
         data: of the data that it is trained on, the end of a stage's name in larger.py; empty: what the shipped adapter saw.
         weights_of: the row whose weights are scored; empty: its own, or those that ship where it trains nothing.
         config: of training/configs, over the shipped adapter's; empty: none.
+        begins_with: the row whose weights it is trained on from; empty: what `training` says.
         seeds: pictures of each pair.
         hardest: pairs most alike that are scored besides.
     """
@@ -74,6 +75,7 @@ class Ablation:
     data: str = ""
     weights_of: str = ""
     config: str = ""
+    begins_with: str = ""
     seeds: int = SEEDS
     hardest: int = HARDEST
 
@@ -155,7 +157,10 @@ def _longer(name: str, title: str, **changed: Any) -> Ablation:
         "objectives.identity.max_noise_level": 0.8,
     }
     changed = {key.replace("__", "."): value for key, value in changed.items()}
-    return Ablation(name, title, {**training, **changed}, **BRIEF)
+    if not SHORT:
+        return Ablation(name, title, {**training, **changed})
+    del training["init.weights"]  # the adapter that ships ends with such steps
+    return Ablation(name, title, {**training, **changed}, begins_with="no_identity", **BRIEF)
 
 
 FEATHER = SIZE[0] / 32
@@ -191,14 +196,8 @@ def _lights() -> Iterator[Ablation]:
         name = f"light_{light.replace(' ', '_')}"
         title = f"photos in {light} light" if light != "old photo" else "old photos"
         yield Ablation(name, title, light=light, weights_of=plain, **BRIEF)
-        yield Ablation(
-            f"{name}_normalised",
-            f"{title}, normalise_light",
-            light=light,
-            normalize_light=True,
-            weights_of=plain,
-            **BRIEF,
-        )
+        evened: dict[str, Any] = {"light": light, "normalize_light": True, "weights_of": plain}
+        yield Ablation(f"{name}_normalised", f"{title}, normalise_light", **evened, **BRIEF)
         trained = {"weights_of": "light_augmentation"}
         yield Ablation(f"{name}_trained", f"{title}, trained on such", light=light, **trained, **BRIEF)
 
@@ -227,8 +226,13 @@ _ALL = (
         {"objectives.localization.weight": 0.0, "objectives.localization.word_weight": 0.0},
     ),
     _short("reconstruction_only", "reconstruction only, no paired references", {"augment.paired": 0.0}),
-    _longer("longer", "600 steps more, without identity losses", **_PLAIN),
-    _longer("identity", "600 steps more, with identity losses"),
+    *([Ablation("no_identity", "without the last 600 steps, of identity losses", {"steps": 3000})] if SHORT else []),
+    _longer(
+        "longer",
+        "the last 600 steps without identity losses" if SHORT else "600 steps more, without identity losses",
+        **_PLAIN,
+    ),
+    *([] if SHORT else [_longer("identity", "600 steps more, with identity losses")]),
     _longer("identity_no_pairs", "the same without paired references", augment__paired=0.0),
     _longer(
         "identity_no_alignment",

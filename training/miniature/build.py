@@ -220,6 +220,15 @@ def train_ablation(folder: Path, name: str, arguments: Sequence[str], prepare: s
     return made
 
 
+def _train_row(folder: Path, name: str) -> Path:
+    """A row's weights, and before them those that it is trained on from."""
+    from .ablations import ABLATIONS
+
+    row = ABLATIONS[name]
+    begin = ["--init.weights", str(_train_row(folder, row.begins_with))] if row.begins_with else []
+    return train_ablation(folder, name, [*row.arguments, *begin], row.prepare)
+
+
 def _run_ablations(config: MiniConfig, folder: Path, dry: bool) -> str:
     from .ablations import ABLATIONS, FIRST_FOLDER, FOLDER, load_results, score_ablation
     from .frontier import frontier_table, plot_frontier
@@ -256,8 +265,7 @@ def _run_ablations(config: MiniConfig, folder: Path, dry: bool) -> str:
     made = []
     for name in names:
         trained = ABLATIONS[ABLATIONS[name].weights_of or name]
-        how = (folder, trained.name, trained.arguments, trained.prepare)
-        weights = train_ablation(*how) if trained.trains else None
+        weights = _train_row(folder, trained.name) if trained.trains else None
         sampling = replace(ABLATIONS[name].sampling, precision=config.precision)
         made.append(score_ablation(name, weights, sampling))
     return "\n".join([f"Made {path}." for path in made] + ["Next: python -m training mini --row table"])
@@ -313,7 +321,7 @@ def _run_told(config: MiniConfig, folder: Path, dry: bool) -> str:
     renderer, made = told_renderer(folder), []
     for name in names:
         trained = ABLATIONS.get(ROWS[name].weights_of)
-        file = train_ablation(folder, trained.name, trained.arguments, trained.prepare) if trained else None
+        file = _train_row(folder, trained.name) if trained else None
         made.append(score_told(name, folder, weights=file, precision=config.precision, renderer=renderer))
     return "\n".join([*(f"Made {path}." for path in made), told_table(load_told_results())])
 

@@ -17,6 +17,7 @@ from dhumandiff.miniature.world import Identity, people, sample_couple, write_da
 from dhumandiff.miniature.world.dice import Dice
 
 from .stages import (
+    CONFIGS,
     MEETINGS,
     PEOPLE,
     Stage,
@@ -38,6 +39,8 @@ REDRAWN = 4_000
 LATENTS, BASE_STEPS = 48_000, 10_000
 TOLD = 0.5
 """Share of the adapter's pictures whose sentences say expressions and turns of heads, as half of the base's do."""
+NO_IDENTITY = "no_identity.safetensors"
+"""The adapter before its losses on likeness, in the run's folder runs: it is a row of the table, too."""
 YOUNG = 0.9
 """Share of pictures of two young people in the unequal data."""
 HOW = {"bf16": True, "decay": 0.5, "save_minutes": 2.0}
@@ -166,7 +169,13 @@ def _prepare(data: str, shards: str) -> Callable[[Path, str], None]:
 
 def _adapter(folder: Path, _: str) -> None:
     if train_adapter(folder, "adapter"):
-        save_adapter(folder / "runs" / "adapter", folder / "weights" / "adapter.safetensors")
+        save_adapter(folder / "runs" / "adapter", folder / "runs" / NO_IDENTITY)
+
+
+def _likeness(folder: Path, _: str) -> None:
+    config = ("--config", str(CONFIGS / "mini_256_likeness.yaml"))
+    if train_adapter(folder, "likeness", (*config, "--init.weights", str(folder / "runs" / NO_IDENTITY))):
+        save_adapter(folder / "runs" / "likeness", folder / "weights" / "adapter.safetensors")
 
 
 STAGES: dict[str, Stage] = {
@@ -181,6 +190,9 @@ STAGES: dict[str, Stage] = {
     "decoder": Stage(("redrawn",), _decoder, 15, "teach the decoder to make up for the base's errors", on_device=True),
     "prepare": Stage(("data", "base"), _prepare("data", "shards"), 15, "python -m training prepare", 2, on_device=True),
     "adapter": Stage(("prepare",), _adapter, 65, "python -m training train", 2, together=True, on_device=True),
+    "likeness": Stage(
+        ("adapter",), _likeness, 17, "the same with losses on likeness", 2, together=True, on_device=True
+    ),
     "parts_pictures": Stage(
         ("decoder",), draw_parts_pictures, 15, "draw couples and pictures of their parts", for_rows=True
     ),

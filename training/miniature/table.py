@@ -160,7 +160,9 @@ def _goals(rows: Rows, of: str, before: Rows | None) -> list[str]:
                 cells = [_cell(each, part, measure) for each in beside.values()]
                 lines.append(f"| {what.format(hardest=hardest)} | {chance} | {goal} | {' | '.join(cells)} |")
         if "base" in rows and (apart := difference(row["held_out"], rows["base"]["held_out"], "words")):
-            lines += ["", f"Words less those of the base: {percent(apart, ' points')}."]
+            joint = difference(row["held_out"], rows["base"]["held_out"], "joint")
+            at_once = f"; all three at once: {percent(joint, ' points')}" if joint else ""
+            lines += ["", f"Words less those of the base: {percent(apart, ' points')}{at_once}."]
     return lines
 
 
@@ -214,7 +216,10 @@ def percent(interval: Mapping[str, float], unit: str = " %") -> str:
 def _of_cascade(row: Mapping[str, Any]) -> bool:
     """Whether it is the cascade's, with faces that counted from the first step to the last."""
     sampling = row["sampling"] or {}
-    return "dual" not in sampling and (sampling.get("start", 0.0), sampling.get("end", 1.0)) == (0.0, 1.0)
+    return not sampling.keys() & {"dual", "heard"} and (sampling.get("start", 0.0), sampling.get("end", 1.0)) == (
+        0.0,
+        1.0,
+    )
 
 
 def _plain(interval: Mapping[str, float]) -> str:
@@ -243,7 +248,9 @@ def plot(rows: Rows, path: str | Path) -> Path:
         ) from error
     figure = Figure(figsize=(10, 4.5), layout="constrained")
     shipped = [
-        row for row in rows.values() if not row["training"] and not row.keys() & {"light", "data"} and _of_cascade(row)
+        row
+        for row in rows.values()
+        if not row["training"] and not row.keys() & {"light", "data", "late_first"} and _of_cascade(row)
     ]
     for axes, (measure, title) in zip(
         figure.subplots(1, 2), (("right", "right person"), ("recognition", "recognition")), strict=True
