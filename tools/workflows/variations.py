@@ -222,7 +222,7 @@ def mini_dual_portrait() -> Graph:
     graph.group("3 Both people, and the size")
     model = paired(graph, use, pair)
     latent = empty(graph, *MINI_SIZE)
-    picture = drawn(graph, use, model, said, latent, seed=10, **MINI)
+    picture = drawn(graph, use, model, said, latent, seed=12, **MINI)
     graph.add("MaskPreview", "Where the faces are", mask=picture.focus)
     graph.add("PreviewAny", "Which word is whom", source=said.words)
     graph.band()
