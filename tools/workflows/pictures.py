@@ -355,9 +355,15 @@ def make(names: Sequence[str]) -> None:
 
 def ran(server: Any, name: str) -> Run:
     """Run a twin. RuntimeError with what the server says."""
-    from support.twins import nodes_of, saved, twin
+    from support.twins import twin
 
-    prompt = twin(name)
+    return ran_prompt(server, twin(name), name)
+
+
+def ran_prompt(server: Any, prompt: dict[str, Any], name: str) -> Run:
+    """Run a workflow in API form. RuntimeError with its name and what the server says."""
+    from support.twins import nodes_of, saved
+
     result = server.run(prompt)
     if result["error"]:
         raise RuntimeError(f"{name}: {result['error']}")

@@ -246,7 +246,8 @@ def _run_ablations(config: MiniConfig, folder: Path, dry: bool) -> str:
         rows, told, before = load_results(), load_told_results(), load_results(FIRST_FOLDER)
         plot(rows, FOLDER / "strengths.png")
         plot_frontier(rows, FOLDER / "frontier.png")
-        plot_told(told, FOLDER / "expressions.png")
+        if told:
+            plot_told(told, FOLDER / "expressions.png")
         tables = (brief(rows, before=before), frontier_table(rows), told_table(told))
         return "\n".join([*tables, f"All rows: {report(rows, FOLDER / 'README.md', before)}"])
     names = [name for name in ABLATIONS if name not in load_results()] if config.row == "all" else [config.row]
