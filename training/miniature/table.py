@@ -66,6 +66,7 @@ _CHANGES = {
 
 _BRIEF = (
     "full",
+    "no_identity",
     "short",
     "shared",
     "no_subject_prompt",
