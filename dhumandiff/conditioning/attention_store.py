@@ -54,8 +54,8 @@ def last_layers(transformers: Sequence[Hashable]) -> frozenset[int]:
     """Which layers `AttentionStore` takes in: the last of each transformer.
 
     SDXL's transformers are up to ten layers deep, and all layers of one look at the same positions. One of them tells what the
-    focus needs at a seventh of the price. This project's choice of which: the miniature, whose transformers have one layer each,
-    says nothing about it.
+    focus needs at a seventh of the price. This project's choice of which: on the miniature, with two layers at most, the first ones or
+    all of them leave right person, recognition, words and both present within a point (docs/miniature.md).
 
     Args:
         transformers: which transformer each layer belongs to, in the adapter's order.
