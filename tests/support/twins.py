@@ -75,7 +75,7 @@ CASTS = {
     "parent_and_child": Cast(
         ((4, "woman"), (34, "any")),
         "A mother@1 on the left in a purple dress and a boy@2 on the right in a blue shirt stand in a green field.",
-        seed=3,
+        seed=6,
         changed={"DHDPortraitLayout": {"preset": "side by side"}},  # drawn children stand as high as grown-ups
     ),
     "two_friends": Cast(
@@ -121,7 +121,7 @@ CASTS = {
     "old_photo_to_reality": Cast(
         ((12, "woman"), (13, "man")),  # as on the worn photos of old_photos
         "A woman@1 on the left in a blue dress and a man@2 on the right in a green sweater stand in a living room.",
-        seed=12,
+        seed=8,
     ),
 }
 TINY = {"fixed_poses"}
