@@ -8,15 +8,14 @@ Pictures of widgets (who_is_who.jpg, portrait_layout.jpg, doctor.jpg) are cut fr
 from __future__ import annotations
 
 import sys
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from .workflows import REPOSITORY
-from .workflows.pictures import ran_prompt, write_jpg
+from .workflows.pictures import write_jpg
+from .workflows.running import ran_prompt, shipped_server
 
 HELP = REPOSITORY / "web" / "docs"
 SIZE = (266, 200)
@@ -81,19 +80,8 @@ def batch_of(prompt: dict[str, Any]) -> list[Any]:
 def main() -> None:
     """The command."""
     sys.path.insert(0, str(REPOSITORY / "tests"))
-    from support.comfyui import load_pack
-    from support.server import Server
-    from support.twins import fill_shipped
-
-    load_pack()
-    with tempfile.TemporaryDirectory() as base:
-        fill_shipped(Path(base))
-        server = Server(Path(base))
-        try:
-            server.wait()
-            make(server)
-        finally:
-            server.stop()
+    with shipped_server() as server:
+        make(server)
 
 
 if __name__ == "__main__":
