@@ -1,9 +1,9 @@
 """`python -m training mini`: rebuild the miniature that ships, or train and score one row of its table.
 
     python -m training mini --dry_run                       the stages, and about how long each takes
-    python -m training mini                                 everything from nothing, 113 minutes on two cores
-    python -m training mini --design 256x192 --out runs/mini_256    the second design, see larger.py
-    python -m training mini --row order_swapping            one row, 40 minutes; --row table makes table and plot anew
+    python -m training mini                                 all of it, 5 hours on two cores
+    python -m training mini --design 128x96 --out runs/mini_128 --install false     the first design, 113 minutes
+    python -m training mini --row order_swapping            one row, about an hour; --row table makes table and plot anew
 
 Kill it whenever you like: the same command goes on. Whatever was built lies in the run's folder until all of it is done;
 then the weights take the place of those that ship, and `git diff --stat` shows it.
