@@ -2,6 +2,8 @@
 
 import itertools
 import json
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from accelerate import Accelerator
 from dhumandiff.errors import HostError
 from dhumandiff.hosts.diffusers.attention import cross_attention_layers
 from dhumandiff.miniature.autoencoder import Autoencoder
-from dhumandiff.miniature.base import SIZE, build_unet, mini_text_encoders
+from dhumandiff.miniature.base import SIZE, build_unet, mini_text_encoders, mini_unet
 from dhumandiff.miniature.design import DESIGN, FIRST, SECOND, design_of, save_design
 from dhumandiff.miniature.weights import load_part
 from dhumandiff.miniature.world import people, sample_pair
@@ -28,10 +30,10 @@ from training.data.settings import PrepareSettings
 from training.miniature import autoencoder, larger, latents, stages
 from training.miniature import build as build_module
 from training.miniature.ablations import ABLATIONS, Ablation
-from training.miniature.base import Texts, train_base
+from training.miniature.base import FRESH, LONGER, Texts, train_base
 from training.miniature.build import MiniConfig, _end, _wanted, build, train_ablation
 from training.miniature.fit import fit
-from training.miniature.latents import Latents, describe_strangers, draw_latents
+from training.miniature.latents import Latents, describe_strangers, draw_latents, draw_strangers
 from training.miniature.look import average_of, look
 from training.miniature.renders import render_pictures
 from training.parsing import parse
@@ -85,6 +87,13 @@ def test_what_only_rows_need_is_not_made_with_the_rest():
     assert _wanted("prepare_unequal", larger.STAGES)[-2:] == ["data_unequal", "prepare_unequal"]
     for row in ABLATIONS.values():
         assert row.prepare in larger.STAGES
+
+
+def test_the_long_training_of_the_base_is_for_machines_with_a_gpu():
+    assert "base_longer" not in _wanted("", larger.STAGES)
+    assert "base_longer" not in _wanted("adapter", larger.STAGES)
+    assert "base_longer" in _wanted("adapter", larger.STAGES, "cuda")
+    assert _wanted("base_longer", larger.STAGES)[-3:] == ["latents_more", "latents_small", "base_longer"]
 
 
 def test_unequal_data_show_mostly_young_people():
@@ -285,10 +294,10 @@ def test_processes_draw_the_same_latents(drawn, tmp_path, monkeypatch):
 
 def test_a_killed_base_ends_as_one_that_was_not(drawn, tmp_path, monkeypatch):
     data, texts = Latents.load(drawn[0]), Texts(*mini_text_encoders())
-    monkeypatch.setattr("training.miniature.base.ASTRAY_FROM", 1)
+    course = replace(FRESH, astray_from=1)
     monkeypatch.setattr("training.miniature.base.ASTRAY_EVERY", 1)
     monkeypatch.setattr("training.miniature.base.SAVE_MINUTES", 0.0)  # after every step
-    whole = train_base(tmp_path / "whole", data, texts, 3, Accelerator(cpu=True), batch=2)
+    whole = train_base(tmp_path / "whole", data, texts, 3, Accelerator(cpu=True), course=course, batch=2)
 
     class Killed(Exception):
         pass
@@ -302,10 +311,33 @@ def test_a_killed_base_ends_as_one_that_was_not(drawn, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Texts, "forward", dying)
     with pytest.raises(Killed):
-        train_base(tmp_path / "run", data, texts, 3, Accelerator(cpu=True), batch=2)
-    again = train_base(tmp_path / "run", data, texts, 3, Accelerator(cpu=True), batch=2)
+        train_base(tmp_path / "run", data, texts, 3, Accelerator(cpu=True), course=course, batch=2)
+    again = train_base(tmp_path / "run", data, texts, 3, Accelerator(cpu=True), course=course, batch=2)
     for (name, one), other in zip(whole.named_parameters(), again.parameters(), strict=True):
         assert torch.equal(one, other), name
+
+
+def test_a_base_that_goes_on_begins_with_the_weights_in_use_and_sees_small_pictures(drawn, tmp_path, monkeypatch):
+    monkeypatch.setattr("training.miniature.base.SMALL_EVERY", 2)  # steps 0 and 1: a picture of the design, a small one
+    folder, vae = drawn
+    draw_latents(tmp_path / "small", vae, 4, draw=partial(draw_strangers, size=FIRST.size))
+    small, seen = Latents.load(tmp_path / "small"), []
+    assert small.size == FIRST.size
+    assert Latents.load(folder).size == SIZE
+    unet_class = type(mini_unet())
+    forward = unet_class.forward
+
+    def noting(unet, noisy, *rest, **how):
+        seen.append((tuple(noisy.shape[2:]), how["added_cond_kwargs"]["time_ids"][0].tolist()))
+        return forward(unet, noisy, *rest, **how)
+
+    monkeypatch.setattr(unet_class, "forward", noting)
+    course = replace(LONGER, learning_rate=0.0, muon_lr=0.0)
+    data, texts = Latents.load(folder), Texts(*mini_text_encoders())
+    unet = train_base(tmp_path, data, texts, 2, Accelerator(cpu=True), course=course, small=small, batch=2)
+    assert all(torch.equal(a, b) for a, b in zip(unet.parameters(), mini_unet().parameters(), strict=True))
+    assert [shape for shape, _ in seen] == [tuple(one.latents.shape[2:]) for one in (data, small)]
+    assert [ids[:2] for _, ids in seen] == [[height, width] for width, height in (SIZE, FIRST.size)]
 
 
 def test_a_look_shows_the_averaged_base_beside_the_world(drawn, tmp_path, monkeypatch):

@@ -99,11 +99,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         elif config.look:
             print(_look(folder, config.look))
         elif given["dry_run"]:
-            print(_plan(folder, _wanted(config.stage, config.stages), config.stages))
+            print(_plan(folder, _wanted(config.stage, config.stages, config.device), config.stages))
         else:
             save_design(DESIGNS[config.design] if config.design else _design_in(folder), folder / "weights")
             stages = config.stages
-            build(folder, _wanted(config.stage, stages), stages=stages, device=config.device)
+            build(folder, _wanted(config.stage, stages, config.device), stages=stages, device=config.device)
             print(_end(folder, config))
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -342,16 +342,18 @@ def _look(folder: Path, count: int) -> str:
     return f"Drawn by the world (left) and by the base: {done.stdout.strip()}"
 
 
-def _wanted(stage: str, stages: Mapping[str, Stage] | None = None) -> list[str]:
-    """A stage and everything that it needs, in the order of the stages; all of them for none."""
+def _wanted(stage: str, stages: Mapping[str, Stage] | None = None, device: str = "cpu") -> list[str]:
+    """A stage and all that it needs, in the order of the stages; all for none; those of a GPU only there or where asked for."""
     stages = STAGES if stages is None else stages
+    on_gpu = device != "cpu" or (bool(stage) and stages[stage].on_gpu)
+    stages = {name: one for name, one in stages.items() if on_gpu or not one.on_gpu}
     if not stage:
         return [name for name, one in stages.items() if not one.for_rows]
     found, waiting = set(), [stage]
     while waiting:
         name = waiting.pop()
         found.add(name)
-        waiting += stages[name].needs
+        waiting += set(stages[name].needs) & set(stages)
     return [name for name in stages if name in found]
 
 
@@ -360,8 +362,8 @@ def _plan(folder: Path, wanted: Sequence[str], stages: Mapping[str, Stage]) -> s
     for name in wanted:
         stage = stages[name]
         state = "done" if finished(folder, name) else f"about {stage.minutes:g} minutes"
-        needs = f" (needs {', '.join(stage.needs)})" if stage.needs else ""
-        lines.append(f"  {name:<18} {state:<18} {stage.what}{needs}")
+        needs = ", ".join(need for need in stage.needs if need in wanted)
+        lines.append(f"  {name:<18} {state:<18} {stage.what}{f' (needs {needs})' if needs else ''}")
     return "\n".join(lines)
 
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from dhumandiff.miniature import weights
-from dhumandiff.miniature.design import DESIGN, SHIPPED
+from dhumandiff.miniature.design import DESIGN, FIRST, SECOND, SHIPPED
 from dhumandiff.miniature.world import Identity, people, sample_couple, write_dataset
 from dhumandiff.miniature.world.dice import Dice
 
@@ -29,6 +31,9 @@ from .stages import (
     train_told_reader,
 )
 
+if TYPE_CHECKING:
+    from .latents import Latents
+
 __all__ = ["STAGES", "mostly_young"]
 
 Couple = Callable[[int, Sequence[Identity]], tuple[Identity, Identity]]
@@ -37,6 +42,10 @@ PICTURES, AUTOENCODER_STEPS, DECODER_STEPS = 6_000, 1_000, 3_500
 REDRAWN = 4_000
 """Pictures that the base draws anew for the decoder."""
 LATENTS, BASE_STEPS = 48_000, 10_000
+MORE, SMALL, LONGER_STEPS = 72_000, 12_000, 2_023
+"""Further pictures, small ones (of the first design's size) and steps of the base on a GPU."""
+SMALL_FROM = 30_000_000
+"""Seed of the first small picture."""
 TOLD = 0.5
 """Share of the adapter's pictures whose sentences say expressions and turns of heads, as half of the base's do."""
 NO_IDENTITY = "no_identity.safetensors"
@@ -100,12 +109,16 @@ def _decoder(folder: Path, device: str) -> None:
     weights.save_part("vae", vae.state_dict(), folder / "weights")
 
 
-def _latents(folder: Path, device: str) -> None:
-    from dhumandiff.miniature.base import mini_vae
+def _latents(name: str, count: int, first: int, size: tuple[int, int]) -> Callable[[Path, str], None]:
+    def run(folder: Path, device: str) -> None:
+        from dhumandiff.miniature.base import mini_vae
 
-    from .latents import draw_latents
+        from .latents import draw_latents, draw_strangers
 
-    draw_latents(folder / "latents", mini_vae().to(device), LATENTS, workers=_workers(device))
+        draw = partial(draw_strangers, size=size)
+        draw_latents(folder / name, mini_vae().to(device), count, first, _workers(device), draw)
+
+    return run
 
 
 def _words(folder: Path) -> None:
@@ -118,15 +131,29 @@ def _words(folder: Path) -> None:
 
 
 def _base(folder: Path, device: str) -> None:
+    from .base import FRESH
+    from .latents import Latents
+
+    _train_base(folder, device, Latents.load(folder / "latents"), BASE_STEPS, course=FRESH)
+
+
+def _base_longer(folder: Path, device: str) -> None:
+    from .base import LONGER
+    from .latents import Latents
+
+    more, small = (Latents.load(folder / name) for name in ("latents_more", "latents_small"))
+    _train_base(folder, device, more, LONGER_STEPS, course=LONGER, small=small)
+
+
+def _train_base(folder: Path, device: str, data: Latents, steps: int, **how: Any) -> None:
     from accelerate import Accelerator
 
     from dhumandiff.miniature.base import mini_text_encoders
 
     from .base import Texts, train_base
-    from .latents import Latents
 
     accelerator = Accelerator(cpu=device == "cpu")
-    unet = train_base(folder, Latents.load(folder / "latents"), Texts(*mini_text_encoders()), BASE_STEPS, accelerator)
+    unet = train_base(folder, data, Texts(*mini_text_encoders()), steps, accelerator, **how)
     if accelerator.is_main_process:
         weights.save_part("unet", unet.state_dict(), folder / "weights")
 
@@ -182,13 +209,47 @@ STAGES: dict[str, Stage] = {
     "parts": Stage((), _parts, 0.1, "take the parts that see and read as they ship"),
     "pictures": Stage((), _pictures, 1, "draw pictures of strangers"),
     "autoencoder": Stage(("pictures",), _autoencoder, 15, "train the autoencoder", on_device=True),
-    "latents": Stage(("autoencoder", "parts"), _latents, 20, "draw and encode many pictures", on_device=True),
+    "latents": Stage(
+        ("autoencoder", "parts"),
+        _latents("latents", LATENTS, 0, SECOND.size),
+        20,
+        "draw and encode many pictures",
+        on_device=True,
+    ),
     "words": Stage(("latents",), _words, 2, "teach the text towers to say what faces do"),
     "base": Stage(("words",), _base, 150, "train the UNet", 2, together=True, on_device=True),
+    "latents_more": Stage(
+        ("latents",),
+        _latents("latents_more", MORE, LATENTS, SECOND.size),
+        30,
+        "further ones",
+        on_device=True,
+        on_gpu=True,
+    ),
+    "latents_small": Stage(
+        ("latents",),
+        _latents("latents_small", SMALL, SMALL_FROM, FIRST.size),
+        2,
+        "small ones",
+        on_device=True,
+        on_gpu=True,
+    ),
+    "base_longer": Stage(
+        ("base", "latents_more", "latents_small"),
+        _base_longer,
+        400,
+        "train the UNet on",
+        2,
+        together=True,
+        on_device=True,
+        on_gpu=True,
+    ),
     "data": Stage(("latents",), _data(sample_couple, "data"), 4, "write the adapter's data set"),
-    "redrawn": Stage(("base",), _redrawn, 8, "let the base draw pictures anew", on_device=True),
+    "redrawn": Stage(("base", "base_longer"), _redrawn, 8, "let the base draw pictures anew", on_device=True),
     "decoder": Stage(("redrawn",), _decoder, 15, "teach the decoder to make up for the base's errors", on_device=True),
-    "prepare": Stage(("data", "base"), _prepare("data", "shards"), 15, "python -m training prepare", 2, on_device=True),
+    "prepare": Stage(
+        ("data", "base", "base_longer"), _prepare("data", "shards"), 15, "python -m training prepare", 2, on_device=True
+    ),
     "adapter": Stage(("prepare",), _adapter, 65, "python -m training train", 2, together=True, on_device=True),
     "likeness": Stage(
         ("adapter",), _likeness, 17, "the same with losses on likeness", 2, together=True, on_device=True
@@ -202,7 +263,7 @@ STAGES: dict[str, Stage] = {
         ("latents",), _data(mostly_young, "data_unequal"), 4, "write data of mostly young people", for_rows=True
     ),
     "prepare_unequal": Stage(
-        ("data_unequal", "base"),
+        ("data_unequal", "base", "base_longer"),
         _prepare("data_unequal", "shards_unequal"),
         15,
         "prepare them",

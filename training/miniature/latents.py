@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from dhumandiff.io import atomic_write
+from dhumandiff.miniature.autoencoder import PATCH
 from dhumandiff.miniature.base import SIZE
 from dhumandiff.miniature.world import sample_pair, sample_script, sample_strangers, say_faces
 from dhumandiff.miniature.world.dice import Dice
@@ -29,7 +30,7 @@ from dhumandiff.miniature.world.dice import Dice
 from .autoencoder import encode_all
 from .renders import describe_picture
 
-__all__ = ["Drawing", "Latents", "describe_strangers", "draw_latents"]
+__all__ = ["Drawing", "Latents", "describe_strangers", "draw_latents", "draw_strangers"]
 
 Drawing = tuple[np.ndarray, np.ndarray, dict[str, Any]]
 """A picture [H, W, 3] uint8, the boxes [2, 4] px of its faces, and what its sentence says."""
@@ -48,6 +49,12 @@ class Latents:
     boxes: np.ndarray
     descriptions: list[dict[str, Any]]
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) px of the pictures."""
+        height, width = self.latents.shape[2:]
+        return width * PATCH, height * PATCH
+
     @classmethod
     def load(cls, folder: Path) -> Latents:
         """All chunks of a folder, in their order."""
@@ -57,9 +64,9 @@ class Latents:
         return cls(latents, np.concatenate([chunk["boxes"] for chunk in chunks]), told)
 
 
-def draw_strangers(seed: int) -> Drawing:
-    """The seed's picture of two strangers of the training split, and what is said of it."""
-    sample = sample_pair(seed, references=0, size=SIZE)
+def draw_strangers(seed: int, size: tuple[int, int] = SIZE) -> Drawing:
+    """The seed's picture of two strangers of the training split, (width, height) px, and what is said of it."""
+    sample = sample_pair(seed, references=0, size=size)
     boxes = np.array([person.face_box for person in sample.people], np.float32)
     return sample.picture, boxes, describe_strangers(seed)
 

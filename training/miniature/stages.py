@@ -48,8 +48,9 @@ READ_PICTURES, READER_STEPS = 3_000, 1_800
 @dataclass(frozen=True)
 class Stage:
     """One stage: what has to be there, what it does, about how many minutes, the cores it keeps busy, whether it has a
-    process for each that find each other as `accelerate launch` has them do, whether `run` takes a device, too, whether only
-    rows of the table need it, and whether it stands on the base that knows expressions, <folder>/told."""
+    process for each that find each other as `accelerate launch` has them do, whether `run` takes a device, too, whether a
+    build makes it on a GPU only, since two cores take hours for it, whether only rows of the table need it, and whether it
+    stands on the base that knows expressions, <folder>/told."""
 
     needs: tuple[str, ...]
     run: Callable[..., Any]
@@ -58,6 +59,7 @@ class Stage:
     cores: int = 1
     together: bool = False
     on_device: bool = False
+    on_gpu: bool = False
     for_rows: bool = False
     taught: bool = False
 

@@ -45,15 +45,15 @@ ASTRAY, ASTRAY_FROM = 0.05, 0.5
 layers learn where words belong before they learn to read them, and after 1,200 steps clothes had no clear colors."""
 
 
-def sizes(count: int) -> Tensor:
-    """SDXL's six numbers for pictures as the world draws them, [count, 6]."""
-    width, height = SIZE
+def sizes(count: int, size: tuple[int, int] = SIZE) -> Tensor:
+    """SDXL's six numbers for whole pictures of (width, height) px, [count, 6]."""
+    width, height = size
     return torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32).expand(count, -1)
 
 
-def heads_of(boxes: np.ndarray) -> Tensor:
-    """The share of every latent place that a head with its hair covers: boxes [N, 2, 4] px -> [N, 12, 16]."""
-    width, height = SIZE
+def heads_of(boxes: np.ndarray, size: tuple[int, int] = SIZE) -> Tensor:
+    """The share of every latent place that a head with its hair covers: boxes [N, 2, 4] px -> [N, h, w]."""
+    width, height = size
     shares = []
     for some in np.array_split(boxes, max(len(boxes) // 256, 1)):
         inside = face_weights(some, (height, width)) > 1
