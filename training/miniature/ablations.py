@@ -144,7 +144,7 @@ LOSS = 55.0 if DESIGN.prediction == "v_prediction" else 1.0
 
 
 def _longer(name: str, title: str, **changed: Any) -> Ablation:
-    """600 steps more from the shipped adapter, small ones, of identity losses unless `changed` says otherwise."""
+    """600 steps more from the adapter without identity losses, small ones, of these losses unless `changed` says otherwise."""
     training = {
         "init.weights": "mini",
         "steps": 600,
@@ -226,13 +226,9 @@ _ALL = (
         {"objectives.localization.weight": 0.0, "objectives.localization.word_weight": 0.0},
     ),
     _short("reconstruction_only", "reconstruction only, no paired references", {"augment.paired": 0.0}),
-    *([Ablation("no_identity", "without the last 600 steps, of identity losses", {"steps": 3000})] if SHORT else []),
-    _longer(
-        "longer",
-        "the last 600 steps without identity losses" if SHORT else "600 steps more, without identity losses",
-        **_PLAIN,
-    ),
-    *([] if SHORT else [_longer("identity", "600 steps more, with identity losses")]),
+    *([Ablation("no_identity", "without the identity losses that end its training", {"steps": 3000})] if SHORT else []),
+    _longer("longer", "600 steps more, without identity losses", **_PLAIN),
+    _longer("identity", "600 steps more, with identity losses"),
     _longer("identity_no_pairs", "the same without paired references", augment__paired=0.0),
     _longer(
         "identity_no_alignment",
