@@ -252,7 +252,7 @@ STAGES: dict[str, Stage] = {
     ),
     "adapter": Stage(("prepare",), _adapter, 65, "python -m training train", 2, together=True, on_device=True),
     "likeness": Stage(
-        ("adapter",), _likeness, 29, "the same with losses on likeness", 2, together=True, on_device=True
+        ("adapter",), _likeness, 17, "the same with losses on likeness", 2, together=True, on_device=True
     ),
     "parts_pictures": Stage(
         ("decoder",), draw_parts_pictures, 15, "draw couples and pictures of their parts", for_rows=True
